@@ -1,0 +1,285 @@
+"""Scalar confidence bounds in float64, each rounded to the side that keeps a guarantee true.
+
+Everything here is about ``m`` independent trials with success probability ``p``, or about the order statistics
+of ``m`` independent draws of a real random variable. Nothing here knows of smoothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import special
+
+# scipy's incomplete beta function is accurate to about 1e-12; a tail counts as "at most alpha" only if it is so
+# by this relative margin. An alpha of .005 becomes .005 (1 - 1e-9), which no one can tell from .005.
+_TAIL_MARGIN = 1e-9
+# Absolute error, with room to spare, of Phi(Phi^-1(a) + h) in float64.
+_PROBABILITY_MARGIN = 2.0**-49
+
+
+def check_alpha(alpha: float, name: str = "alpha") -> float:
+    """Return ``alpha`` if it is a usable failure probability.
+
+    Raises:
+        ValueError: if it does not lie in (0, 1/2]. The one-sided DKW inequality needs alpha <= 1/2.
+    """
+    if not 0.0 < alpha <= 0.5:
+        raise ValueError(f"{name} must lie in (0, 0.5], got {alpha!r}")
+    return float(alpha)
+
+
+def _check_trials(trials: int, name: str) -> int:
+    if trials < 1 or int(trials) != trials:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {trials!r}")
+    return int(trials)
+
+
+def _check_probability(p: float) -> float:
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p must lie in [0, 1], got {p!r}")
+    return float(p)
+
+
+def binomial_tail(m: int, p: float, r: int) -> float:
+    """P[Bin(m, p) >= r], for any integer r.
+
+    Args:
+        m: number of trials, at least 1.
+        p: success probability in [0, 1].
+        r: threshold; the result is 1 for r <= 0 and 0 for r > m.
+
+    Example:
+        >>> binomial_tail(3, 0.5, 3)
+        0.125
+    """
+    m, p = _check_trials(m, "m"), _check_probability(p)
+    if r <= 0:
+        return 1.0
+    if r > m:
+        return 0.0
+    return float(special.betainc(r, m - r + 1, p))
+
+
+def binomial_shortfall(m: int, p: float, r: int) -> float:
+    """P[Bin(m, p) < r], computed without cancellation.
+
+    Args:
+        m: number of trials, at least 1.
+        p: success probability in [0, 1].
+        r: threshold; the result is 0 for r <= 0 and 1 for r > m.
+
+    Example:
+        >>> binomial_shortfall(3, 0.5, 1)
+        0.125
+    """
+    m, p = _check_trials(m, "m"), _check_probability(p)
+    if r <= 0:
+        return 0.0
+    if r > m:
+        return 1.0
+    return float(special.betaincc(r, m - r + 1, p))
+
+
+def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
+    """Lower confidence bound on a success probability (Clopper-Pearson, one-sided), rounded down.
+
+    The bound exceeds or equals the true probability with probability at most ``alpha``: the strict form that
+    theory T6 needs.
+
+    Args:
+        successes: K, in 0..trials.
+        trials: m, at least 1.
+        alpha: failure probability in (0, 1/2].
+
+    Returns:
+        The largest p with P[Bin(m, p) >= K] <= alpha; 0 for K = 0.
+
+    Example:
+        >>> round(clopper_pearson_lower(100, 100, 0.005), 6)
+        0.948396
+    """
+    trials, alpha = _check_trials(trials, "trials"), check_alpha(alpha)
+    if not 0 <= successes <= trials:
+        raise ValueError(f"successes must lie in 0..{trials}, got {successes!r}")
+    if successes == 0:
+        return 0.0
+    if successes == trials:
+        return max(0.0, math.exp(math.log(alpha) / trials) - _PROBABILITY_MARGIN)
+    level = alpha * (1.0 - _TAIL_MARGIN)
+    bound = float(special.betaincinv(successes, trials - successes + 1, level)) * (1.0 - 1e-15)
+    step = 1e-15
+    while bound > 0.0 and binomial_tail(trials, bound, successes) > alpha:
+        bound, step = max(0.0, bound - step), 4.0 * step
+    return bound
+
+
+def order_statistic_rank(m: int, p: float, alpha: float) -> int:
+    """Rank of the order statistic that exceeds the p-quantile with confidence 1 - alpha (theory T5).
+
+    With R the rank-th smallest of m independent draws of D, P[D <= R] > p except with probability at most
+    ``alpha``, whatever the distribution of D, atoms included.
+
+    Args:
+        m: number of draws, at least 1.
+        p: mass to be covered, in [0, 1].
+        alpha: failure probability in (0, 1/2].
+
+    Returns:
+        min { r : P[Bin(m, p) >= r] <= alpha }, 1-based; ``m + 1`` if m draws cannot bound that quantile.
+
+    Example:
+        >>> order_statistic_rank(100, 0.9, 0.005)
+        98
+        >>> order_statistic_rank(10, 0.9, 0.005)
+        11
+    """
+    m, p, alpha = _check_trials(m, "m"), _check_probability(p), check_alpha(alpha)
+    level = alpha * (1.0 - _TAIL_MARGIN)
+    low, high = 0, m + 1  # the tail exceeds the level at `low` and does not at `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        if binomial_tail(m, p, middle) <= level:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def order_statistic_least_m(p: float, alpha: float) -> float:
+    """Least m for which :func:`order_statistic_rank` is at most m: ceil(ln alpha / ln p) (theory T5).
+
+    Returns:
+        A whole number as a float, or ``inf`` for p = 1.
+
+    Example:
+        >>> order_statistic_least_m(0.9, 0.005)
+        51.0
+    """
+    p, alpha = _check_probability(p), check_alpha(alpha)
+    if p == 0.0:
+        return 1.0
+    if p == 1.0:
+        return math.inf
+    level = math.log(alpha) + math.log1p(-_TAIL_MARGIN)
+    return float(max(1, math.ceil(level / math.log(p))))
+
+
+def hoeffding_margin(m: int, alpha: float) -> float:
+    """sqrt(ln(1/alpha) / (2 m)): how far a mean of m values in [0, 1] may lie above its expectation.
+
+    The same figure is the margin of the one-sided Dvoretzky-Kiefer-Wolfowitz inequality (Massart's constant,
+    valid for alpha <= 1/2).
+
+    Example:
+        >>> round(hoeffding_margin(10_000, 0.005), 5)
+        0.01628
+    """
+    m, alpha = _check_trials(m, "m"), check_alpha(alpha)
+    return math.sqrt(-math.log(alpha) / (2.0 * m)) * (1.0 + 1e-15)
+
+
+def dkw_rank(m: int, p: float, alpha: float) -> int:
+    """Rank ceil(q m) with q = p + sqrt(ln(1/alpha) / (2 m)) (theory T4, the paper's equation 5).
+
+    It covers the p-quantile for all p at once with confidence 1 - alpha.
+
+    Returns:
+        A 1-based rank, or ``m + 1`` where q > 1: m draws cannot bound that quantile.
+
+    Example:
+        >>> dkw_rank(10_000, 0.9, 0.005)
+        9163
+    """
+    q = _check_probability(p) + hoeffding_margin(m, alpha)
+    return m + 1 if q > 1.0 else math.ceil(q * m)
+
+
+def dkw_least_m(p: float, alpha: float) -> float:
+    """Least m for which :func:`dkw_rank` is at most m: ceil(ln(1/alpha) / (2 (1 - p)^2)).
+
+    Returns:
+        A whole number as a float, or ``inf`` for p = 1.
+
+    Example:
+        >>> dkw_least_m(0.9, 0.005)
+        265.0
+    """
+    p, alpha = _check_probability(p), check_alpha(alpha)
+    if p == 1.0:
+        return math.inf
+    return float(max(1, math.ceil(-math.log(alpha) / (2.0 * (1.0 - p) ** 2))))
+
+
+def gaussian_shift_up(mass: float, h: float) -> float:
+    """p = Phi(Phi^-1(mass) + h), rounded up (the paper's equation 4; h = eps_in / sigma).
+
+    A set that holds more than p of N(x, sigma^2 I) holds more than ``mass`` of N(x', sigma^2 I) for every x'
+    within h sigma of x.
+
+    Args:
+        mass: in (0, 1).
+        h: at least 0; may be inf.
+
+    Example:
+        >>> round(gaussian_shift_up(0.55, 2.0), 5)
+        0.98323
+    """
+    if not 0.0 < mass < 1.0:
+        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+    if not h >= 0.0:
+        raise ValueError(f"h must be at least 0, got {h!r}")
+    return min(1.0, float(special.ndtr(special.ndtri(mass) + h)) + _PROBABILITY_MARGIN)
+
+
+def gaussian_shift_between(mass: float, p: float) -> float:
+    """h = Phi^-1(p) - Phi^-1(mass), rounded down and at least 0: the inverse of :func:`gaussian_shift_up`.
+
+    Args:
+        mass: in (0, 1).
+        p: in [0, 1); a bound from finitely many samples never reaches 1.
+
+    Example:
+        >>> round(gaussian_shift_between(0.55, 0.98323427), 5)
+        2.0
+    """
+    if not 0.0 < mass < 1.0:
+        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"p must lie in [0, 1), got {p!r}")
+    below = p - _PROBABILITY_MARGIN
+    if below <= mass:
+        return 0.0
+    return max(0.0, float(special.ndtri(below) - special.ndtri(mass)) - 1e-15)
+
+
+def mass_selected_by_minimum(n: int, candidates: int, points: int = 4096) -> np.ndarray:
+    """Masses that stay below that of a ball chosen among several by its ceil(n/2)-th smallest distance.
+
+    The mass within the ceil(n/2)-th smallest of n distances is at least a Beta(ceil(n/2), n + 1 - ceil(n/2))
+    variable; the least of ``candidates`` such masses, however they depend on each other, is stochastically at
+    least V with P[V <= v] = min(1, candidates * P[Beta <= v]).
+
+    Args:
+        n: number of ranked draws, at least 1.
+        candidates: how many balls the smallest is chosen from, at least 1.
+        points: how many quantiles are returned.
+
+    Returns:
+        float64 array (points,): V at the levels 0, 1/points, ..., so that the mean of a decreasing function
+        over them bounds its expectation from above.
+    """
+    half = (_check_trials(n, "n") + 1) // 2
+    levels = np.arange(points) / points / candidates
+    masses: np.ndarray = special.betaincinv(half, n + 1 - half, levels)
+    return masses
+
+
+def mean_shortfall(masses: np.ndarray, m: int, r: int) -> float:
+    """Mean over ``masses`` (any shape) of P[Bin(m, mass) < r]."""
+    m = _check_trials(m, "m")
+    if r <= 0:
+        return 0.0
+    if r > m:
+        return 1.0
+    return float(np.mean(special.betaincc(r, m - r + 1, masses)))

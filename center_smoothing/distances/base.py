@@ -1,0 +1,80 @@
+"""What the algorithm needs to know of a distance between outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+class Distance(ABC):
+    """A symmetric distance with d(z, z) = 0 and d(a, c) <= relaxation * (d(a, b) + d(b, c)).
+
+    A subclass says how an output is embedded (once per output, in float64) and how embedded outputs are compared.
+    A non-finite output is at distance inf from everything, itself included (theory T9).
+
+    Attributes:
+        relaxation: gamma, at least 1; 1 for metrics and pseudometrics.
+        averages: whether means and coordinate-wise medians of outputs are outputs too (theory T2).
+    """
+
+    relaxation: float = 1.0
+    averages: bool = True
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""
+        if a.shape != b.shape:
+            raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        rows = [self.compare(*pair) for pair in zip(self.embed(a).split(1), self.embed(b).split(1), strict=True)]
+        return torch.cat(rows).squeeze(1) if rows else a.new_empty(0, dtype=torch.float64)
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        """All distances: (N, *out), (K, *out) -> (N, K) float64."""
+        return self.compare(self.embed(a), self.embed(b))
+
+    def embed(self, z: Tensor) -> Tensor:
+        """Map outputs (N, *out) to what :meth:`compare` takes, (N, *embedded) in float64.
+
+        Non-finite outputs become NaN. Float64 makes differences of float32 outputs exact.
+        """
+        z = _to_float64(z)
+        finite = torch.isfinite(z).flatten(1).all(dim=1)
+        embedded = self._embed(z)
+        if not bool(finite.all()):
+            embedded = embedded.clone()
+            embedded[~finite] = torch.nan
+        return embedded
+
+    def compare(self, a: Tensor, b: Tensor) -> Tensor:
+        """All distances of embedded outputs: (N, *embedded), (K, *embedded) -> (N, K) float64."""
+        distances = self._compare(a, b)
+        not_finite = torch.isnan(_first(a))[:, None] | torch.isnan(_first(b))[None, :]
+        return distances.masked_fill(not_finite, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+    @abstractmethod
+    def _embed(self, z: Tensor) -> Tensor:
+        """(N, *out) float64 -> (N, *embedded); rows of non-finite outputs are overwritten afterwards."""
+
+    @abstractmethod
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        """(N, *embedded), (K, *embedded) -> (N, K)."""
+
+    def __repr__(self) -> str:
+        """Class name and parameters, as one would type them."""
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+def _to_float64(z: Tensor) -> Tensor:
+    try:
+        return z.to(torch.float64)
+    except TypeError:  # a device without float64
+        return z.cpu().to(torch.float64)
+
+
+def _first(embedded: Tensor) -> Tensor:
+    """One coordinate per row: NaN where the whole row is."""
+    if prod(embedded.shape[1:]) == 0:
+        raise ValueError(f"outputs must not be empty, got embedded shape {tuple(embedded.shape)}")
+    return embedded.flatten(1)[:, 0]

@@ -1,0 +1,207 @@
+"""The stream of noisy outputs f(x + noise): seeded per (seed, example, stage, block), batched, on x's device."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+# Draws per block. The numbers depend on it: another block size is another random stream.
+BLOCK = 64
+_CALIBRATION_SECONDS = 1.0
+_BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+BaseFunction = Callable[[Tensor], Tensor]
+BatchSize = int | Literal["auto"]
+
+
+class Stage(IntEnum):
+    """What a batch of noisy outputs is for. Stages are independent of each other (theory T8)."""
+
+    PILOT = 0
+    RANKING = 1
+    CERTIFICATION = 2
+    CHECK = 3
+    CALIBRATION = 4
+
+
+def block_seed(seed: int, example: int, stage: Stage, block: int) -> int:
+    """64-bit seed of one block of noise.
+
+    PyTorch's CPU generator uses only the low 32 bits of a seed. Hashing alone would let two blocks of one example
+    collide with a chance of about blocks^2 / 2^33, and their draws would not be independent. Here the low half is a
+    bijection of (block, stage), offset by a hash of (seed, example): within an example no two blocks share it.
+
+    Args:
+        seed: any integer.
+        example: any integer, e.g. the index in the data set.
+        stage: what the block is for.
+        block: 0..2^29 - 1.
+    """
+    if not 0 <= block < 1 << 29:
+        raise ValueError(f"block must lie in 0..{(1 << 29) - 1}, got {block}")
+    digest = hashlib.blake2b(f"{seed}/{example}".encode(), digest_size=8).digest()
+    high, offset = int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:], "big")
+    low = ((block << 3 | stage) + offset) & 0xFFFFFFFF
+    # murmur3's finaliser: each step is invertible on 32 bits, so the whole is a bijection that scatters neighbours
+    low = ((low ^ low >> 16) * 0x85EBCA6B) & 0xFFFFFFFF
+    low = ((low ^ low >> 13) * 0xC2B2AE35) & 0xFFFFFFFF
+    return high << 32 | (low ^ low >> 16)
+
+
+@contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Put every module behind ``model`` in eval mode without gradients, and restore both afterwards.
+
+    In training mode batch norm makes an output depend on its batch, so that samples are not independent.
+    A bound method counts as the module that it belongs to.
+    """
+    owner = getattr(model, "__self__", model)
+    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class NoisyOutputs:
+    """Draws f(x + delta), delta ~ N(0, sigma^2 I), in batches whose numbers do not depend on the batch size.
+
+    Args:
+        model: callable (N, *in) -> (N, *out).
+        sigma: noise level, in units of x.
+        seed: with the example's number, the stage and the block it determines the noise.
+        batch_size: noisy copies per call of the model, or ``"auto"``: measured once on the first x, in about a
+            second, and kept.
+        progress: called with the number of copies after each call of the model.
+    """
+
+    def __init__(
+        self,
+        model: BaseFunction,
+        *,
+        sigma: float,
+        seed: int = 0,
+        batch_size: BatchSize = "auto",
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        if not callable(model):
+            raise ValueError(f"model must be callable, got {type(model).__name__}")
+        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0.0 < sigma < float("inf"):
+            raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
+        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ValueError(f"batch_size must be 'auto' or a whole number of at least 1, got {batch_size!r}")
+        self.model = model
+        self.sigma = float(sigma)
+        self.seed = int(seed)
+        self.batch_size = batch_size
+        self.progress = progress
+
+    def base_output(self, x: Tensor) -> Tensor:
+        """f(x), without noise: (*in) -> (*out)."""
+        check_point(x)
+        with evaluating(self.model):
+            return self._call(x.unsqueeze(0).clone())[0]
+
+    def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
+        """Yield ``count`` outputs in batches (N, *out).
+
+        The noise of the i-th output depends on (seed, example, stage, i) alone.
+
+        Args:
+            x: (*in), a floating-point tensor without NaN or inf.
+            example: number of the example.
+            stage: what the outputs are for.
+            count: how many; a smaller count gives a prefix of a larger one.
+
+        Raises:
+            ValueError: if x is not finite, or the model returns anything but a tensor (N, *out).
+        """
+        check_point(x)
+        if self.batch_size == "auto":
+            self.batch_size = self._fastest_batch_size(x)
+        noisy = x.new_empty((min(self.batch_size, count), *x.shape))
+        blocks = self._blocks(x, example, stage)
+        block, used = next(blocks), 0
+        for start in range(0, count, len(noisy)):
+            batch = noisy[: min(len(noisy), count - start)]
+            filled = 0
+            while filled < len(batch):
+                if used == BLOCK:
+                    block, used = next(blocks), 0
+                take = min(BLOCK - used, len(batch) - filled)
+                torch.add(x, block[used : used + take], alpha=self.sigma, out=batch[filled : filled + take])
+                filled, used = filled + take, used + take
+            with evaluating(self.model):
+                outputs = self._call(batch)
+            if self.progress is not None:
+                self.progress(len(batch))
+            yield outputs
+
+    def _blocks(self, x: Tensor, example: int, stage: Stage) -> Iterator[Tensor]:
+        generator = torch.Generator(device=x.device)
+        noise = x.new_empty((BLOCK, *x.shape))
+        number = 0
+        while True:
+            generator.manual_seed(block_seed(self.seed, example, stage, number))
+            yield noise.normal_(generator=generator)
+            number += 1
+
+    def _call(self, batch: Tensor) -> Tensor:
+        outputs = self.model(batch)
+        if not isinstance(outputs, Tensor):
+            raise ValueError(f"model must return a tensor, got {type(outputs).__name__}")
+        if outputs.ndim < 2 or len(outputs) != len(batch):
+            raise ValueError(
+                f"model must return one output per input, shape ({len(batch)}, *out), "
+                f"got {tuple(outputs.shape)} for inputs {tuple(batch.shape)}"
+            )
+        if outputs.untyped_storage().data_ptr() == batch.untyped_storage().data_ptr():
+            outputs = outputs.clone()  # a model that returns a view of its input: the next batch is written there
+        return outputs
+
+    def _fastest_batch_size(self, x: Tensor) -> int:
+        """The batch size with the most evaluations a second: measured here, on this x, in about a second."""
+        best, best_rate, began = BLOCK, 0.0, time.perf_counter()
+        noise = next(self._blocks(x, 0, Stage.CALIBRATION))
+        for size in _BATCH_SIZES:
+            try:
+                rate = self._rate((x + self.sigma * noise).repeat(-(-size // BLOCK), *[1] * x.ndim)[:size])
+            except torch.OutOfMemoryError:
+                break
+            if rate > 1.03 * best_rate:
+                best, best_rate = size, rate
+            if rate < 0.8 * best_rate or time.perf_counter() - began > _CALIBRATION_SECONDS:
+                break
+        return best
+
+    def _rate(self, batch: Tensor) -> float:
+        """Evaluations a second, from the faster of two calls after one that does not count."""
+        seconds = []
+        with evaluating(self.model):
+            for _ in range(3):
+                began = time.perf_counter()
+                self._call(batch).flatten()[0].item()  # reading one number waits for the device
+                seconds.append(time.perf_counter() - began)
+        return len(batch) / max(min(seconds[1:]), 1e-9)
+
+
+def check_point(x: Tensor) -> None:
+    """Raise ValueError unless x is a finite floating-point tensor."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a floating-point tensor in the units of sigma, got {kind}")
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(f"x must be finite, got {bad} NaN or infinite of {x.numel()} values")
