@@ -212,7 +212,7 @@ def dkw_least_m(p: float, alpha: float) -> float:
 
 
 def gaussian_shift_up(mass: float, h: float) -> float:
-    """p = Phi(Phi^-1(mass) + h), rounded up (the paper's equation 4; h = eps_in / sigma).
+    """The mass p = Phi(Phi^-1(mass) + h), rounded up (the paper's equation 4; h = eps_in / sigma).
 
     A set that holds more than p of N(x, sigma^2 I) holds more than ``mass`` of N(x', sigma^2 I) for every x'
     within h sigma of x.
@@ -233,7 +233,7 @@ def gaussian_shift_up(mass: float, h: float) -> float:
 
 
 def gaussian_shift_between(mass: float, p: float) -> float:
-    """h = Phi^-1(p) - Phi^-1(mass), rounded down and at least 0: the inverse of :func:`gaussian_shift_up`.
+    """The shift h = Phi^-1(p) - Phi^-1(mass), rounded down and at least 0: the inverse of :func:`gaussian_shift_up`.
 
     Args:
         mass: in (0, 1).
