@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 # scipy's incomplete beta function is accurate to about 1e-12; a tail counts as "at most alpha" only if it is so
@@ -253,7 +254,7 @@ def gaussian_shift_between(mass: float, p: float) -> float:
     return max(0.0, float(special.ndtri(below) - special.ndtri(mass)) - 1e-15)
 
 
-def mass_selected_by_minimum(n: int, candidates: int, points: int = 4096) -> np.ndarray:
+def mass_selected_by_minimum(n: int, candidates: int, points: int = 4096) -> NDArray[np.float64]:
     """Masses that stay below that of a ball chosen among several by its ceil(n/2)-th smallest distance.
 
     The mass within the ceil(n/2)-th smallest of n distances is at least a Beta(ceil(n/2), n + 1 - ceil(n/2))
@@ -271,11 +272,11 @@ def mass_selected_by_minimum(n: int, candidates: int, points: int = 4096) -> np.
     """
     half = (_check_trials(n, "n") + 1) // 2
     levels = np.arange(points) / points / candidates
-    masses: np.ndarray = special.betaincinv(half, n + 1 - half, levels)
+    masses: NDArray[np.float64] = special.betaincinv(half, n + 1 - half, levels)
     return masses
 
 
-def mean_shortfall(masses: np.ndarray, m: int, r: int) -> float:
+def mean_shortfall(masses: NDArray[np.float64], m: int, r: int) -> float:
     """Mean over ``masses`` (any shape) of P[Bin(m, mass) < r]."""
     m = _check_trials(m, "m")
     if r <= 0:

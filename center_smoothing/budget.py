@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from center_smoothing import bounds
 
 Method = Literal["exact", "paper"]
@@ -174,7 +177,7 @@ class SmoothingBudget:
         """Plain values, from which ``SmoothingBudget(**values)`` makes an equal budget."""
         return asdict(self)
 
-    def _selected_masses(self) -> Any:  # noqa: ANN401  # a float64 array; numpy is not imported for its name alone
+    def _selected_masses(self) -> NDArray[np.float64]:
         if self.method == "paper":  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
             return _selected_masses(max(1, self.n - 2), self.n)
         return _selected_masses(self.n, self.k + EXTRA_CANDIDATES)
@@ -206,11 +209,11 @@ def _check_count(name: str, value: object) -> None:
 
 
 def _round_up(value: float, digits: int) -> float:
-    return math.ceil(value * 10**digits) / 10**digits
+    return float(math.ceil(value * 10**digits) / 10**digits)
 
 
 @lru_cache(maxsize=64)
-def _selected_masses(n: int, candidates: int) -> Any:  # noqa: ANN401  # see SmoothingBudget._selected_masses
+def _selected_masses(n: int, candidates: int) -> NDArray[np.float64]:
     return bounds.mass_selected_by_minimum(n, candidates)
 
 

@@ -90,7 +90,7 @@ class Certificate:
 
     @property
     def factor(self) -> float:
-        """Gamma (1 + 2 gamma): eps_out = factor * R (theory T3). 3 for a metric."""
+        """The factor gamma (1 + 2 gamma): eps_out = factor * R (theory T3). 3 for a metric."""
         return self.relaxation * (1.0 + 2.0 * self.relaxation)
 
     @property
@@ -220,7 +220,7 @@ class Certificate:
         return self.sigma * bounds.gaussian_shift_between(0.5 + self.budget.delta, mass) * (1.0 - 1e-15)
 
     def _certified(self, radius: NDArray[np.float64] | np.float64) -> NDArray[np.float64] | np.float64:
-        """Factor * R, rounded up."""
+        """Certified output radii factor * R, rounded up."""
         certified: NDArray[np.float64] | np.float64 = np.nextafter(radius * (self.factor * _ROUNDING), np.inf)
         return certified
 

@@ -102,8 +102,9 @@ class CenterSmoother:
         if self.budget.method == "paper":
             ranking = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.RANKING, count=n)))
             candidates, embedded = _finite(ranking), self.distance.embed(ranking)
-            blocks = self.distance.embed(candidates).split(_CANDIDATES_AT_ONCE)
-            radii = [self._half_radii(self.distance.compare(embedded, block)) for block in blocks if len(block)]
+            step, centers = _CANDIDATES_AT_ONCE, self.distance.embed(candidates)
+            blocks = [centers[i : i + step] for i in range(0, len(centers), step)]
+            radii = [self._half_radii(self.distance.compare(embedded, block)) for block in blocks]
         else:
             pilot = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.PILOT, count=self.budget.k)))
             candidates = self._candidates(pilot)

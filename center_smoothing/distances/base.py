@@ -27,7 +27,8 @@ class Distance(ABC):
         """Distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""
         if a.shape != b.shape:
             raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-        rows = [self.compare(*pair) for pair in zip(self.embed(a).split(1), self.embed(b).split(1), strict=True)]
+        a, b = self.embed(a), self.embed(b)
+        rows = [self.compare(a[i : i + 1], b[i : i + 1]) for i in range(len(a))]
         return torch.cat(rows).squeeze(1) if rows else a.new_empty(0, dtype=torch.float64)
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:

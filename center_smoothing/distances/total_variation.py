@@ -51,7 +51,7 @@ class TotalVariation(Distance):
         if self.p == 1 or a.shape[1] == 1:
             return torch.cdist(a.flatten(1), b.flatten(1), p=1.0)
         step = max(1, _BLOCK_NUMBERS // a[0, 0].numel())
-        columns = [torch.cat([_sum_of_norms(part, z) for part in a.split(step)]) for z in b]
+        columns = [torch.cat([_sum_of_norms(a[i : i + step], z) for i in range(0, len(a), step)]) for z in b]
         return torch.stack(columns, dim=1)
 
 
