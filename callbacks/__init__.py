@@ -1,0 +1,5 @@
+"""Lightning callbacks."""
+
+from callbacks.center_smoothing import CenterSmoothing
+
+__all__ = ["CenterSmoothing"]

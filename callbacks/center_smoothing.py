@@ -1,0 +1,170 @@
+"""Certificates at validation time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TotalVariation
+from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
+
+_IMAGES = 4
+
+
+class CenterSmoothing(Callback):
+    """Certifies a fixed random set of validation images after each validation, with a small budget.
+
+    Logs ``val/certified_radius`` (median eps_out at the first h), ``val/certified_radius/h=<h>`` for the others,
+    ``val/smoothing_loss`` (median) and ``val/abstention_rate``; to Weights & Biases also a picture of inputs, base
+    outputs and smoothed outputs. Draws from generators of its own, so that training is the same with and without it.
+
+    Args:
+        sigma: noise level, in units of the point that the module smooths at.
+        h: eps_in / sigma, one certified radius each.
+        distance: between outputs.
+        num_examples: how many validation images, shared among the processes.
+        n: ranked outputs per image.
+        m: certification outputs per image; the check uses all of them.
+        k: pilot outputs per image.
+        delta: margin of the smoothed function; default: the least at which it abstains on at most 1% of inputs.
+        alpha_1: failure probability of the smoothed output.
+        alpha_2: failure probability of the certificate.
+        every_n_validations: certify after every n-th validation.
+        seed: of the choice of images and of the noise.
+        batch_size: noisy copies per call of the module, or "auto".
+
+    Raises:
+        ValueError: for a budget that cannot certify one of the h, with the m that would.
+    """
+
+    def __init__(
+        self,
+        sigma: float,
+        h: Sequence[float] = (1.0, 1.5, 2.0),
+        distance: Distance | None = None,
+        num_examples: int = 8,
+        n: int = 400,
+        m: int = 900,
+        k: int = 32,
+        delta: float | None = None,
+        alpha_1: float = 0.005,
+        alpha_2: float = 0.005,
+        every_n_validations: int = 1,
+        seed: int = 0,
+        batch_size: int = 128,
+    ) -> None:
+        for name, value in (("num_examples", num_examples), ("every_n_validations", every_n_validations)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
+        if len(h) == 0:
+            raise ValueError("h must name at least one ratio eps_in / sigma, got none")
+        given = {} if delta is None else {"delta": delta}
+        self.budget = SmoothingBudget(n=n, m=m, k=k, n_check=m, alpha_1=alpha_1, alpha_2=alpha_2, **given)
+        for ratio in h:
+            plan = self.budget.plan(ratio)
+            if not plan.certifiable:
+                raise ValueError(f"m must be at least {plan.least_m:.0f} to certify h={ratio}, got {m}")
+        self.sigma = sigma
+        self.h = [float(ratio) for ratio in h]
+        self.distance = TotalVariation() if distance is None else distance
+        self.num_examples = num_examples
+        self.every_n_validations = every_n_validations
+        self.seed = seed
+        self.batch_size = batch_size
+        self.radii = [MedianCertifiedRadius() for _ in self.h]
+        self.losses, self.abstentions = MedianSmoothingLoss(), AbstentionRate()
+        self.latest: dict[str, float] = {}
+        self._validations = 0
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the logged radii, in the order of ``h``."""
+        return ["val/certified_radius", *(f"val/certified_radius/h={ratio:g}" for ratio in self.h[1:])]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Certify, and log."""
+        if trainer.sanity_checking:
+            return
+        self._validations += 1
+        if self._validations % self.every_n_validations:
+            return
+        self.latest = self._certify(trainer, pl_module)
+        for key, value in self.latest.items():
+            pl_module.log(key, value, prog_bar=key == "val/certified_radius", rank_zero_only=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One line per validation, the radius beside the loss."""
+        if trainer.sanity_checking or not self.latest:
+            return
+        loss = trainer.callback_metrics.get("val/loss")
+        radii = " ".join(f"{self.latest[key]:.1f} (h={ratio:g})" for key, ratio in zip(self.keys, self.h, strict=True))
+        trainer.print(
+            f"epoch {trainer.current_epoch}: val/loss {'?' if loss is None else f'{float(loss):.5f}'}"
+            f" | certified radius {radii} | smoothing loss {self.latest['val/smoothing_loss']:.1f}"
+            f" | abstained {self.latest['val/abstention_rate']:.0%}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was logged last: a checkpoint tells its own certified radius."""
+        return {"latest": dict(self.latest)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self.latest = dict(state_dict["latest"])
+
+    def _certify(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        smoother = CenterSmoother(
+            pl_module,
+            self.distance,
+            sigma=self.sigma,
+            budget=self.budget,
+            seed=self.seed,
+            batch_size=self.batch_size,
+        )
+        metrics = [*self.radii, self.losses, self.abstentions]
+        for metric in metrics:
+            metric.to(pl_module.device).reset()
+        pictures: list[Tensor] = []
+        for example in self._examples(trainer):
+            image, index = example["image"].to(pl_module.device), int(example["index"])
+            x = pl_module.point(image.unsqueeze(0))[0]
+            certificate = smoother.certify(x, example=index)
+            for metric, ratio in zip(self.radii, self.h, strict=True):
+                metric.update(torch.tensor([certificate.eps_out(ratio * self.sigma)]), torch.tensor([index]))
+            self.losses.update(torch.tensor([certificate.smoothing_loss]), torch.tensor([index]))
+            self.abstentions.update(torch.tensor([certificate.abstained]), torch.tensor([index]))
+            if len(pictures) < 3 * _IMAGES:
+                pictures += [image, smoother.outputs.base_output(x), certificate.center]
+        self._log_pictures(trainer, pictures)
+        names = [*self.keys, "val/smoothing_loss", "val/abstention_rate"]
+        return {name: _float32_up(float(metric.compute())) for name, metric in zip(names, metrics, strict=True)}
+
+    def _examples(self, trainer: Trainer) -> list[dict[str, Tensor]]:
+        """This process's share of the fixed random set."""
+        loaders = trainer.val_dataloaders
+        images = (loaders[0] if isinstance(loaders, list | tuple) else loaders).dataset
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+        chosen = order[: self.num_examples].tolist()
+        return [images[position] for position in chosen[trainer.global_rank :: trainer.world_size]]
+
+    def _log_pictures(self, trainer: Trainer, pictures: list[Tensor]) -> None:
+        shapes = {picture.shape for picture in pictures}
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if not loggers or not trainer.is_global_zero or len(shapes) != 1 or len(next(iter(shapes))) != 3:
+            return
+        grid = make_grid(torch.stack(pictures).float().cpu(), nrow=3, pad_value=1.0).clamp(0.0, 1.0)
+        for logger in loggers:
+            logger.log_image("val/examples", [grid], caption=["input | base output | smoothed output"])
+
+
+def _float32_up(value: float) -> float:
+    """The least float32 that is not below ``value``: loggers keep float32, and a radius must not shrink there."""
+    nearest = np.float32(value)
+    return float(nearest if nearest >= value else np.nextafter(nearest, np.float32(np.inf)))

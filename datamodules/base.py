@@ -1,0 +1,74 @@
+"""Images in memory, split and batched, each with its index in the data set."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+class IndexedImages(Dataset[dict[str, Tensor]]):
+    """8-bit images with their indices.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        indices: int64 (N,), where each image stands in its data set.
+    """
+
+    def __init__(self, images: Tensor, indices: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or indices.shape != images.shape[:1]:
+            raise ValueError(f"images must be uint8 (N, C, H, W) with (N,) indices, got {images.dtype} {images.shape}")
+        self.images, self.indices = images, indices
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        """``image`` float32 (C, H, W) in [0, 1], and ``index``."""
+        return {"image": self.images[position].float() / 255.0, "index": self.indices[position]}
+
+
+class ImageDataModule(LightningDataModule):
+    """Subclasses implement :meth:`setup`, which sets ``train_set`` and ``test_set``.
+
+    The test split serves validation too: nothing but the choice of the best epoch depends on it.
+
+    Args:
+        batch_size: images per training batch.
+        num_workers: processes that load; 0 is fastest for images in memory.
+    """
+
+    train_set: IndexedImages
+    test_set: IndexedImages
+
+    def __init__(self, *, batch_size: int, num_workers: int) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2, for batch norm, got {batch_size!r}")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Shuffled training batches; a last batch of one image, which batch norm cannot take, is left out."""
+        return self._loader(self.train_set, shuffle=True, drop_last=len(self.train_set) % self.batch_size == 1)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The test split, in order."""
+        return self._loader(self.test_set)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The test split, in order."""
+        return self._loader(self.test_set)
+
+    def _loader(
+        self, images: IndexedImages, *, shuffle: bool = False, drop_last: bool = False
+    ) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader(
+            images,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

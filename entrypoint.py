@@ -1,0 +1,160 @@
+"""What the command-line scripts share: one-line errors, number types, where Weights & Biases writes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import netrc
+import os
+import re
+import sys
+import warnings
+from argparse import ArgumentError, ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlparse
+
+# Lines of jsonargparse's messages that say nothing to who typed the argument.
+_NOISE = re.compile(
+    r"^(Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value.*"
+    r"|- Expected a <class 'NoneType'>.*)$"
+)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line and exit with code 2."""
+    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what bad input raises while a script sets itself up into one line and exit code 2."""
+    try:
+        yield
+    except (ArgumentError, ArgumentTypeError, ValueError, TypeError, OSError) as error:
+        fail(str(error) or type(error).__name__)
+
+
+def one_line(message: str) -> str:
+    """A message of several lines, jsonargparse's above all, in one, with the arguments as one types them.
+
+    Example:
+        >>> one_line("Parser key \\"num_examples\\":\\n  must be a whole number, got 'x'")
+        "--num_examples must be a whole number, got 'x'"
+    """
+    lines = [line.strip() for line in message.splitlines()]
+    text = " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.match(line))
+    text = re.sub(r"^argument (?:-\S+): (?=--)|^argument (?=-)", "", text)
+    text = re.sub(r'Parser key "([^"]+)"(?: element \d+)?:', r"--\1", text)
+    text = re.sub(r"Expected a <class '(\w+)'>\. Got value:", r"must be a \1, got", text)
+    text = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value:", r"must be one of \1, got", text)
+    return text.replace("Problem with given class_path ", "of class ")
+
+
+def positive_number(name: str) -> Callable[[object], float]:
+    """The type of an argument that takes a finite number above 0.
+
+    Example:
+        >>> positive_number("--sigma")("0.25")
+        0.25
+    """
+
+    def check(value: object) -> float:
+        number = _number(value)
+        if not 0.0 < number < math.inf:
+            raise ArgumentTypeError(f"{name} must be a positive number such as 0.25, got {value!r}")
+        return number
+
+    return check
+
+
+def radius(name: str) -> Callable[[object], float]:
+    """The type of an argument that takes a finite number of at least 0."""
+
+    def check(value: object) -> float:
+        number = _number(value)
+        if not 0.0 <= number < math.inf:
+            raise ArgumentTypeError(f"{name} must be a number of at least 0 such as 0.5, got {value!r}")
+        return number
+
+    return check
+
+
+def count(name: str) -> Callable[[object], int]:
+    """The type of an argument that takes a whole number of at least 1, also as 1e4 or 10_000.
+
+    Example:
+        >>> count("--n")("1e4")
+        10000
+    """
+
+    def check(value: object) -> int:
+        number = _number(value)
+        if not 1.0 <= number < 2**63 or number != int(number):
+            raise ArgumentTypeError(f"{name} must be a whole number of at least 1, got {value!r}")
+        return int(number)
+
+    return check
+
+
+def batch_size(value: object) -> int | str:
+    """The type of ``--batch-size``: ``auto`` or a whole number of at least 1."""
+    return "auto" if value == "auto" else count("--batch-size, if it is not auto,")(value)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    return math.nan
+
+
+def wandb_offline() -> bool:
+    """Whether Weights & Biases has to run offline: no mode is set and no key is known. Never asks for one."""
+    mode = os.environ.get("WANDB_MODE")
+    if mode:
+        return mode in ("offline", "dryrun")
+    if os.environ.get("WANDB_API_KEY"):
+        return False
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc().authenticators(host) is None
+    except (OSError, netrc.NetrcParseError):
+        return True
+
+
+def say_offline(folder: Path) -> None:
+    """One line: where the offline run is, how to view and to upload it."""
+    runs = sorted(folder.glob("wandb/offline-run-*"))
+    where = runs[-1] if runs else folder / "wandb"
+    print(f"W&B ran offline (no API key): view with `wandb leet {where}`, upload with `wandb sync {where}`")
+
+
+def make_writable(folder: Path, name: str) -> None:
+    """Create a folder, or raise ValueError naming the argument if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"{name} must be a folder that can be written to, got {folder}: {reason}") from error
+
+
+def quiet_libraries(*, offline: bool) -> None:
+    """Keep the terminal for what the user asked for: no hints and advertisements of libraries."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.accelerators").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")  # config.yaml is there already
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    if offline:
+        os.environ.setdefault("WANDB_SILENT", "true")

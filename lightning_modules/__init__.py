@@ -1,0 +1,15 @@
+"""Base models, trained with noise, and their certification."""
+
+from lightning_modules.autoencoder import NoisyAutoencoder
+from lightning_modules.base import NoisyModule
+from lightning_modules.certifier import CertifiedExample, Certifier
+from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint
+
+__all__ = [
+    "CertifiedExample",
+    "Certifier",
+    "LoadedCheckpoint",
+    "NoisyAutoencoder",
+    "NoisyModule",
+    "load_checkpoint",
+]

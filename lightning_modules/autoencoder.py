@@ -1,0 +1,38 @@
+"""Dimensionality reduction: the autoencoder of the paper's section 5.2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lightning_modules.base import NoisyModule
+from lightning_modules.networks import ConvolutionalAutoencoder
+
+
+class NoisyAutoencoder(NoisyModule):
+    """Convolutional autoencoder trained on noisy images; the attacker perturbs the image.
+
+    Args:
+        sigma: noise level, in units of pixels in [0, 1].
+        image_shape: (C, H, W), e.g. (1, 28, 28) or (3, 32, 32).
+        latent_dim: latent dimension.
+        learning_rate: Adam's.
+    """
+
+    def __init__(
+        self,
+        sigma: float,
+        image_shape: Sequence[int] = (1, 28, 28),
+        latent_dim: int = 256,
+        learning_rate: float = 1e-3,
+    ) -> None:
+        super().__init__(sigma=sigma, learning_rate=learning_rate)
+        image_shape = [int(size) for size in image_shape]
+        self.save_hyperparameters()
+        self.network = ConvolutionalAutoencoder(tuple(image_shape), latent_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct images: (N, C, H, W) -> (N, C, H, W) in [0, 1]."""
+        reconstruction: Tensor = self.network(x)
+        return reconstruction

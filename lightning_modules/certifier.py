@@ -1,0 +1,57 @@
+"""Certification as a prediction, so that Lightning's Trainer runs it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from center_smoothing import Certificate, CenterSmoother
+from lightning_modules.base import Batch
+
+
+@dataclass(frozen=True, eq=False)
+class CertifiedExample:
+    """What the certification of one example gave.
+
+    Attributes:
+        index: of the example in its data set.
+        image: (C, H, W).
+        base_output: f(x), (*out).
+        certificate: with the smoothed output.
+        seconds: it took.
+    """
+
+    index: int
+    image: Tensor
+    base_output: Tensor
+    certificate: Certificate
+    seconds: float
+
+
+class Certifier(LightningModule):
+    """Predicts a :class:`CertifiedExample` for each example of a batch.
+
+    Args:
+        model: the base model, moved to the Trainer's device with this module.
+        smoother: smooths that model.
+    """
+
+    def __init__(self, model: nn.Module, smoother: CenterSmoother) -> None:
+        super().__init__()
+        self.model = model
+        self.smoother = smoother
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[CertifiedExample]:
+        """Certify each example of the batch."""
+        examples = []
+        for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
+            began = time.perf_counter()
+            x = self.model.point(image.unsqueeze(0))[0]
+            certificate = self.smoother.certify(x, example=index)
+            base_output = self.smoother.outputs.base_output(x)
+            seconds = time.perf_counter() - began
+            examples.append(CertifiedExample(index, image.cpu(), base_output.cpu(), certificate, seconds))
+        return examples

@@ -1,0 +1,64 @@
+"""From a checkpoint file back to a base model."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules.autoencoder import NoisyAutoencoder
+from lightning_modules.base import NoisyModule
+
+BASE_MODELS: dict[str, type[NoisyModule]] = {cls.__name__: cls for cls in (NoisyAutoencoder,)}
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A base model and the data that it was trained on.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        data: class name and constructor arguments of its datamodule; None if it was trained without one.
+    """
+
+    model: NoisyModule
+    data: dict[str, Any] | None
+
+
+def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
+    """Rebuild a base model from its checkpoint alone, without executing any pickle.
+
+    Raises:
+        ValueError: for a missing, truncated or foreign file, and for a checkpoint of another class.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"--ckpt must be a checkpoint file that train.py wrote, got {path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"--ckpt must be a whole checkpoint that train.py wrote, got {path}: "
+            f"it is damaged or of another format ({_first_line(error)})"
+        ) from error
+    known = ", ".join(BASE_MODELS)
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"--ckpt must be a checkpoint that train.py wrote, got {path}: it holds no Lightning module")
+    name = content.get("base_model")
+    if name not in BASE_MODELS:
+        described = "names no class of this project" if name is None else f"is of class {name!r}"
+        raise ValueError(f"--ckpt must hold one of {known}, got {path}: it {described}")
+    try:
+        model = BASE_MODELS[name].load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--ckpt must hold the weights of the {name} that it describes, got {path}: {_first_line(error)}"
+        ) from error
+    return LoadedCheckpoint(model=model.eval(), data=content.get("data"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

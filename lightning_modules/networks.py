@@ -1,0 +1,75 @@
+"""The networks that the modules train, built from plain values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+CHANNELS = (32, 64, 128)
+
+
+class ConvolutionalAutoencoder(nn.Module):
+    """Convolutional encoder to a latent vector, deconvolutional decoder with sigmoid output (the paper's section 5.2).
+
+    Three convolutions of 32, 64 and 128 channels, the last two with stride 2; the decoder mirrors them; batch norm
+    between all of them.
+
+    Args:
+        image_shape: (C, H, W), H and W divisible by 4.
+        latent_dim: length of the latent vector.
+
+    Shapes: images (N, C, H, W) in [0, 1] -> (N, C, H, W) in [0, 1].
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int) -> None:
+        super().__init__()
+        channels, height, width = _check_image_shape(image_shape)
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim!r}")
+        first, second, third = CHANNELS
+        coarse = (third, height // 4, width // 4)
+        features = third * (height // 4) * (width // 4)
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, first, 3, padding=1),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 4, stride=2, padding=1),
+            nn.BatchNorm2d(second),
+            nn.ReLU(),
+            nn.Conv2d(second, third, 4, stride=2, padding=1),
+            nn.BatchNorm2d(third),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(features, latent_dim),
+        )
+        self.decoder = nn.Sequential(
+            nn.BatchNorm1d(latent_dim),
+            nn.Linear(latent_dim, features),
+            nn.Unflatten(1, coarse),
+            nn.BatchNorm2d(third),
+            nn.ReLU(),
+            nn.ConvTranspose2d(third, second, 4, stride=2, padding=1),
+            nn.BatchNorm2d(second),
+            nn.ReLU(),
+            nn.ConvTranspose2d(second, first, 4, stride=2, padding=1),
+            nn.BatchNorm2d(first),
+            nn.ReLU(),
+            nn.Conv2d(first, channels, 3, padding=1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstruct (N, C, H, W) images."""
+        reconstruction: Tensor = self.decoder(self.encoder(images))
+        return reconstruction
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, latent_dim)."""
+        latent: Tensor = self.encoder(images)
+        return latent
+
+
+def _check_image_shape(image_shape: tuple[int, int, int]) -> torch.Size:
+    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:
+        raise ValueError(f"image_shape must be (C, H, W) with H and W divisible by 4, got {tuple(image_shape)}")
+    return torch.Size(image_shape)

@@ -1,0 +1,163 @@
+"""Fit a base model on noisy inputs and watch its certified radius: ``python train.py --sigma 0.25``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+import entrypoint
+from callbacks import CenterSmoothing
+from datamodules import ImageDataModule
+from lightning_modules import NoisyModule
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
+# Processes that Lightning launches inherit it, so that all of them write to one run folder.
+_RUN_ID = "CENTER_SMOOTHING_RUN_ID"
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with ``--sigma`` at top level, and a run folder for everything that a run writes."""
+
+    run_folder: Path
+    config_to_save: Namespace
+    offline = False
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is ours, and link sigma to whoever uses it."""
+        parser.add_argument("--sigma", type=entrypoint.positive_number("--sigma"), default=0.25, help="noise level, in units of x")
+        parser.add_argument("--experiment", type=str, default="experiment", help="name of the folder of its runs")
+        parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+        parser.add_lightning_class_args(CenterSmoothing, "center_smoothing")
+        parser.link_arguments("sigma", "model.init_args.sigma", compute_fn=float)
+        parser.link_arguments("sigma", "center_smoothing.sigma", compute_fn=float)
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder, and send every logger to it."""
+        run_id = os.environ.setdefault(_RUN_ID, secrets.token_hex(4))
+        runs = Path(self.config.runs)
+        entrypoint.make_writable(runs, "--runs")
+        self.run_folder = runs / self.config.experiment / f"{self.config.sigma:g}-{run_id}"
+        self.config_to_save = self.config.clone()
+        self.config.trainer.default_root_dir = str(self.run_folder)
+        for logger in _logger_configs(self.config.trainer.logger):
+            for key, value in self._logger_arguments(logger.class_path.rsplit(".", 1)[-1], run_id).items():
+                logger.init_args[key] = value
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  # Lightning's signature
+        """Keep the configuration, and add the checkpoints: best by val/loss, and last."""
+        if rank_zero_only.rank == 0:
+            self.datamodule.prepare_data()  # before anything is written: the data may be out of reach
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config_to_save, self.run_folder / "config.yaml", overwrite=True)
+        folder = self.run_folder / "checkpoints"
+        checkpoints = [
+            ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False),
+            ModelCheckpoint(folder, filename="last", enable_version_counter=False),
+        ]
+        given = self._get(self.config_init, "trainer").get("callbacks") or []
+        callbacks = [*(given if isinstance(given, list) else [given]), *checkpoints]
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _logger_arguments(self, name: str, run_id: str) -> dict[str, Any]:
+        folder = self.run_folder
+        if name == "CSVLogger":
+            return {"save_dir": str(folder.parent), "name": "", "version": folder.name}
+        if name == "WandbLogger":
+            return {"save_dir": str(folder), "id": run_id, "name": folder.name, "offline": self.offline}
+        return {"save_dir": str(folder)}
+
+
+def main(args: Sequence[str] | None = None) -> Path:
+    """Train, and return the run folder.
+
+    Args:
+        args: command-line arguments; default those of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on bad input.
+    """
+    launched_by_us = _RUN_ID not in os.environ
+    TrainingCLI.offline = entrypoint.wandb_offline()
+    entrypoint.quiet_libraries(offline=TrainingCLI.offline)
+    try:
+        with entrypoint.user_errors():
+            cli = TrainingCLI(
+                NoisyModule,
+                ImageDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                save_config_callback=None,
+                seed_everything_default=0,
+                parser_kwargs={"default_config_files": [str(DEFAULT_CONFIG)], "exit_on_error": False},
+                args=list(args) if args is not None else None,
+                run=False,
+            )
+        if cli.trainer.is_global_zero:
+            _point_latest_at(cli.run_folder)
+        cli.trainer.fit(cli.model, cli.datamodule)
+        for logger in cli.trainer.loggers:
+            if isinstance(logger, WandbLogger) and cli.trainer.is_global_zero:
+                logger.experiment.finish()
+        if cli.trainer.is_global_zero:
+            _report(cli)
+        return cli.run_folder
+    finally:
+        if launched_by_us:
+            os.environ.pop(_RUN_ID, None)
+
+
+def _logger_configs(value: object) -> list[Namespace]:
+    """The loggers that a configuration describes by class path."""
+    loggers = value if isinstance(value, list) else [value]
+    return [logger for logger in loggers if isinstance(logger, Namespace) and "class_path" in logger]
+
+
+def _point_latest_at(run_folder: Path) -> None:
+    """Make runs/latest a link to the newest run; without links on this file system there is none."""
+    latest = run_folder.parent.parent / "latest"
+    temporary = latest.with_name(f".latest-{run_folder.name}")
+    try:
+        temporary.symlink_to(run_folder.relative_to(latest.parent), target_is_directory=True)
+        os.replace(temporary, latest)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        print(f"no link {latest}: {error.strerror or error}")
+
+
+def _report(cli: TrainingCLI) -> None:
+    """Where things are, how good the best checkpoint is, and what to type next."""
+    best = cli.run_folder / "checkpoints" / "best.ckpt"
+    print(f"run folder: {cli.run_folder}")
+    if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline:
+        entrypoint.say_offline(cli.run_folder)
+    if not best.is_file():
+        print("no checkpoint was written: no validation ended")
+        return
+    states = torch.load(best, map_location="cpu", weights_only=True)["callbacks"]
+    latest: dict[str, float] = next((state["latest"] for key, state in states.items() if "CenterSmoothing" in key), {})
+    score = next(state["best_model_score"] for key, state in states.items() if "'val/loss'" in key)
+    line = f"best checkpoint: val/loss {float(score):.5f}"
+    print(line + "".join(f", {key} {value:.2f}" for key, value in latest.items() if key == "val/certified_radius"))
+    print("certify it with:")
+    print(f"  python certify.py --ckpt {best} --h {' '.join(f'{ratio:g}' for ratio in _ratios(cli))} --num-examples 10")
+
+
+def _ratios(cli: TrainingCLI) -> list[float]:
+    return list(cli.config.center_smoothing.h)
+
+
+if __name__ == "__main__":
+    main()
