@@ -35,7 +35,9 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is ours, and link sigma to whoever uses it."""
-        parser.add_argument("--sigma", type=entrypoint.positive_number("--sigma"), default=0.25, help="noise level, in units of x")
+        parser.add_argument(
+            "--sigma", type=entrypoint.positive_number("--sigma"), default=0.25, help="noise level, in units of x"
+        )
         parser.add_argument("--experiment", type=str, default="experiment", help="name of the folder of its runs")
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
         parser.add_lightning_class_args(CenterSmoothing, "center_smoothing")

@@ -1,5 +1,17 @@
-"""Lightning callbacks."""
+"""Lightning callbacks, and the folder and the picture of a certification."""
 
 from callbacks.center_smoothing import CenterSmoothing
+from callbacks.certificate_plot import draw
+from callbacks.certificate_writer import CertificateWriter
+from callbacks.certification_folder import CertificationFolder, Row, summarise
+from callbacks.certification_progress import CertificationProgress
 
-__all__ = ["CenterSmoothing"]
+__all__ = [
+    "CenterSmoothing",
+    "CertificateWriter",
+    "CertificationFolder",
+    "CertificationProgress",
+    "Row",
+    "draw",
+    "summarise",
+]

@@ -149,6 +149,12 @@ class NoisyOutputs:
                 self.progress(len(batch))
             yield outputs
 
+    def evaluations_per_second(self, x: Tensor) -> float:
+        """Measured on noisy copies of x at the batch size in use; takes a few calls of the model."""
+        check_point(x)
+        size = self._fastest_batch_size(x) if self.batch_size == "auto" else self.batch_size
+        return self._rate(self._noisy_batch(x, size))
+
     def _blocks(self, x: Tensor, example: int, stage: Stage) -> Iterator[Tensor]:
         generator = torch.Generator(device=x.device)
         noise = x.new_empty((BLOCK, *x.shape))
@@ -174,10 +180,9 @@ class NoisyOutputs:
     def _fastest_batch_size(self, x: Tensor) -> int:
         """The batch size with the most evaluations a second: measured here, on this x, in about a second."""
         best, best_rate, began = BLOCK, 0.0, time.perf_counter()
-        noise = next(self._blocks(x, 0, Stage.CALIBRATION))
         for size in _BATCH_SIZES:
             try:
-                rate = self._rate((x + self.sigma * noise).repeat(-(-size // BLOCK), *[1] * x.ndim)[:size])
+                rate = self._rate(self._noisy_batch(x, size))
             except torch.OutOfMemoryError:
                 break
             if rate > 1.03 * best_rate:
@@ -185,6 +190,11 @@ class NoisyOutputs:
             if rate < 0.8 * best_rate or time.perf_counter() - began > _CALIBRATION_SECONDS:
                 break
         return best
+
+    def _noisy_batch(self, x: Tensor, size: int) -> Tensor:
+        """Something to measure on: ``size`` noisy copies, one block of noise over and over."""
+        copies = x + self.sigma * next(self._blocks(x, 0, Stage.CALIBRATION))
+        return copies.repeat(-(-size // BLOCK), *[1] * x.ndim)[:size]
 
     def _rate(self, batch: Tensor) -> float:
         """Evaluations a second, from the faster of two calls after one that does not count."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from center_smoothing import Certificate, CenterSmoother
+from center_smoothing import CenterSmoother, Certificate
 from lightning_modules.base import Batch
 
 

@@ -1,0 +1,78 @@
+"""Writes each example as soon as it is certified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from callbacks.certification_folder import CertificationFolder, Row
+from center_smoothing.certificate import Coverage
+from lightning_modules import CertifiedExample
+
+
+class CertificateWriter(BasePredictionWriter):
+    """Writes distances and outputs of each certified example, and then its rows, flushed to disk.
+
+    Of several processes each appends to a file of its own; :meth:`CertificationFolder.merge` brings them together.
+
+    Args:
+        folder: where to.
+        eps_in: input radii, one row each.
+        coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
+    """
+
+    def __init__(self, folder: CertificationFolder, *, eps_in: Sequence[float], coverage: Coverage) -> None:
+        super().__init__(write_interval="batch")
+        self.folder = folder
+        self.eps_in = list(eps_in)
+        self.coverage = coverage
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: list[CertifiedExample],
+        batch_indices: Sequence[int] | None,
+        batch: Any,  # noqa: ANN401  # Lightning's signature
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write the examples of one batch."""
+        part = f"rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        for example in prediction:
+            self._write_arrays(example)
+            self.folder.append(self._rows(example), part=part)
+
+    def _write_arrays(self, example: CertifiedExample) -> None:
+        certificate = example.certificate
+        np.save(self.folder.distances(example.index), certificate.distances)
+        np.savez(
+            self.folder.outputs(example.index),
+            image=example.image.numpy(),
+            base=example.base_output.float().numpy(),
+            smoothed=certificate.center.cpu().float().numpy(),
+        )
+
+    def _rows(self, example: CertifiedExample) -> list[Row]:
+        certificate, budget = example.certificate, example.certificate.budget
+        radii = np.atleast_1d(certificate.eps_out(self.eps_in, coverage=self.coverage))
+        return [
+            Row(
+                index=example.index,
+                sigma=certificate.sigma,
+                eps_in=eps_in,
+                eps_out=float(eps_out),
+                smoothing_loss=certificate.smoothing_loss,
+                abstained=certificate.abstained,
+                n=budget.n,
+                m=budget.m,
+                delta=budget.delta,
+                method=budget.method,
+                seconds=example.seconds,
+            )
+            for eps_in, eps_out in zip(self.eps_in, radii, strict=True)
+        ]

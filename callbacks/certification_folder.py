@@ -1,0 +1,225 @@
+"""The folder that a certification writes: rows, distances, outputs and a summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget
+from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example at one eps_in, in the order of the columns of certificates.csv.
+
+    Attributes:
+        index: of the example in its data set.
+        sigma: noise level, in units of x.
+        eps_in: input radius, in units of x.
+        eps_out: certified output radius; inf where there is none.
+        smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
+        abstained: whether it did.
+        n: ranked outputs.
+        m: certification outputs.
+        delta: margin of the smoothed function.
+        method: "exact" or "paper".
+        seconds: that the example took, for all its eps_in together.
+    """
+
+    index: int
+    sigma: float
+    eps_in: float
+    eps_out: float
+    smoothing_loss: float
+    abstained: bool
+    n: int
+    m: int
+    delta: float
+    method: str
+    seconds: float
+
+    def as_text(self) -> list[str]:
+        """Numbers with all their digits, so that none is rounded to the unsafe side."""
+        return [f"{value:.3f}" if name == "seconds" else str(value) for name, value in asdict(self).items()]
+
+    @classmethod
+    def from_text(cls, cells: Sequence[str]) -> Row | None:
+        """The row that :meth:`as_text` wrote, or None for a line that was cut off."""
+        if len(cells) != len(COLUMNS) or cells[5] not in ("True", "False") or "." not in cells[-1]:
+            return None
+        try:
+            numbers = [float(cell) for cell in cells[1:5]]
+            index, n, m = (int(cells[position]) for position in (0, 6, 7))
+            return cls(index, *numbers, cells[5] == "True", n, m, float(cells[8]), cells[9], float(cells[10]))
+        except ValueError:
+            return None
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+class CertificationFolder:
+    """Reads and writes a certification folder.
+
+    Args:
+        path: the folder. Nothing is read or written before a method is called.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.table = self.path / "certificates.csv"
+        self.summary = self.path / "summary.json"
+        self.picture = self.path / "certificates.png"
+
+    def create(self) -> None:
+        """Make the folder and its subfolders."""
+        for folder in (self.path, self.path / "distances", self.path / "outputs"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """What summary.json holds; None if there is none.
+
+        Raises:
+            ValueError: if it is not a summary.
+        """
+        try:
+            summary: dict[str, Any] = json.loads(self.summary.read_text())
+            if not isinstance(summary["config"], dict):
+                raise TypeError("config is not an object")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise ValueError(f"{self.summary} is not the summary of a certification: {error}") from error
+        return summary
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace summary.json as a whole. inf is written as Infinity, as Python's json reads it."""
+        _replace(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def rows(self) -> list[Row]:
+        """All whole rows, those of interrupted processes included, without duplicates, in the order written."""
+        found: dict[tuple[int, float], Row] = {}
+        for table in [self.table, *sorted(self.path.glob("certificates.rank*.csv"))]:
+            if table.is_file():
+                lines = table.read_text().splitlines(keepends=True)
+                whole = [line for line in lines if line.endswith("\n")]  # a line cut off by an interruption has no end
+                for row in map(Row.from_text, csv.reader(whole)):
+                    if row is not None:
+                        found.setdefault((row.index, row.eps_in), row)
+        return list(found.values())
+
+    def finished(self, eps_in: Sequence[float]) -> set[int]:
+        """Indices of the examples of which everything is there: rows for all ``eps_in``, distances, outputs."""
+        there: dict[int, set[float]] = {}
+        for row in self.rows():
+            there.setdefault(row.index, set()).add(row.eps_in)
+        return {
+            index
+            for index, radii in there.items()
+            if radii >= set(eps_in) and self.distances(index).is_file() and self.outputs(index).is_file()
+        }
+
+    def merge(self, order: Iterable[int], eps_in: Sequence[float]) -> list[Row]:
+        """Bring all rows together in certificates.csv, by the examples' ``order`` and eps_in, and return them."""
+        by_key = {(row.index, row.eps_in): row for row in self.rows()}
+        rows = [by_key[index, radius] for index in order for radius in eps_in if (index, radius) in by_key]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(row.as_text() for row in rows)
+        _replace(self.table, text.getvalue())
+        for part in self.path.glob("certificates.rank*.csv"):
+            part.unlink()
+        return rows
+
+    def append(self, rows: Iterable[Row], *, part: str = "") -> None:
+        """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write."""
+        table = self.path / f"certificates.{part}.csv" if part else self.table
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not table.exists():
+            writer.writerow(COLUMNS)
+        writer.writerows(row.as_text() for row in rows)
+        with table.open("a") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def distances(self, index: int) -> Path:
+        """Where the sorted distances of an example are: float64 (m,)."""
+        return self.path / "distances" / f"{index}.npy"
+
+    def outputs(self, index: int) -> Path:
+        """Where the image, the base output and the smoothed output of an example are."""
+        return self.path / "outputs" / f"{index}.npz"
+
+    def certificates(self) -> dict[int, Certificate]:
+        """The certificates of all finished examples by index, to ask them anything without sampling.
+
+        Raises:
+            ValueError: if the folder does not hold a certification, or a damaged one.
+        """
+        summary = self.read_summary()
+        if summary is None:
+            raise ValueError(f"{self.path} must be a folder that certify.py wrote: it has no summary.json")
+        try:
+            budget = SmoothingBudget(**summary["config"]["budget"])
+            relaxation = float(summary["config"]["relaxation"])
+            found = {}
+            for row in self.rows():
+                if row.index not in found:
+                    center = torch.from_numpy(np.load(self.outputs(row.index), allow_pickle=False)["smoothed"])
+                    found[row.index] = Certificate(
+                        distances=np.load(self.distances(row.index), allow_pickle=False),
+                        sigma=row.sigma,
+                        relaxation=relaxation,
+                        budget=budget,
+                        output=SmoothedOutput(center, math.nan, math.nan, row.abstained),
+                        smoothing_loss=row.smoothing_loss,
+                    )
+        except (KeyError, TypeError, OSError, EOFError) as error:
+            raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
+        if not found:
+            raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
+        return found
+
+
+def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]:
+    """Medians and rates by eps_in: the ``results`` of summary.json. Abstentions count as inf (theory T9)."""
+    results: list[dict[str, float | int]] = []
+    for eps_in in dict.fromkeys(row.eps_in for row in rows):
+        group = [row for row in rows if row.eps_in == eps_in]
+        index = torch.tensor([row.index for row in group])
+        radius, loss, abstention = MedianCertifiedRadius(), MedianSmoothingLoss(), AbstentionRate()
+        radius.update(torch.tensor([row.eps_out for row in group], dtype=torch.float64), index)
+        loss.update(torch.tensor([row.smoothing_loss for row in group], dtype=torch.float64), index)
+        abstention.update(torch.tensor([row.abstained for row in group]), index)
+        results.append(
+            {
+                "eps_in": eps_in,
+                "h": eps_in / sigma,
+                "median_eps_out": radius.compute().item(),
+                "median_smoothing_loss": loss.compute().item(),
+                "abstention_rate": abstention.compute().item(),
+                "num_examples": len(group),
+            }
+        )
+    return results
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)

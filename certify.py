@@ -1,0 +1,487 @@
+"""Certify a checkpoint: ``python certify.py --ckpt runs/latest/checkpoints/best.ckpt``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, Subset
+
+import datamodules
+import entrypoint
+from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, draw, summarise
+from center_smoothing import Angular, CenterSmoother, Distance, Lp, SmoothingBudget, TotalVariation
+from center_smoothing.certificate import Coverage
+from center_smoothing.sampling import Stage, check_point
+from datamodules import ImageDataModule
+from lightning_modules import Certifier, LoadedCheckpoint, NoisyModule, load_checkpoint
+
+BUDGETS = Path(__file__).parent / "configs" / "certify"
+DISTANCES: dict[str, Distance] = {
+    "tv": TotalVariation(p=1),
+    "tv-l2": TotalVariation(p=2),
+    "angular": Angular(),
+    "l1": Lp(1.0),
+    "l2": Lp(2.0),
+    "linf": Lp(float("inf")),
+}
+DEFAULT_H = (1.0, 1.5, 2.0)
+_PACKAGES = ("center-smoothing", "torch", "lightning", "torchmetrics", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a certification needs, checked before any sample is drawn."""
+
+    model: NoisyModule
+    examples: Subset[dict[str, torch.Tensor]]
+    smoother: CenterSmoother
+    folder: CertificationFolder
+    eps_in: list[float]
+    coverage: Coverage
+    config: dict[str, Any]
+    checkpoint_sha256: str
+
+    @property
+    def indices(self) -> list[int]:
+        """Data set indices of the examples, in the order in which they were drawn."""
+        return [int(self.examples[position]["index"]) for position in range(len(self.examples))]
+
+
+def main(args: Sequence[str] | None = None) -> Path:
+    """Certify, and return the certification folder.
+
+    Args:
+        args: command-line arguments; default those of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on bad input; what was finished stays on disk.
+    """
+    offline = entrypoint.wandb_offline()
+    entrypoint.quiet_libraries(offline=offline)
+    with entrypoint.user_errors():
+        options = _parse(args)
+        if options["from"] is not None:
+            return _answer(options)
+        checkpoint = load_checkpoint(options.ckpt)
+        job = _prepare(options, checkpoint)
+        _print_plan(job)
+        finished = _finished(job)
+        trainer, progress = _trainer(options, job, finished)
+        if len(finished) < len(job.examples):
+            job.model.to(trainer.strategy.root_device)
+            _preflight(job, len(job.examples) - len(finished))
+            _write_summary(job, [], progress, trainer)
+    _run(job, trainer, progress, finished)
+    if trainer.is_global_zero:
+        with entrypoint.user_errors():
+            rows = job.folder.merge(job.indices, job.eps_in)
+            results = summarise(rows, job.smoother.sigma)
+            _write_summary(job, results, progress, trainer)
+            draw(job.folder, rows, results, _title(job)).savefig(job.folder.picture, dpi=150)
+        _print_results(results, job)
+        if len(finished) < len(job.examples):
+            _log_to_wandb(job, rows, results, offline=offline)
+    return job.folder.path
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="certify.py", description=__doc__, exit_on_error=False)
+    add, count = parser.add_argument, entrypoint.count
+    add("--config", action="config", help="YAML file with any of these arguments")
+    add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
+    add("--from", type=str | None, help="answer --eps-in or --h from this finished folder, without sampling")
+    add("--eps-in", type=float, nargs="+", help="input radii (l2 norm), in units of x")
+    add(
+        "--h", type=float, nargs="+", help=f"input radii as multiples of sigma; default {' '.join(map(str, DEFAULT_H))}"
+    )
+    add("--num-examples", type=count("--num-examples"), default=50, help="test examples, drawn with the seed")
+    add("--distance", type=str, default="tv", help=f"between outputs: {', '.join(DISTANCES)}")
+    add("--sigma", type=entrypoint.positive_number("--sigma"), help="noise level; default: the checkpoint's")
+    add("--budget", type=str, default="standard", help="sample sizes: " + ", ".join(_budget_names()))
+    add("--n", type=count("--n"), help="ranked outputs")
+    add("--m", type=count("--m"), help="certification outputs")
+    add("--k", type=count("--k"), help="pilot outputs, the candidate centers")
+    add("--delta", type=entrypoint.positive_number("--delta"), help="margin; default: abstain on at most 1%% of inputs")
+    add("--alpha1", type=entrypoint.positive_number("--alpha1"), help="failure probability of the smoothed output")
+    add("--alpha2", type=entrypoint.positive_number("--alpha2"), help="failure probability of the certificate")
+    add("--method", type=Literal["exact", "paper"] | None, help="paper: the paper's algorithms to the letter")
+    add("--coverage", type=Coverage, default="pointwise", help="does the promise hold per eps_in, or for all at once")
+    add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
+    add("--out", type=str | None, help="folder to write; default: certification/ beside the checkpoint's folder")
+    add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
+    add("--batch-size", type=entrypoint.batch_size, default="auto", help="noisy copies per call of the model, or auto")
+    add("--accelerator", type=str, default="auto", help="as in lightning.pytorch.Trainer, like the next four")
+    add("--devices", type=str, default="1")
+    add("--num-nodes", type=count("--num-nodes"), default=1)
+    add("--strategy", type=str, default="auto")
+    add("--precision", type=str, default="32-true")
+    return parser
+
+
+def _parse(args: Sequence[str] | None) -> Namespace:
+    parser = _parser()
+    options = parser.parse_args(None if args is None else list(args))
+    if (options.ckpt is None) == (options["from"] is None):
+        raise ValueError("--ckpt must name a checkpoint that train.py wrote (or --from a finished folder), got neither")
+    if options.h is not None and options.eps_in is not None:
+        raise ValueError(f"--h and --eps-in exclude each other, got h={options.h} and eps_in={options.eps_in}")
+    for name in ("h", "eps_in"):
+        for value in options[name] or ():
+            entrypoint.radius(f"--{name.replace('_', '-')}")(value)
+    if options.distance not in DISTANCES:
+        raise ValueError(f"--distance must be one of {', '.join(DISTANCES)}, got {options.distance!r}")
+    return parser.instantiate(options)
+
+
+def _budget_names() -> list[str]:
+    return sorted(path.stem for path in BUDGETS.glob("*.yaml"))
+
+
+def _budget(options: Namespace) -> SmoothingBudget:
+    if options.budget not in _budget_names():
+        raise ValueError(f"--budget must be one of {', '.join(_budget_names())}, got {options.budget!r}")
+    values: dict[str, Any] = yaml.safe_load((BUDGETS / f"{options.budget}.yaml").read_text())
+    given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
+    values.update({name: value for name, value in given.items() if value is not None})
+    values = {{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(name, name): value for name, value in values.items()}
+    return SmoothingBudget(**values)
+
+
+def _prepare(options: Namespace, checkpoint: LoadedCheckpoint) -> Job:
+    """Check everything that can be checked without sampling."""
+    model, budget, distance = checkpoint.model, _budget(options), DISTANCES[options.distance]
+    sigma = options.sigma if options.sigma is not None else model.sigma
+    ratios = DEFAULT_H if options.h is None else options.h
+    eps_in = [ratio * sigma for ratio in ratios] if options.eps_in is None else options.eps_in
+    eps_in = list(dict.fromkeys(eps_in))
+    for radius in eps_in:
+        plan = budget.plan(radius / sigma)
+        if not plan.certifiable:
+            raise ValueError(
+                f"--m must be at least {plan.least_m:.0f} to certify eps_in={radius:g} (h={plan.h:g}) at "
+                f"delta={budget.delta} with method={budget.method!r}, got {budget.m}"
+            )
+    datamodule = options.data or _trained_on(checkpoint)
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    examples = _draw_examples(datamodule, options.num_examples, options.seed)
+    digest = hashlib.sha256(Path(options.ckpt).read_bytes()).hexdigest()
+    config = {
+        "model": type(model).__name__,
+        "data": {"class": type(datamodule).__name__, **dict(datamodule.hparams)},
+        "num_examples": len(examples),
+        "seed": options.seed,
+        "distance": repr(distance),
+        "relaxation": distance.relaxation,
+        "sigma": sigma,
+        "eps_in": eps_in,
+        "coverage": options.coverage,
+        "budget": budget.as_dict(),
+        "precision": options.precision,
+    }
+    out = Path(options.out) if options.out is not None else _default_folder(options, config, digest)
+    entrypoint.make_writable(out, "--out")
+    return Job(
+        model=model,
+        examples=examples,
+        smoother=CenterSmoother(
+            model, distance, sigma=sigma, budget=budget, seed=options.seed, batch_size=options.batch_size
+        ),
+        folder=CertificationFolder(out),
+        eps_in=eps_in,
+        coverage=options.coverage,
+        config=config,
+        checkpoint_sha256=digest,
+    )
+
+
+def _trained_on(checkpoint: LoadedCheckpoint) -> ImageDataModule:
+    if checkpoint.data is None:
+        raise ValueError(
+            "--data must name a data module, e.g. MNIST: the checkpoint does not say what it was trained on"
+        )
+    kind = getattr(datamodules, str(checkpoint.data["class"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, ImageDataModule)):
+        raise ValueError(
+            f"--data must name a data module, e.g. MNIST: there is no {checkpoint.data['class']!r} any more"
+        )
+    return kind(**checkpoint.data["init_args"])
+
+
+def _draw_examples(datamodule: ImageDataModule, num_examples: int, seed: int) -> Subset[dict[str, torch.Tensor]]:
+    """Test examples drawn with the seed; fewer of them are the first of more."""
+    test_set = datamodule.test_set
+    if num_examples > len(test_set):
+        raise ValueError(
+            f"--num-examples must be at most {len(test_set)}, the size of the test set, got {num_examples}"
+        )
+    order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(seed))
+    examples = Subset(test_set, order[:num_examples].tolist())
+    for position in range(num_examples):
+        example = examples[position]
+        try:
+            check_point(example["image"])
+        except ValueError as error:
+            raise ValueError(f"--data: image {int(example['index'])} cannot be certified: {error}") from error
+    return examples
+
+
+def _default_folder(options: Namespace, config: dict[str, Any], checkpoint_sha256: str) -> Path:
+    """The same command finds the same folder again."""
+    ckpt = Path(options.ckpt).resolve()
+    base = ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent
+    identity = json.dumps([config, checkpoint_sha256, options.batch_size], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return _relative(base / "certification" / f"{options.distance}-{config['budget']['method']}-{digest}")
+
+
+def _relative(path: Path) -> Path:
+    """As seen from here, where that is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _print_plan(job: Job) -> None:
+    budget, sigma = job.smoother.budget, job.smoother.sigma
+    print(
+        f"plan: {len(job.examples)} examples, {job.smoother.distance!r}, sigma={sigma:g}, method={budget.method}, "
+        f"n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}, alpha={budget.alpha:g}"
+    )
+    print(f"  {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}")
+    for radius in job.eps_in:
+        plan = budget.plan(radius / sigma)
+        print(f"  {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {f'{plan.rank}/{budget.m}':>17} {plan.least_m:>9.0f}")
+    print(
+        f"  {budget.evaluations:,} evaluations per example, {budget.evaluations * len(job.examples):,} in all; "
+        f"abstains on at most {budget.abstention_probability():.1%} of inputs, whatever the model"
+    )
+
+
+def _finished(job: Job) -> set[int]:
+    """Examples that an earlier run of the same command has finished; another command's folder is refused."""
+    summary = job.folder.read_summary()
+    if summary is None:
+        if job.folder.table.exists():
+            raise ValueError(
+                f"--out must be an empty or a certification folder, got {job.folder.path}: no summary.json"
+            )
+        job.folder.create()
+        return set()
+    there = {**summary["config"], "checkpoint_sha256": summary.get("checkpoint_sha256")}
+    wanted = {**json.loads(json.dumps(job.config)), "checkpoint_sha256": job.checkpoint_sha256}
+    for key in wanted:
+        if there.get(key) != wanted[key]:
+            raise ValueError(
+                f"--out must be another folder, got {job.folder.path}: it holds a certification with "
+                f"{key}={there.get(key)!r}, not {wanted[key]!r}"
+            )
+    job.folder.create()
+    job.folder.merge(job.indices, job.eps_in)
+    finished = job.folder.finished(job.eps_in) & set(job.indices)
+    if finished:
+        print(f"{job.folder.path}: {len(finished)} of {len(job.examples)} examples are there already and kept")
+    return finished
+
+
+def _trainer(options: Namespace, job: Job, finished: set[int]) -> tuple[Trainer, CertificationProgress]:
+    progress = CertificationProgress(
+        evaluations=job.smoother.budget.evaluations, finished=len(finished), total=len(job.examples)
+    )
+    job.smoother.outputs.progress = progress.advance
+    writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage)
+    devices = int(options.devices) if options.devices.lstrip("-").isdigit() else options.devices
+    try:
+        trainer = Trainer(
+            accelerator=options.accelerator,
+            devices=devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=options.precision,
+            callbacks=[progress, writer],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            inference_mode=False,
+        )
+    except Exception as error:  # Lightning has its own exceptions for each of these arguments
+        raise ValueError(
+            f"--accelerator={options.accelerator} --devices={options.devices} --strategy={options.strategy} "
+            f"--precision={options.precision} do not work here: {error}"
+        ) from error
+    return trainer, progress
+
+
+def _preflight(job: Job, todo: int) -> None:
+    """See on one example that the model and the distance fit, and how long it will take."""
+    outputs, device = job.smoother.outputs, job.model.device
+    x = job.model.point(job.examples[0]["image"].unsqueeze(0).to(device))[0]
+    drawn = torch.cat(list(outputs.draw(x, example=job.indices[0], stage=Stage.CALIBRATION, count=64)))
+    job.smoother.distance.embed(drawn)
+    if not bool(torch.isfinite(drawn).flatten(1).all(dim=1).any()):
+        raise ValueError(
+            "--ckpt must hold a model with finite outputs: on 64 noisy copies of a test image all were NaN"
+        )
+    rate = outputs.evaluations_per_second(x)
+    seconds = job.smoother.budget.evaluations * todo / rate
+    print(
+        f"  about {_duration(seconds)} for {todo} examples at {rate:,.0f} samples/s in batches of {outputs.batch_size}"
+    )
+
+
+def _run(job: Job, trainer: Trainer, progress: CertificationProgress, finished: set[int]) -> None:
+    todo = [position for position, index in enumerate(job.indices) if index not in finished]
+    if not todo:
+        return
+    loader = DataLoader(Subset(job.examples, todo), batch_size=1)
+    try:
+        trainer.predict(Certifier(job.model, job.smoother), loader, return_predictions=False)
+        trainer.strategy.barrier()
+    except (ValueError, OSError) as error:
+        entrypoint.fail(f"{error}; {_kept(job)}")
+    except (SystemExit, KeyboardInterrupt):
+        if trainer.is_global_zero:
+            print(f"interrupted; {_kept(job)}; the same command goes on from there")
+        raise
+
+
+def _kept(job: Job) -> str:
+    count = len(job.folder.finished(job.eps_in) & set(job.indices))
+    return f"{count} of {len(job.examples)} examples are finished and kept in {job.folder.path}"
+
+
+def _write_summary(job: Job, results: list[Any], progress: CertificationProgress, trainer: Trainer) -> None:
+    before = job.folder.read_summary() or {}
+    rate = progress.samples_per_second * trainer.world_size or before.get("samples_per_second", 0.0)
+    job.folder.write_summary(
+        {
+            "config": job.config,
+            "checkpoint_sha256": job.checkpoint_sha256,
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+            "device": _device_name(trainer),
+            "samples_per_second": rate,
+            "results": results,
+        }
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device_name(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+
+
+def _title(job: Job) -> str:
+    budget = job.smoother.budget
+    return (
+        f"{job.config['model']}, {job.smoother.distance!r}, sigma={job.smoother.sigma:g}, {len(job.examples)} examples, "
+        f"each radius certified with probability {1.0 - budget.alpha:.4g}"
+    )
+
+
+def _print_results(results: list[dict[str, float | int]], job: Job) -> None:
+    print(f"{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} {'examples':>9}")
+    for result in results:
+        print(
+            f"{result['h']:>6.4g} {result['eps_in']:>8.4g} {_up(result['median_eps_out']):>15} "
+            f"{result['median_smoothing_loss']:>15.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
+        )
+    budget = job.smoother.budget
+    each = "each eps_in by itself" if job.coverage == "pointwise" else "all eps_in at once"
+    print(
+        f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more than "
+        f"its eps_out ({job.smoother.distance!r}), with probability {1.0 - budget.alpha:.4g} over the sampling, unless "
+        "one of the two abstains"
+    )
+    print(f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, distances/, outputs/)")
+
+
+def _up(value: float, digits: int = 2) -> str:
+    """A certified radius, rounded up for the eye."""
+    return f"{np.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _answer(options: Namespace) -> Path:
+    """Answer from a finished folder without a single evaluation (theory T6)."""
+    folder = CertificationFolder(options["from"])
+    certificates = folder.certificates()
+    sigma = next(iter(certificates.values())).sigma
+    ratios = DEFAULT_H if options.h is None else options.h
+    eps_in = [ratio * sigma for ratio in ratios] if options.eps_in is None else options.eps_in
+    rows = [
+        Row(index, c.sigma, radius, c.eps_out(eps_in, coverage=options.coverage)[position], c.smoothing_loss,
+            c.abstained, c.budget.n, c.budget.m, c.budget.delta, c.budget.method, 0.0)
+        for index, c in certificates.items()
+        for position, radius in enumerate(eps_in)
+    ]  # fmt: skip
+    print(f"{len(certificates)} examples of {folder.path}, {options.coverage}, without sampling")
+    print(f"{'index':>8} " + " ".join(f"{f'eps_in={radius:g}':>14}" for radius in eps_in))
+    for index in certificates:
+        print(f"{index:>8} " + " ".join(f"{_up(row.eps_out):>14}" for row in rows if row.index == index))
+    medians = " ".join(f"{_up(result['median_eps_out']):>14}" for result in summarise(rows, sigma))
+    print(f"{'median':>8} {medians}")
+    return folder.path
+
+
+def _log_to_wandb(job: Job, rows: list[Row], results: list[dict[str, Any]], *, offline: bool) -> None:
+    """The table, the curve and the images; everything is on disk already."""
+    import wandb  # slow to import, and not needed to answer --from or to refuse bad input
+
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "center-smoothing"),
+        dir=job.folder.path,
+        mode="offline" if offline else None,
+        job_type="certify",
+        name=f"certify {job.folder.path.name}",
+        group=job.folder.path.resolve().parent.parent.name,
+        config={**job.config, "checkpoint_sha256": job.checkpoint_sha256},
+    )
+    run.define_metric("eps_in")
+    for result in results:
+        for key in result.keys() - {"eps_in"}:
+            run.define_metric(key, step_metric="eps_in")
+        run.log(result)
+    columns = list(Row.__dataclass_fields__)
+    run.log({"certificates": wandb.Table(columns, [[getattr(row, name) for name in columns] for row in rows])})
+    run.log({"curve": wandb.Image(str(job.folder.picture)), "examples": _images(job, wandb)})
+    run.finish()
+    if offline:
+        entrypoint.say_offline(job.folder.path)
+
+
+def _images(job: Job, wandb: Any) -> list[Any]:  # noqa: ANN401  # a module that is imported late
+    images = []
+    for index in job.indices[:10]:
+        with np.load(job.folder.outputs(index), allow_pickle=False) as arrays:
+            pictures = [arrays[name] for name in ("image", "base", "smoothed")]
+        if all(picture.ndim == 3 and len(picture) in (1, 3) for picture in pictures):
+            strip = np.concatenate([np.moveaxis(picture, 0, -1) for picture in pictures], axis=1).clip(0.0, 1.0)
+            images.append(wandb.Image(strip, caption=f"#{index}: input | base output | smoothed output"))
+    return images
+
+
+if __name__ == "__main__":
+    main()
