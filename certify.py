@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ import datamodules
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, draw, summarise
 from center_smoothing import Angular, CenterSmoother, Distance, Lp, SmoothingBudget, TotalVariation
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import METHODS
+from center_smoothing.certificate import COVERAGES, Coverage
 from center_smoothing.sampling import Stage, check_point
 from datamodules import ImageDataModule
 from lightning_modules import Certifier, LoadedCheckpoint, NoisyModule, load_checkpoint
@@ -99,26 +100,26 @@ def main(args: Sequence[str] | None = None) -> Path:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="certify.py", description=__doc__, exit_on_error=False)
-    add, count = parser.add_argument, entrypoint.count
+    add, count, choice, positive = parser.add_argument, entrypoint.count, entrypoint.choice, entrypoint.positive_number
+    budgets = sorted(path.stem for path in BUDGETS.glob("*.yaml"))
+    ratios = " ".join(f"{ratio:g}" for ratio in DEFAULT_H)
     add("--config", action="config", help="YAML file with any of these arguments")
     add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
     add("--from", type=str | None, help="answer --eps-in or --h from this finished folder, without sampling")
-    add("--eps-in", type=float, nargs="+", help="input radii (l2 norm), in units of x")
-    add(
-        "--h", type=float, nargs="+", help=f"input radii as multiples of sigma; default {' '.join(map(str, DEFAULT_H))}"
-    )
+    add("--eps-in", type=entrypoint.radius("--eps-in"), nargs="+", help="input radii (l2 norm), in units of x")
+    add("--h", type=entrypoint.radius("--h"), nargs="+", help=f"input radii as multiples of sigma; default {ratios}")
     add("--num-examples", type=count("--num-examples"), default=50, help="test examples, drawn with the seed")
-    add("--distance", type=str, default="tv", help=f"between outputs: {', '.join(DISTANCES)}")
-    add("--sigma", type=entrypoint.positive_number("--sigma"), help="noise level; default: the checkpoint's")
-    add("--budget", type=str, default="standard", help="sample sizes: " + ", ".join(_budget_names()))
+    add("--distance", type=choice("--distance", *DISTANCES), default="tv", help=f"one of {', '.join(DISTANCES)}")
+    add("--sigma", type=positive("--sigma"), help="noise level, in units of x; default: the checkpoint's")
+    add("--budget", type=choice("--budget", *budgets), default="standard", help=f"one of {', '.join(budgets)}")
     add("--n", type=count("--n"), help="ranked outputs")
     add("--m", type=count("--m"), help="certification outputs")
     add("--k", type=count("--k"), help="pilot outputs, the candidate centers")
-    add("--delta", type=entrypoint.positive_number("--delta"), help="margin; default: abstain on at most 1%% of inputs")
-    add("--alpha1", type=entrypoint.positive_number("--alpha1"), help="failure probability of the smoothed output")
-    add("--alpha2", type=entrypoint.positive_number("--alpha2"), help="failure probability of the certificate")
-    add("--method", type=Literal["exact", "paper"] | None, help="paper: the paper's algorithms to the letter")
-    add("--coverage", type=Coverage, default="pointwise", help="does the promise hold per eps_in, or for all at once")
+    add("--delta", type=positive("--delta"), help="margin; default: the least that abstains on at most 1%% of inputs")
+    add("--alpha1", type=positive("--alpha1"), help="failure probability of the smoothed output")
+    add("--alpha2", type=positive("--alpha2"), help="failure probability of the certificate")
+    add("--method", type=choice("--method", *METHODS), help="paper: the paper's algorithms to the letter")
+    add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per eps_in, or for all")
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
     add("--out", type=str | None, help="folder to write; default: certification/ beside the checkpoint's folder")
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
@@ -135,24 +136,14 @@ def _parse(args: Sequence[str] | None) -> Namespace:
     parser = _parser()
     options = parser.parse_args(None if args is None else list(args))
     if (options.ckpt is None) == (options["from"] is None):
-        raise ValueError("--ckpt must name a checkpoint that train.py wrote (or --from a finished folder), got neither")
+        got = "neither" if options.ckpt is None else "both"
+        raise ValueError(f"--ckpt must name a checkpoint that train.py wrote, or --from a finished folder, got {got}")
     if options.h is not None and options.eps_in is not None:
         raise ValueError(f"--h and --eps-in exclude each other, got h={options.h} and eps_in={options.eps_in}")
-    for name in ("h", "eps_in"):
-        for value in options[name] or ():
-            entrypoint.radius(f"--{name.replace('_', '-')}")(value)
-    if options.distance not in DISTANCES:
-        raise ValueError(f"--distance must be one of {', '.join(DISTANCES)}, got {options.distance!r}")
     return parser.instantiate(options)
 
 
-def _budget_names() -> list[str]:
-    return sorted(path.stem for path in BUDGETS.glob("*.yaml"))
-
-
 def _budget(options: Namespace) -> SmoothingBudget:
-    if options.budget not in _budget_names():
-        raise ValueError(f"--budget must be one of {', '.join(_budget_names())}, got {options.budget!r}")
     values: dict[str, Any] = yaml.safe_load((BUDGETS / f"{options.budget}.yaml").read_text())
     given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
     values.update({name: value for name, value in given.items() if value is not None})
@@ -391,8 +382,8 @@ def _device_name(trainer: Trainer) -> str:
 def _title(job: Job) -> str:
     budget = job.smoother.budget
     return (
-        f"{job.config['model']}, {job.smoother.distance!r}, sigma={job.smoother.sigma:g}, {len(job.examples)} examples, "
-        f"each radius certified with probability {1.0 - budget.alpha:.4g}"
+        f"{job.config['model']}, {job.smoother.distance!r}, sigma={job.smoother.sigma:g}, {len(job.examples)} examples"
+        f", each radius certified with probability {1.0 - budget.alpha:.4g}"
     )
 
 
@@ -406,9 +397,9 @@ def _print_results(results: list[dict[str, float | int]], job: Job) -> None:
     budget = job.smoother.budget
     each = "each eps_in by itself" if job.coverage == "pointwise" else "all eps_in at once"
     print(
-        f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more than "
-        f"its eps_out ({job.smoother.distance!r}), with probability {1.0 - budget.alpha:.4g} over the sampling, unless "
-        "one of the two abstains"
+        f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more "
+        f"than its eps_out ({job.smoother.distance!r}), with probability {1.0 - budget.alpha:.4g} over the sampling, "
+        "unless one of the two abstains"
     )
     print(f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, distances/, outputs/)")
 

@@ -39,10 +39,10 @@ def user_errors() -> Iterator[None]:
 
 
 def one_line(message: str) -> str:
-    """A message of several lines, jsonargparse's above all, in one, with the arguments as one types them.
+    r"""A message of several lines, jsonargparse's above all, in one, with the arguments as one types them.
 
     Example:
-        >>> one_line("Parser key \\"num_examples\\":\\n  must be a whole number, got 'x'")
+        >>> one_line("Parser key \"num_examples\":\n  must be a whole number, got 'x'")
         "--num_examples must be a whole number, got 'x'"
     """
     lines = [line.strip() for line in message.splitlines()]
@@ -51,6 +51,7 @@ def one_line(message: str) -> str:
     text = re.sub(r'Parser key "([^"]+)"(?: element \d+)?:', r"--\1", text)
     text = re.sub(r"Expected a <class '(\w+)'>\. Got value:", r"must be a \1, got", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value:", r"must be one of \1, got", text)
+    text = re.sub(r"Expected a dot import path string: (\S+)", r"must be the name of a class, got \1", text)
     return text.replace("Problem with given class_path ", "of class ")
 
 
@@ -102,7 +103,28 @@ def count(name: str) -> Callable[[object], int]:
 
 def batch_size(value: object) -> int | str:
     """The type of ``--batch-size``: ``auto`` or a whole number of at least 1."""
-    return "auto" if value == "auto" else count("--batch-size, if it is not auto,")(value)
+    if value == "auto":
+        return "auto"
+    try:
+        return count("--batch-size")(value)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"--batch-size must be auto or a whole number of at least 1, got {value!r}") from None
+
+
+def choice(name: str, *options: str) -> Callable[[object], str]:
+    """The type of an argument that takes one of a few words.
+
+    Example:
+        >>> choice("--method", "exact", "paper")("paper")
+        'paper'
+    """
+
+    def check(value: object) -> str:
+        if value not in options:
+            raise ArgumentTypeError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+        return str(value)
+
+    return check
 
 
 def _number(value: object) -> float:

@@ -62,8 +62,8 @@ def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
     axis.plot(eps_in, losses, "s--", color=_BASE, label="median smoothing loss d(f(x), center)")
     for result in shown:
         if np.isfinite(result["median_eps_out"]):
-            at = (result["eps_in"], result["median_eps_out"])
-            axis.annotate(f"{at[1]:.4g}", at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+            at, rounded_up = (result["eps_in"], result["median_eps_out"]), np.ceil(result["median_eps_out"] * 100) / 100
+            axis.annotate(f"{rounded_up:.2f}", at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
     missing = sum(not np.isfinite(row.eps_out) for row in rows)
     abstained = max((result["abstention_rate"] for result in shown), default=0.0)
     axis.set_xlabel(f"input radius eps_in (l2)   |   abstained on {abstained:.0%}, {missing} rows without certificate")

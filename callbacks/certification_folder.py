@@ -172,7 +172,7 @@ class CertificationFolder:
         """
         summary = self.read_summary()
         if summary is None:
-            raise ValueError(f"{self.path} must be a folder that certify.py wrote: it has no summary.json")
+            raise ValueError(f"--from must be a folder that certify.py wrote, got {self.path}: it has no summary.json")
         try:
             budget = SmoothingBudget(**summary["config"]["budget"])
             relaxation = float(summary["config"]["relaxation"])

@@ -85,7 +85,7 @@ def binomial_shortfall(m: int, p: float, r: int) -> float:
 def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
     """Lower confidence bound on a success probability (Clopper-Pearson, one-sided), rounded down.
 
-    The bound exceeds or equals the true probability with probability at most ``alpha``: the strict form that
+    The bound exceeds or equals a true probability above 0 with probability at most ``alpha``: the strict form that
     theory T6 needs.
 
     Args:
@@ -254,15 +254,16 @@ def gaussian_shift_between(mass: float, p: float) -> float:
     return max(0.0, float(special.ndtri(below) - special.ndtri(mass)) - 1e-15)
 
 
-def mass_selected_by_minimum(n: int, candidates: int, points: int = 4096) -> NDArray[np.float64]:
-    """Masses that stay below that of a ball chosen among several by its ceil(n/2)-th smallest distance.
+def mass_selected_by_minimum(draws: int, rank: int, candidates: int, points: int = 4096) -> NDArray[np.float64]:
+    """Masses that stay below that of a ball chosen among several by its rank-th smallest distance.
 
-    The mass within the ceil(n/2)-th smallest of n distances is at least a Beta(ceil(n/2), n + 1 - ceil(n/2))
+    The mass within the rank-th smallest of so many finite distances is at least a Beta(rank, draws + 1 - rank)
     variable; the least of ``candidates`` such masses, however they depend on each other, is stochastically at
     least V with P[V <= v] = min(1, candidates * P[Beta <= v]).
 
     Args:
-        n: number of ranked draws, at least 1.
+        draws: number of ranked draws, at least 1.
+        rank: in 0..draws; 0 stands for a ball that need not hold any of them.
         candidates: how many balls the smallest is chosen from, at least 1.
         points: how many quantiles are returned.
 
@@ -270,9 +271,13 @@ def mass_selected_by_minimum(n: int, candidates: int, points: int = 4096) -> NDA
         float64 array (points,): V at the levels 0, 1/points, ..., so that the mean of a decreasing function
         over them bounds its expectation from above.
     """
-    half = (_check_trials(n, "n") + 1) // 2
+    draws = _check_trials(draws, "draws")
+    if not 0 <= rank <= draws:
+        raise ValueError(f"rank must lie in 0..{draws}, got {rank!r}")
+    if rank == 0:
+        return np.zeros(points)
     levels = np.arange(points) / points / candidates
-    masses: NDArray[np.float64] = special.betaincinv(half, n + 1 - half, levels)
+    masses: NDArray[np.float64] = special.betaincinv(rank, draws + 1 - rank, levels)
     return masses
 
 

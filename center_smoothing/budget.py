@@ -17,7 +17,7 @@ METHODS: tuple[Method, ...] = ("exact", "paper")
 
 # Candidates that the pilot's mean and coordinate-wise median add to its k outputs (theory T2).
 EXTRA_CANDIDATES = 2
-# The default delta is the least one at which no model abstains on more than this share of its inputs.
+# The default delta is the least one at which a model with finite outputs abstains on at most this share of inputs.
 _DEFAULT_ABSTENTION = 0.01
 
 
@@ -31,7 +31,7 @@ class Plan:
         rank: R is the rank-th smallest of m distances; m + 1 where m is too small.
         least_m: least m with a certificate at this h; inf where float64 cannot tell p from 1.
         evaluations: evaluations of the base function f per example.
-        abstention_probability: upper bound on the chance of abstaining, valid for every base function.
+        abstention_probability: upper bound on the chance of abstaining, for every f with finite outputs.
     """
 
     h: float
@@ -55,7 +55,7 @@ class SmoothingBudget:
         m: certification outputs.
         k: pilot outputs, the candidate centers. Paper mode takes the n ranked outputs instead.
         delta: margin Delta in (0, 1/2) around one half. Default: the least one at which the chance of abstaining is
-            at most 1%, whatever the base function.
+            at most 1%, whatever the base function, as long as its outputs are finite.
         alpha_1: failure probability of the smoothed output, in (0, 1/2]; half of it is spent on the check.
         alpha_2: failure probability of the certificate, in (0, 1/2].
         n_check: outputs that check the center's mass. Default: n. They are shared with the certification outputs
@@ -151,7 +151,7 @@ class SmoothingBudget:
         return find(self.m, p, self.alpha_2 if alpha_2 is None else alpha_2)
 
     def abstention_probability(self) -> float:
-        """Upper bound on the chance of abstaining at any one input, valid for every base function and distance."""
+        """Upper bound on the chance of abstaining at one input, for every distance and f with finite outputs."""
         return bounds.mean_shortfall(self._selected_masses(), self.n_check, self.least_inside())
 
     def plan(self, h: float) -> Plan:
@@ -179,8 +179,8 @@ class SmoothingBudget:
 
     def _selected_masses(self) -> NDArray[np.float64]:
         if self.method == "paper":  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
-            return _selected_masses(max(1, self.n - 2), self.n)
-        return _selected_masses(self.n, self.k + EXTRA_CANDIDATES)
+            return _selected_masses(max(1, self.n - 1), self.half - 1, self.n)
+        return _selected_masses(self.n, self.half, self.k + EXTRA_CANDIDATES)
 
     def _default_delta(self) -> float:
         masses = self._selected_masses()
@@ -213,8 +213,8 @@ def _round_up(value: float, digits: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def _selected_masses(n: int, candidates: int) -> NDArray[np.float64]:
-    return bounds.mass_selected_by_minimum(n, candidates)
+def _selected_masses(draws: int, rank: int, candidates: int) -> NDArray[np.float64]:
+    return bounds.mass_selected_by_minimum(draws, rank, candidates)
 
 
 @lru_cache(maxsize=1024)

@@ -26,7 +26,8 @@ class CenterSmoother:
         distance: between outputs.
         sigma: noise level, in units of x.
         budget: sample sizes, margin and failure probabilities; default ``SmoothingBudget()``.
-        seed: of the noise. Choose x' without knowing it: the promise is over the draw of the noise.
+        seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
+            knowing the seed.
         batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
         progress: called with the number of noisy copies after each call of the model.
 
@@ -109,10 +110,10 @@ class CenterSmoother:
             pilot = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.PILOT, count=self.budget.k)))
             candidates = self._candidates(pilot)
             embedded = self.distance.embed(candidates)
-            batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=n if len(candidates) else 0)
+            batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=n)
             distances = [self.distance.compare(self.distance.embed(ranking), embedded) for ranking in batches]
-            radii = [self._half_radii(torch.cat(distances))] if distances else []
-        if not radii:  # not one finite output: there is no center, and the check abstains
+            radii = [self._half_radii(torch.cat(distances))]
+        if len(candidates) == 0:  # not one finite output: there is no center, and the check abstains
             return torch.zeros_like(self.outputs.base_output(x)), math.inf
         radius, best = torch.cat(radii).min(dim=0)
         return candidates[int(best)], float(radius)

@@ -41,8 +41,7 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"--ckpt must be a whole checkpoint that train.py wrote, got {path}: "
-            f"it is damaged or of another format ({_first_line(error)})"
+            f"--ckpt must be a whole checkpoint that train.py wrote, got {path}: it is {_what_is_wrong(error)}"
         ) from error
     known = ", ".join(BASE_MODELS)
     if not isinstance(content, dict) or "state_dict" not in content:
@@ -55,10 +54,12 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         model = BASE_MODELS[name].load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"--ckpt must hold the weights of the {name} that it describes, got {path}: {_first_line(error)}"
+            f"--ckpt must hold the weights of the {name} that it describes, got {path}: {' '.join(str(error).split())[:200]}"
         ) from error
     return LoadedCheckpoint(model=model.eval(), data=content.get("data"))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _what_is_wrong(error: BaseException) -> str:
+    if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        return "a pickle of more than tensors and plain values, and such files are not executed"
+    return "damaged or of another format"

@@ -38,7 +38,8 @@ class Distance(ABC):
     def embed(self, z: Tensor) -> Tensor:
         """Map outputs (N, *out) to what :meth:`compare` takes, (N, *embedded) in float64.
 
-        Non-finite outputs become NaN. Float64 makes differences of float32 outputs exact.
+        Non-finite outputs become NaN. In float64 the difference of two float32 numbers is exact unless one is more
+        than 2^28 times the other.
         """
         z = _to_float64(z)
         finite = torch.isfinite(z).flatten(1).all(dim=1)

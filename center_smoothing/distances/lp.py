@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from center_smoothing.distances.base import Distance
+
+# Below this the square of a difference is no normal float64 any more.
+_SQUARES_VANISH = 1e-150
 
 
 class Lp(Distance):
@@ -29,4 +34,14 @@ class Lp(Distance):
         return z.flatten(1)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a, b, p=self.p, compute_mode="donot_use_mm_for_euclid_dist")
+        if self.p in (1.0, math.inf):
+            return torch.cdist(a, b, p=self.p)
+        largest = torch.cdist(a, b, p=math.inf)
+        if self.p == 2.0 and not bool(((largest > 0.0) & (largest < _SQUARES_VANISH)).any()):
+            return torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.stack([self._scaled(a - row, scale) for row, scale in zip(b, largest.T, strict=True)], dim=1)
+
+    def _scaled(self, difference: Tensor, largest: Tensor) -> Tensor:
+        """(N, D), (N,) -> (N,): the norm, with powers of numbers in [0, 1] only, so that none is lost."""
+        scale = torch.where(largest > 0.0, largest, 1.0)
+        return scale * (difference / scale[:, None]).abs().pow(self.p).sum(dim=1).pow(1.0 / self.p)
