@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +11,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Subset
 
 import datamodules
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, draw, summarise
+from callbacks import certification_report as report
 from center_smoothing import Angular, CenterSmoother, Distance, Lp, SmoothingBudget, TotalVariation
 from center_smoothing.budget import METHODS
 from center_smoothing.certificate import COVERAGES, Coverage
@@ -61,6 +61,10 @@ class Job:
         return [int(self.examples[position]["index"]) for position in range(len(self.examples))]
 
 
+# A distributed run has several processes and one terminal.
+_say = rank_zero_only(print)
+
+
 def main(args: Sequence[str] | None = None) -> Path:
     """Certify, and return the certification folder.
 
@@ -78,13 +82,14 @@ def main(args: Sequence[str] | None = None) -> Path:
             return _answer(options)
         checkpoint = load_checkpoint(options.ckpt)
         job = _prepare(options, checkpoint)
-        _print_plan(job)
+        _say(*_plan(job), sep="\n")
         finished = _finished(job)
         trainer, progress = _trainer(options, job, finished)
         if len(finished) < len(job.examples):
             job.model.to(trainer.strategy.root_device)
             _preflight(job, len(job.examples) - len(finished))
-            _write_summary(job, [], progress, trainer)
+            if rank_zero_only.rank == 0:
+                _write_summary(job, [], progress, trainer)
     _run(job, trainer, progress, finished)
     if trainer.is_global_zero:
         with entrypoint.user_errors():
@@ -92,9 +97,15 @@ def main(args: Sequence[str] | None = None) -> Path:
             results = summarise(rows, job.smoother.sigma)
             _write_summary(job, results, progress, trainer)
             draw(job.folder, rows, results, _title(job)).savefig(job.folder.picture, dpi=150)
-        _print_results(results, job)
+        budget, distance = job.smoother.budget, job.smoother.distance
+        print(*report.result_lines(results), *report.non_finite_lines(job.folder, rows), sep="\n")
+        print(report.promise_line(budget, distance, coverage=job.coverage))
+        print(f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, distances/, outputs/)")
         if len(finished) < len(job.examples):
-            _log_to_wandb(job, rows, results, offline=offline)
+            config = {**job.config, "checkpoint_sha256": job.checkpoint_sha256}
+            report.log_to_wandb(job.folder, rows, results, config=config, offline=offline)
+            if offline:
+                entrypoint.say_offline(job.folder.path)
     return job.folder.path
 
 
@@ -244,19 +255,10 @@ def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _print_plan(job: Job) -> None:
-    budget, sigma = job.smoother.budget, job.smoother.sigma
-    print(
-        f"plan: {len(job.examples)} examples, {job.smoother.distance!r}, sigma={sigma:g}, method={budget.method}, "
-        f"n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}, alpha={budget.alpha:g}"
-    )
-    print(f"  {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}")
-    for radius in job.eps_in:
-        plan = budget.plan(radius / sigma)
-        print(f"  {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {f'{plan.rank}/{budget.m}':>17} {plan.least_m:>9.0f}")
-    print(
-        f"  {budget.evaluations:,} evaluations per example, {budget.evaluations * len(job.examples):,} in all; "
-        f"abstains on at most {budget.abstention_probability():.1%} of inputs, whatever the model"
+def _plan(job: Job) -> list[str]:
+    smoother = job.smoother
+    return report.plan_lines(
+        smoother.budget, smoother.distance, sigma=smoother.sigma, eps_in=job.eps_in, num_examples=len(job.examples)
     )
 
 
@@ -279,10 +281,11 @@ def _finished(job: Job) -> set[int]:
                 f"{key}={there.get(key)!r}, not {wanted[key]!r}"
             )
     job.folder.create()
-    job.folder.merge(job.indices, job.eps_in)
+    if rank_zero_only.rank == 0:
+        job.folder.merge(job.indices, job.eps_in)
     finished = job.folder.finished(job.eps_in) & set(job.indices)
     if finished:
-        print(f"{job.folder.path}: {len(finished)} of {len(job.examples)} examples are there already and kept")
+        _say(f"{job.folder.path}: {len(finished)} of {len(job.examples)} examples are there already and kept")
     return finished
 
 
@@ -325,10 +328,8 @@ def _preflight(job: Job, todo: int) -> None:
             "--ckpt must hold a model with finite outputs: on 64 noisy copies of a test image all were NaN"
         )
     rate = outputs.evaluations_per_second(x)
-    seconds = job.smoother.budget.evaluations * todo / rate
-    print(
-        f"  about {_duration(seconds)} for {todo} examples at {rate:,.0f} samples/s in batches of {outputs.batch_size}"
-    )
+    seconds = report.duration(job.smoother.budget.evaluations * todo / rate)
+    _say(f"  about {seconds} for {todo} examples at {rate:,.0f} samples/s in batches of {outputs.batch_size}")
 
 
 def _run(job: Job, trainer: Trainer, progress: CertificationProgress, finished: set[int]) -> None:
@@ -387,34 +388,6 @@ def _title(job: Job) -> str:
     )
 
 
-def _print_results(results: list[dict[str, float | int]], job: Job) -> None:
-    print(f"{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} {'examples':>9}")
-    for result in results:
-        print(
-            f"{result['h']:>6.4g} {result['eps_in']:>8.4g} {_up(result['median_eps_out']):>15} "
-            f"{result['median_smoothing_loss']:>15.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
-        )
-    budget = job.smoother.budget
-    each = "each eps_in by itself" if job.coverage == "pointwise" else "all eps_in at once"
-    print(
-        f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more "
-        f"than its eps_out ({job.smoother.distance!r}), with probability {1.0 - budget.alpha:.4g} over the sampling, "
-        "unless one of the two abstains"
-    )
-    print(f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, distances/, outputs/)")
-
-
-def _up(value: float, digits: int = 2) -> str:
-    """A certified radius, rounded up for the eye."""
-    return f"{np.ceil(value * 10**digits) / 10**digits:.{digits}f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _answer(options: Namespace) -> Path:
     """Answer from a finished folder without a single evaluation (theory T6)."""
     folder = CertificationFolder(options["from"])
@@ -431,47 +404,10 @@ def _answer(options: Namespace) -> Path:
     print(f"{len(certificates)} examples of {folder.path}, {options.coverage}, without sampling")
     print(f"{'index':>8} " + " ".join(f"{f'eps_in={radius:g}':>14}" for radius in eps_in))
     for index in certificates:
-        print(f"{index:>8} " + " ".join(f"{_up(row.eps_out):>14}" for row in rows if row.index == index))
-    medians = " ".join(f"{_up(result['median_eps_out']):>14}" for result in summarise(rows, sigma))
+        print(f"{index:>8} " + " ".join(f"{report.rounded_up(row.eps_out):>14}" for row in rows if row.index == index))
+    medians = " ".join(f"{report.rounded_up(result['median_eps_out']):>14}" for result in summarise(rows, sigma))
     print(f"{'median':>8} {medians}")
     return folder.path
-
-
-def _log_to_wandb(job: Job, rows: list[Row], results: list[dict[str, Any]], *, offline: bool) -> None:
-    """The table, the curve and the images; everything is on disk already."""
-    import wandb  # slow to import, and not needed to answer --from or to refuse bad input
-
-    run = wandb.init(
-        project=os.environ.get("WANDB_PROJECT", "center-smoothing"),
-        dir=job.folder.path,
-        mode="offline" if offline else None,
-        job_type="certify",
-        name=f"certify {job.folder.path.name}",
-        group=job.folder.path.resolve().parent.parent.name,
-        config={**job.config, "checkpoint_sha256": job.checkpoint_sha256},
-    )
-    run.define_metric("eps_in")
-    for result in results:
-        for key in result.keys() - {"eps_in"}:
-            run.define_metric(key, step_metric="eps_in")
-        run.log(result)
-    columns = list(Row.__dataclass_fields__)
-    run.log({"certificates": wandb.Table(columns, [[getattr(row, name) for name in columns] for row in rows])})
-    run.log({"curve": wandb.Image(str(job.folder.picture)), "examples": _images(job, wandb)})
-    run.finish()
-    if offline:
-        entrypoint.say_offline(job.folder.path)
-
-
-def _images(job: Job, wandb: Any) -> list[Any]:  # noqa: ANN401  # a module that is imported late
-    images = []
-    for index in job.indices[:10]:
-        with np.load(job.folder.outputs(index), allow_pickle=False) as arrays:
-            pictures = [arrays[name] for name in ("image", "base", "smoothed")]
-        if all(picture.ndim == 3 and len(picture) in (1, 3) for picture in pictures):
-            strip = np.concatenate([np.moveaxis(picture, 0, -1) for picture in pictures], axis=1).clip(0.0, 1.0)
-            images.append(wandb.Image(strip, caption=f"#{index}: input | base output | smoothed output"))
-    return images
 
 
 if __name__ == "__main__":

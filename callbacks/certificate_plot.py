@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from callbacks.certification_folder import CertificationFolder, Row
+from callbacks.certification_report import output_pictures, rounded_up
 
 _EXAMPLES = 5
 _INK, _BASE = "#1f4e79", "#b85c00"
@@ -28,8 +28,8 @@ def draw(folder: CertificationFolder, rows: Sequence[Row], results: Sequence[dic
     Returns:
         A figure, not tied to any window; ``figure.savefig(path)`` writes it.
     """
-    pictures = [found for index in dict.fromkeys(row.index for row in rows) if (found := _pictures(folder, index))]
-    pictures = pictures[:_EXAMPLES]
+    indices = dict.fromkeys(row.index for row in rows)
+    pictures = [(index, found) for index in indices if (found := output_pictures(folder, index))][:_EXAMPLES]
     figure = Figure(figsize=(11.0 if pictures else 6.0, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=10)
     if not pictures:
@@ -62,8 +62,9 @@ def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
     axis.plot(eps_in, losses, "s--", color=_BASE, label="median smoothing loss d(f(x), center)")
     for result in shown:
         if np.isfinite(result["median_eps_out"]):
-            at, rounded_up = (result["eps_in"], result["median_eps_out"]), np.ceil(result["median_eps_out"] * 100) / 100
-            axis.annotate(f"{rounded_up:.2f}", at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+            at = (result["eps_in"], result["median_eps_out"])
+            text = rounded_up(result["median_eps_out"])
+            axis.annotate(text, at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
     missing = sum(not np.isfinite(row.eps_out) for row in rows)
     abstained = max((result["abstention_rate"] for result in shown), default=0.0)
     axis.set_xlabel(f"input radius eps_in (l2)   |   abstained on {abstained:.0%}, {missing} rows without certificate")
@@ -73,13 +74,3 @@ def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
     axis.margins(x=0.1, y=0.12)
     axis.grid(alpha=0.3)
     axis.legend(loc="best", fontsize=8)
-
-
-def _pictures(folder: CertificationFolder, index: int) -> tuple[int, list[NDArray[np.float32]]] | None:
-    """Input, base output and smoothed output as (H, W) or (H, W, 3); None where they are not images."""
-    with np.load(folder.outputs(index), allow_pickle=False) as arrays:
-        images = [arrays[name] for name in ("image", "base", "smoothed")]
-    if any(image.ndim != 3 or image.shape[0] not in (1, 3) for image in images):
-        return None
-    return index, [np.squeeze(np.moveaxis(image, 0, -1), axis=-1) if len(image) == 1 else np.moveaxis(image, 0, -1)
-                   for image in images]  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget
-from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
+from center_smoothing.metrics import upper_median
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class CertificationFolder:
         writer.writerows(row.as_text() for row in rows)
         _replace(self.table, text.getvalue())
         for part in self.path.glob("certificates.rank*.csv"):
-            part.unlink()
+            part.unlink(missing_ok=True)
         return rows
 
     def append(self, rows: Iterable[Row], *, part: str = "") -> None:
@@ -200,18 +200,15 @@ def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]
     results: list[dict[str, float | int]] = []
     for eps_in in dict.fromkeys(row.eps_in for row in rows):
         group = [row for row in rows if row.eps_in == eps_in]
-        index = torch.tensor([row.index for row in group])
-        radius, loss, abstention = MedianCertifiedRadius(), MedianSmoothingLoss(), AbstentionRate()
-        radius.update(torch.tensor([row.eps_out for row in group], dtype=torch.float64), index)
-        loss.update(torch.tensor([row.smoothing_loss for row in group], dtype=torch.float64), index)
-        abstention.update(torch.tensor([row.abstained for row in group]), index)
+        radii = torch.tensor([row.eps_out for row in group], dtype=torch.float64)
+        losses = torch.tensor([row.smoothing_loss for row in group], dtype=torch.float64)
         results.append(
             {
                 "eps_in": eps_in,
                 "h": eps_in / sigma,
-                "median_eps_out": radius.compute().item(),
-                "median_smoothing_loss": loss.compute().item(),
-                "abstention_rate": abstention.compute().item(),
+                "median_eps_out": upper_median(radii).item(),
+                "median_smoothing_loss": upper_median(losses).item(),
+                "abstention_rate": sum(row.abstained for row in group) / len(group),
                 "num_examples": len(group),
             }
         )

@@ -53,13 +53,14 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     try:
         model = BASE_MODELS[name].load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"--ckpt must hold the weights of the {name} that it describes, got {path}: {' '.join(str(error).split())[:200]}"
+            f"--ckpt must hold the weights of the {name} that it describes, got {path}: {reason}"
         ) from error
     return LoadedCheckpoint(model=model.eval(), data=content.get("data"))
 
 
 def _what_is_wrong(error: BaseException) -> str:
-    if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+    if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
         return "a pickle of more than tensors and plain values, and such files are not executed"
     return "damaged or of another format"
