@@ -161,7 +161,9 @@ class CenterSmoothing(Callback):
             return
         grid = make_grid(torch.stack(pictures).float().cpu(), nrow=3, pad_value=1.0).clamp(0.0, 1.0)
         for logger in loggers:
-            logger.log_image("val/examples", [grid], caption=["input | base output | smoothed output"])
+            logger.log_image(
+                "val/examples", [grid], step=trainer.global_step, caption=["input | base output | smoothed output"]
+            )
 
 
 def _float32_up(value: float) -> float:

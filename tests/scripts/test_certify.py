@@ -1,0 +1,329 @@
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import certify
+from callbacks import CertificationFolder
+from center_smoothing import Certificate
+
+ROOT = Path(certify.__file__).parent
+TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
+GOLDEN = [2.44, 3.18, 2.95]
+COLUMNS = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,seconds"
+
+
+def run(checkpoint: Path, out: Path, *arguments: str) -> Path:
+    return certify.main([f"--ckpt={checkpoint}", f"--out={out}", *TINY, *arguments])
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "certificates.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_seconds(folder: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in table(folder)]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of an error with exit code 2."""
+    with pytest.raises(SystemExit) as exit_info:
+        certify.main(list(arguments))
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def certified(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certification of three digits at two radii."""
+    return run(checkpoint, tmp_path_factory.mktemp("certification"), "--h", "0", "1")
+
+
+def test_the_folder_holds_everything(certified: Path) -> None:
+    assert {path.name for path in certified.iterdir()} == {
+        "certificates.csv", "certificates.png", "distances", "outputs", "summary.json", "wandb",
+    }  # fmt: skip
+    assert (certified / "certificates.csv").read_text().splitlines()[0] == COLUMNS
+    indices = list(dict.fromkeys(row["index"] for row in table(certified)))
+    assert len(indices) == 3
+    assert len(table(certified)) == 6
+    for index in indices:
+        distances = np.load(certified / "distances" / f"{index}.npy")
+        assert distances.dtype == np.float64
+        assert distances.shape == (400,)
+        assert np.all(np.diff(distances) >= 0)
+    assert (certified / "certificates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_summary_says_what_was_done(certified: Path, checkpoint: Path) -> None:
+    summary = json.loads((certified / "summary.json").read_text())
+    assert set(summary) == {
+        "config", "checkpoint_sha256", "versions", "device", "samples_per_second", "results",
+    }  # fmt: skip
+    assert [set(result) for result in summary["results"]] == 2 * [
+        {"eps_in", "h", "median_eps_out", "median_smoothing_loss", "abstention_rate", "num_examples"}
+    ]
+    assert summary["samples_per_second"] > 0
+    radii = sorted(float(row["eps_out"]) for row in table(certified) if float(row["eps_in"]) == 0.25)
+    assert summary["results"][1]["median_eps_out"] == radii[1]
+    assert summary["results"][1]["h"] == 1.0
+    assert summary["results"][1]["num_examples"] == 3
+
+
+def test_golden_rows(certified: Path) -> None:
+    rows = [(row["index"], float(row["eps_out"])) for row in table(certified) if float(row["eps_in"]) == 0.25]
+    assert [index for index, _ in rows] == ["540", "4585", "1536"]
+    assert [radius for _, radius in rows] == pytest.approx(GOLDEN, rel=0.02)
+
+
+def test_eps_out_is_the_certificate_of_the_saved_distances(certified: Path) -> None:
+    certificates = CertificationFolder(certified).certificates()
+    for row in table(certified):
+        certificate = certificates[int(row["index"])]
+        assert isinstance(certificate, Certificate)
+        assert certificate.eps_out(float(row["eps_in"])) == float(row["eps_out"])
+
+
+def test_the_offline_wandb_run_has_the_table_the_curve_and_the_images(
+    certified: Path, wandb_history: Callable[[Path], list[dict[str, object]]]
+) -> None:
+    history = wandb_history(certified)
+    summary = json.loads((certified / "summary.json").read_text())
+    curve = [row for row in history if "median_eps_out" in row]
+    assert [{key: row[key] for key in result} for row, result in zip(curve, summary["results"], strict=True)] == (
+        summary["results"]
+    )
+    keys = set().union(*history)
+    assert {"certificates/nrows", "examples/count", "curve/path"} <= keys
+
+
+def test_another_batch_size_gives_the_same_radii(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
+    other = run(checkpoint, tmp_path, "--h", "0", "1", "--batch-size=37")
+    ours, theirs = ([float(row["eps_out"]) for row in table(folder)] for folder in (certified, other))
+    assert theirs == pytest.approx(ours, rel=1e-4)
+
+
+def test_fewer_examples_are_the_first_of_more(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
+    fewer = run(checkpoint, tmp_path, "--h", "0", "1", "--num-examples=1")
+    assert without_seconds(fewer) == without_seconds(certified)[:2]
+
+
+def test_the_plan_comes_first_and_the_promise_last(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(checkpoint, tmp_path, "--h", "1", "--num-examples=1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("plan: 1 examples, TotalVariation(p=1), sigma=0.25")
+    assert any("508 evaluations per example" in line for line in lines)
+    assert any(line.startswith("1 of 1 examples") and "samples/s" in line for line in lines)
+    assert any(line.startswith("promise, for each eps_in by itself:") and "probability 0.99" in line for line in lines)
+    assert any(line.startswith("W&B ran offline") for line in lines)
+
+
+def test_a_finished_folder_is_kept_without_sampling(
+    certified: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (certified / "certificates.csv").read_bytes()
+    monkeypatch.setattr("center_smoothing.CenterSmoother.certify", None)
+    run(checkpoint, certified, "--h", "0", "1")
+    assert (certified / "certificates.csv").read_bytes() == before
+    assert json.loads((certified / "summary.json").read_text())["samples_per_second"] > 0
+
+
+def test_the_same_command_goes_on_after_an_interruption(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "certify.py"), f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY]
+    command += ["--h", "0", "1", "--n=3000", "--m=3000"]
+    process = subprocess.Popen(
+        command, env=os.environ | {"WANDB_MODE": "disabled"}, cwd=tmp_path, stdout=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "certificates.csv").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(2)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode != 0
+    assert "the same command goes on from there" in output
+    finished = without_seconds(tmp_path)
+    assert 2 <= len(finished) < 6
+    (tmp_path / "certificates.csv").open("a").write("1536,0.25,0.0,12")  # a torn line
+    run(checkpoint, tmp_path, "--h", "0", "1", "--n=3000", "--m=3000")
+    assert without_seconds(tmp_path)[: len(finished)] == finished
+    assert [row["index"] for row in table(tmp_path)] == [row["index"] for row in table(certified)]
+
+
+def test_a_folder_of_another_configuration_is_refused(
+    certified: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--ckpt={checkpoint}", f"--out={certified}", *TINY, "--h", "0", "1", "--distance=l2"]
+    line = refused(capsys, *arguments)
+    assert "--out must be another folder" in line
+    assert "distance='TotalVariation(p=1)', not 'Lp(p=2.0)'" in line
+
+
+def test_a_folder_answers_other_radii_without_sampling(
+    certified: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("center_smoothing.CenterSmoother.certify", None)
+    certify.main([f"--from={certified}", "--eps-in", "0.1", "0.25"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["index", "eps_in=0.1", "eps_in=0.25"]
+    shown = {line.split()[0]: float(line.split()[2]) for line in lines[2:-1]}
+    exact = {row["index"]: float(row["eps_out"]) for row in table(certified) if float(row["eps_in"]) == 0.25}
+    assert shown.keys() == exact.keys()
+    assert all(exact[index] <= shown[index] <= exact[index] + 0.0101 for index in exact)
+
+
+@pytest.mark.parametrize("distance", ["tv-l2", "angular", "l1", "l2", "linf"])
+def test_all_distances(checkpoint: Path, tmp_path: Path, distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folder = run(checkpoint, tmp_path, "--h", "1", "--num-examples=1", f"--distance={distance}")
+    (row,) = table(folder)
+    assert 0 < float(row["eps_out"]) < math.inf
+    assert 0 < float(row["smoothing_loss"]) < float(row["eps_out"])
+
+
+def test_paper_mode_and_simultaneous_coverage(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    common = ["--h", "0", "0.2", "--num-examples=1", "--delta=0.3"]
+    pointwise = run(checkpoint, tmp_path / "a", *common)
+    everywhere = run(checkpoint, tmp_path / "b", *common, "--coverage=dkw")
+    paper = run(checkpoint, tmp_path / "c", *common, "--method=paper")
+    ours, theirs = ([float(row["eps_out"]) for row in table(folder)] for folder in (pointwise, everywhere))
+    assert all(a <= b for a, b in zip(ours, theirs, strict=True))
+    assert {row["method"] for row in table(paper)} == {"paper"}
+
+
+def test_default_folder_lies_beside_the_checkpoints(
+    checkpoint: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folder = certify.main([f"--ckpt={checkpoint}", *TINY, "--num-examples=1", "--h", "0"])
+    assert folder.resolve().parent == run_folder.resolve() / "certification"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--sigma=0"], ["--sigma must be a positive number", "'0'"]),
+        (["--sigma=nan"], ["--sigma must be a positive number", "'nan'"]),
+        (["--sigma=loud"], ["--sigma must be a positive number", "'loud'"]),
+        (["--h", "9"], ["--m must be at least", "(h=9)", "got 400"]),
+        (["--h", "x"], ["--h must be a number", "'x'"]),
+        (["--eps-in", "-1"], ["--eps-in must be a number of at least 0", "-1"]),
+        (["--h", "1", "--eps-in", "0.2"], ["--h and --eps-in exclude each other"]),
+        (["--delta=0.01"], ["delta must lie in [0.", "n=100", "got 0.01"]),
+        (["--alpha1=0.7"], ["alpha_1 must lie in (0, 0.5], got 0.7"]),
+        (["--out=/dev/null/x"], ["--out must be a folder that can be written to", "/dev/null/x"]),
+        (["--distance=hamming"], ["--distance must be one of tv", "'hamming'"]),
+        (["--budget=huge"], ["--budget must be one of paper, quick, standard", "'huge'"]),
+        (["--method=magic"], ["--method must be one of exact, paper", "'magic'"]),
+        (["--n=0"], ["--n must be a whole number of at least 1", "'0'"]),
+        (["--m=many"], ["--m must be a whole number of at least 1", "'many'"]),
+        (["--batch-size=0"], ["--batch-size must be auto or a whole number", "'0'"]),
+        (["--num-examples=501"], ["--num-examples must be at most 500", "got 501"]),
+        (["--accelerator=abacus"], ["--accelerator=abacus"]),
+        (["--data=Foo"], ["--data", "Foo"]),
+        (["--nonsense=1"], ["--nonsense"]),
+    ],
+)
+def test_bad_arguments_give_one_line_and_exit_code_2(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    radii = [] if {"--h", "--eps-in"} & set(arguments) else ["--h=0"]
+    line = refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path / 'out'}", *TINY, *radii, *arguments)
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+
+
+def test_bad_checkpoints_give_one_line_and_exit_code_2(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    (tmp_path / "truncated").write_bytes(checkpoint.read_bytes()[:5000])
+    (tmp_path / "foreign").write_text("not a checkpoint")
+    torch.save(content | {"base_model": "SomethingElse"}, tmp_path / "other")
+    weights = {
+        key: value * math.nan if value.is_floating_point() else value for key, value in content["state_dict"].items()
+    }
+    torch.save(content | {"state_dict": weights}, tmp_path / "diverged")
+    said = {name: refused(capsys, f"--ckpt={tmp_path / name}", *TINY, "--h=0", f"--out={tmp_path / 'out'}")
+            for name in ("missing", "truncated", "foreign", "other", "diverged")}  # fmt: skip
+    assert "no such file" in said["missing"]
+    assert "damaged or of another format" in said["truncated"]
+    assert "damaged or of another format" in said["foreign"]
+    assert "must hold one of NoisyAutoencoder" in said["other"]
+    assert "'SomethingElse'" in said["other"]
+    assert "finite outputs" in said["diverged"]
+    assert "--ckpt must name a checkpoint" in refused(capsys, *TINY)
+
+
+def test_an_image_with_nan_is_refused_before_sampling(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, position: int) -> dict[str, torch.Tensor]:
+        return {"image": torch.full((1, 28, 28), math.nan), "index": torch.tensor(position)}
+
+    monkeypatch.setattr("datamodules.base.IndexedImages.__getitem__", broken)
+    line = refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--h=0")
+    assert "--data: image" in line
+    assert "x must be finite, got 784 NaN" in line
+
+
+def test_a_model_with_nan_for_some_inputs_is_certified_with_a_note(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sometimes_nan(self: object, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) > x.mean() + 0.02, math.nan, x)
+
+    monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", sometimes_nan)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folder = run(checkpoint, tmp_path, "--h", "0", "--num-examples=2")
+    assert len(table(folder)) == 2
+    assert "note: the model returned NaN or inf" in capsys.readouterr().out
+
+
+def test_a_model_of_another_output_shape_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", lambda self, x: x.mean())
+    line = refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--h=0")
+    assert "model must return one output per input, shape (64, *out), got ()" in line
+
+
+def test_a_distance_that_does_not_fit_the_outputs_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", lambda self, x: x.flatten(1))
+    line = refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--h=0")
+    assert "total variation compares images" in line
+
+
+def test_what_is_finished_survives_an_error(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certify_once, calls = certify.CenterSmoother.certify, []
+
+    def fails_at_the_second(self: certify.CenterSmoother, x: torch.Tensor, *, example: int = 0) -> Certificate:
+        calls.append(example)
+        if len(calls) == 2:
+            raise ValueError("model must return a tensor, got NoneType")
+        return certify_once(self, x, example=example)
+
+    monkeypatch.setattr(certify.CenterSmoother, "certify", fails_at_the_second)
+    line = refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--h=0")
+    assert "model must return a tensor" in line
+    assert "1 of 3 examples are finished and kept" in line
+    assert len(table(tmp_path)) == 1

@@ -1,0 +1,128 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import train
+from lightning_modules import load_checkpoint
+
+KEYS = {
+    "val/loss",
+    "val/certified_radius",
+    "val/certified_radius/h=1.5",
+    "val/smoothing_loss",
+    "val/abstention_rate",
+}
+
+
+def rows(run_folder: Path) -> list[dict[str, str]]:
+    with (run_folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_run_folder_holds_config_checkpoints_metrics_and_wandb(run_folder: Path) -> None:
+    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "wandb"):
+        assert (run_folder / name).exists(), name
+    assert run_folder.name.startswith("0.25-")
+    assert run_folder.parent.name == "mnist-digits-autoencoder"
+
+
+def test_latest_points_to_the_newest_run(run_folder: Path) -> None:
+    assert (run_folder.parent.parent / "latest").resolve() == run_folder.resolve()
+
+
+def test_every_validated_epoch_has_all_keys_in_the_csv(run_folder: Path) -> None:
+    validated = [row for row in rows(run_folder) if row["val/loss"]]
+    assert len(validated) == 2
+    for row in validated:
+        assert all(row[key] for key in KEYS)
+        assert float(row["val/certified_radius"]) <= float(row["val/certified_radius/h=1.5"])
+    assert sum(bool(row["train/loss"]) for row in rows(run_folder)) == 2
+
+
+def test_the_offline_wandb_run_has_all_keys_for_every_validated_epoch(
+    run_folder: Path, wandb_history: Callable[[Path], list[dict[str, object]]]
+) -> None:
+    history = wandb_history(run_folder)
+    validated = [row for row in history if "val/loss" in row]
+    assert [row["epoch"] for row in validated] == [0, 1]
+    assert all(row.keys() >= KEYS for row in validated)
+    assert sum("train/loss" in row for row in history) == 2
+    assert sum("val/examples/count" in row for row in history) == 2
+
+
+def test_golden_losses(run_folder: Path) -> None:
+    losses = [float(row["val/loss"]) for row in rows(run_folder) if row["val/loss"]]
+    # bounds wide enough for another CPU, narrow enough for another seed, batch or noise level
+    assert losses == pytest.approx([0.2270, 0.1914], rel=0.01)
+
+
+def test_sigma_stands_at_top_level_of_the_saved_config_alone(run_folder: Path) -> None:
+    config = yaml.safe_load((run_folder / "config.yaml").read_text())
+    assert config["sigma"] == 0.25
+    assert "sigma" not in config["model"]["init_args"]
+    assert "sigma" not in config["center_smoothing"]
+
+
+def test_saved_config_repeats_the_run(run_folder: Path, tmp_path: Path) -> None:
+    again = train.main([f"--config={run_folder / 'config.yaml'}", f"--runs={tmp_path}"])
+    first, second = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (run_folder, again))
+    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in first["state_dict"])
+
+
+def test_last_lines_name_folder_scores_and_the_next_command(
+    tiny_training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = train.main([*tiny_training, "--trainer.max_epochs=1", "--sigma=0.5"])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-1].strip() == (f"python certify.py --ckpt {run}/checkpoints/best.ckpt --h 1 1.5 --num-examples 10")
+    assert f"run folder: {run}" in lines
+    assert any(line.startswith("W&B ran offline (no API key): view with `wandb leet ") for line in lines)
+    assert any("val/loss" in line and "val/certified_radius" in line for line in lines[-3:])
+    assert any(line.startswith("epoch 0: val/loss") and "(h=1.5)" in line for line in lines)
+    assert run.name.startswith("0.5-")
+    assert load_checkpoint(run / "checkpoints/best.ckpt").model.sigma == 0.5
+
+
+@pytest.mark.parametrize("sigma", ["0", "-1", "nan", "inf", "loud"])
+def test_sigma_that_is_no_positive_number_is_refused(
+    sigma: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        train.main([f"--sigma={sigma}", f"--runs={tmp_path}"])
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error == [f"error: --sigma must be a positive number such as 0.25, got '{sigma}'"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--center_smoothing.m=20"], "m must be at least"),
+        (["--center_smoothing.delta=0.01"], "delta must lie in"),
+        (
+            ["--data.variant=fashion", "--data.root={tmp}/none", "--data.download=false"],
+            "--data.root must hold Fashion",
+        ),
+        (["--model.latent_dim=0"], "latent_dim must be at least 1, got 0"),
+        (["--model=Foo"], "--model"),
+        (["--trainer.max_epochs=many"], "--trainer.max_epochs"),
+        (["--runs=/dev/null/runs"], "--runs must be a folder that can be written to, got /dev/null/runs"),
+        (["--nonsense=1"], "--nonsense"),
+    ],
+)
+def test_bad_arguments_give_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        train.main([f"--runs={tmp_path}", *(argument.format(tmp=tmp_path) for argument in arguments)])
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert message in error[0]
+    assert not list(tmp_path.glob("*/*"))

@@ -1,0 +1,88 @@
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TRAINING = [
+    "--trainer.accelerator=cpu",
+    "--trainer.limit_train_batches=3",
+    "--trainer.limit_val_batches=1",
+    "--trainer.max_epochs=1",
+    "--trainer.enable_progress_bar=false",
+    "--center_smoothing.num_examples=1",
+]
+CERTIFICATION = ["--budget=quick", "--num-examples=1", "--accelerator=cpu"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def run(command: str, folder: Path, *more: str) -> str:
+    """Run a line of the README that starts with ``python``, with further arguments that make it quick."""
+    program, script, *arguments = shlex.split(command)
+    assert program == "python"
+    command_line = [sys.executable, str(ROOT / script), *arguments, *more]
+    done = subprocess.run(command_line, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_two_lines_of_set_up() -> None:
+    train, test = (block.strip() for block in blocks("bash") if block.startswith("pip install"))
+    assert train == 'pip install -e ".[train]" && python train.py --sigma 0.25'
+    assert test == 'pip install -e ".[test]" && pytest'
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"train", "test"} <= extras.keys()
+    installs, runs = test.split(" && ")
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert installs in [line.replace(" --quiet", "") for line in script]
+    assert runs in script
+
+
+def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train, certify, ask = (line.split(" && ")[-1] for block in blocks("bash")[:3] for line in block.splitlines())
+    printed = run(train, tmp_path, *TRAINING)
+    assert printed.strip().splitlines()[-1].strip().startswith("python certify.py --ckpt runs/")
+    assert (tmp_path / "runs" / "latest" / "checkpoints" / "best.ckpt").is_file()
+    printed = run(certify, tmp_path, *CERTIFICATION, "--out=certified")
+    assert {"certificates.csv", "summary.json", "certificates.png"} <= {
+        path.name for path in (tmp_path / "certified").iterdir()
+    }
+    printed = run(ask.replace("FOLDER", "certified"), tmp_path)
+    assert "eps_in=0.1" in printed
+    assert "eps_in=0.7" in printed
+
+
+def test_the_lines_of_python_run(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks("python")
+    images = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    exec(code, {"model": torch.nn.Sigmoid(), "x": images})
+    eps_out, eps_in = (float(line) for line in capsys.readouterr().out.splitlines())
+    assert eps_out > 0
+    assert eps_in > 0
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).is_file()
+
+
+@pytest.mark.parametrize("script", ["certify.py", "train.py"])
+def test_the_flags_in_the_tables_exist(script: str) -> None:
+    (table,) = re.findall(rf"\| Flag of {script} .*?\n\n", README, flags=re.DOTALL)
+    shown = set(re.findall(r"`(--[\w.-]+)", table))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, timeout=120, check=True
+    )
+    missing = {flag for flag in shown if flag not in done.stdout and not flag.startswith("--data.")}
+    assert not missing
