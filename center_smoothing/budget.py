@@ -69,12 +69,12 @@ class SmoothingBudget:
         >>> budget = SmoothingBudget(n=1_000, m=2_000, delta=0.12)
         >>> plan = budget.plan(h=2.0)
         >>> plan.evaluations, plan.rank, plan.least_m
-        (3064, 1991, 499.0)
+        (3032, 1991, 499.0)
     """
 
     n: int = 10_000
     m: int = 20_000
-    k: int = 64
+    k: int = 32
     delta: float = None  # type: ignore[assignment]  # None is resolved in __post_init__, readers see a float
     alpha_1: float = 0.005
     alpha_2: float = 0.005

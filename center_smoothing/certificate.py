@@ -20,8 +20,8 @@ from center_smoothing.budget import SmoothingBudget
 Coverage = Literal["pointwise", "bonferroni", "dkw"]
 COVERAGES: tuple[Coverage, ...] = ("pointwise", "bonferroni", "dkw")
 
-# Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10): distances are rounded in R,
-# in the radius of the ball around the other center, and where the two balls meet.
+# Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
+# distances are rounded in R, in the radius of the ball around the other center, and where the two balls meet.
 _ROUNDING = 1.0 + 2.0**-28
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from center_smoothing.distances.base import Distance
 
-# Below this the square of a difference is no normal float64 any more.
-_SQUARES_VANISH = 1e-150
+# An l2 distance below this may have lost differences whose squares are no normal float64 any more.
+_SQUARES_VANISH = 1e-140
 
 
 class Lp(Distance):
@@ -36,9 +36,11 @@ class Lp(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         if self.p in (1.0, math.inf):
             return torch.cdist(a, b, p=self.p)
+        if self.p == 2.0:
+            distances = torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
+            if not bool((distances < _SQUARES_VANISH).any()):
+                return distances
         largest = torch.cdist(a, b, p=math.inf)
-        if self.p == 2.0 and not bool(((largest > 0.0) & (largest < _SQUARES_VANISH)).any()):
-            return torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
         return torch.stack([self._scaled(a - row, scale) for row, scale in zip(b, largest.T, strict=True)], dim=1)
 
     def _scaled(self, difference: Tensor, largest: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from center_smoothing.distances.base import Distance
 
 # Embedded numbers that one block of comparisons holds: small enough to stay in a core's cache.
-_BLOCK_NUMBERS = 1 << 16
+_BLOCK_NUMBERS = 1 << 15
 
 
 class TotalVariation(Distance):
@@ -50,15 +50,20 @@ class TotalVariation(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         if self.p == 1 or a.shape[1] == 1:
             return torch.cdist(a.flatten(1), b.flatten(1), p=1.0)
-        step = max(1, _BLOCK_NUMBERS // a[0, 0].numel())
-        columns = [torch.cat([_sum_of_norms(a[i : i + step], z) for i in range(0, len(a), step)]) for z in b]
-        return torch.stack(columns, dim=1)
+        rows = max(1, _BLOCK_NUMBERS // a[0, 0].numel())
+        return torch.cat([_sums_of_norms(a[start : start + rows], b) for start in range(0, len(a), rows)])
 
 
-def _sum_of_norms(a: Tensor, z: Tensor) -> Tensor:
-    """Sum over positions of the l2 norm over channels: (N, C, P), (C, P) -> (N,)."""
-    squares = (a[:, 0] - z[0]).square_()
-    for channel in range(1, a.shape[1]):
-        difference = a[:, channel] - z[channel]
-        squares.addcmul_(difference, difference)
-    return squares.sqrt_().sum(dim=1)
+def _sums_of_norms(a: Tensor, b: Tensor) -> Tensor:
+    """Sums over positions of the l2 norm over channels: (N, C, P), (K, C, P) -> (N, K). Two buffers serve for all."""
+    channels = [channel.contiguous() for channel in a.unbind(dim=1)]
+    squares, difference = torch.empty_like(channels[0]), torch.empty_like(channels[0])
+    sums = a.new_empty((len(a), len(b)))
+    for column, z in enumerate(b):
+        torch.sub(channels[0], z[0], out=difference)
+        torch.mul(difference, difference, out=squares)
+        for channel, value in zip(channels[1:], z[1:], strict=True):
+            torch.sub(channel, value, out=difference)
+            squares.addcmul_(difference, difference)
+        sums[:, column] = squares.sqrt_().sum(dim=1)
+    return sums
