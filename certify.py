@@ -384,7 +384,7 @@ def _title(job: Job) -> str:
     budget = job.smoother.budget
     return (
         f"{job.config['model']}, {job.smoother.distance!r}, sigma={job.smoother.sigma:g}, {len(job.examples)} examples"
-        f", each radius certified with probability {1.0 - budget.alpha:.4g}"
+        f", each radius certified with probability {report.confidence(budget)}"
     )
 
 

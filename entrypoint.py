@@ -131,7 +131,7 @@ def _number(value: object) -> float:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     return math.nan
 
@@ -143,9 +143,10 @@ def wandb_offline() -> bool:
         return mode in ("offline", "dryrun")
     if os.environ.get("WANDB_API_KEY"):
         return False
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     try:
-        return netrc.netrc().authenticators(host) is None
+        login = netrc.netrc(os.environ.get("NETRC") or None).authenticators(host)
+        return login is None or not login[2]
     except (OSError, netrc.NetrcParseError):
         return True
 

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import entrypoint
 from callbacks import CenterSmoothing
+from callbacks.certification_report import rounded_up
 from datamodules import ImageDataModule
 from lightning_modules import NoisyModule
 
@@ -152,7 +153,9 @@ def _report(cli: TrainingCLI) -> None:
     latest: dict[str, float] = next((state["latest"] for key, state in states.items() if "CenterSmoothing" in key), {})
     score = next(state["best_model_score"] for key, state in states.items() if "'val/loss'" in key)
     line = f"best checkpoint: val/loss {float(score):.5f}"
-    print(line + "".join(f", {key} {value:.2f}" for key, value in latest.items() if key == "val/certified_radius"))
+    if "val/certified_radius" in latest:
+        line += f", val/certified_radius {rounded_up(latest['val/certified_radius'])}"
+    print(line)
     print("certify it with:")
     print(f"  python certify.py --ckpt {best} --h {' '.join(f'{ratio:g}' for ratio in _ratios(cli))} --num-examples 10")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from callbacks.certification_report import rounded_up
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 
@@ -60,7 +62,12 @@ class CenterSmoothing(Callback):
         seed: int = 0,
         batch_size: int = 128,
     ) -> None:
-        for name, value in (("num_examples", num_examples), ("every_n_validations", every_n_validations)):
+        if not 0.0 < sigma < math.inf:
+            raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
+        counts = {"num_examples": num_examples, "every_n_validations": every_n_validations}
+        if batch_size != "auto":
+            counts["batch_size"] = batch_size
+        for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
         if len(h) == 0:
@@ -93,6 +100,7 @@ class CenterSmoothing(Callback):
         if trainer.sanity_checking:
             return
         self._validations += 1
+        self.latest = {}
         if self._validations % self.every_n_validations:
             return
         self.latest = self._certify(trainer, pl_module)
@@ -104,7 +112,8 @@ class CenterSmoothing(Callback):
         if trainer.sanity_checking or not self.latest:
             return
         loss = trainer.callback_metrics.get("val/loss")
-        radii = " ".join(f"{self.latest[key]:.1f} (h={ratio:g})" for key, ratio in zip(self.keys, self.h, strict=True))
+        named = zip(self.keys, self.h, strict=True)
+        radii = " ".join(f"{rounded_up(self.latest[key], 1)} (h={ratio:g})" for key, ratio in named)
         trainer.print(
             f"epoch {trainer.current_epoch}: val/loss {'?' if loss is None else f'{float(loss):.5f}'}"
             f" | certified radius {radii} | smoothing loss {self.latest['val/smoothing_loss']:.1f}"
@@ -130,15 +139,19 @@ class CenterSmoothing(Callback):
         )
         metrics = [*self.radii, self.losses, self.abstentions]
         for metric in metrics:
-            metric.to(pl_module.device).reset()
+            metric.reset()
+            if trainer.world_size > 1:  # states are gathered where the processes talk; not every device has float64
+                metric.to(pl_module.device)
         pictures: list[Tensor] = []
         for example in self._examples(trainer):
-            image, index = example["image"].to(pl_module.device), int(example["index"])
+            image, index = example["image"].to(pl_module.device, pl_module.dtype), int(example["index"])
             x = pl_module.point(image.unsqueeze(0))[0]
             certificate = smoother.certify(x, example=index)
             for metric, ratio in zip(self.radii, self.h, strict=True):
-                metric.update(torch.tensor([certificate.eps_out(ratio * self.sigma)]), torch.tensor([index]))
-            self.losses.update(torch.tensor([certificate.smoothing_loss]), torch.tensor([index]))
+                radius = certificate.eps_out(ratio * self.sigma)
+                metric.update(torch.tensor([radius], dtype=torch.float64), torch.tensor([index]))
+            loss = torch.tensor([certificate.smoothing_loss], dtype=torch.float64)
+            self.losses.update(loss, torch.tensor([index]))
             self.abstentions.update(torch.tensor([certificate.abstained]), torch.tensor([index]))
             if len(pictures) < 3 * _IMAGES:
                 pictures += [image, smoother.outputs.base_output(x), certificate.center]
@@ -169,4 +182,4 @@ class CenterSmoothing(Callback):
 def _float32_up(value: float) -> float:
     """The least float32 that is not below ``value``: loggers keep float32, and a radius must not shrink there."""
     nearest = np.float32(value)
-    return float(nearest if nearest >= value else np.nextafter(nearest, np.float32(np.inf)))
+    return float(nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf)))

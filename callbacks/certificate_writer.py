@@ -52,7 +52,7 @@ class CertificateWriter(BasePredictionWriter):
         np.save(self.folder.distances(example.index), certificate.distances)
         np.savez(
             self.folder.outputs(example.index),
-            image=example.image.numpy(),
+            image=example.image.float().numpy(),
             base=example.base_output.float().numpy(),
             smoothed=certificate.center.cpu().float().numpy(),
         )

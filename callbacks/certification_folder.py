@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -148,8 +149,10 @@ class CertificationFolder:
         table = self.path / f"certificates.{part}.csv" if part else self.table
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        if not table.exists():
+        if not table.exists() or not table.stat().st_size:
             writer.writerow(COLUMNS)
+        elif not table.read_bytes().endswith(b"\n"):
+            text.write("\n")  # ends the line that an interruption cut off
         writer.writerows(row.as_text() for row in rows)
         with table.open("a") as file:
             file.write(text.getvalue())
@@ -188,7 +191,7 @@ class CertificationFolder:
                         output=SmoothedOutput(center, math.nan, math.nan, row.abstained),
                         smoothing_loss=row.smoothing_loss,
                     )
-        except (KeyError, TypeError, OSError, EOFError) as error:
+        except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
             raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
         if not found:
             raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")

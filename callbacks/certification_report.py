@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def plan_lines(
         lines.append(f"  {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {rank:>17} {plan.least_m:>9.0f}")
     lines.append(
         f"  {budget.evaluations:,} evaluations per example, {budget.evaluations * num_examples:,} in all; "
-        f"abstains on at most {budget.abstention_probability():.1%} of inputs"
+        f"abstains on at most {rounded_up(100 * budget.abstention_probability(), 1)}% of inputs"
     )
     return lines
 
@@ -51,9 +52,16 @@ def promise_line(budget: SmoothingBudget, distance: Distance, *, coverage: str) 
     each = "each eps_in by itself" if coverage == "pointwise" else "all eps_in at once"
     return (
         f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more "
-        f"than its eps_out ({distance!r}), with probability {1.0 - budget.alpha:.4g} over the sampling, unless one of "
+        f"than its eps_out ({distance!r}), with probability {confidence(budget)} over the sampling, unless one of "
         "the two abstains"
     )
+
+
+def confidence(budget: SmoothingBudget) -> str:
+    """1 - alpha for the eye, never above the true one."""
+    alpha = Decimal(repr(budget.alpha))
+    quantum = Decimal(1).scaleb(alpha.adjusted() - 2)
+    return f"{(1 - alpha).quantize(quantum, ROUND_FLOOR).normalize():f}"
 
 
 def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
@@ -76,7 +84,8 @@ def rounded_up(value: float, digits: int = 2) -> str:
         >>> rounded_up(80.001)
         '80.01'
     """
-    return f"{np.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+    text = f"{value:.{digits}f}"
+    return text if float(text) >= value else f"{value + 10.0**-digits:.{digits}f}"
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 from urllib.error import URLError
@@ -65,11 +66,12 @@ class MNIST(ImageDataModule):
         kind = datasets.MNIST if self.variant == "mnist" else datasets.FashionMNIST
         try:
             return kind(self.root, train=train, download=download)
-        except (RuntimeError, OSError, URLError) as error:
+        except (RuntimeError, OSError, URLError, HTTPException, ValueError, AssertionError, LookupError) as error:
             wanted = "download it there" if self.download else "allow --data.download true"
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
             raise ValueError(
-                f"--data.root must hold {kind.__name__}, got {self.root.absolute()}: not there, and no download "
-                f"({str(error).splitlines()[0][:120]}); {wanted}, or use --data.variant digits, which needs none"
+                f"--data.root must hold {kind.__name__}, got {self.root.absolute()}: not there or damaged, and no "
+                f"download ({reason}); {wanted}, or use --data.variant digits, which needs none"
             ) from error
 
     def _indexed(self, *, train: bool) -> IndexedImages:

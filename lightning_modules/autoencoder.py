@@ -28,7 +28,8 @@ class NoisyAutoencoder(NoisyModule):
         learning_rate: float = 1e-3,
     ) -> None:
         super().__init__(sigma=sigma, learning_rate=learning_rate)
-        image_shape = [int(size) for size in image_shape]
+        sigma, learning_rate = float(sigma), float(learning_rate)
+        image_shape, latent_dim = [int(size) for size in image_shape], int(latent_dim)
         self.save_hyperparameters()
         self.network = ConvolutionalAutoencoder(tuple(image_shape), latent_dim)
 

@@ -1,0 +1,423 @@
+import math
+import random
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from torch import Tensor
+
+from callbacks import CenterSmoothing
+from callbacks.center_smoothing import _float32_up
+from center_smoothing import CenterSmoother, Lp, SmoothingBudget, TotalVariation
+from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
+from datamodules import ImageDataModule, IndexedImages
+from lightning_modules import NoisyAutoencoder, NoisyModule
+
+SIGMA = 0.25
+BUDGET = {"n": 60, "m": 100, "k": 8}
+KEYS = ["val/certified_radius", "val/certified_radius/h=0.5", "val/smoothing_loss", "val/abstention_rate"]
+
+
+class TinyData(ImageDataModule):
+    def __init__(self, batch_size: int = 10) -> None:
+        super().__init__(batch_size=batch_size, num_workers=0)
+
+    def setup(self, stage: str | None = None) -> None:
+        images = torch.randint(256, (32, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        self.train_set = IndexedImages(images[12:], torch.arange(100, 120))
+        self.test_set = IndexedImages(images[:12], torch.arange(50, 62))
+
+
+class Nowhere(NoisyModule):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, math.nan)
+
+
+class Vectors(NoisyModule):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :5]
+
+
+class Record(Callback):
+    """What is logged, and in which mode the module is, at each validation."""
+
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.logged.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+
+
+def callback(**kwargs: Any) -> CenterSmoothing:  # noqa: ANN401  # whatever the class takes
+    return CenterSmoothing(SIGMA, **{"h": (0.2, 0.5), "num_examples": 3, "batch_size": 64, **BUDGET, **kwargs})
+
+
+def tiny_model() -> NoisyAutoencoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return NoisyAutoencoder(SIGMA, image_shape=(1, 8, 8), latent_dim=4)
+
+
+def silent_trainer(*callbacks: Callback, **kwargs: Any) -> Trainer:  # noqa: ANN401  # whatever Trainer takes
+    given = {"max_epochs": 1, "num_sanity_val_steps": 0, "logger": False, "enable_checkpointing": False, **kwargs}
+    return Trainer(
+        accelerator="cpu", callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False, **given
+    )
+
+
+def fit(*callbacks: Callback, **kwargs: Any) -> Trainer:  # noqa: ANN401  # whatever Trainer takes
+    with torch.random.fork_rng(devices=[]):
+        model, trainer = tiny_model(), silent_trainer(*callbacks, **kwargs)
+        torch.manual_seed(1)
+        trainer.fit(model, TinyData())
+    return trainer
+
+
+def stub_trainer(rank: int = 0, world_size: int = 1, **kwargs: Any) -> SimpleNamespace:  # noqa: ANN401
+    data = TinyData()
+    data.setup()
+    given = {"sanity_checking": False, "val_dataloaders": data.val_dataloader(), "loggers": [], **kwargs}
+    given |= {"global_step": 0, "current_epoch": 0, "callback_metrics": {}, "print": print}
+    return SimpleNamespace(global_rank=rank, world_size=world_size, is_global_zero=rank == 0, **given)
+
+
+def run(smoothing: CenterSmoothing, module: NoisyModule, **kwargs: Any) -> dict[str, float]:  # noqa: ANN401
+    """What one validation logs, with a trainer that is none."""
+    logged: dict[str, float] = {}
+    module.log = lambda key, value, **_: logged.update({key: value})  # type: ignore[method-assign]
+    smoothing.on_validation_epoch_end(stub_trainer(**kwargs), module)  # type: ignore[arg-type]
+    return logged
+
+
+def certified_examples(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Indices of the examples that are certified from now on."""
+    seen: list[int] = []
+    certify = CenterSmoother.certify
+
+    def spy(self: CenterSmoother, x: Tensor, *, example: int = 0) -> Any:  # noqa: ANN401
+        seen.append(example)
+        return certify(self, x, example=example)
+
+    monkeypatch.setattr(CenterSmoother, "certify", spy)
+    return seen
+
+
+def by_hand(model: NoisyModule, num_examples: int, ratios: tuple[float, ...]) -> list[float]:
+    data = TinyData()
+    data.setup()
+    chosen = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:num_examples]
+    budget = SmoothingBudget(**BUDGET, n_check=BUDGET["m"])
+    smoother = CenterSmoother(model, TotalVariation(), sigma=SIGMA, budget=budget, seed=0, batch_size=17)
+    radii, losses, rate = [MedianCertifiedRadius() for _ in ratios], MedianSmoothingLoss(), AbstentionRate()
+    for position in chosen.tolist():
+        example = data.test_set[position]
+        index = example["index"].reshape(1)
+        certificate = smoother.certify(example["image"], example=int(index))
+        for radius, ratio in zip(radii, ratios, strict=True):
+            eps_out = certificate.eps_out(ratio * SIGMA)
+            radius.update(torch.tensor([eps_out], dtype=torch.float64), index)
+        losses.update(torch.tensor([certificate.smoothing_loss], dtype=torch.float64), index)
+        rate.update(torch.tensor([certificate.abstained]), index)
+    return [float(metric.compute()) for metric in [*radii, losses, rate]]
+
+
+def test_keys_are_logged_exactly_at_each_validation() -> None:
+    record = Record()
+    fit(callback(), record, max_epochs=2)
+    assert len(record.logged) == 2
+    for logged in record.logged:
+        assert {key for key in logged if key.startswith("val/")} == {"val/loss", *KEYS}
+
+
+def test_first_h_has_the_plain_name_and_the_others_their_value() -> None:
+    smoothing = CenterSmoothing(SIGMA, n=200, m=300, k=16, h=(1.0, 1.5, 0.123456))
+    assert smoothing.keys == [
+        "val/certified_radius",
+        "val/certified_radius/h=1.5",
+        "val/certified_radius/h=0.123456",
+    ]
+
+
+@pytest.mark.parametrize("num_examples", [3, 4])
+def test_values_are_those_of_certifying_by_hand(num_examples: int) -> None:
+    model = tiny_model()
+    logged = run(callback(num_examples=num_examples), model)
+    expected = by_hand(model, num_examples, (0.2, 0.5))
+    assert list(logged) == KEYS
+    for value, exact in zip(logged.values(), expected, strict=True):
+        assert value == pytest.approx(exact, rel=1e-6)
+        assert value >= exact
+
+
+def test_values_reach_the_loggers_rounded_up(tmp_path: Path) -> None:
+    smoothing, record = callback(), Record()
+    trainer = fit(smoothing, record, logger=CSVLogger(tmp_path, name="", version="run"), log_every_n_steps=1)
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    columns = lines[0].split(",")
+    expected = dict(zip(KEYS, by_hand(trainer.lightning_module, 3, (0.2, 0.5)), strict=True))
+    for key, exact in expected.items():
+        (logged,) = [float(cell) for line in lines[1:] if (cell := line.split(",")[columns.index(key)])]
+        for value in (logged, record.logged[0][key], smoothing.latest[key]):
+            assert exact <= value <= exact * (1 + 2e-7)
+
+
+@given(st.floats(min_value=0.0, max_value=1e30) | st.just(math.inf))
+def test_float32_value_is_the_least_that_is_not_below(value: float) -> None:
+    rounded = _float32_up(value)
+    assert rounded >= value
+    assert float(np.float32(rounded)) == rounded
+    if 0.0 < value < math.inf:
+        assert float(np.nextafter(np.float32(rounded), np.float32(-1))) < value
+
+
+def test_same_images_are_certified_at_each_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = certified_examples(monkeypatch)
+    fit(callback(), max_epochs=3)
+    assert len(seen) == 9
+    assert len(set(seen[:3])) == 3
+    assert seen[:3] == seen[3:6] == seen[6:]
+    assert set(seen) <= set(range(50, 62))
+
+
+def test_seed_chooses_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = certified_examples(monkeypatch)
+    for seed in (0, 1, 0):
+        run(callback(seed=seed, num_examples=6), tiny_model())
+    assert seen[:6] == seen[12:]
+    assert seen[:6] != seen[6:12]
+
+
+def test_more_examples_than_images_means_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = certified_examples(monkeypatch)
+    run(callback(num_examples=50), tiny_model())
+    assert sorted(seen) == list(range(50, 62))
+
+
+def test_sanity_check_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = certified_examples(monkeypatch)
+    record = Record()
+    fit(callback(), record, num_sanity_val_steps=2, limit_val_batches=1)
+    assert len(record.logged) == 2
+    assert "val/certified_radius" not in record.logged[0]
+    assert "val/certified_radius" in record.logged[1]
+    assert len(seen) == 3
+
+
+def test_every_nth_validation_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = certified_examples(monkeypatch)
+    smoothing, counts = callback(every_n_validations=3), []
+    for _ in range(7):
+        run(smoothing, tiny_model())
+        counts.append(len(seen))
+    assert counts == [0, 0, 3, 3, 3, 6, 6]
+
+
+def test_no_radius_is_claimed_at_a_validation_without_certification(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(callback(every_n_validations=2), max_epochs=3)
+    said = [line for line in capsys.readouterr().out.splitlines() if "certified radius" in line]
+    assert [line.split(":")[0] for line in said] == ["epoch 1"]
+
+
+def test_checkpoint_of_a_validation_without_certification_claims_no_radius(tmp_path: Path) -> None:
+    checkpoints = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    fit(callback(every_n_validations=2), checkpoints, max_epochs=3, enable_checkpointing=True)
+
+    def claimed(name: str) -> dict[str, float]:
+        states = torch.load(tmp_path / name, weights_only=True)["callbacks"]
+        return next(state["latest"] for key, state in states.items() if "CenterSmoothing" in key)
+
+    assert "val/certified_radius" in claimed("epoch=1.ckpt")
+    assert claimed("epoch=0.ckpt") == {}
+    assert claimed("epoch=2.ckpt") == {}
+
+
+def test_training_is_bit_for_bit_the_same_with_and_without() -> None:
+    states = [fit(*callbacks, max_epochs=2).lightning_module.state_dict() for callbacks in ([], [callback()])]
+    assert list(states[0]) == list(states[1])
+    for name in states[0]:
+        assert torch.equal(states[0][name], states[1][name]), name
+
+
+def test_global_generators_are_left_alone() -> None:
+    model, smoothing = tiny_model(), callback()
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # the global one is meant
+    run(smoothing, model)
+    after = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1][0] == after[1][0]
+    np.testing.assert_array_equal(before[1][1], after[1][1])
+    assert before[1][2:] == after[1][2:]
+    assert before[2] == after[2]
+
+
+def test_result_does_not_depend_on_the_global_generator() -> None:
+    model, results = tiny_model(), []
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            results.append(run(callback(), model))
+    assert results[0] == results[1]
+
+
+def test_module_is_certified_in_eval_mode_and_put_back() -> None:
+    model = tiny_model().train()
+    model.network.encoder[1].eval()
+    before = [module.training for module in model.modules()]
+    statistics = {name: value.clone() for name, value in model.state_dict().items()}
+    in_training = run(callback(), model)
+    assert [module.training for module in model.modules()] == before
+    assert all(torch.equal(value, statistics[name]) for name, value in model.state_dict().items())
+    assert run(callback(), model.eval()) == in_training
+
+
+def test_gradients_and_their_mode_are_left_alone() -> None:
+    model = tiny_model()
+    run(callback(), model)
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_impossible_h_is_refused_with_the_m_that_would_do() -> None:
+    with pytest.raises(ValueError, match=r"m must be at least \d+ to certify h=1.5, got 100") as refused:
+        callback(h=(0.2, 1.5))
+    enough = int(str(refused.value).split()[5])
+    callback(h=(0.2, 1.5), m=enough)
+
+
+def test_impossible_delta_is_refused_with_the_range() -> None:
+    with pytest.raises(ValueError, match=r"delta must lie in \[0\.\d+, 0\.5\) for n=60, .*got 0\.01"):
+        callback(delta=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_examples", 0),
+        ("every_n_validations", 0),
+        ("h", ()),
+        ("h", (-0.2,)),
+        ("h", (math.nan,)),
+        ("sigma", 0.0),
+        ("sigma", -1.0),
+        ("sigma", math.nan),
+        ("batch_size", 0),
+    ],
+)
+def test_values_out_of_range_are_refused_at_construction(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"\b{name} must"):
+        CenterSmoothing(**{"sigma": SIGMA, "h": (0.2,), **BUDGET, name: value})
+
+
+def test_module_that_returns_nan_is_reported_as_uncertified() -> None:
+    logged = run(callback(), Nowhere(sigma=SIGMA))
+    assert list(logged.values()) == [math.inf, math.inf, math.inf, 1.0]
+
+
+def test_values_without_certificate_can_be_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = Record()
+    trainer = silent_trainer(callback(), record, logger=CSVLogger(tmp_path, name="", version="run"))
+    trainer.validate(Nowhere(sigma=SIGMA), TinyData(), verbose=False)
+    assert record.logged[0]["val/certified_radius"] == math.inf
+    assert record.logged[0]["val/abstention_rate"] == 1.0
+    assert "certified radius inf (h=0.2) inf (h=0.5) | smoothing loss inf | abstained 100%" in capsys.readouterr().out
+
+
+def test_state_goes_around() -> None:
+    smoothing, other = callback(), callback()
+    run(smoothing, tiny_model())
+    state = smoothing.state_dict()
+    other.load_state_dict(state)
+    assert other.latest == smoothing.latest
+    assert other.state_dict() == state
+    assert list(state["latest"]) == KEYS
+    assert all(type(value) is float for value in state["latest"].values())
+
+
+def test_checkpoint_tells_its_own_certified_radius(tmp_path: Path) -> None:
+    smoothing, path = callback(), tmp_path / "last.ckpt"
+    trainer = fit(smoothing)
+    trainer.save_checkpoint(path)
+    states = torch.load(path, weights_only=True)["callbacks"]
+    assert next(state["latest"] for key, state in states.items() if "CenterSmoothing" in key) == smoothing.latest
+    expected = by_hand(trainer.lightning_module, 3, (0.2, 0.5))
+    assert list(smoothing.latest.values()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+def test_shares_of_the_processes_are_disjoint_and_complete(world_size: int) -> None:
+    smoothing = callback(num_examples=6)
+    shares = [smoothing._examples(stub_trainer(rank, world_size)) for rank in range(world_size)]  # type: ignore[arg-type]
+    indices = [int(example["index"]) for share in shares for example in share]
+    (whole,) = [smoothing._examples(stub_trainer())]  # type: ignore[arg-type]
+    assert len(indices) == len(set(indices)) == 6
+    assert set(indices) == {int(example["index"]) for example in whole}
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_one_line_per_validation_beside_the_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    smoothing, record = callback(), Record()
+    fit(smoothing, record, max_epochs=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 0", "epoch 1"]
+    assert f"val/loss {record.logged[1]['val/loss']:.5f} | certified radius " in lines[1]
+    assert "(h=0.2)" in lines[1]
+    assert "(h=0.5) | smoothing loss " in lines[1]
+
+
+def test_printed_radius_is_never_below_the_certified_one(capsys: pytest.CaptureFixture[str]) -> None:
+    smoothing = callback()
+    values = [12.34, 12.301, 12.0500001]
+    smoothing.h = [0.2, 0.5, 0.7]
+    smoothing.latest = {**dict(zip(smoothing.keys, values, strict=True)), **dict.fromkeys(KEYS[2:], 0.0)}
+    smoothing.on_validation_end(stub_trainer(), tiny_model())  # type: ignore[arg-type]
+    shown = [float(text) for text in re.findall(r"([\d.]+) \(h=", capsys.readouterr().out)]
+    assert len(shown) == 3
+    for printed, value in zip(shown, values, strict=True):
+        assert value <= printed < value + 0.2
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_trainer_may_compute_in_another_precision(precision: str) -> None:
+    record = Record()
+    fit(callback(), record, precision=precision, limit_train_batches=1)
+    assert math.isfinite(record.logged[0]["val/certified_radius"])
+
+
+class Pictures(WandbLogger):
+    def __init__(self) -> None:
+        self.images: list[tuple[str, list[Tensor]]] = []
+
+    def log_image(self, key: str, images: list[Tensor], step: int | None = None, **_: object) -> None:
+        self.images.append((key, images))
+
+
+def test_weights_and_biases_gets_a_picture_per_validation() -> None:
+    logger = Pictures()
+    run(callback(), tiny_model(), loggers=[logger])
+    ((key, (grid,)),) = logger.images
+    assert key == "val/examples"
+    assert grid.shape == (3, 3 * 10 + 2, 3 * 10 + 2)
+    assert grid.min() >= 0.0
+    assert grid.max() <= 1.0
+
+
+def test_outputs_that_are_no_images_give_no_picture() -> None:
+    logger = Pictures()
+    logged = run(callback(distance=Lp(2.0)), Vectors(sigma=SIGMA), loggers=[logger])
+    assert logger.images == []
+    assert list(logged) == KEYS
+
+
+def test_pictures_are_logged_by_the_first_process_alone() -> None:
+    logger = Pictures()
+    run(callback(), tiny_model(), loggers=[logger], rank=1, world_size=2)
+    assert logger.images == []

@@ -1,0 +1,260 @@
+import math
+import re
+import sys
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image
+
+from callbacks import CertificationFolder, Row, draw, summarise
+from callbacks import certification_report as report
+from center_smoothing import Angular, SmoothingBudget, TotalVariation
+
+BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
+SHAPES = {"grey": (1, 8, 8), "rgb": (3, 8, 8), "vector": (5,), "many channels": (7, 4, 4)}
+
+
+def row(index: int, eps_in: float, eps_out: float, smoothing_loss: float = 0.5, abstained: bool = False) -> Row:
+    return Row(index, 0.25, eps_in, eps_out, smoothing_loss, abstained, 1000, 2000, 0.12, "exact", 1.0)
+
+
+def rows_of(values: Sequence[float]) -> list[Row]:
+    return [row(index, eps_in, value + eps_in) for index, value in enumerate(values) for eps_in in (0.25, 0.5)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CertificationFolder:
+    folder = CertificationFolder(tmp_path / "certification")
+    folder.create()
+    return folder
+
+
+def write_outputs(folder: CertificationFolder, indices: Sequence[int], shape: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    for index in indices:
+        image, base, smoothed = generator.random((3, *shape), dtype=np.float32)
+        np.savez(folder.outputs(index), image=image, base=base, smoothed=smoothed)
+
+
+@given(st.floats(min_value=0.0, max_value=1e12), st.integers(0, 4))
+def test_rounded_up_is_never_below(value: float, digits: int) -> None:
+    assert float(report.rounded_up(value, digits)) >= value
+
+
+@given(st.integers(0, 10**7))
+def test_rounded_up_is_not_below_the_next_number_after_one_with_two_decimals(cents: int) -> None:
+    value = math.nextafter(cents / 100, math.inf)
+    assert float(report.rounded_up(value)) >= value
+
+
+@given(st.floats(min_value=0.0, max_value=1e6))
+def test_rounded_up_is_above_by_less_than_two_of_the_last_digit(value: float) -> None:
+    assert Decimal(report.rounded_up(value)) < Decimal(value) + Decimal("0.02")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(80.001, "80.01"), (80.0, "80.00"), (0.0, "0.00"), (1e-9, "0.01"), (math.inf, "inf")]
+)
+def test_rounded_up_looks_like_this(value: float, text: str) -> None:
+    assert report.rounded_up(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (36_000, "10.0 h")]
+)
+def test_duration_looks_like_this(seconds: float, text: str) -> None:
+    assert report.duration(seconds) == text
+
+
+def test_plan_tells_what_will_be_sampled() -> None:
+    lines = report.plan_lines(BUDGET, TotalVariation(), sigma=0.25, eps_in=[0.25, 0.5], num_examples=7)
+    for part in (
+        "7 examples", "TotalVariation", "sigma=0.25", "method=exact", "n=1000", "m=2000", "k=64", "delta=0.12",
+        "alpha=0.01",
+    ):  # fmt: skip
+        assert part in lines[0]
+    assert "3,064 evaluations per example, 21,448 in all" in lines[-1]
+
+
+def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
+    lines = report.plan_lines(BUDGET, TotalVariation(), sigma=0.25, eps_in=[0.25, 0.5], num_examples=7)
+    assert lines[1].split() == ["h", "eps_in", "p", "rank", "of", "m", "least", "m"]
+    assert len(lines) == 5
+    for line, radius in zip(lines[2:4], (0.25, 0.5), strict=True):
+        plan = BUDGET.plan(radius / 0.25)
+        assert line.split() == [
+            f"{plan.h:g}",
+            f"{radius:g}",
+            f"{plan.p:.6f}",
+            f"{plan.rank}/2000",
+            f"{plan.least_m:.0f}",
+        ]
+
+
+def test_plan_can_show_a_radius_that_no_m_certifies() -> None:
+    lines = report.plan_lines(BUDGET, TotalVariation(), sigma=0.25, eps_in=[5.0], num_examples=7)
+    assert lines[2].split()[-2:] == ["2001/2000", "inf"]
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.1042, 0.107, 0.112, 0.2])
+def test_plan_does_not_understate_the_abstentions(delta: float) -> None:
+    budget = SmoothingBudget(n=1000, m=2000, k=64, delta=delta)
+    lines = report.plan_lines(budget, TotalVariation(), sigma=0.25, eps_in=[0.25], num_examples=7)
+    (percent,) = re.findall(r"abstains on at most ([\d.]+)% of inputs", lines[-1])
+    assert float(percent) / 100 >= budget.abstention_probability()
+
+
+def test_result_lines_show_all_figures_with_radii_rounded_up() -> None:
+    results = summarise([row(0, 0.25, 12.3401, 1.23456), row(1, 0.25, math.inf, math.inf, True)], sigma=0.25)
+    results += summarise([row(0, 0.5, 12.3401, 1.23456)], sigma=0.25)
+    lines = report.result_lines(results)
+    assert lines[0].split() == [
+        "h", "eps_in", "median", "eps_out", "smoothing", "loss", "abstained", "examples",
+    ]  # fmt: skip
+    assert lines[1].split() == ["1", "0.25", "inf", "inf", "50.0%", "2"]
+    assert lines[2].split() == ["2", "0.5", "12.35", "1.235", "0.0%", "1"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_no_results_give_a_header_alone() -> None:
+    assert len(report.result_lines([])) == 1
+
+
+@pytest.mark.parametrize(
+    ("coverage", "scope"),
+    [("pointwise", "each eps_in by itself"), ("bonferroni", "all eps_in at once"), ("dkw", "all eps_in at once")],
+)
+def test_promise_says_for_what_and_how_surely_it_holds(coverage: str, scope: str) -> None:
+    line = report.promise_line(BUDGET, Angular(), coverage=coverage)
+    for part in (scope, "at most eps_in (l2 norm)", "Angular", " 0.99 ", "unless one of the two abstains"):
+        assert part in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("alpha", [0.005, 0.000123456, 1e-5, 1e-9])
+def test_promise_never_claims_a_higher_probability_than_holds(alpha: float) -> None:
+    budget = SmoothingBudget(alpha_1=alpha, alpha_2=alpha)
+    line = report.promise_line(budget, TotalVariation(), coverage="pointwise")
+    (probability,) = re.findall(r"with probability (?:at least )?([\d.]+\d)", line)
+    assert Decimal(probability) <= 1 - 2 * Decimal(alpha) + Decimal("1e-15")
+    assert Decimal(probability) < 1
+
+
+def test_non_finite_outputs_are_noted(folder: CertificationFolder) -> None:
+    for index, bad in ((4, 3), (9, 0), (2, 1)):
+        np.save(folder.distances(index), np.array([0.0] * (5 - bad) + [math.inf] * bad))
+    rows = [row(index, 0.25, 1.0) for index in (4, 9, 2)]
+    (line,) = report.non_finite_lines(folder, rows)
+    assert "returned NaN or inf 4 times, around examples 2, 4:" in line
+    assert report.non_finite_lines(folder, rows[1:2]) == []
+
+
+def test_only_outputs_that_are_images_are_pictures(folder: CertificationFolder) -> None:
+    for index, shape in enumerate(SHAPES.values()):
+        write_outputs(folder, [index], shape)
+    found = [[image.shape for image in report.output_pictures(folder, index)] for index in range(4)]
+    assert found == [[(8, 8, 1)] * 3, [(8, 8, 3)] * 3, [], []]
+
+
+def texts(figure: Figure) -> str:
+    """All that is written in a figure."""
+    return " | ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("outputs", list(SHAPES))
+@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [3.0, math.inf, 2.0], [3.0, math.inf, math.inf], [math.inf] * 2])
+def test_figure_saves_to_png(outputs: str, values: list[float], folder: CertificationFolder) -> None:
+    rows = rows_of(values)
+    write_outputs(folder, range(len(values)), SHAPES[outputs])
+    figure = draw(folder, rows, summarise(rows, sigma=0.25), "what it is")
+    figure.savefig(folder.picture, dpi=40)
+    with Image.open(folder.picture) as picture:
+        assert picture.format == "PNG"
+        assert picture.getcolors() is None or len(picture.getcolors()) > 10
+    assert figure.canvas.manager is None
+
+
+def test_figure_says_what_is_missing(folder: CertificationFolder) -> None:
+    rows = [*rows_of([3.0, math.inf]), row(5, 0.25, math.inf, math.inf, True), row(5, 0.5, math.inf, math.inf, True)]
+    write_outputs(folder, (0, 1, 5), (1, 8, 8))
+    shown = texts(draw(folder, rows, summarise(rows, sigma=0.25), "a title"))
+    assert "a title" in shown
+    assert "abstained on 33%, 4 rows without certificate" in shown
+
+
+def test_figure_labels_the_medians_rounded_up(folder: CertificationFolder) -> None:
+    rows = [row(0, 0.25, 12.3401), row(0, 0.5, math.inf)]
+    write_outputs(folder, [0], (5,))
+    figure = draw(folder, rows, summarise(rows, sigma=0.25), "a title")
+    shown = texts(figure).split(" | ")
+    assert "12.35" in shown
+    assert "inf" not in shown
+
+
+def test_curve_goes_by_eps_in_and_holds_every_example(folder: CertificationFolder) -> None:
+    rows = [row(index, eps_in, eps_in + index) for index in range(3) for eps_in in (0.5, 0.25)]
+    write_outputs(folder, range(3), (5,))
+    (axis,) = draw(folder, rows, summarise(rows, sigma=0.25), "a title").axes
+    lines = {str(line.get_label()): line for line in axis.get_lines()}
+    median = lines["median certified radius eps_out"]
+    np.testing.assert_array_equal(median.get_xdata(), [0.25, 0.5])
+    np.testing.assert_array_equal(median.get_ydata(), [1.25, 1.5])
+    points = {(*line.get_xdata(), *line.get_ydata()) for line in axis.get_lines() if len(line.get_xdata()) == 1}
+    assert points == {(value.eps_in, value.eps_out) for value in rows}
+
+
+def test_figure_shows_a_few_examples_with_their_indices(folder: CertificationFolder) -> None:
+    indices = (31, 7, 19, 4, 8, 12, 3)
+    rows = [row(index, 0.25, 1.0) for index in indices]
+    write_outputs(folder, indices, (3, 8, 8))
+    figure = draw(folder, rows, summarise(rows, sigma=0.25), "a title")
+    shown = re.findall(r"#(\d+)", texts(figure))
+    assert shown == ["31", "7", "19", "4", "8"]
+    assert sum(len(axis.images) for axis in figure.axes) == 15
+
+
+def test_figure_of_nothing_can_be_drawn(folder: CertificationFolder) -> None:
+    draw(folder, [], [], "nothing yet").savefig(folder.picture, dpi=40)
+    assert folder.picture.stat().st_size > 0
+
+
+def test_weights_and_biases_gets_table_curve_and_images(
+    folder: CertificationFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[dict[str, Any]] = []
+    logged: list[dict[str, Any]] = []
+    finished: list[bool] = []
+    run = SimpleNamespace(
+        define_metric=lambda *_, **__: None, log=logged.append, finish=lambda: finished.append(True)
+    )  # fmt: skip
+
+    def init(**kwargs: Any) -> SimpleNamespace:  # noqa: ANN401  # whatever wandb takes
+        started.append(kwargs)
+        return run
+
+    fake = SimpleNamespace(init=init, Table=lambda columns, data: (columns, data), Image=lambda data, **_: data)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    rows = rows_of([3.0, math.inf])
+    results = summarise(rows, sigma=0.25)
+    write_outputs(folder, range(2), (1, 8, 8))
+    report.log_to_wandb(folder, rows, results, config={"sigma": 0.25}, offline=True)
+    assert started[0]["mode"] == "offline"
+    assert started[0]["config"] == {"sigma": 0.25}
+    assert finished == [True]
+    keys = [key for line in logged for key in line]
+    assert logged[: len(results)] == results
+    assert {"certificates", "curve", "examples"} <= set(keys)
+    (columns, data) = next(line["certificates"] for line in logged if "certificates" in line)
+    assert columns[:4] == ["index", "sigma", "eps_in", "eps_out"]
+    assert [line[:4] for line in data] == [[value.index, 0.25, value.eps_in, value.eps_out] for value in rows]
+    images = next(line["examples"] for line in logged if "examples" in line)
+    assert [image.shape for image in images] == [(8, 24, 1)] * 2

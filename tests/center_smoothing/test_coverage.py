@@ -1,0 +1,377 @@
+"""Monte Carlo: every bound fails no more often than it may, and each check can tell a broken implementation.
+
+A count of failures refutes a bound if a binomial variable with its failure probability exceeds that count with
+probability below 1e-4. All counts are seeded. Broken variants are patched in and must be refuted.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from scipy import special, stats
+from torch import Tensor
+
+from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp, SmoothedOutput, SmoothingBudget, bounds
+from center_smoothing.budget import Method
+from center_smoothing.certificate import Coverage
+from center_smoothing.sampling import Stage
+
+
+def refuted(failures: int, runs: int, alpha: float) -> bool:
+    print(f"{failures} failures in {runs} runs: {failures / runs:.4f}, at most {alpha} promised")
+    return bool(stats.binom.sf(failures - 1, runs, alpha) < 1e-4)
+
+
+class SampleCenters(Lp):
+    """Lp of outputs that cannot be averaged."""
+
+    averages = False
+
+
+TIGHT = [(40, 50), (3, 50), (180, 200), (50, 50)]
+
+
+def failures_of_lower_bound(successes: int, m: int, alpha: float, runs: int, shift: int = 0) -> int:
+    """How often the bound reaches the true probability, which is one where it may fail with alpha exactly."""
+    p = bounds.clopper_pearson_lower(successes, m, alpha)
+    table = np.array([bounds.clopper_pearson_lower(min(k + shift, m), m, alpha) for k in range(m + 1)])
+    return int((table[np.random.default_rng(0).binomial(m, p, runs)] >= p).sum())
+
+
+@pytest.mark.parametrize(("successes", "m"), TIGHT)
+@pytest.mark.parametrize("alpha", [0.01, 0.1])
+def test_clopper_pearson_fails_with_alpha_and_no_more(successes: int, m: int, alpha: float) -> None:
+    failures = failures_of_lower_bound(successes, m, alpha, 100_000)
+    assert not refuted(failures, 100_000, alpha)
+    assert failures > 100_000 * alpha / 2
+
+
+@pytest.mark.parametrize(("successes", "m"), TIGHT)
+def test_one_success_too_many_would_be_noticed(successes: int, m: int) -> None:
+    assert refuted(failures_of_lower_bound(successes, m, 0.1, 100_000, shift=1), 100_000, 0.1)
+
+
+DELTA, ALPHA_2, SIGMA = 0.1, 0.1, 0.5
+
+
+def made_of(distances: np.ndarray, method: Method = "exact", alpha_2: float = ALPHA_2) -> Certificate:
+    budget = SmoothingBudget(n=2000, m=len(distances), delta=DELTA, alpha_2=alpha_2, method=method)
+    output = SmoothedOutput(torch.zeros(1), 1.0, 0.5, abstained=False)
+    return Certificate(np.sort(distances), SIGMA, 1.0, budget, output, 0.0)
+
+
+def eps_in_with_quantile(p: float) -> float:
+    return SIGMA * float(special.ndtri(p) - special.ndtri(0.5 + DELTA))
+
+
+def uniform(rng: np.random.Generator, m: int, p: float) -> np.ndarray:
+    return rng.uniform(size=m)
+
+
+def two_atoms(rng: np.random.Generator, m: int, p: float) -> np.ndarray:
+    return np.where(rng.uniform(size=m) < p, p, 1.0)
+
+
+def many_atoms(rng: np.random.Generator, m: int, p: float) -> np.ndarray:
+    """Uniform, rounded up to multiples of p / 8: each atom lies at the value of the distribution function there."""
+    return np.minimum(np.ceil(rng.uniform(size=m) / (p / 8)) * (p / 8), 1.0)
+
+
+Draw = Callable[[np.random.Generator, int, float], np.ndarray]
+DISTRIBUTIONS = [uniform, two_atoms, many_atoms]
+
+
+def failures_of_quantile(
+    draw: Draw, m: int, rank: int, runs: int, method: Method = "exact", coverage: Coverage = "pointwise"
+) -> int:
+    """How often P[D <= R] <= p, for distances with P[D <= d] = d at all d that they take.
+
+    The quantile p is one where the exact rank may fail with all of alpha_2.
+    """
+    p = bounds.clopper_pearson_lower(rank, m, ALPHA_2) - 1e-9  # or rounding p up makes it the next rank
+    eps_in, rng, failures = eps_in_with_quantile(p), np.random.default_rng(1), 0
+    for _ in range(runs):
+        radius = made_of(draw(rng, m, p), method).eps_out(eps_in, coverage=coverage) / 3.0
+        failures += radius <= p * (1 + 1e-8)  # eps_out is rounded up
+    return failures
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+@pytest.mark.parametrize(("m", "rank"), [(30, 27), (100, 97), (200, 160)])
+def test_exact_rank_fails_with_alpha_and_no_more(draw: Draw, m: int, rank: int) -> None:
+    failures = failures_of_quantile(draw, m, rank, 3000)
+    assert not refuted(failures, 3000, ALPHA_2)
+    assert failures > 3000 * ALPHA_2 / 2
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+@pytest.mark.parametrize(("method", "coverage"), [("paper", "pointwise"), ("exact", "dkw")])
+def test_dkw_rank_fails_with_alpha_at_most(draw: Draw, method: Method, coverage: Coverage) -> None:
+    failures = failures_of_quantile(draw, 200, 160, 3000, method, coverage)
+    assert not refuted(failures, 3000, ALPHA_2)
+    assert failures > 0
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+@pytest.mark.parametrize(("m", "rank"), [(30, 27), (100, 97)])
+def test_a_rank_one_lower_would_be_noticed(draw: Draw, m: int, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = bounds.order_statistic_rank
+    monkeypatch.setattr(bounds, "order_statistic_rank", lambda *arguments: original(*arguments) - 1)
+    assert refuted(failures_of_quantile(draw, m, rank, 3000), 3000, ALPHA_2)
+
+
+@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+def test_dkw_without_its_margin_would_be_noticed(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "hoeffding_margin", lambda m, alpha: 0.0)
+    assert refuted(failures_of_quantile(draw, 200, 160, 3000, coverage="dkw"), 3000, ALPHA_2)
+
+
+GRID = np.array([0.65, 0.72, 0.79, 0.86, 0.93])
+
+
+def failures_of_curve(coverage: Coverage, runs: int) -> int:
+    """How often any of five certified radii covers too little."""
+    eps_in, rng, failures = [eps_in_with_quantile(p) for p in GRID], np.random.default_rng(2), 0
+    for _ in range(runs):
+        failures += bool(np.any(made_of(rng.uniform(size=150)).eps_out(eps_in, coverage=coverage) / 3.0 <= GRID))
+    return failures
+
+
+@pytest.mark.parametrize("coverage", ["bonferroni", "dkw"])
+def test_simultaneous_answers_hold_together(coverage: Coverage) -> None:
+    failures = failures_of_curve(coverage, 3000)
+    assert not refuted(failures, 3000, ALPHA_2)
+    assert failures > 3000 * ALPHA_2 / 10
+
+
+def test_pointwise_answers_taken_together_would_be_noticed() -> None:
+    assert refuted(failures_of_curve("pointwise", 3000), 3000, ALPHA_2)
+
+
+def failures_of_eps_in(radius: float, method: Method, runs: int) -> int:
+    """How often the certified input radius exceeds what the true mass within the given radius allows."""
+    allowed, rng, failures = eps_in_with_quantile(radius), np.random.default_rng(3), 0
+    for _ in range(runs):
+        failures += made_of(rng.uniform(size=100), method).eps_in(3.0 * radius * (1 + 1e-8)) > allowed
+    return failures
+
+
+@pytest.mark.parametrize("radius", [0.8, 0.9])
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_certified_input_radius_fails_with_alpha_at_most(radius: float, method: Method) -> None:
+    failures = failures_of_eps_in(radius, method, 3000)
+    assert not refuted(failures, 3000, ALPHA_2)
+    assert method == "paper" or failures > 3000 * ALPHA_2 / 5
+
+
+def test_counting_a_few_distances_too_many_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = bounds.clopper_pearson_lower
+    monkeypatch.setattr(bounds, "clopper_pearson_lower", lambda k, m, alpha: original(min(k + 2, m), m, alpha))
+    assert refuted(failures_of_eps_in(0.9, "exact", 3000), 3000, ALPHA_2)
+
+
+ALPHA_1 = 0.2
+
+
+def selection_budget(method: Method, n: int = 121, n_check: int | None = None) -> SmoothingBudget:
+    """The least admissible delta leaves the check as little slack as it may have."""
+    generous = SmoothingBudget(n=n, m=1, k=16, alpha_1=ALPHA_1, delta=0.49, n_check=n_check, method=method)
+    return SmoothingBudget(**{**generous.as_dict(), "delta": generous.least_delta})
+
+
+def outputs_at_zero(
+    model: Callable[[Tensor], Tensor], distance: Distance, budget: SmoothingBudget, dimension: int, runs: int
+) -> Iterator[SmoothedOutput]:
+    """Smoothed outputs at zero, with sigma = 1."""
+    smoother = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=128)
+    x = torch.zeros(dimension, dtype=torch.float64)
+    return (smoother.smooth(x, example=run) for run in range(runs))
+
+
+def cap_mass(radius: float, dimension: int) -> float:
+    """Mass of an angular ball around any direction under the uniform distribution on directions."""
+    half = 0.5 * float(special.betainc((dimension - 1) / 2, 0.5, math.sin(math.pi * radius) ** 2))
+    return half if radius <= 0.5 else 1.0 - half
+
+
+def failures_on_directions(budget: SmoothingBudget, runs: int) -> int:
+    """Of f(x) = x under the angular distance: all centers are alike, and the smallest ball is small by chance.
+
+    Zero is as near as 1/2 to everything, so that no radius exceeds twice the best one.
+    """
+    outputs = outputs_at_zero(lambda z: z, Angular(), budget, 16, runs)
+    return sum(not o.abstained and cap_mass(o.radius, 16) < 0.5 - budget.delta for o in outputs)
+
+
+def failures_on_the_line(budget: SmoothingBudget, distance: Distance, runs: int) -> int:
+    """Of f(x) = x in one dimension: too little mass in the ball, or a radius beyond twice the best."""
+    best, failures = float(special.ndtri(0.75 + budget.delta / 2)), 0
+    for output in outputs_at_zero(lambda z: z, distance, budget, 1, runs):
+        center, radius = output.center.item(), output.radius
+        mass = special.ndtr(center + radius) - special.ndtr(center - radius)
+        failures += not output.abstained and (mass < 0.5 - budget.delta or radius > 2 * best)
+    return failures
+
+
+def one_hot(z: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(z.argmax(dim=1), z.shape[1]).to(z.dtype)
+
+
+@pytest.mark.parametrize("n_check", [31, 121])
+def test_center_holds_its_mass_among_many_like_candidates(n_check: int) -> None:
+    failures = failures_on_directions(selection_budget("exact", n_check=n_check), 1000)
+    assert not refuted(failures, 1000, ALPHA_1)
+    assert failures > 0
+
+
+def test_center_of_the_paper_holds_its_mass_among_many_like_candidates() -> None:
+    assert not refuted(failures_on_directions(selection_budget("paper"), 500), 500, ALPHA_1)
+
+
+@pytest.mark.parametrize("distance", [Lp(), SampleCenters()], ids=["averages", "samples"])
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_center_on_the_line_holds_its_mass_within_twice_the_best_radius(method: Method, distance: Distance) -> None:
+    assert not refuted(failures_on_the_line(selection_budget(method), distance, 500), 500, ALPHA_1)
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_center_among_atoms_has_exactly_twice_the_best_radius(method: Method) -> None:
+    # three atoms at l1 distance 2; around the middle of two of them lies 2/3 of the mass within radius 1
+    budget, abstained = selection_budget(method), 0
+    assert 0.5 + budget.delta < 2 / 3
+    for output in outputs_at_zero(one_hot, SampleCenters(1), budget, 3, 300):
+        abstained += output.abstained
+        assert output.abstained or output.radius <= 2.0
+    assert abstained < 10
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+@pytest.mark.parametrize("share", [0.3, 0.4, 0.45, 0.5])
+def test_center_among_two_atoms_holds_its_mass(method: Method, share: float) -> None:
+    budget, threshold, failures = selection_budget(method), float(special.ndtri(1 - share)), 0
+    for output in outputs_at_zero(lambda z: (z > threshold).to(z.dtype), SampleCenters(), budget, 1, 500):
+        mass = 1.0 if output.radius >= 1.0 else share if output.center.item() == 1.0 else 1 - share
+        failures += not output.abstained and mass < 0.5 - budget.delta
+    assert not refuted(failures, 500, ALPHA_1)
+
+
+def check_on_the_ranking_batch(self: CenterSmoother, x: Tensor, example: int, center: Tensor) -> Tensor:
+    return self._distances_to(center, x, example, Stage.RANKING, self.budget.n_check)
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_a_check_on_the_ranking_batch_would_be_noticed(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CenterSmoother, "_check_distances", check_on_the_ranking_batch)
+    assert refuted(failures_on_directions(selection_budget(method), 200), 200, ALPHA_1)
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_a_missing_check_would_be_noticed(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SmoothingBudget, "mass_lower_bound", lambda self, inside: 0.5)
+    assert refuted(failures_on_directions(selection_budget(method), 200), 200, ALPHA_1)
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_a_ball_around_all_ranked_outputs_would_be_noticed(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SmoothingBudget, "half", property(lambda self: self.n))
+    assert refuted(failures_on_the_line(selection_budget(method), Lp(), 200), 200, ALPHA_1)
+
+
+def promise_budget(method: Method) -> SmoothingBudget:
+    return SmoothingBudget(n=201, m=120, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2, method=method)
+
+
+def failures_of_promise(
+    model: Callable[[Tensor], Tensor],
+    distance: Distance,
+    budget: SmoothingBudget,
+    x: Tensor,
+    direction: Tensor,
+    eps_in: float,
+    runs: int,
+) -> tuple[int, int]:
+    """How often d(center(x), center(x')) > eps_out where neither abstained, and how often neither did."""
+    here = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=256, seed=1)
+    there = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=256, seed=2)
+    moved = x + eps_in * direction / torch.linalg.vector_norm(direction)
+    failures = both = 0
+    for run in range(runs):
+        certificate, output = here.certify(x, example=run), there.smooth(moved, example=run)
+        if not (certificate.abstained or output.abstained):
+            both += 1
+            apart = distance(certificate.center[None], output.center[None]).item()
+            failures += apart > certificate.eps_out(eps_in)
+    return failures, both
+
+
+def vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+STRETCH = torch.tensor([[3.0, 0.0], [1.0, 0.2], [0.0, -0.1]], dtype=torch.float64)
+
+
+def linear(z: Tensor) -> Tensor:
+    return z @ STRETCH.T
+
+
+def step(z: Tensor) -> Tensor:
+    return (z[:, :1] > 0.0).to(z.dtype)
+
+
+def stairs(z: Tensor) -> Tensor:
+    return torch.cat([(z[:, :1] * 1.5).floor(), (z.sum(dim=1, keepdim=True) > 0.0) * 2.0], dim=1)
+
+
+# model, distance, x, direction of x', eps_in in units of sigma
+CASES = {
+    "linear": (linear, Lp(2), vector(0.5, -1.0), torch.linalg.svd(STRETCH).Vh[0], 1.0),
+    "step": (step, Lp(1), vector(-0.8, 0.0), vector(1.0, 0.0), 1.2),
+    "step without averages": (step, SampleCenters(1), vector(-0.8, 0.0), vector(1.0, 0.0), 1.2),
+    "classes": (one_hot, Lp(1), vector(1.7, 0.0, 0.0), vector(-1.0, 1.0, 0.0), 1.3),
+    "stairs": (stairs, Lp(math.inf), vector(0.1, -1.2), vector(0.4, 1.0), 1.0),
+    "directions": (linear, Angular(), vector(0.3, 0.3), vector(-1.0, 0.0), 0.8),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_centers_are_no_further_apart_than_certified(method: Method, case: str) -> None:
+    model, distance, x, direction, eps_in = CASES[case]
+    budget = promise_budget(method)
+    failures, both = failures_of_promise(model, distance, budget, x, direction, eps_in, 250)
+    assert both > 0.5 * 250
+    assert not refuted(failures, 250, budget.alpha)
+
+
+@pytest.mark.parametrize("case", ["step", "step without averages", "classes"])
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_a_missing_shift_would_be_noticed(method: Method, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: mass)
+    model, distance, x, direction, eps_in = CASES[case]
+    budget = promise_budget(method)
+    failures, _ = failures_of_promise(model, distance, budget, x, direction, eps_in, 200)
+    assert refuted(failures, 200, budget.alpha)
+
+
+def failures_at_the_edge(runs: int) -> tuple[int, int]:
+    """Of a step that divides the mass in halves at x', where a few certification outputs decide at x."""
+    budget = SmoothingBudget(n=601, m=25, k=16, alpha_1=0.02, alpha_2=0.2, delta=0.1)
+    h = 0.5
+    return failures_of_promise(step, SampleCenters(1), budget, vector(-h), vector(1.0), h, runs)
+
+
+def test_the_promise_holds_where_chance_decides() -> None:
+    failures, both = failures_at_the_edge(400)
+    assert both > 0.9 * 400
+    assert not refuted(failures, 400, 0.22)
+    assert failures > 0
+
+
+def test_a_rank_a_few_lower_would_break_the_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = bounds.order_statistic_rank
+    monkeypatch.setattr(bounds, "order_statistic_rank", lambda m, p, alpha: original(m, p, alpha) - (m == 25) * 7)
+    failures, _ = failures_at_the_edge(400)
+    assert refuted(failures, 400, 0.22)

@@ -1,0 +1,292 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
+from center_smoothing import Angular, Distance, Lp, TotalVariation
+
+VECTOR_DISTANCES = [Lp(1), Lp(1.5), Lp(2), Lp(3), Lp(math.inf), Angular()]
+IMAGE_DISTANCES = [TotalVariation(1), TotalVariation(2)]
+DISTANCES = [*VECTOR_DISTANCES, *IMAGE_DISTANCES]
+
+
+def names(distance: object) -> str:
+    return repr(distance)
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def pair(x: float, y: float) -> Tensor:
+    return torch.tensor([[x, y]], dtype=torch.float64)
+
+
+def naive_total_variation(a: np.ndarray, b: np.ndarray, p: int) -> float:
+    """Loops over the pixels of two (C, H, W) images, with one norm per pair of neighbours."""
+    v = a - b
+    _, height, width = v.shape
+    total = 0.0
+    for i in range(height):
+        for j in range(width):
+            for below, right in ((1, 0), (0, 1)):
+                if i + below < height and j + right < width:
+                    pair = [abs(float(c[i, j] - c[i + below, j + right])) for c in v]
+                    total += sum(pair) if p == 1 else math.sqrt(sum(x * x for x in pair))
+    return total
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 2, 2), (1, 1, 5), (1, 5, 1), (1, 6, 4), (3, 5, 7), (3, 2, 3)])
+def test_total_variation_equals_a_loop_over_pixels(p: int, shape: tuple[int, ...]) -> None:
+    a, b = noise(4, *shape, seed=1), noise(3, *shape, seed=2)
+    expected = [[naive_total_variation(x.numpy(), y.numpy(), p) for y in b] for x in a]
+    np.testing.assert_allclose(TotalVariation(p).pairwise(a, b).numpy(), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("p", "expected"), [(1, 14.0), (2, 10.0)])
+def test_total_variation_by_hand(p: int, expected: float) -> None:
+    image = torch.zeros(1, 2, 2, 2)
+    image[0, 0, 0, 0], image[0, 1, 0, 0] = 3.0, 4.0  # two pairs of neighbours differ by (3, 4)
+    assert TotalVariation(p)(image, torch.zeros_like(image)).item() == expected
+
+
+@pytest.mark.parametrize(("pixel", "pairs"), [((0, 0), 2), ((0, 2), 3), ((3, 4), 2), ((3, 2), 3), ((1, 4), 3)])
+def test_total_variation_counts_the_last_row_and_column(pixel: tuple[int, int], pairs: int) -> None:
+    image = torch.zeros(1, 1, 4, 5)
+    image[0, 0, pixel[0], pixel[1]] = 1.0
+    assert TotalVariation()(image, torch.zeros_like(image)).item() == pairs
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32)])
+def test_checkerboard_and_its_inverse_are_two_per_pair_and_channel_apart(channels: int, size: int) -> None:
+    board = (torch.arange(size)[:, None] + torch.arange(size)) % 2
+    board = board.expand(1, channels, size, size).float()
+    pairs = 2 * size * (size - 1)
+    assert TotalVariation(1)(board, 1 - board).item() == 2 * pairs * channels
+    assert TotalVariation(2)(board, 1 - board).item() == pytest.approx(2 * pairs * math.sqrt(channels), rel=1e-13)
+
+
+def test_total_variation_ignores_a_constant() -> None:
+    image = noise(1, 3, 4, 4).round()
+    assert TotalVariation(1)(image, image + 7.0).item() == 0.0
+
+
+def test_grey_images_may_leave_out_the_channel() -> None:
+    a, b = noise(2, 1, 4, 5, seed=1), noise(2, 1, 4, 5, seed=2)
+    for p in (1, 2):
+        assert torch.equal(TotalVariation(p)(a[:, 0], b[:, 0]), TotalVariation(1)(a, b))
+
+
+def test_total_variation_of_many_images_at_once() -> None:
+    a, b = noise(300, 3, 9, 9, seed=1), noise(5, 3, 9, 9, seed=2)
+    expected = torch.stack([TotalVariation(2)(a, y.expand_as(a)) for y in b], dim=1)
+    torch.testing.assert_close(TotalVariation(2).pairwise(a, b), expected, rtol=1e-13, atol=0.0)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3, math.inf])
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1.0, 1e30])
+def test_lp_equals_the_vector_norm_at_every_scale(p: float, scale: float) -> None:
+    a, b = noise(4, 2, 3, seed=1), noise(5, 2, 3, seed=2)
+    difference = (a[:, None] - b[None]).flatten(2)
+    expected = torch.linalg.vector_norm(difference, ord=p, dim=2) * scale
+    torch.testing.assert_close(Lp(p).pairwise(a * scale, b * scale), expected, rtol=1e-12, atol=0.0)
+
+
+def test_lp_by_hand() -> None:
+    a, b = torch.tensor([[1.0, -2.0, 2.0]]), torch.zeros(1, 3)
+    assert [Lp(p)(a, b).item() for p in (1, 2, math.inf)] == [5.0, 3.0, 2.0]
+    assert Lp(3)(a, b).item() == pytest.approx(17 ** (1 / 3), rel=1e-14)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0])
+def test_angular_of_known_angles(degrees: float) -> None:
+    radians = math.radians(degrees)
+    a, b = pair(2.0, 0.0), pair(5 * math.cos(radians), 5 * math.sin(radians))
+    assert Angular()(a, b).item() == pytest.approx(degrees / 180, abs=1e-15)
+
+
+def test_angular_of_outputs_with_several_dimensions() -> None:
+    a, b = noise(6, 2, 3, seed=1), noise(6, 2, 3, seed=2)
+    expected = torch.cosine_similarity(a.flatten(1), b.flatten(1)).acos() / math.pi
+    torch.testing.assert_close(Angular()(a, b), expected, rtol=1e-12, atol=0.0)
+
+
+def test_angular_of_zero_vectors() -> None:
+    outputs = torch.stack([torch.zeros(3), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-1e-30, 0.0, 0.0])])
+    distances = Angular().pairwise(torch.zeros(1, 3), outputs)
+    np.testing.assert_allclose(distances.numpy(), [[0.0, 0.5, 0.5]], atol=1e-15)
+    assert distances[0, 0] == 0.0
+
+
+@pytest.mark.parametrize("log_angle", range(-15, -1))
+def test_angular_keeps_its_digits_for_nearly_parallel_vectors(log_angle: int) -> None:
+    angle = 10.0**log_angle
+    a, b = pair(1.0, 0.0), pair(math.cos(angle), math.sin(angle))
+    assert Angular()(a, b).item() == pytest.approx(angle / math.pi, rel=1e-12)
+
+
+@pytest.mark.parametrize("log_angle", range(-15, -1))
+def test_angular_keeps_its_digits_for_nearly_opposite_vectors(log_angle: int) -> None:
+    angle = 10.0**log_angle
+    a, b = pair(-1.0, 0.0), pair(math.cos(angle), math.sin(angle))
+    assert Angular()(a, b).item() == pytest.approx(1.0 - angle / math.pi, rel=1e-12)
+
+
+def test_angular_triangle_inequality_for_nearly_opposite_vectors() -> None:
+    a = noise(5000, 5)
+    b = -3.0 * a
+    c = b + 1e-7 * noise(5000, 5, seed=1)
+    assert float((Angular()(a, b) - Angular()(a, c) - Angular()(c, b)).max()) <= 1e-9
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-300, 1e-38, 1.0, 1e38, 1e300, 1e307])
+def test_angular_does_not_depend_on_the_scale(scale: float) -> None:
+    a, b = noise(4, 3, seed=1), noise(4, 3, seed=2)
+    expected = Angular()(a, b)
+    rtol = 1e-2 if scale < 1e-307 else 1e-12  # numbers that small have few digits
+    torch.testing.assert_close(Angular()(a * scale, b), expected, rtol=rtol, atol=0.0)
+    torch.testing.assert_close(Angular().pairwise(b, a * scale).diagonal(), expected, rtol=rtol, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@given(data=st.data())
+def test_angular_is_never_nan_for_parallel_and_opposite_vectors(dtype: torch.dtype, data: st.DataObject) -> None:
+    vector = data.draw(hnp.arrays(np.float64, 4, elements=st.floats(-100, 100)))
+    a = torch.tensor(vector).to(dtype)[None]
+    for factor in (1.0, -1.0, 1.0 + 1e-7, -3.0, 1e-3):
+        distance = Angular()(a, (a * factor).to(dtype)).item()
+        assert 0.0 <= distance <= 1.0
+
+
+def three(shape: tuple[int, ...]) -> st.SearchStrategy[Tensor]:
+    """Three outputs (3, *shape), often alike, of very different sizes."""
+    numbers = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6), st.floats(-1e-6, 1e-6))
+    return hnp.arrays(np.float64, (3, *shape), elements=numbers).map(torch.from_numpy)
+
+
+def outputs_of(distance: Distance) -> st.SearchStrategy[Tensor]:
+    if isinstance(distance, TotalVariation):
+        return st.sampled_from([(1, 3, 2), (2, 2, 2), (3, 1, 3)]).flatmap(three)
+    return st.sampled_from([(1,), (3,), (2, 2)]).flatmap(three)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+@given(data=st.data())
+def test_axioms_of_a_distance(distance: Distance, data: st.DataObject) -> None:
+    z = data.draw(outputs_of(distance))
+    d = distance.pairwise(z, z)
+    assert bool((d >= 0.0).all())
+    assert bool(torch.isfinite(d).all())
+    assert d.diagonal().tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(d, d.T, rtol=1e-12, atol=0.0)
+    through = (d[:, :, None] + d[None, :, :]).amin(dim=1)
+    assert bool((d <= distance.relaxation * through * (1 + 1e-9)).all())
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+@given(data=st.data())
+def test_paired_and_pairwise_distances_agree(distance: Distance, data: st.DataObject) -> None:
+    z = data.draw(outputs_of(distance))
+    pairwise = distance.pairwise(z, z.flip(0))
+    assert torch.equal(pairwise, distance.compare(distance.embed(z), distance.embed(z.flip(0))))
+    torch.testing.assert_close(distance(z, z.flip(0)), pairwise.diagonal(), rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+@pytest.mark.parametrize("shape", [(1, 2, 3), (3, 5, 7), (3, 40, 40)])
+def test_a_distance_does_not_depend_on_its_neighbours_in_a_batch(distance: Distance, shape: tuple[int, ...]) -> None:
+    a, b = distance.embed(noise(37, *shape, seed=1)), distance.embed(noise(3, *shape, seed=2))
+    whole = distance.compare(a, b)
+    for step in (1, 7, 32):
+        assert torch.equal(torch.cat([distance.compare(part, b) for part in a.split(step)]), whole)
+    assert torch.equal(torch.cat([distance.compare(a, part) for part in b.split(1)], dim=1), whole)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("position", [0, 5, 11])
+def test_a_non_finite_output_is_infinitely_far_from_everything(distance: Distance, bad: float, position: int) -> None:
+    z = noise(3, 3, 2, 2)
+    z[1].view(-1)[position] = bad
+    d = distance.pairwise(z, z)
+    assert bool(torch.isinf(d[1]).all())
+    assert bool(torch.isinf(d[:, 1]).all())
+    assert torch.equal(torch.isinf(distance(z, z)), torch.tensor([False, True, False]))
+    assert bool(torch.isfinite(d[::2, ::2]).all())
+    assert not bool(torch.isnan(distance(z, z.roll(1, 0))).any())
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_overflow_is_far_away_and_not_nan(distance: Distance) -> None:
+    z = torch.tensor([1e308, -1e308, 1e308, -1e308]).double().reshape(1, 1, 2, 2)
+    assert not bool(torch.isnan(distance.pairwise(torch.cat([z, -z]), torch.cat([z, -z]))).any())
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_short_floats_are_compared_in_float64(distance: Distance, dtype: torch.dtype) -> None:
+    a, b = noise(3, 3, 4, 4, seed=1, dtype=dtype), noise(2, 3, 4, 4, seed=2, dtype=dtype)
+    d = distance.pairwise(a, b)
+    assert d.dtype == torch.float64
+    assert torch.equal(d, distance.pairwise(a.double(), b.double()))
+    assert distance(a, a).dtype == torch.float64
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_no_outputs_at_all(distance: Distance) -> None:
+    none = torch.empty(0, 3, 2, 2)
+    assert distance(none, none).shape == (0,)
+    assert distance(none, none).dtype == torch.float64
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_inputs_are_left_as_they_were(distance: Distance) -> None:
+    z = noise(3, 3, 2, 2)
+    z[1] = torch.nan
+    copy = z.clone()
+    distance.pairwise(z, z)
+    torch.testing.assert_close(z, copy, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_a_distance_prints_as_one_would_type_it(distance: Distance) -> None:
+    again = eval(repr(distance), {**{c.__name__: c for c in (Angular, Lp, TotalVariation)}, "inf": math.inf})
+    assert type(again) is type(distance)
+    assert vars(again) == vars(distance)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 1, 1, 1), (2, 1, 1), (2, 1, 1, 2, 2)])
+def test_total_variation_refuses_what_is_no_image(shape: tuple[int, ...]) -> None:
+    z = torch.zeros(shape)
+    with pytest.raises(ValueError, match=r"compares images, outputs \(N, C, H, W\) or \(N, H, W\).* got outputs of"):
+        TotalVariation()(z, z)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_paired_outputs_must_have_one_shape(distance: Distance) -> None:
+    with pytest.raises(ValueError, match=r"a and b must have the same shape, got \(2, 1, 2, 2\) and \(3, 1, 2, 2\)"):
+        distance(torch.zeros(2, 1, 2, 2), torch.zeros(3, 1, 2, 2))
+
+
+@pytest.mark.parametrize("distance", VECTOR_DISTANCES, ids=names)
+def test_empty_outputs_are_refused(distance: Distance) -> None:
+    with pytest.raises(ValueError, match="outputs must not be empty, got"):
+        distance(torch.zeros(3, 0), torch.zeros(3, 0))
+
+
+@pytest.mark.parametrize("p", [0.5, 0.0, -1.0, math.nan])
+def test_lp_refuses_a_p_below_one(p: float) -> None:
+    with pytest.raises(ValueError, match=r"p must lie in \[1, inf\], got"):
+        Lp(p)
+
+
+@pytest.mark.parametrize("p", [0, 3, 1.5, "1"])
+def test_total_variation_refuses_another_norm(p: int) -> None:
+    with pytest.raises(ValueError, match="p must be 1 or 2, got"):
+        TotalVariation(p)
