@@ -190,9 +190,9 @@ class SmoothingBudget:
             return bounds.mean_shortfall(masses, self.n_check, needed) <= _DEFAULT_ABSTENTION
 
         low, high = self.least_delta, 0.4999
-        if abstains_rarely(low):
+        if low <= high and abstains_rarely(low):
             return _round_up(low, 4)
-        if not abstains_rarely(high):
+        if low > high or not abstains_rarely(high):
             raise ValueError(
                 f"n={self.n} with n_check={self.n_check} is too small for a default delta: at every delta below 0.5 a "
                 "function may abstain on more than 1% of inputs; give delta, or a larger n"

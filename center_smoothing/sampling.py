@@ -112,7 +112,7 @@ class NoisyOutputs:
         """f(x), without noise: (*in) -> (*out)."""
         check_point(x)
         with evaluating(self.model):
-            return self._call(x.unsqueeze(0).clone())[0]
+            return self._call(x.detach().unsqueeze(0).clone())[0]
 
     def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
         """Yield ``count`` outputs in batches (N, *out).
@@ -131,7 +131,8 @@ class NoisyOutputs:
         check_point(x)
         if self.batch_size == "auto":
             self.batch_size = self._fastest_batch_size(x)
-        noisy = x.new_empty((min(self.batch_size, count), *x.shape))
+        x = x.detach()
+        noisy = x.new_empty((max(1, min(self.batch_size, count)), *x.shape))
         blocks = self._blocks(x, example, stage)
         block, used = next(blocks), 0
         for start in range(0, count, len(noisy)):
@@ -147,7 +148,7 @@ class NoisyOutputs:
                 outputs = self._call(batch)
             if self.progress is not None:
                 self.progress(len(batch))
-            yield outputs
+            yield outputs.clone()  # it may be a view of the input, or a buffer that the model fills again
 
     def evaluations_per_second(self, x: Tensor) -> float:
         """Measured on noisy copies of x at the batch size in use; takes a few calls of the model."""
@@ -173,8 +174,6 @@ class NoisyOutputs:
                 f"model must return one output per input, shape ({len(batch)}, *out), "
                 f"got {tuple(outputs.shape)} for inputs {tuple(batch.shape)}"
             )
-        if outputs.untyped_storage().data_ptr() == batch.untyped_storage().data_ptr():
-            outputs = outputs.clone()  # a model that returns a view of its input: the next batch is written there
         return outputs
 
     def _fastest_batch_size(self, x: Tensor) -> int:

@@ -121,7 +121,7 @@ class CenterSmoother:
     def _candidates(self, pilot: Tensor) -> Tensor:
         """The finite pilot outputs and, where outputs can be averaged, their mean and median (theory T2)."""
         finite = _finite(pilot)
-        if not self.distance.averages or len(finite) == 0:
+        if not self.distance.averages or not finite.is_floating_point() or len(finite) == 0:
             return finite
         ordered = finite.sort(dim=0).values
         median = (ordered[(len(finite) - 1) // 2] + ordered[len(finite) // 2]) / 2

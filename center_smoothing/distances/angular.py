@@ -9,13 +9,16 @@ from torch import Tensor
 
 from center_smoothing.distances.base import Distance
 
+# Chords beyond this are of angles well above a right angle, which the chord to the opposite point measures better.
+_WIDE = 1.7
+
 
 class Angular(Distance):
     """arccos(cos(a, b)) / pi of flattened outputs, in [0, 1]; a pseudometric.
 
     A zero output is at 0 from itself and at 1/2 from every other. The angle is 2 arcsin(chord / 2) of the
     normalised outputs: unlike the arccos of an inner product it is exactly 0 for equal outputs, loses no digits
-    for close ones, and is never NaN.
+    for close or opposite ones, and is never NaN.
 
     Example:
         >>> import torch
@@ -33,4 +36,9 @@ class Angular(Distance):
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         chord = torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
-        return (chord / 2.0).clamp(max=1.0).asin() * (2.0 / math.pi)
+        angle = (chord / 2.0).clamp(max=1.0).asin() * (2.0 / math.pi)
+        wide = chord > _WIDE
+        if bool(wide.any()):
+            opposite = torch.cdist(a, -b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
+            angle = torch.where(wide, 1.0 - (opposite / 2.0).clamp(max=1.0).asin() * (2.0 / math.pi), angle)
+        return angle

@@ -41,6 +41,8 @@ class Distance(ABC):
         Non-finite outputs become NaN. In float64 the difference of two float32 numbers is exact unless one is more
         than 2^28 times the other.
         """
+        if prod(z.shape[1:]) == 0:
+            raise ValueError(f"outputs must not be empty, got shape {tuple(z.shape)}")
         z = _to_float64(z)
         finite = torch.isfinite(z).flatten(1).all(dim=1)
         embedded = self._embed(z)
@@ -77,6 +79,4 @@ def _to_float64(z: Tensor) -> Tensor:
 
 def _first(embedded: Tensor) -> Tensor:
     """One coordinate per row: NaN where the whole row is."""
-    if prod(embedded.shape[1:]) == 0:
-        raise ValueError(f"outputs must not be empty, got embedded shape {tuple(embedded.shape)}")
     return embedded.flatten(1)[:, 0]

@@ -38,12 +38,17 @@ class Lp(Distance):
             return torch.cdist(a, b, p=self.p)
         if self.p == 2.0:
             distances = torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
-            if not bool((distances < _SQUARES_VANISH).any()):
-                return distances
-        largest = torch.cdist(a, b, p=math.inf)
-        return torch.stack([self._scaled(a - row, scale) for row, scale in zip(b, largest.T, strict=True)], dim=1)
+            vanishing = distances < _SQUARES_VANISH
+            for column in vanishing.any(dim=0).nonzero()[:, 0].tolist():
+                rows = vanishing[:, column]
+                distances[rows, column] = self._scaled(a[rows] - b[column])
+            return distances
+        return torch.stack([self._scaled(a - row) for row in b], dim=1)
 
-    def _scaled(self, difference: Tensor, largest: Tensor) -> Tensor:
-        """(N, D), (N,) -> (N,): the norm, with powers of numbers in [0, 1] only, so that none is lost."""
+    def _scaled(self, difference: Tensor) -> Tensor:
+        """(N, D) -> (N,): the norm, with powers of numbers in [0, 1] only, so that none is lost."""
+        largest = difference.abs().amax(dim=1)
         scale = torch.where(largest > 0.0, largest, 1.0)
-        return scale * (difference / scale[:, None]).abs().pow(self.p).sum(dim=1).pow(1.0 / self.p)
+        scaled = difference / scale[:, None]
+        # cdist and not pow(): the last digits of a vectorised pow() depend on where in the tensor a number stands
+        return scale * torch.cdist(scaled, torch.zeros_like(scaled[:1]), p=self.p)[:, 0]
