@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -337,6 +339,8 @@ def _run(job: Job, trainer: Trainer, progress: CertificationProgress, finished: 
     if not todo:
         return
     loader = DataLoader(Subset(job.examples, todo), batch_size=1)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Lightning's own waits for the end of a prediction
     try:
         trainer.predict(Certifier(job.model, job.smoother), loader, return_predictions=False)
         trainer.strategy.barrier()
