@@ -78,6 +78,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     """
     offline = entrypoint.wandb_offline()
     entrypoint.quiet_libraries(offline=offline)
+    entrypoint.keep_freed_memory()
     with entrypoint.user_errors():
         options = _parse(args)
         if options["from"] is not None:

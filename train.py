@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from callbacks.certification_report import rounded_up
 from datamodules import ImageDataModule
 from lightning_modules import NoisyModule
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
+ROOT = Path(__file__).resolve().parent
+DEFAULT_CONFIG, CERTIFY = ROOT / "configs" / "default.yaml", ROOT / "certify.py"
 # Processes that Lightning launches inherit it, so that all of them write to one run folder.
 _RUN_ID = "CENTER_SMOOTHING_RUN_ID"
 
@@ -93,6 +95,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     launched_by_us = _RUN_ID not in os.environ
     TrainingCLI.offline = entrypoint.wandb_offline()
     entrypoint.quiet_libraries(offline=TrainingCLI.offline)
+    entrypoint.keep_freed_memory()
     try:
         with entrypoint.user_errors():
             cli = TrainingCLI(
@@ -156,12 +159,10 @@ def _report(cli: TrainingCLI) -> None:
     if "val/certified_radius" in latest:
         line += f", val/certified_radius {rounded_up(latest['val/certified_radius'])}"
     print(line)
+    ratios = " ".join(f"{ratio:g}" for ratio in cli.config.center_smoothing.h)
+    script = CERTIFY.relative_to(Path.cwd()) if CERTIFY.is_relative_to(Path.cwd()) else CERTIFY
     print("certify it with:")
-    print(f"  python certify.py --ckpt {best} --h {' '.join(f'{ratio:g}' for ratio in _ratios(cli))} --num-examples 10")
-
-
-def _ratios(cli: TrainingCLI) -> list[float]:
-    return list(cli.config.center_smoothing.h)
+    print(f"  python {shlex.quote(str(script))} --ckpt {shlex.quote(str(best))} --h {ratios} --num-examples 10")
 
 
 if __name__ == "__main__":

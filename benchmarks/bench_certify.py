@@ -18,6 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import entrypoint
 from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp, SmoothingBudget, TotalVariation
 from center_smoothing.sampling import evaluating
 from datamodules import MNIST
@@ -36,6 +37,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--paper-m", type=int, default=100_000, help="certification outputs of the paper's procedure")
     parser.add_argument("--repeats", type=int, default=5, help="alternating repetitions, of which the median counts")
     options = parser.parse_args(args)
+    entrypoint.keep_freed_memory()
     torch.manual_seed(0)
     model = NoisyAutoencoder(sigma=0.25) if options.ckpt is None else load_checkpoint(options.ckpt).model
     model.eval()

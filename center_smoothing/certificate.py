@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -36,7 +36,7 @@ class SmoothedOutput:
         abstained: whether the check failed. Nothing is promised of a center that abstained.
     """
 
-    center: Tensor
+    center: Tensor = field(repr=False)
     radius: float
     mass: float
     abstained: bool
@@ -59,7 +59,7 @@ class Certificate:
         smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
     """
 
-    distances: NDArray[np.float64]
+    distances: NDArray[np.float64] = field(repr=False)
     sigma: float
     relaxation: float
     budget: SmoothingBudget

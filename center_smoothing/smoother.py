@@ -98,25 +98,30 @@ class CenterSmoother:
         )
 
     def _select(self, x: Tensor, example: int) -> tuple[Tensor, float]:
-        """T1.1 and T1.2: the candidate with the least ceil(n/2)-th smallest distance, and that distance."""
-        n = self.budget.n
-        if self.budget.method == "paper":
-            ranking = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.RANKING, count=n)))
-            candidates, embedded = _finite(ranking), self.distance.embed(ranking)
-            step, centers = _CANDIDATES_AT_ONCE, self.distance.embed(candidates)
-            blocks = [centers[i : i + step] for i in range(0, len(centers), step)]
-            radii = [self._half_radii(self.distance.compare(embedded, block)) for block in blocks]
-        else:
-            pilot = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.PILOT, count=self.budget.k)))
-            candidates = self._candidates(pilot)
-            embedded = self.distance.embed(candidates)
-            batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=n)
-            distances = [self.distance.compare(self.distance.embed(ranking), embedded) for ranking in batches]
-            radii = [self._half_radii(torch.cat(distances))]
+        """The candidate with the least ceil(n/2)-th smallest distance to the ranked outputs, and that distance."""
+        paper = self.budget.method == "paper"
+        candidates, radii = (self._rank_all_pairs if paper else self._rank_pilot)(x, example)
         if len(candidates) == 0:  # not one finite output: there is no center, and the check abstains
             return torch.zeros_like(self.outputs.base_output(x)), math.inf
-        radius, best = torch.cat(radii).min(dim=0)
+        radius, best = radii.min(dim=0)
         return candidates[int(best)], float(radius)
+
+    def _rank_pilot(self, x: Tensor, example: int) -> tuple[Tensor, Tensor]:
+        """T1.1 and T1.2: k pilot outputs are the candidates (K, *out), n fresh ones give their radii (K,)."""
+        pilot = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.PILOT, count=self.budget.k)))
+        candidates = self._candidates(pilot)
+        embedded = self.distance.embed(candidates)
+        batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n)
+        distances = torch.cat([self.distance.compare(self.distance.embed(ranking), embedded) for ranking in batches])
+        return candidates, self._half_radii(distances)
+
+    def _rank_all_pairs(self, x: Tensor, example: int) -> tuple[Tensor, Tensor]:
+        """Paper mode: the n ranked outputs are the candidates too, each at distance 0 from itself."""
+        ranking = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n)))
+        candidates, step = _finite(ranking), _CANDIDATES_AT_ONCE
+        embedded, centers = self.distance.embed(ranking), self.distance.embed(candidates)
+        blocks = [centers[start : start + step] for start in range(0, max(1, len(centers)), step)]
+        return candidates, torch.cat([self._half_radii(self.distance.compare(embedded, block)) for block in blocks])
 
     def _candidates(self, pilot: Tensor) -> Tensor:
         """The finite pilot outputs and, where outputs can be averaged, their mean and median (theory T2)."""

@@ -52,7 +52,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WANDB_MODE", "offline")
     train, certify, ask = (line.split(" && ")[-1] for block in blocks("bash")[:3] for line in block.splitlines())
     printed = run(train, tmp_path, *TRAINING)
-    assert printed.strip().splitlines()[-1].strip().startswith("python certify.py --ckpt runs/")
+    next_command = printed.strip().splitlines()[-1]
+    run(next_command, tmp_path, *CERTIFICATION, "--out=as-printed")
     assert (tmp_path / "runs" / "latest" / "checkpoints" / "best.ckpt").is_file()
     printed = run(certify, tmp_path, *CERTIFICATION, "--out=certified")
     assert {"certificates.csv", "summary.json", "certificates.png"} <= {

@@ -79,7 +79,9 @@ def test_last_lines_name_folder_scores_and_the_next_command(
     monkeypatch.chdir(tmp_path)
     run = train.main([*tiny_training, "--trainer.max_epochs=1", "--sigma=0.5"])
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[-1].strip() == (f"python certify.py --ckpt {run}/checkpoints/best.ckpt --h 1 1.5 --num-examples 10")
+    assert lines[-1].strip() == (
+        f"python {train.CERTIFY} --ckpt {run}/checkpoints/best.ckpt --h 1 1.5 --num-examples 10"
+    )
     assert f"run folder: {run}" in lines
     assert any(line.startswith("W&B ran offline (no API key): view with `wandb leet ") for line in lines)
     assert any("val/loss" in line and "val/certified_radius" in line for line in lines[-3:])
