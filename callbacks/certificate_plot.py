@@ -69,8 +69,8 @@ def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
     abstained = max((result["abstention_rate"] for result in shown), default=0.0)
     axis.set_xlabel(f"input radius eps_in (l2)   |   abstained on {abstained:.0%}, {missing} rows without certificate")
     axis.set_ylabel("output distance")
-    axis.set_ylim(bottom=0.0)
     axis.set_xticks(eps_in)
-    axis.margins(x=0.1, y=0.12)
+    axis.margins(x=0.1)
+    axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])  # room for the legend
     axis.grid(alpha=0.3)
-    axis.legend(loc="best", fontsize=8)
+    axis.legend(loc="upper left", fontsize=8)
