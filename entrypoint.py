@@ -193,6 +193,7 @@ def quiet_libraries(*, offline: bool) -> None:
     logging.getLogger("lightning.pytorch.accelerators").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")  # config.yaml is there already
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # metrics sync
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     if offline:

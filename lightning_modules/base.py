@@ -51,7 +51,7 @@ class NoisyModule(LightningModule):
         """Mean squared error of f(x + noise) to the clean image."""
         x = self.point(batch["image"])
         loss = functional.mse_loss(self(x + self.sigma * torch.randn_like(x)), batch["image"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(x))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from center_smoothing.distances.base import Distance
 
-# Embedded numbers that one block of comparisons holds: small enough to stay in a core's cache.
-_BLOCK_NUMBERS = 1 << 15
+# Positions that one block of comparisons holds: few enough for the cache, enough for PyTorch to use two threads.
+_BLOCK_NUMBERS = 1 << 16
 
 
 class TotalVariation(Distance):
