@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -29,7 +31,7 @@ class IndexedImages(Dataset[dict[str, Tensor]]):
         return {"image": self.images[position].float() / 255.0, "index": self.indices[position]}
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(LightningDataModule, ABC):
     """Subclasses implement :meth:`setup`, which sets ``train_set`` and ``test_set``.
 
     The test split serves validation too: nothing but the choice of the best epoch depends on it.
@@ -48,6 +50,10 @@ class ImageDataModule(LightningDataModule):
             raise ValueError(f"batch_size must be at least 2, for batch norm, got {batch_size!r}")
         self.batch_size = batch_size
         self.num_workers = num_workers
+
+    @abstractmethod
+    def setup(self, stage: str | None = None) -> None:
+        """Set ``train_set`` and ``test_set``."""
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Shuffled training batches; a last batch of one image, which batch norm cannot take, is left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, TypedDict
 
 import torch
@@ -18,7 +19,7 @@ class Batch(TypedDict):
     index: Tensor
 
 
-class NoisyModule(LightningModule):
+class NoisyModule(LightningModule, ABC):
     """A base function trained on inputs with Gaussian noise, mean squared error to the clean image, Adam.
 
     Subclasses implement :meth:`forward`, the base function f, and call ``save_hyperparameters()`` on plain values, so
@@ -43,9 +44,9 @@ class NoisyModule(LightningModule):
         """What the attacker perturbs and the noise is added to: (N, C, H, W) -> (N, *in)."""
         return image
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """The base function f: (N, *in) -> (N, *out)."""
-        raise NotImplementedError
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error of f(x + noise) to the clean image."""

@@ -63,11 +63,6 @@ class ConvolutionalAutoencoder(nn.Module):
         reconstruction: Tensor = self.decoder(self.encoder(images))
         return reconstruction
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, latent_dim)."""
-        latent: Tensor = self.encoder(images)
-        return latent
-
 
 def _check_image_shape(image_shape: tuple[int, int, int]) -> torch.Size:
     if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:

@@ -83,7 +83,7 @@ def test_encoder_is_that_of_the_paper() -> None:
     assert [layer.stride for layer in convolutions] == [(1, 1), (2, 2), (2, 2)]
     (linear,) = layers(model.network.encoder, nn.Linear)
     assert linear.out_features == 256
-    assert model.network.encode(torch.zeros(2, 1, 28, 28)).shape == (2, 256)
+    assert model.network.encoder(torch.zeros(2, 1, 28, 28)).shape == (2, 256)
 
 
 def test_decoder_mirrors_the_encoder() -> None:
