@@ -98,30 +98,19 @@ class CenterSmoother:
         )
 
     def _select(self, x: Tensor, example: int) -> tuple[Tensor, float]:
-        """The candidate with the least ceil(n/2)-th smallest distance to the ranked outputs, and that distance."""
+        """T1.1 and T1.2: the candidate with the least ceil(n/2)-th smallest distance, and that distance."""
         paper = self.budget.method == "paper"
         candidates, radii = (self._rank_all_pairs if paper else self._rank_pilot)(x, example)
         if len(candidates) == 0:  # not one finite output: there is no center, and the check abstains
-            return torch.zeros_like(self.outputs.base_output(x)), math.inf
+            return candidates.new_zeros(candidates.shape[1:]), math.inf
         radius, best = radii.min(dim=0)
         return candidates[int(best)], float(radius)
 
     def _rank_pilot(self, x: Tensor, example: int) -> tuple[Tensor, Tensor]:
-        """T1.1 and T1.2: k pilot outputs are the candidates (K, *out), n fresh ones give their radii (K,)."""
+        """Candidates (K, *out) from k pilot outputs, and their radii (K,) from n fresh ones."""
         pilot = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.PILOT, count=self.budget.k)))
         candidates = self._candidates(pilot)
-        embedded = self.distance.embed(candidates)
-        batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n)
-        distances = torch.cat([self.distance.compare(self.distance.embed(ranking), embedded) for ranking in batches])
-        return candidates, self._half_radii(distances)
-
-    def _rank_all_pairs(self, x: Tensor, example: int) -> tuple[Tensor, Tensor]:
-        """Paper mode: the n ranked outputs are the candidates too, each at distance 0 from itself."""
-        ranking = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n)))
-        candidates, step = _finite(ranking), _CANDIDATES_AT_ONCE
-        embedded, centers = self.distance.embed(ranking), self.distance.embed(candidates)
-        blocks = [centers[start : start + step] for start in range(0, max(1, len(centers)), step)]
-        return candidates, torch.cat([self._half_radii(self.distance.compare(embedded, block)) for block in blocks])
+        return candidates, self._half_radii(self._distances(candidates, x, example, Stage.RANKING, self.budget.n))
 
     def _candidates(self, pilot: Tensor) -> Tensor:
         """The finite pilot outputs and, where outputs can be averaged, their mean and median (theory T2)."""
@@ -140,17 +129,29 @@ class CenterSmoother:
         stage = Stage.CHECK if self.budget.method == "paper" else Stage.CERTIFICATION
         return self._distances_to(center, x, example, stage, self.budget.n_check)
 
-    def _distances_to(self, center: Tensor, x: Tensor, example: int, stage: Stage, count: int) -> Tensor:
-        """Distances (count,) of fresh outputs from the center, in the order in which they were drawn."""
-        embedded = self.distance.embed(center.unsqueeze(0))
-        batches = self.outputs.draw(x, example=example, stage=stage, count=count)
-        return torch.cat([self.distance.compare(self.distance.embed(batch), embedded) for batch in batches])[:, 0].cpu()
-
     def _checked(self, center: Tensor, radius: float, distances: Tensor) -> SmoothedOutput:
         """T1.3: abstain unless B(center, radius) holds enough of n_check fresh outputs."""
         inside = int((distances <= radius).sum()) if radius < math.inf else 0
         mass = self.budget.mass_lower_bound(inside)
         return SmoothedOutput(center, radius, mass, abstained=0.5 - mass > self.budget.delta)
+
+    def _distances_to(self, center: Tensor, x: Tensor, example: int, stage: Stage, count: int) -> Tensor:
+        """Distances (count,) of fresh outputs from the center (*out), in the order in which they were drawn."""
+        return self._distances(center.unsqueeze(0), x, example, stage, count)[:, 0].cpu()
+
+    def _distances(self, points: Tensor, x: Tensor, example: int, stage: Stage, count: int) -> Tensor:
+        """Distances (count, K) of fresh outputs, in the order in which they were drawn, from points (K, *out)."""
+        embedded = self.distance.embed(points)
+        batches = self.outputs.draw(x, example=example, stage=stage, count=count)
+        return torch.cat([self.distance.compare(self.distance.embed(batch), embedded) for batch in batches])
+
+    def _rank_all_pairs(self, x: Tensor, example: int) -> tuple[Tensor, Tensor]:
+        """Paper mode: the n ranked outputs are the candidates too, each at distance 0 from itself."""
+        ranking = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n)))
+        candidates, step = _finite(ranking), _CANDIDATES_AT_ONCE
+        embedded, centers = self.distance.embed(ranking), self.distance.embed(candidates)
+        blocks = [centers[start : start + step] for start in range(0, max(1, len(centers)), step)]
+        return candidates, torch.cat([self._half_radii(self.distance.compare(embedded, block)) for block in blocks])
 
 
 def _finite(outputs: Tensor) -> Tensor:
