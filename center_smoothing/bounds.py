@@ -1,7 +1,8 @@
 """Scalar confidence bounds in float64, each rounded to the side that keeps a guarantee true.
 
 Everything here is about ``m`` independent trials with success probability ``p``, or about the order statistics
-of ``m`` independent draws of a real random variable. Nothing here knows of smoothing.
+of ``m`` independent draws of a real random variable. Nothing here knows of smoothing. An argument out of its range
+raises ValueError with its name and value.
 """
 
 from __future__ import annotations

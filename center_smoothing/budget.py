@@ -16,7 +16,7 @@ Method = Literal["exact", "paper"]
 METHODS: tuple[Method, ...] = ("exact", "paper")
 
 # Candidates that the pilot's mean and coordinate-wise median add to its k outputs (theory T2).
-EXTRA_CANDIDATES = 2
+_EXTRA_CANDIDATES = 2
 # The default delta is the least one at which a model with finite outputs abstains on at most this share of inputs.
 _DEFAULT_ABSTENTION = 0.01
 
@@ -32,6 +32,7 @@ class Plan:
         least_m: least m with a certificate at this h; inf where float64 cannot tell p from 1.
         evaluations: evaluations of the base function f per example.
         abstention_probability: upper bound on the chance of abstaining, for every f with finite outputs.
+        certifiable: whether rank <= m, that is m >= least_m.
     """
 
     h: float
@@ -180,7 +181,7 @@ class SmoothingBudget:
     def _selected_masses(self) -> NDArray[np.float64]:
         if self.method == "paper":  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
             return _selected_masses(max(1, self.n - 1), self.half - 1, self.n)
-        return _selected_masses(self.n, self.half, self.k + EXTRA_CANDIDATES)
+        return _selected_masses(self.n, self.half, self.k + _EXTRA_CANDIDATES)
 
     def _default_delta(self) -> float:
         masses = self._selected_masses()

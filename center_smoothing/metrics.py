@@ -66,7 +66,13 @@ class _PerExample(Metric):
         return values[list(first.values())]
 
 
-class MedianCertifiedRadius(_PerExample):
+class _MedianPerExample(_PerExample):
+    def compute(self) -> Tensor:
+        """The upper median; raises ValueError without any example."""
+        return upper_median(self._distinct())
+
+
+class MedianCertifiedRadius(_MedianPerExample):
     """Median eps_out over examples; lower is better. Abstentions and missing certificates are inf (theory T9).
 
     ``update(eps_out, index)`` takes (N,) certified output radii and the (N,) data set indices of their examples;
@@ -86,12 +92,8 @@ class MedianCertifiedRadius(_PerExample):
         """Add certified radii (N,) of the examples with indices (N,)."""
         self._append(eps_out, index)
 
-    def compute(self) -> Tensor:
-        """The upper median; raises ValueError without any example."""
-        return upper_median(self._distinct())
 
-
-class MedianSmoothingLoss(_PerExample):
+class MedianSmoothingLoss(_MedianPerExample):
     """Median of d(f(x), center(x)) over examples; lower is better. Abstentions are inf.
 
     ``update(smoothing_loss, index)`` and ``compute()`` as for :class:`MedianCertifiedRadius`.
@@ -107,10 +109,6 @@ class MedianSmoothingLoss(_PerExample):
     def update(self, smoothing_loss: Tensor, index: Tensor) -> None:
         """Add smoothing losses (N,) of the examples with indices (N,)."""
         self._append(smoothing_loss, index)
-
-    def compute(self) -> Tensor:
-        """The upper median; raises ValueError without any example."""
-        return upper_median(self._distinct())
 
 
 class AbstentionRate(_PerExample):
