@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class Job:
     config: dict[str, Any]
     checkpoint_sha256: str
 
-    @property
+    @cached_property
     def indices(self) -> list[int]:
         """Data set indices of the examples, in the order in which they were drawn."""
         return [int(self.examples[position]["index"]) for position in range(len(self.examples))]
@@ -96,14 +97,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     _run(job, trainer, progress, finished)
     if trainer.is_global_zero:
         with entrypoint.user_errors():
-            rows = job.folder.merge(job.indices, job.eps_in)
-            results = summarise(rows, job.smoother.sigma)
-            _write_summary(job, results, progress, trainer)
-            draw(job.folder, rows, results, _title(job)).savefig(job.folder.picture, dpi=150)
-        budget, distance = job.smoother.budget, job.smoother.distance
-        print(*report.result_lines(results), *report.non_finite_lines(job.folder, rows), sep="\n")
-        print(report.promise_line(budget, distance, coverage=job.coverage))
-        print(f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, distances/, outputs/)")
+            rows, results = _conclude(job, trainer, progress)
         if len(finished) < len(job.examples):
             config = {**job.config, "checkpoint_sha256": job.checkpoint_sha256}
             report.log_to_wandb(job.folder, rows, results, config=config, offline=offline)
@@ -137,7 +131,12 @@ def _parser() -> ArgumentParser:
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
     add("--out", type=str | None, help="folder to write; default: certification/ beside the checkpoint's folder")
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
-    add("--batch-size", type=entrypoint.batch_size, default="auto", help="noisy copies per call of the model, or auto")
+    add(
+        "--batch-size",
+        type=entrypoint.batch_size,
+        default="auto",
+        help="noisy copies per call of the model, or auto",
+    )
     add("--accelerator", type=str, default="auto", help="as in lightning.pytorch.Trainer, like the next four")
     add("--devices", type=str, default="1")
     add("--num-nodes", type=count("--num-nodes"), default=1)
@@ -169,9 +168,7 @@ def _prepare(options: Namespace, checkpoint: LoadedCheckpoint) -> Job:
     """Check everything that can be checked without sampling."""
     model, budget, distance = checkpoint.model, _budget(options), DISTANCES[options.distance]
     sigma = options.sigma if options.sigma is not None else model.sigma
-    ratios = DEFAULT_H if options.h is None else options.h
-    eps_in = [ratio * sigma for ratio in ratios] if options.eps_in is None else options.eps_in
-    eps_in = list(dict.fromkeys(eps_in))
+    eps_in = _input_radii(options, sigma)
     for radius in eps_in:
         plan = budget.plan(radius / sigma)
         if not plan.certifiable:
@@ -211,6 +208,12 @@ def _prepare(options: Namespace, checkpoint: LoadedCheckpoint) -> Job:
         config=config,
         checkpoint_sha256=digest,
     )
+
+
+def _input_radii(options: Namespace, sigma: float) -> list[float]:
+    """Distinct eps_in, in units of x, from --eps-in or --h."""
+    ratios = DEFAULT_H if options.h is None else options.h
+    return list(dict.fromkeys(options.eps_in or (ratio * sigma for ratio in ratios)))
 
 
 def _trained_on(checkpoint: LoadedCheckpoint) -> ImageDataModule:
@@ -353,6 +356,20 @@ def _run(job: Job, trainer: Trainer, progress: CertificationProgress, finished: 
         raise
 
 
+def _conclude(
+    job: Job, trainer: Trainer, progress: CertificationProgress
+) -> tuple[list[Row], list[dict[str, float | int]]]:
+    """Bring the files together, and say what was found and what holds."""
+    rows = job.folder.merge(job.indices, job.eps_in)
+    results = summarise(rows, job.smoother.sigma)
+    _write_summary(job, results, progress, trainer)
+    draw(job.folder, rows, results, _title(job)).savefig(job.folder.picture, dpi=150)
+    print(*report.result_lines(results), *report.non_finite_lines(job.folder, rows), sep="\n")
+    print(report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage))
+    print(f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, distances/, outputs/)")
+    return rows, results
+
+
 def _kept(job: Job) -> str:
     count = len(job.folder.finished(job.eps_in) & set(job.indices))
     return f"{count} of {len(job.examples)} examples are finished and kept in {job.folder.path}"
@@ -398,14 +415,12 @@ def _answer(options: Namespace) -> Path:
     folder = CertificationFolder(options["from"])
     certificates = folder.certificates()
     sigma = next(iter(certificates.values())).sigma
-    ratios = DEFAULT_H if options.h is None else options.h
-    eps_in = [ratio * sigma for ratio in ratios] if options.eps_in is None else options.eps_in
+    eps_in = _input_radii(options, sigma)
     rows = [
-        Row(index, c.sigma, radius, c.eps_out(eps_in, coverage=options.coverage)[position], c.smoothing_loss,
-            c.abstained, c.budget.n, c.budget.m, c.budget.delta, c.budget.method, 0.0)
-        for index, c in certificates.items()
-        for position, radius in enumerate(eps_in)
-    ]  # fmt: skip
+        row
+        for index, certificate in certificates.items()
+        for row in Row.of(index, certificate, eps_in=eps_in, coverage=options.coverage, seconds=0.0)
+    ]
     print(f"{len(certificates)} examples of {folder.path}, {options.coverage}, without sampling")
     print(f"{'index':>8} " + " ".join(f"{f'eps_in={radius:g}':>14}" for radius in eps_in))
     for index in certificates:

@@ -45,7 +45,14 @@ class CertificateWriter(BasePredictionWriter):
         part = f"rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         for example in prediction:
             self._write_arrays(example)
-            self.folder.append(self._rows(example), part=part)
+            rows = Row.of(
+                example.index,
+                example.certificate,
+                eps_in=self.eps_in,
+                coverage=self.coverage,
+                seconds=example.seconds,
+            )
+            self.folder.append(rows, part=part)
 
     def _write_arrays(self, example: CertifiedExample) -> None:
         certificate = example.certificate
@@ -56,23 +63,3 @@ class CertificateWriter(BasePredictionWriter):
             base=example.base_output.float().numpy(),
             smoothed=certificate.center.cpu().float().numpy(),
         )
-
-    def _rows(self, example: CertifiedExample) -> list[Row]:
-        certificate, budget = example.certificate, example.certificate.budget
-        radii = np.atleast_1d(certificate.eps_out(self.eps_in, coverage=self.coverage))
-        return [
-            Row(
-                index=example.index,
-                sigma=certificate.sigma,
-                eps_in=eps_in,
-                eps_out=float(eps_out),
-                smoothing_loss=certificate.smoothing_loss,
-                abstained=certificate.abstained,
-                n=budget.n,
-                m=budget.m,
-                delta=budget.delta,
-                method=budget.method,
-                seconds=example.seconds,
-            )
-            for eps_in, eps_out in zip(self.eps_in, radii, strict=True)
-        ]

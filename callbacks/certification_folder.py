@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget
+from center_smoothing.certificate import Coverage
 from center_smoothing.metrics import upper_median
 
 
@@ -53,6 +54,30 @@ class Row:
     def as_text(self) -> list[str]:
         """Numbers with all their digits, so that none is rounded to the unsafe side."""
         return [f"{value:.3f}" if name == "seconds" else str(value) for name, value in asdict(self).items()]
+
+    @classmethod
+    def of(
+        cls, index: int, certificate: Certificate, *, eps_in: Sequence[float], coverage: Coverage, seconds: float
+    ) -> list[Row]:
+        """The rows of one certified example, one for each of the ``eps_in``, in their order."""
+        budget = certificate.budget
+        radii = np.atleast_1d(certificate.eps_out(eps_in, coverage=coverage))
+        return [
+            cls(
+                index=index,
+                sigma=certificate.sigma,
+                eps_in=radius_in,
+                eps_out=float(radius_out),
+                smoothing_loss=certificate.smoothing_loss,
+                abstained=certificate.abstained,
+                n=budget.n,
+                m=budget.m,
+                delta=budget.delta,
+                method=budget.method,
+                seconds=seconds,
+            )
+            for radius_in, radius_out in zip(eps_in, radii, strict=True)
+        ]
 
     @classmethod
     def from_text(cls, cells: Sequence[str]) -> Row | None:
