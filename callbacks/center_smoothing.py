@@ -16,6 +16,7 @@ from torchvision.utils import make_grid
 from callbacks.certification_report import rounded_up
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
+from center_smoothing.sampling import BatchSize
 
 _IMAGES = 4
 
@@ -43,7 +44,7 @@ class CenterSmoothing(Callback):
         batch_size: noisy copies per call of the module, or "auto".
 
     Raises:
-        ValueError: for a budget that cannot certify one of the h, with the m that would.
+        ValueError: for arguments out of range, and for an h that the budget cannot certify, with the m that would.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class CenterSmoothing(Callback):
         alpha_2: float = 0.005,
         every_n_validations: int = 1,
         seed: int = 0,
-        batch_size: int = 128,
+        batch_size: BatchSize = 128,
     ) -> None:
         if not 0.0 < sigma < math.inf:
             raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
