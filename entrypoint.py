@@ -14,8 +14,10 @@ from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 from urllib.parse import urlparse
+
+T = TypeVar("T")
 
 # Lines of jsonargparse's messages that say nothing to who typed the argument.
 _NOISE = re.compile(
@@ -63,26 +65,12 @@ def positive_number(name: str) -> Callable[[object], float]:
         >>> positive_number("--sigma")("0.25")
         0.25
     """
-
-    def check(value: object) -> float:
-        number = _number(value)
-        if not 0.0 < number < math.inf:
-            raise ArgumentTypeError(f"{name} must be a positive number such as 0.25, got {value!r}")
-        return number
-
-    return check
+    return _argument(name, "a positive number such as 0.25", lambda value: _number(value, above=0.0))
 
 
 def radius(name: str) -> Callable[[object], float]:
     """The type of an argument that takes a finite number of at least 0."""
-
-    def check(value: object) -> float:
-        number = _number(value)
-        if not 0.0 <= number < math.inf:
-            raise ArgumentTypeError(f"{name} must be a number of at least 0 such as 0.5, got {value!r}")
-        return number
-
-    return check
+    return _argument(name, "a number of at least 0 such as 0.5", lambda value: _number(value, least=0.0))
 
 
 def count(name: str) -> Callable[[object], int]:
@@ -92,24 +80,7 @@ def count(name: str) -> Callable[[object], int]:
         >>> count("--n")("1e4")
         10000
     """
-
-    def check(value: object) -> int:
-        number = _number(value)
-        if not 1.0 <= number < 2**63 or number != int(number):
-            raise ArgumentTypeError(f"{name} must be a whole number of at least 1, got {value!r}")
-        return int(number)
-
-    return check
-
-
-def batch_size(value: object) -> int | str:
-    """The type of ``--batch-size``: ``auto`` or a whole number of at least 1."""
-    if value == "auto":
-        return "auto"
-    try:
-        return count("--batch-size")(value)
-    except ArgumentTypeError:
-        raise ArgumentTypeError(f"--batch-size must be auto or a whole number of at least 1, got {value!r}") from None
+    return _argument(name, "a whole number of at least 1", _count)
 
 
 def choice(name: str, *options: str) -> Callable[[object], str]:
@@ -119,22 +90,43 @@ def choice(name: str, *options: str) -> Callable[[object], str]:
         >>> choice("--method", "exact", "paper")("paper")
         'paper'
     """
+    return _argument(name, f"one of {', '.join(options)}", lambda value: str(value) if value in options else None)
 
-    def check(value: object) -> str:
-        if value not in options:
-            raise ArgumentTypeError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-        return str(value)
+
+def _argument(name: str, wanted: str, convert: Callable[[object], T | None]) -> Callable[[object], T]:
+    """A type that raises ArgumentTypeError, with the argument's name, where ``convert`` gives None."""
+
+    def check(value: object) -> T:
+        converted = convert(value)
+        if converted is None:
+            raise ArgumentTypeError(f"{name} must be {wanted}, got {value!r}")
+        return converted
 
     return check
 
 
-def _number(value: object) -> float:
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            pass
-    return math.nan
+def _number(value: object, *, above: float = -math.inf, least: float = -math.inf) -> float | None:
+    """A finite number within its limits, or None."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if above < number < math.inf and number >= least else None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value, least=1.0)
+    return int(number) if number is not None and number < 2**63 and number == int(number) else None
+
+
+def _auto_or_count(value: object) -> int | str | None:
+    return "auto" if value == "auto" else _count(value)
+
+
+# The type of --batch-size.
+batch_size = _argument("--batch-size", "auto or a whole number of at least 1", _auto_or_count)
 
 
 def wandb_offline() -> bool:
@@ -174,8 +166,8 @@ def make_writable(folder: Path, name: str) -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next forward pass instead of returning it to the kernel after each.
 
-    On a CPU, getting the activations' pages back costs up to a third of a forward pass (benchmarks/bench_certify.py
-    shows it). Without glibc nothing happens.
+    On a CPU, getting the activations' pages back can cost a third of a forward pass; benchmarks/bench_certify.py
+    shows the ratio. Without glibc nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -37,15 +37,25 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--paper-m", type=int, default=100_000, help="certification outputs of the paper's procedure")
     parser.add_argument("--repeats", type=int, default=5, help="alternating repetitions, of which the median counts")
     options = parser.parse_args(args)
-    entrypoint.keep_freed_memory()
     torch.manual_seed(0)
     model = NoisyAutoencoder(sigma=0.25) if options.ckpt is None else load_checkpoint(options.ckpt).model
     model.eval()
     data = MNIST()
     data.setup()
     x = data.test_set[0]["image"]
+    kept_memory(model, x)
     overhead(model, x, SmoothingBudget(n=options.n, m=options.m), options.repeats)
     against_paper(model, x, n=options.paper_n, m=options.paper_m)
+
+
+def kept_memory(model: NoisyModule, x: Tensor) -> None:
+    """Forward passes before and after glibc is told to keep freed memory, as both scripts tell it to."""
+    before = [bare(model, x, 2048, size) for size in _BATCH_SIZES]
+    entrypoint.keep_freed_memory()
+    after = [bare(model, x, 2048, size) for size in _BATCH_SIZES]
+    print("seconds of 2,048 forward passes before / after freed memory is kept, by batch size")
+    for size, first, second in zip(_BATCH_SIZES, before, after, strict=True):
+        print(f"  {size:>4} {first:6.2f} / {second:.2f}, ratio {first / second:.2f}")
 
 
 def overhead(model: NoisyModule, x: Tensor, budget: SmoothingBudget, repeats: int) -> None:
