@@ -306,16 +306,23 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-@pytest.mark.parametrize("n_check", [300, 600])
-def test_memory_does_not_grow_with_n_or_m(n_check: int) -> None:
-    size, batch, k = 20_000, 20, 10
-    peaks: list[int] = []
+def recording_memory(size: int, peaks: list[int]) -> Callable[[Tensor], Tensor]:
+    """A base function with outputs of so many numbers, that notes at each call how many bytes are live."""
 
     def large(z: Tensor) -> Tensor:
         peaks.append(live_bytes())
         return z.expand(len(z), size) + torch.arange(size)
 
     gc.collect()
+    return large
+
+
+@pytest.mark.parametrize("n_check", [300, 600])
+def test_memory_does_not_grow_with_n_or_m(n_check: int) -> None:
+    size, batch, k = 20_000, 20, 10
+    peaks: list[int] = []
+
+    large = recording_memory(size, peaks)
     before = live_bytes()
     budget = SmoothingBudget(n=300, m=300, k=k, alpha_1=0.1, alpha_2=0.1, delta=0.15, n_check=n_check)
     smoother(large, Lp(1), budget, batch_size=batch).certify(torch.zeros(1))
@@ -328,11 +335,7 @@ def test_memory_of_the_paper_does_not_grow_with_m() -> None:
     size, batch = 5_000, 20
     peaks: list[int] = []
 
-    def large(z: Tensor) -> Tensor:
-        peaks.append(live_bytes())
-        return z.expand(len(z), size) + torch.arange(size)
-
-    gc.collect()
+    large = recording_memory(size, peaks)
     before = live_bytes()
     budget = SmoothingBudget(n=50, m=1500, alpha_1=0.1, alpha_2=0.1, delta=0.3, method="paper")
     smoother(large, Lp(1), budget, batch_size=batch).certify(torch.zeros(1))
