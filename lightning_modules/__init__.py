@@ -4,6 +4,7 @@ from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import NoisyModule
 from lightning_modules.certifier import CertifiedExample, Certifier
 from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint
+from lightning_modules.reconstructor import NoisyReconstructor
 
 __all__ = [
     "CertifiedExample",
@@ -11,5 +12,6 @@ __all__ = [
     "LoadedCheckpoint",
     "NoisyAutoencoder",
     "NoisyModule",
+    "NoisyReconstructor",
     "load_checkpoint",
 ]

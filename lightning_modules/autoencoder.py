@@ -18,6 +18,7 @@ class NoisyAutoencoder(NoisyModule):
         image_shape: (C, H, W), e.g. (1, 28, 28) or (3, 32, 32).
         latent_dim: latent dimension.
         learning_rate: Adam's.
+        noise_range: (low, high) of each training image's own noise level; default: all have sigma.
     """
 
     def __init__(
@@ -26,9 +27,10 @@ class NoisyAutoencoder(NoisyModule):
         image_shape: Sequence[int] = (1, 28, 28),
         latent_dim: int = 256,
         learning_rate: float = 1e-3,
+        noise_range: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(sigma=sigma, learning_rate=learning_rate)
-        sigma, learning_rate = float(sigma), float(learning_rate)
+        super().__init__(sigma=sigma, learning_rate=learning_rate, noise_range=noise_range)
+        sigma, learning_rate, noise_range = self.sigma, self.learning_rate, self.noise_range
         image_shape, latent_dim = [int(size) for size in image_shape], int(latent_dim)
         self.save_hyperparameters()
         self.network = ConvolutionalAutoencoder(tuple(image_shape), latent_dim)

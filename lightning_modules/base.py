@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
@@ -29,9 +31,16 @@ class NoisyModule(LightningModule, ABC):
     Args:
         sigma: noise level of training and smoothing, in units of the point (pixels in [0, 1]).
         learning_rate: Adam's.
+        noise_range: (low, high), in units of the point. Each training image then has a noise level of its own, uniform
+            between the two, so that one model serves several sigma; default: all have sigma.
+
+    Raises:
+        ValueError: for arguments out of range, and for a sigma outside noise_range.
     """
 
-    def __init__(self, *, sigma: float, learning_rate: float = 1e-3) -> None:
+    def __init__(
+        self, *, sigma: float, learning_rate: float = 1e-3, noise_range: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         if not 0.0 < sigma < math.inf:
             raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
@@ -39,6 +48,7 @@ class NoisyModule(LightningModule, ABC):
             raise ValueError(f"learning_rate must be a positive finite number, got {learning_rate!r}")
         self.sigma = float(sigma)
         self.learning_rate = float(learning_rate)
+        self.noise_range = None if noise_range is None else _check_noise_range(noise_range, self.sigma)
 
     def point(self, image: Tensor) -> Tensor:
         """What the attacker perturbs and the noise is added to: (N, C, H, W) -> (N, *in)."""
@@ -51,7 +61,7 @@ class NoisyModule(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error of f(x + noise) to the clean image."""
         x = self.point(batch["image"])
-        loss = functional.mse_loss(self(x + self.sigma * torch.randn_like(x)), batch["image"])
+        loss = functional.mse_loss(self(x + self._noise(x)), batch["image"])
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
         return loss
 
@@ -65,8 +75,35 @@ class NoisyModule(LightningModule, ABC):
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the class, and the data that it was trained on, in plain values."""
+        """Name the class, the run, and the data that it was trained on, in plain values."""
         checkpoint["base_model"] = type(self).__name__
+        if self._trainer is not None:
+            checkpoint["run"] = Path(self._trainer.default_root_dir).name
         datamodule = getattr(self._trainer, "datamodule", None)
         if datamodule is not None:
             checkpoint["data"] = {"class": type(datamodule).__name__, "init_args": dict(datamodule.hparams)}
+
+    def _noise(self, x: Tensor) -> Tensor:
+        """Training noise for points (N, *in), from the global generator, which Lightning seeds."""
+        noise = torch.randn_like(x)
+        if self.noise_range is None:
+            return self.sigma * noise
+        levels = x.new_empty(len(x)).uniform_(*self.noise_range)
+        return levels.reshape(-1, *[1] * (x.ndim - 1)) * noise
+
+
+def _check_noise_range(noise_range: Sequence[float], sigma: float) -> list[float]:
+    try:
+        low, high = (float(level) for level in noise_range)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not (0.0 <= low <= high < math.inf and high > 0.0):
+        raise ValueError(
+            "noise_range must be two finite numbers 0 <= low <= high with high > 0, such as [0.1, 0.5], "
+            f"got {noise_range!r}"
+        )
+    if not low <= sigma <= high:
+        raise ValueError(
+            f"noise_range must include sigma={sigma!r}, got {[low, high]!r}; take a sigma in it, or a wider range"
+        )
+    return [low, high]

@@ -11,8 +11,9 @@ import torch
 
 from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import NoisyModule
+from lightning_modules.reconstructor import NoisyReconstructor
 
-BASE_MODELS: dict[str, type[NoisyModule]] = {cls.__name__: cls for cls in (NoisyAutoencoder,)}
+BASE_MODELS: dict[str, type[NoisyModule]] = {cls.__name__: cls for cls in (NoisyAutoencoder, NoisyReconstructor)}
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,12 @@ class LoadedCheckpoint:
     Attributes:
         model: in eval mode, on the CPU.
         data: class name and constructor arguments of its datamodule; None if it was trained without one.
+        run: name of the run folder of its training; None if the checkpoint does not say.
     """
 
     model: NoisyModule
     data: dict[str, Any] | None
+    run: str | None = None
 
 
 def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
@@ -57,7 +60,11 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         raise ValueError(
             f"--ckpt must hold the weights of the {name} that it describes, got {path}: {reason}"
         ) from error
-    return LoadedCheckpoint(model=model.eval(), data=content.get("data"))
+    return LoadedCheckpoint(model=model.eval(), data=content.get("data"), run=_name(content.get("run")))
+
+
+def _name(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _what_is_wrong(error: BaseException) -> str:

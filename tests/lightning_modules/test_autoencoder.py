@@ -1,10 +1,12 @@
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,10 +72,15 @@ def test_latent_dim_must_be_positive() -> None:
 
 
 def test_hyperparameters_are_plain_values() -> None:
-    model = NoisyAutoencoder(0.5, image_shape=torch.Size((3, 8, 8)), latent_dim=4, learning_rate=0.01)
-    assert dict(model.hparams) == {"sigma": 0.5, "image_shape": [3, 8, 8], "latent_dim": 4, "learning_rate": 0.01}
-    assert [type(value) for value in dict(model.hparams).values()] == [float, list, int, float]
+    model = NoisyAutoencoder(
+        0.5, image_shape=torch.Size((3, 8, 8)), latent_dim=4, learning_rate=0.01, noise_range=np.array([0, 1])
+    )
+    assert dict(model.hparams) == {
+        "sigma": 0.5, "image_shape": [3, 8, 8], "latent_dim": 4, "learning_rate": 0.01, "noise_range": [0.0, 1.0],
+    }  # fmt: skip
+    assert [type(value) for value in dict(model.hparams).values()] == [float, list, int, float, list]
     assert all(type(size) is int for size in model.hparams["image_shape"])
+    assert all(type(level) is float for level in model.hparams["noise_range"])
 
 
 def test_encoder_is_that_of_the_paper() -> None:
@@ -102,8 +109,8 @@ def test_batch_norm_stands_between_all_layers_with_weights() -> None:
 
 
 class Spy(NoisyModule):
-    def __init__(self, sigma: float) -> None:
-        super().__init__(sigma=sigma)
+    def __init__(self, sigma: float, noise_range: Sequence[float] | None = None) -> None:
+        super().__init__(sigma=sigma, noise_range=noise_range)
         self.seen: list[Tensor] = []
         self.logged: dict[str, Tensor] = {}
 
@@ -134,6 +141,85 @@ def test_noise_is_added_to_the_point_and_the_target_is_the_image(monkeypatch: py
     loss = module.training_step({"image": image, "index": torch.arange(6)}, 0)
     torch.testing.assert_close(module.seen, [10 * image + 0.5])
     torch.testing.assert_close(loss, functional.mse_loss(0.5 * (10 * image + 0.5), image))
+
+
+def training_noise(module: Spy, *shape: int) -> Tensor:
+    module.training_step({"image": torch.zeros(shape), "index": torch.arange(shape[0])}, 0)
+    return module.seen.pop()
+
+
+@pytest.mark.usefixtures("seeded")
+def test_fixed_noise_takes_one_draw_per_pixel_from_the_global_generator() -> None:
+    noise = training_noise(Spy(sigma=0.25), 5, 1, 8, 8)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(noise, 0.25 * torch.randn(5, 1, 8, 8))
+    assert torch.equal(after, torch.rand(1))
+
+
+@pytest.mark.usefixtures("seeded")
+def test_each_image_has_a_noise_level_of_its_own_uniform_in_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    noise = training_noise(Spy(sigma=0.25, noise_range=[0.1, 0.5]), 2000, 1, 2, 3)
+    levels = noise[:, 0, 0, 0]
+    assert torch.equal(noise, levels.reshape(-1, 1, 1, 1).expand_as(noise))
+    assert levels.unique().numel() > 1990
+    assert levels.min() >= 0.1
+    assert levels.max() <= 0.5
+    assert stats.kstest((levels.double() - 0.1) / 0.4, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.usefixtures("seeded")
+def test_noise_of_each_image_is_gaussian_at_its_level() -> None:
+    noise = training_noise(Spy(sigma=0.25, noise_range=[0.1, 0.5]), 40, 1, 64, 64).flatten(1).double()
+    levels = noise.std(1)
+    assert 0.09 < levels.min() < 0.2
+    assert 0.4 < levels.max() < 0.55
+    pvalues = [stats.kstest(row / level, "norm").pvalue for row, level in zip(noise, levels, strict=True)]
+    assert min(pvalues) > 1e-4
+
+
+@pytest.mark.usefixtures("seeded")
+def test_levels_are_drawn_anew_for_every_batch() -> None:
+    module = Spy(sigma=0.25, noise_range=[0.1, 0.5])
+    first, second = (training_noise(module, 40, 1, 64, 64).flatten(1).std(1) for _ in range(2))
+    assert (first - second).abs().mean() > 0.05
+
+
+@pytest.mark.usefixtures("seeded")
+def test_range_of_one_level_is_that_of_a_fixed_sigma() -> None:
+    fixed = training_noise(Spy(sigma=0.3), 50, 1, 16, 16)
+    torch.manual_seed(0)
+    ranged = training_noise(Spy(sigma=0.3, noise_range=[0.3, 0.3]), 50, 1, 16, 16)
+    torch.testing.assert_close(fixed, ranged)
+
+
+@pytest.mark.parametrize(
+    "noise_range",
+    [
+        [0.5, 0.1], [-0.1, 0.5], [0.0, 0.0], [0.1], [], [0.1, 0.25, 0.5], [0.1, math.nan], [0.1, math.inf],
+        ["low", "high"], 0.25, [None, 0.5],
+    ],
+)  # fmt: skip
+def test_noise_range_that_is_none_is_refused_with_its_value(noise_range: Any) -> None:  # noqa: ANN401  # not its type
+    with pytest.raises(
+        ValueError, match=r"noise_range must be two finite numbers .* such as \[0.1, 0.5\], got"
+    ) as refused:
+        tiny(noise_range=noise_range)
+    assert str(refused.value).endswith(f"got {noise_range!r}")
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.0999, 0.51, 2.0])
+def test_sigma_outside_the_noise_range_is_refused(sigma: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"noise_range must include sigma={sigma}, got \[0.1, 0.5\]; take a sigma in it"
+    ):
+        tiny(sigma=sigma, noise_range=[0.1, 0.5])
+
+
+@pytest.mark.parametrize("noise_range", [[0.25, 0.5], (0.1, 0.25), [0.25, 0.25], [0, 1]])
+def test_sigma_may_stand_at_the_ends_of_the_noise_range(noise_range: Sequence[float]) -> None:
+    assert tiny(sigma=0.25, noise_range=noise_range).noise_range == list(noise_range)
 
 
 def test_validation_loss_is_the_clean_mse(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,22 @@ def test_a_model_built_from_numpy_numbers_loads_too(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "numpy.ckpt").model.sigma == 0.3
 
 
+def test_noise_range_comes_back(tmp_path: Path) -> None:
+    trainer = silent_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    model = NoisyAutoencoder(0.3, image_shape=(1, 8, 8), latent_dim=4, noise_range=np.array([0.1, 0.5]))
+    trainer.fit(model, TinyData())
+    trainer.save_checkpoint(tmp_path / "range.ckpt")
+    assert load_checkpoint(tmp_path / "range.ckpt").model.noise_range == [0.1, 0.5]
+
+
+def test_checkpoint_that_knows_of_no_noise_range_loads(content: dict[str, Any], tmp_path: Path) -> None:
+    del content["hyper_parameters"]["noise_range"]
+    torch.save(content, tmp_path / "fixed.ckpt")
+    model = load_checkpoint(tmp_path / "fixed.ckpt").model
+    assert model.noise_range is None
+    assert model.sigma == 0.3
+
+
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path / "none.ckpt", "no such file")
 

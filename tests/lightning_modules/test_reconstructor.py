@@ -1,0 +1,354 @@
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+from scipy import stats
+from torch import Tensor
+from torch.nn import functional
+
+from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
+from datamodules import ImageDataModule, IndexedImages
+from lightning_modules import Certifier, NoisyReconstructor, load_checkpoint
+from lightning_modules.reconstructor import MAX_CONDITION_NUMBER, gaussian_matrix, pseudo_inverse
+
+
+class Bars(ImageDataModule):
+    def __init__(self) -> None:
+        super().__init__(batch_size=8, num_workers=0)
+
+    def setup(self, stage: str | None = None) -> None:
+        images = torch.zeros(32, 1, 8, 8, dtype=torch.uint8)
+        for number in range(32):
+            images[number, :, number % 8, number // 8 : number // 8 + 4] = 255
+        self.train_set = IndexedImages(images[:24], torch.arange(24))
+        self.test_set = IndexedImages(images[24:], torch.arange(24, 32))
+
+
+def tiny(sigma: float = 0.25, **kwargs: Any) -> NoisyReconstructor:  # noqa: ANN401  # whatever the class takes
+    return NoisyReconstructor(sigma, **{"image_shape": (1, 8, 8), "num_measurements": 24, "latent_dim": 4, **kwargs})
+
+
+def images(count: int, *shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def silent_trainer(**kwargs: Any) -> Trainer:  # noqa: ANN401  # whatever Trainer takes
+    return Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, **kwargs,
+    )  # fmt: skip
+
+
+def rank_deficient(matrix: Tensor) -> Tensor:
+    return torch.cat([matrix[:-1], matrix[:1] + matrix[1:2]])
+
+
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trainer = silent_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+        trainer.fit(tiny(measurement_seed=5, learning_rate=0.01), Bars())
+    path = tmp_path_factory.mktemp("trained") / "best.ckpt"
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.fixture
+def content(checkpoint: Path) -> dict[str, Any]:
+    return torch.load(checkpoint, weights_only=True)
+
+
+def assert_refused(content: dict[str, Any], folder: Path, match: str) -> None:
+    path = folder / "changed.ckpt"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=match) as refused:
+        load_checkpoint(path)
+    message = str(refused.value)
+    assert message.startswith("--ckpt must hold the weights of the NoisyReconstructor that it describes, got ")
+    assert "\n" not in message
+
+
+def test_matrix_entries_are_gaussian_with_variance_one_over_the_number_of_measurements() -> None:
+    entries = gaussian_matrix(256, 784, seed=0).double().flatten()
+    count = len(entries)
+    assert abs(entries.mean()) < 4 / math.sqrt(256 * count)
+    assert 256 * float(entries.var()) == pytest.approx(1.0, abs=4 * math.sqrt(2 / count))
+    assert stats.kstest(entries[:20_000] * 16, "norm").pvalue > 1e-3
+
+
+def test_matrix_keeps_the_expected_squared_norm() -> None:
+    x = images(50, 1, 28, 28)
+    measured = NoisyReconstructor(0.25, latent_dim=4).point(x)
+    ratios = measured.square().sum(1) / x.flatten(1).square().sum(1)
+    assert float(ratios.mean()) == pytest.approx(1.0, abs=0.3)
+
+
+def test_matrix_depends_on_its_own_seed_alone() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = tiny().measurement.matrix
+        torch.manual_seed(2)
+        second = tiny().measurement.matrix
+    assert torch.equal(first, second)
+    assert not torch.equal(first, tiny(measurement_seed=1).measurement.matrix)
+
+
+def test_matrix_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    gaussian_matrix(24, 64, seed=0)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32)])
+def test_shapes_of_the_paper(image_shape: tuple[int, int, int]) -> None:
+    model = NoisyReconstructor(0.25, image_shape=image_shape).eval()
+    x = images(2, *image_shape)
+    measured = model.point(x)
+    assert measured.shape == (2, 256)
+    output = model(measured).detach()
+    assert output.shape == x.shape
+    assert output.min() >= 0.0
+    assert output.max() <= 1.0
+    assert model.network.encoder(x).shape == (2, 256)
+
+
+def test_point_is_the_matrix_times_the_flat_image() -> None:
+    model, x = tiny(image_shape=(3, 8, 8)), images(5, 3, 8, 8)
+    expected = torch.stack([model.measurement.matrix @ image.reshape(-1) for image in x])
+    torch.testing.assert_close(model.point(x), expected)
+
+
+@given(scale=st.floats(-10, 10), seed=st.integers(0, 1000))
+def test_point_is_linear(scale: float, seed: int) -> None:
+    model = tiny()
+    a, b = images(2, 2, 1, 8, 8, seed=seed)
+    torch.testing.assert_close(
+        model.point(a + scale * b), model.point(a) + scale * model.point(b), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_point_is_as_exact_under_mixed_precision() -> None:
+    model, x = tiny(), images(3, 1, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        measured = model.point(x)
+    assert measured.dtype == torch.float32
+    assert torch.equal(measured, model.point(x))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 4), (24, 64), (40, 64), (256, 784)])
+def test_reverted_measurements_measure_the_same(rows: int, columns: int) -> None:
+    matrix = gaussian_matrix(rows, columns, seed=3).double()
+    inverse = pseudo_inverse(matrix)
+    assert inverse.shape == (columns, rows)
+    assert inverse.dtype == torch.float64
+    torch.testing.assert_close(matrix @ inverse @ matrix, matrix, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(inverse @ matrix @ inverse, inverse, atol=1e-12, rtol=1e-9)
+    torch.testing.assert_close(inverse @ matrix, (inverse @ matrix).mT, atol=1e-12, rtol=1e-9)
+
+
+def test_measuring_a_reverted_measurement_gives_it_back() -> None:
+    measurement = tiny().measurement
+    x = images(4, 1, 8, 8)
+    measured = measurement(x)
+    reverted = measurement.revert(measured)
+    assert reverted.shape == x.shape
+    torch.testing.assert_close(measurement(reverted), measured)
+    assert not torch.allclose(reverted, x, atol=0.1)
+
+
+def test_forward_reverts_and_then_runs_the_autoencoder() -> None:
+    model = tiny().eval()
+    measured = model.point(images(3, 1, 8, 8))
+    reverted = torch.linalg.lstsq(model.measurement.matrix.double(), measured.double().mT, driver="gelsd").solution.mT
+    with torch.no_grad():
+        expected = model.network(reverted.float().reshape(3, 1, 8, 8))
+        torch.testing.assert_close(model(measured), expected)
+
+
+def test_training_adds_noise_of_level_sigma_to_the_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(sigma=0.5)
+    noise = torch.randn(6, 24, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(torch, "randn_like", lambda x: noise)
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    x = images(6, 1, 8, 8)
+    loss = model.training_step({"image": x, "index": torch.arange(6)}, 0)
+    torch.testing.assert_close(seen, [model.point(x) + 0.5 * noise])
+    assert loss.ndim == 0
+    torch.testing.assert_close(loss, functional.mse_loss(model(seen[0]), x))
+
+
+def test_smoothing_happens_in_measurement_space() -> None:
+    model, x = tiny().eval(), IndexedImages(torch.full((1, 1, 8, 8), 200, dtype=torch.uint8), torch.tensor([7]))
+    budget = SmoothingBudget(n=60, m=120, k=8, delta=0.4)
+    smoother = CenterSmoother(model, TotalVariation(), sigma=0.25, budget=budget, batch_size=64)
+    seen: list[torch.Size] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1:]))
+    batch = {"image": x[0]["image"].unsqueeze(0), "index": x.indices}
+    (example,) = Certifier(model, smoother).predict_step(batch, 0)
+    assert set(seen) == {torch.Size([24])}
+    assert example.base_output.shape == example.certificate.center.shape == (1, 8, 8)
+    assert 0.0 < example.certificate.eps_out(0.1) < math.inf
+
+
+def test_only_the_autoencoder_is_trained() -> None:
+    model = tiny()
+    assert all(name.startswith("network.") for name, _ in model.named_parameters())
+    assert {"measurement.matrix", "measurement.pseudo_inverse"} <= set(model.state_dict())
+
+
+@pytest.mark.usefixtures("seeded")
+def test_training_reduces_the_loss() -> None:
+    model, data = tiny(sigma=0.1, learning_rate=0.01), Bars()
+    data.setup()
+    clean = data.train_set.images.float() / 255
+    matrix = model.measurement.matrix.clone()
+
+    def loss() -> float:
+        with torch.no_grad():
+            return functional.mse_loss(model.eval()(model.point(clean)), clean).item()
+
+    before = loss()
+    silent_trainer(max_epochs=12, limit_val_batches=0).fit(model.train(), data)
+    assert loss() < 0.5 * before
+    assert torch.equal(model.measurement.matrix, matrix)
+
+
+def test_hyperparameters_are_plain_values() -> None:
+    model = tiny(image_shape=torch.Size((3, 8, 8)), noise_range=(0, 1), measurement_seed=3)
+    assert dict(model.hparams) == {
+        "sigma": 0.25, "image_shape": [3, 8, 8], "num_measurements": 24, "measurement_seed": 3, "latent_dim": 4,
+        "learning_rate": 0.001, "noise_range": [0.0, 1.0],
+    }  # fmt: skip
+    assert [type(value) for value in dict(model.hparams).values()] == [float, list, int, int, int, float, list]
+
+
+def test_checkpoint_alone_rebuilds_an_equal_model(checkpoint: Path, content: dict[str, Any]) -> None:
+    loaded = load_checkpoint(checkpoint).model
+    assert type(loaded) is NoisyReconstructor
+    assert dict(loaded.hparams) == content["hyper_parameters"]
+    found = loaded.state_dict()
+    assert all(torch.equal(content["state_dict"][name], found[name]) for name in found)
+
+
+def test_stored_matrix_wins_over_that_of_the_seed(content: dict[str, Any], tmp_path: Path) -> None:
+    matrix = gaussian_matrix(24, 64, seed=99)
+    content["state_dict"]["measurement.matrix"] = matrix
+    content["state_dict"]["measurement.pseudo_inverse"] = pseudo_inverse(matrix).float()
+    torch.save(content, tmp_path / "other.ckpt")
+    model = load_checkpoint(tmp_path / "other.ckpt").model
+    assert model.hparams["measurement_seed"] == 5
+    x = images(2, 1, 8, 8)
+    torch.testing.assert_close(model.point(x), x.flatten(1) @ matrix.mT)
+    reverted = model.point(x) @ pseudo_inverse(matrix).float().mT
+    with torch.no_grad():
+        torch.testing.assert_close(model(model.point(x)), model.network(reverted.reshape(2, 1, 8, 8)))
+
+
+def test_checkpoint_in_bfloat16_loads(content: dict[str, Any], tmp_path: Path) -> None:
+    state = content["state_dict"]
+    content["state_dict"] = {
+        key: value.bfloat16() if value.is_floating_point() else value for key, value in state.items()
+    }
+    torch.save(content, tmp_path / "coarse.ckpt")
+    assert load_checkpoint(tmp_path / "coarse.ckpt").model.dtype == torch.float32
+
+
+def test_stored_matrix_that_lacks_rank_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    state = content["state_dict"]
+    state["measurement.matrix"] = rank_deficient(state["measurement.matrix"])
+    assert_refused(content, tmp_path, "condition number of at most 10000, .*got")
+
+
+@pytest.mark.parametrize("change", ["another matrix's", "zero", "one entry NaN", "scaled"])
+def test_stored_pseudo_inverse_of_another_matrix_is_refused(
+    change: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    stored = content["state_dict"]["measurement.pseudo_inverse"]
+    if change == "another matrix's":
+        stored.copy_(pseudo_inverse(gaussian_matrix(24, 64, seed=6)))
+    elif change == "one entry NaN":
+        stored[3, 4] = math.nan
+    else:
+        stored.mul_(0.0 if change == "zero" else 1.05)
+    assert_refused(content, tmp_path, "stored pseudo-inverse must be that of the stored measurement matrix, got one")
+
+
+@pytest.mark.parametrize("key", ["measurement.matrix", "measurement.pseudo_inverse"])
+def test_checkpoint_without_a_buffer_is_refused(key: str, content: dict[str, Any], tmp_path: Path) -> None:
+    del content["state_dict"][key]
+    assert_refused(content, tmp_path, "Missing key")
+
+
+def test_matrix_of_another_shape_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    content["state_dict"]["measurement.matrix"] = gaussian_matrix(25, 64, seed=0)
+    assert_refused(content, tmp_path, "size mismatch")
+
+
+def test_a_copy_checks_what_it_loads_too() -> None:
+    model = copy.deepcopy(tiny())
+    state = model.state_dict()
+    with pytest.raises(ValueError, match="stored pseudo-inverse must"):
+        model.load_state_dict({**state, "measurement.pseudo_inverse": -state["measurement.pseudo_inverse"]})
+
+
+@pytest.mark.parametrize("num_measurements", [0, -1, 65, 784])
+def test_more_measurements_than_pixels_or_none_are_refused(num_measurements: int) -> None:
+    with pytest.raises(ValueError, match=rf"num_measurements must lie in 1\.\.64, .*got {num_measurements}$"):
+        tiny(num_measurements=num_measurements)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_seed_that_the_generator_cannot_tell_apart_is_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=rf"measurement_seed must lie in 0\.\.4294967295, got {seed}"):
+        tiny(measurement_seed=seed)
+
+
+def with_condition_number(condition: float) -> Tensor:
+    left, _, right = torch.linalg.svd(gaussian_matrix(6, 10, seed=0).double(), full_matrices=False)
+    return left @ torch.diag(torch.logspace(0, -math.log10(condition), 6, dtype=torch.float64)) @ right
+
+
+def test_condition_number_up_to_the_limit_is_accepted() -> None:
+    matrix = with_condition_number(0.99 * MAX_CONDITION_NUMBER)
+    torch.testing.assert_close(matrix @ pseudo_inverse(matrix), torch.eye(6, dtype=torch.float64))
+
+
+def test_float32_reverts_a_matrix_at_the_limit_to_less_than_half_a_grey_level() -> None:
+    matrix = with_condition_number(0.99 * MAX_CONDITION_NUMBER)
+    exact, x = pseudo_inverse(matrix), images(100, 10).double()
+    reverted = (x.float() @ matrix.float().mT @ exact.float().mT).double()
+    assert float((reverted - x @ matrix.mT @ exact.mT).abs().max()) < 0.5 / 255
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        rank_deficient(gaussian_matrix(24, 64, seed=0)),
+        with_condition_number(1.01 * MAX_CONDITION_NUMBER),
+        torch.zeros(2, 3),
+        torch.ones(2, 3),
+        torch.full((2, 3), math.nan),
+        torch.tensor([[1.0, math.inf, 0.0]]),
+    ],
+    ids=["a row is a sum", "above the limit", "zeros", "ones", "NaN", "inf"],
+)
+def test_matrix_that_cannot_be_reverted_is_refused(matrix: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"condition number of at most 10000, .*got .* use another measurement_seed"):
+        pseudo_inverse(matrix)
