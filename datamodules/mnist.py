@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
-from urllib.error import URLError
 
 import torch
 from torchvision import datasets
 
+from datamodules import full_data_set
 from datamodules.base import ImageDataModule, IndexedImages
 
 Variant = Literal["digits", "mnist", "fashion"]
@@ -63,16 +62,14 @@ class MNIST(ImageDataModule):
             self.train_set, self.test_set = (self._indexed(train=train) for train in (True, False))
 
     def _torchvision(self, *, train: bool, download: bool) -> datasets.MNIST:
-        kind = datasets.MNIST if self.variant == "mnist" else datasets.FashionMNIST
-        try:
-            return kind(self.root, train=train, download=download)
-        except (RuntimeError, OSError, URLError, HTTPException, ValueError, AssertionError, LookupError) as error:
-            wanted = "download it there" if self.download else "allow --data.download true"
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-            raise ValueError(
-                f"--data.root must hold {kind.__name__}, got {self.root.absolute()}: not there or damaged, and no "
-                f"download ({reason}); {wanted}, or use --data.variant digits, which needs none"
-            ) from error
+        return full_data_set.read(
+            datasets.MNIST if self.variant == "mnist" else datasets.FashionMNIST,
+            self.root,
+            train=train,
+            download=download,
+            may_download=self.download,
+            otherwise="--data.variant digits, which needs none",
+        )
 
     def _indexed(self, *, train: bool) -> IndexedImages:
         images = self._torchvision(train=train, download=False).data.unsqueeze(1)

