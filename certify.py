@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import platform
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,24 +24,24 @@ from torch.utils.data import DataLoader, Subset
 
 import datamodules
 import entrypoint
-from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, draw, summarise
+from callbacks import (
+    CertificateWriter,
+    CertificationFolder,
+    CertificationProgress,
+    Row,
+    draw,
+    html_report,
+    report_of_folder,
+    summarise,
+)
 from callbacks import certification_report as report
-from center_smoothing import Angular, CenterSmoother, Distance, Lp, SmoothingBudget, TotalVariation
+from center_smoothing import CenterSmoother
 from center_smoothing.budget import METHODS
 from center_smoothing.certificate import COVERAGES, Coverage
 from center_smoothing.sampling import Stage, check_point
 from datamodules import ImageDataModule
 from lightning_modules import Certifier, LoadedCheckpoint, NoisyModule, load_checkpoint
 
-BUDGETS = Path(__file__).parent / "configs" / "certify"
-DISTANCES: dict[str, Distance] = {
-    "tv": TotalVariation(p=1),
-    "tv-l2": TotalVariation(p=2),
-    "angular": Angular(),
-    "l1": Lp(1.0),
-    "l2": Lp(2.0),
-    "linf": Lp(float("inf")),
-}
 DEFAULT_H = (1.0, 1.5, 2.0)
 _PACKAGES = ("center-smoothing", "torch", "lightning", "torchmetrics", "numpy", "scipy")
 
@@ -100,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> Path:
             rows, results = _conclude(job, trainer, progress)
         if len(finished) < len(job.examples):
             config = {**job.config, "checkpoint_sha256": job.checkpoint_sha256}
-            report.log_to_wandb(job.folder, rows, results, config=config, offline=offline)
+            report.log_to_wandb(job.folder, rows, results, config=config, group=checkpoint.run, offline=offline)
             if offline:
                 entrypoint.say_offline(job.folder.path)
     return job.folder.path
@@ -109,17 +110,21 @@ def main(args: Sequence[str] | None = None) -> Path:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="certify.py", description=__doc__, exit_on_error=False)
     add, count, choice, positive = parser.add_argument, entrypoint.count, entrypoint.choice, entrypoint.positive_number
-    budgets = sorted(path.stem for path in BUDGETS.glob("*.yaml"))
-    ratios = " ".join(f"{ratio:g}" for ratio in DEFAULT_H)
+    ratios, budgets = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), f"one of {', '.join(entrypoint.BUDGETS)}"
     add("--config", action="config", help="YAML file with any of these arguments")
     add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
     add("--from", type=str | None, help="answer --eps-in or --h from this finished folder, without sampling")
     add("--eps-in", type=entrypoint.radius("--eps-in"), nargs="+", help="input radii (l2 norm), in units of x")
     add("--h", type=entrypoint.radius("--h"), nargs="+", help=f"input radii as multiples of sigma; default {ratios}")
     add("--num-examples", type=count("--num-examples"), default=50, help="test examples, drawn with the seed")
-    add("--distance", type=choice("--distance", *DISTANCES), default="tv", help=f"one of {', '.join(DISTANCES)}")
+    add(
+        "--distance",
+        type=choice("--distance", *entrypoint.DISTANCES),
+        default="tv",
+        help=f"one of {', '.join(entrypoint.DISTANCES)}",
+    )
     add("--sigma", type=positive("--sigma"), help="noise level, in units of x; default: the checkpoint's")
-    add("--budget", type=choice("--budget", *budgets), default="standard", help=f"one of {', '.join(budgets)}")
+    add("--budget", type=choice("--budget", *entrypoint.BUDGETS), default="standard", help=budgets)
     add("--n", type=count("--n"), help="ranked outputs")
     add("--m", type=count("--m"), help="certification outputs")
     add("--k", type=count("--k"), help="pilot outputs, the candidate centers")
@@ -146,8 +151,9 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(args: Sequence[str] | None) -> Namespace:
-    parser = _parser()
-    options = parser.parse_args(None if args is None else list(args))
+    parser, given = _parser(), sys.argv[1:] if args is None else list(args)
+    parser.set_defaults(data=_data_that_arguments_change(given))
+    options = parser.parse_args(given)
     if (options.ckpt is None) == (options["from"] is None):
         got = "neither" if options.ckpt is None else "both"
         raise ValueError(f"--ckpt must name a checkpoint that train.py wrote, or --from a finished folder, got {got}")
@@ -156,31 +162,26 @@ def _parse(args: Sequence[str] | None) -> Namespace:
     return parser.instantiate(options)
 
 
-def _budget(options: Namespace) -> SmoothingBudget:
-    values: dict[str, Any] = yaml.safe_load((BUDGETS / f"{options.budget}.yaml").read_text())
-    given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
-    values.update({name: value for name, value in given.items() if value is not None})
-    values = {{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(name, name): value for name, value in values.items()}
-    return SmoothingBudget(**values)
-
-
 def _prepare(options: Namespace, checkpoint: LoadedCheckpoint) -> Job:
     """Check everything that can be checked without sampling."""
-    model, budget, distance = checkpoint.model, _budget(options), DISTANCES[options.distance]
+    given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
+    model, budget, distance = (
+        checkpoint.model,
+        entrypoint.budget(options.budget, **given),
+        entrypoint.DISTANCES[options.distance],
+    )
     sigma = options.sigma if options.sigma is not None else model.sigma
     eps_in = _input_radii(options, sigma)
     for radius in eps_in:
-        plan = budget.plan(radius / sigma)
-        if not plan.certifiable:
-            raise ValueError(
-                f"--m must be at least {plan.least_m:.0f} to certify eps_in={radius:g} (h={plan.h:g}) at "
-                f"delta={budget.delta} with method={budget.method!r}, got {budget.m}"
-            )
-    datamodule = options.data or _trained_on(checkpoint)
+        entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
+    datamodule = options.data
+    if datamodule is None:
+        kind, init_args = _trained_on(checkpoint)
+        datamodule = kind(**init_args)
     datamodule.prepare_data()
     datamodule.setup("test")
     examples = _draw_examples(datamodule, options.num_examples, options.seed)
-    digest = hashlib.sha256(Path(options.ckpt).read_bytes()).hexdigest()
+    digest = entrypoint.sha256(options.ckpt)
     config = {
         "model": type(model).__name__,
         "data": {"class": type(datamodule).__name__, **dict(datamodule.hparams)},
@@ -216,7 +217,20 @@ def _input_radii(options: Namespace, sigma: float) -> list[float]:
     return list(dict.fromkeys(options.eps_in or (ratio * sigma for ratio in ratios)))
 
 
-def _trained_on(checkpoint: LoadedCheckpoint) -> ImageDataModule:
+def _data_that_arguments_change(args: Sequence[str]) -> dict[str, Any] | None:
+    """With ``--data.root`` alone: the data that the checkpoint was trained on, at another place."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("--ckpt")
+    peek.add_argument("--data")
+    known, others = peek.parse_known_args(args)
+    if known.ckpt is None or known.data is not None or not any(other.startswith("--data.") for other in others):
+        return None
+    kind, init_args = _trained_on(load_checkpoint(known.ckpt))
+    return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": init_args}
+
+
+def _trained_on(checkpoint: LoadedCheckpoint) -> tuple[type[ImageDataModule], dict[str, Any]]:
+    """The class of the data module, and its arguments."""
     if checkpoint.data is None:
         raise ValueError(
             "--data must name a data module, e.g. MNIST: the checkpoint does not say what it was trained on"
@@ -226,7 +240,7 @@ def _trained_on(checkpoint: LoadedCheckpoint) -> ImageDataModule:
         raise ValueError(
             f"--data must name a data module, e.g. MNIST: there is no {checkpoint.data['class']!r} any more"
         )
-    return kind(**checkpoint.data["init_args"])
+    return kind, dict(checkpoint.data["init_args"])
 
 
 def _draw_examples(datamodule: ImageDataModule, num_examples: int, seed: int) -> Subset[dict[str, torch.Tensor]]:
@@ -365,8 +379,13 @@ def _conclude(
     _write_summary(job, results, progress, trainer)
     draw(job.folder, rows, results, _title(job)).savefig(job.folder.picture, dpi=150)
     print(*report.result_lines(results), *report.non_finite_lines(job.folder, rows), sep="\n")
-    print(report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage))
-    print(f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, distances/, outputs/)")
+    promise = report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage)
+    html_report.write(report_of_folder(job.folder, rows, promise=promise), job.folder.path / "report.html")
+    print(promise)
+    print(
+        f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, report.html, distances/, "
+        "outputs/)"
+    )
     return rows, results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import math
 import netrc
@@ -14,10 +15,27 @@ from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlparse
 
+import yaml
+
+from center_smoothing import Angular, Distance, Lp, SmoothingBudget, TotalVariation
+
 T = TypeVar("T")
+
+_BUDGETS = Path(__file__).resolve().parent / "configs" / "certify"
+# The names that --budget takes.
+BUDGETS = sorted(path.stem for path in _BUDGETS.glob("*.yaml"))
+# The names that --distance takes.
+DISTANCES: dict[str, Distance] = {
+    "tv": TotalVariation(p=1),
+    "tv-l2": TotalVariation(p=2),
+    "angular": Angular(),
+    "l1": Lp(1.0),
+    "l2": Lp(2.0),
+    "linf": Lp(float("inf")),
+}
 
 # Lines of jsonargparse's messages that say nothing to who typed the argument.
 _NOISE = re.compile(
@@ -52,7 +70,7 @@ def one_line(message: str) -> str:
     text = " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.match(line))
     text = re.sub(r"^argument (?:-\S+): (?=--)|^argument (?=-)", "", text)
     text = re.sub(r'Parser key "([^"]+)"(?: element \d+)?:', r"--\1", text)
-    text = re.sub(r"Expected a <class '(\w+)'>\. Got value:", r"must be a \1, got", text)
+    text = re.sub(r"Expected a <class '([\w.]+)'>\. Got value:", r"must be a \1, got", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value:", r"must be one of \1, got", text)
     text = re.sub(r"Expected a dot import path string: (\S+)", r"must be the name of a class, got \1", text)
     return text.replace("Problem with given class_path ", "of class ")
@@ -127,6 +145,38 @@ def _auto_or_count(value: object) -> int | str | None:
 
 # The type of --batch-size.
 batch_size = _argument("--batch-size", "auto or a whole number of at least 1", _auto_or_count)
+
+
+def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as SmoothingBudget's own
+    """The budget of a file in configs/certify/.
+
+    Args:
+        name: one of ``BUDGETS``.
+        given: what differs from the file, under the names of the flags (n, m, k, delta, alpha1, alpha2, method); None
+            leaves the file's value.
+
+    Raises:
+        ValueError: as :class:`SmoothingBudget` does.
+    """
+    values: dict[str, Any] = yaml.safe_load((_BUDGETS / f"{name}.yaml").read_text())
+    values.update({key: value for key, value in given.items() if value is not None})
+    return SmoothingBudget(**{{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(k, k): v for k, v in values.items()})
+
+
+def check_certifiable(budget: SmoothingBudget, *, sigma: float, eps_in: float) -> None:
+    """Raise ValueError, with the m that would do, if no output can certify ``eps_in`` at ``sigma``."""
+    plan = budget.plan(eps_in / sigma)
+    if not plan.certifiable:
+        raise ValueError(
+            f"--m must be at least {plan.least_m:.0f} to certify eps_in={eps_in:g} (h={plan.h:g}) at "
+            f"delta={budget.delta} with method={budget.method!r}, got {budget.m}"
+        )
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wandb_offline() -> bool:

@@ -49,7 +49,8 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, and send every logger to it."""
-        run_id = os.environ.setdefault(_RUN_ID, secrets.token_hex(4))
+        # Under the agent of a sweep W&B has chosen the id already.
+        run_id = os.environ.setdefault(_RUN_ID, os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
         runs = Path(self.config.runs)
         entrypoint.make_writable(runs, "--runs")
         self.run_folder = runs / self.config.experiment / f"{self.config.sigma:g}-{run_id}"
@@ -79,7 +80,8 @@ class TrainingCLI(LightningCLI):
         if name == "CSVLogger":
             return {"save_dir": str(folder.parent), "name": "", "version": folder.name}
         if name == "WandbLogger":
-            return {"save_dir": str(folder), "id": run_id, "name": folder.name, "offline": self.offline}
+            named = {"id": run_id, "name": folder.name, "group": folder.name, "job_type": "train"}
+            return {"save_dir": str(folder), "offline": self.offline, **named}
         return {"save_dir": str(folder)}
 
 

@@ -106,9 +106,19 @@ def log_to_wandb(
     results: Sequence[dict[str, Any]],
     *,
     config: dict[str, Any],
+    group: str | None,
     offline: bool,
 ) -> None:
-    """The table, the curve and the images of a certification whose files are on disk."""
+    """The table, the curve and the images of a certification whose files are on disk.
+
+    Args:
+        folder: with the files.
+        rows: of certificates.csv.
+        results: of summary.json; each is logged with eps_in as the x axis.
+        config: of the certification.
+        group: the run of the training that the checkpoint came from: W&B shows both together.
+        offline: write to disk instead of the server.
+    """
     import wandb  # slow to import, and not needed to refuse bad input
 
     run = wandb.init(
@@ -117,7 +127,7 @@ def log_to_wandb(
         mode="offline" if offline else None,
         job_type="certify",
         name=f"certify {folder.path.name}",
-        group=folder.path.resolve().parent.parent.name,
+        group=group,
         config=config,
     )
     run.define_metric("eps_in")

@@ -36,9 +36,10 @@ def _no_account() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _wandb_mode_is_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """WandbLogger leaves WANDB_MODE in the environment."""
-    monkeypatch.delenv("WANDB_MODE", raising=False)
+def _wandb_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of W&B leaves its mode and its group in the environment of the process."""
+    for name in ("WANDB_MODE", "WANDB_RUN_GROUP"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +62,21 @@ def checkpoint(run_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def wandb_history() -> Callable[[Path], list[dict[str, object]]]:
     """Reads back the logged rows of the one offline run below a folder."""
-    return lambda folder: list(_history(folder))
+    return lambda folder: [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in _records(folder)
+        if record.WhichOneof("record_type") == "history"
+    ]
 
 
-def _history(folder: Path) -> Iterator[dict[str, object]]:
-    """The logged rows of an offline run: LevelDB's log format, 32 KiB blocks of records, each a protobuf message."""
+@pytest.fixture(scope="session")
+def wandb_records() -> Callable[[Path], list[wandb_internal_pb2.Record]]:
+    """Reads back all records of the one offline run below a folder."""
+    return lambda folder: list(_records(folder))
+
+
+def _records(folder: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """The records of an offline run: LevelDB's log format, 32 KiB blocks of records, each a protobuf message."""
     (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     data, position, message = log.read_bytes(), 7, b""
     while position + 7 <= len(data):
@@ -79,7 +90,4 @@ def _history(folder: Path) -> Iterator[dict[str, object]]:
             record = wandb_internal_pb2.Record()
             record.ParseFromString(message)
             message = b""
-            if record.WhichOneof("record_type") == "history":
-                yield {
-                    item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
-                }
+            yield record

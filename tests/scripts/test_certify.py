@@ -52,7 +52,7 @@ def certified(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_the_folder_holds_everything(certified: Path) -> None:
     assert {path.name for path in certified.iterdir()} == {
-        "certificates.csv", "certificates.png", "distances", "outputs", "summary.json", "wandb",
+        "certificates.csv", "certificates.png", "distances", "outputs", "report.html", "summary.json", "wandb",
     }  # fmt: skip
     assert (certified / "certificates.csv").read_text().splitlines()[0] == COLUMNS
     indices = list(dict.fromkeys(row["index"] for row in table(certified)))
@@ -268,6 +268,31 @@ def test_bad_checkpoints_give_one_line_and_exit_code_2(
     assert "'SomethingElse'" in said["other"]
     assert "finite outputs" in said["diverged"]
     assert "--ckpt must name a checkpoint" in refused(capsys, *TINY)
+
+
+def test_the_data_of_the_checkpoint_may_be_at_another_place(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = refused(capsys, f"--ckpt={checkpoint}", *TINY, "--data.variant=mnist", f"--data.root={tmp_path / 'none'}",
+                   "--data.download=false")  # fmt: skip
+    assert f"--data.root must hold MNIST, got {tmp_path / 'none'}" in line
+    assert "--data of class 'datamodules.mnist.MNIST'" in refused(capsys, f"--ckpt={checkpoint}", "--data.nonsense=1")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folder = run(checkpoint, tmp_path / "out", "--h=0", "--num-examples=1", "--data.root=elsewhere")
+    data = json.loads((folder / "summary.json").read_text())["config"]["data"]
+    assert data["root"] == "elsewhere"
+    assert (data["class"], data["variant"]) == ("MNIST", "digits")
+
+
+def test_a_checkpoint_whose_images_are_gone_is_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["data"] = {"class": "ImageFolder", "init_args": {"root": str(tmp_path / "gone"), "mode": "grey"}}
+    torch.save(content, tmp_path / "moved.ckpt")
+    line = refused(capsys, f"--ckpt={tmp_path / 'moved.ckpt'}", *TINY, "--h=0")
+    assert "--data.root" in line
+    assert str(tmp_path / "gone") in line
 
 
 def test_an_image_with_nan_is_refused_before_sampling(

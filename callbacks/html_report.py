@@ -1,0 +1,159 @@
+"""A report as one HTML file that needs nothing else: charts, examples, settings."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from callbacks.certification_folder import Row
+from callbacks.html_report_charts import example_chart, median_charts, medians, number, up
+from callbacks.html_report_content import Picture, Report, ReportExample
+
+_HERE = Path(__file__).parent
+_SMALL = 96  # pixels a side up to which a picture is kept without loss, and enlarged with crisp squares
+
+
+def write(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write the page of a report, as a whole or not at all.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.partial")
+    temporary.write_text(render(report), encoding="utf-8", errors="replace", newline="\n")
+    os.replace(temporary, target)
+
+
+def render(report: Report) -> str:
+    """The page of a report: a whole HTML document without a reference to anything outside of it."""
+    charts = median_charts(report.curves, reference_lines=report.reference_lines, interval=report.interval)
+    examples = [_example(example, f"example-{number}") for number, example in enumerate(report.examples)]
+    scripts = [Markup(text) for text in (get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8"))]
+    dense = any(curve.marked is not None and set(curve.marked) != set(curve.eps_in) for curve in report.curves)
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            charts=charts,
+            medians=medians(report.curves, interval=report.interval),
+            points=medians(report.curves, interval=report.interval, every=True) if dense else None,
+            examples=examples,
+            configuration=_flat(report.configuration),
+            drawn={
+                chart["id"]: chart
+                for chart in [*charts, *(example["chart"] for example in examples)]
+                if chart is not None
+            },
+            style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+            scripts=scripts,
+            hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+            product=f"center-smoothing {_version()}".strip(),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters.update(up=up, number=number, sortable=_sortable)
+    return environment
+
+
+def _sortable(value: float) -> str:
+    """All digits of a number, as JavaScript reads them."""
+    return repr(float(value)) if math.isfinite(value) else "Infinity"
+
+
+def _example(example: ReportExample, identity: str) -> dict[str, Any]:
+    """What the template shows of one example."""
+    pictures = []
+    for picture in example.pictures:
+        height, width, _ = picture.array.shape
+        said = [f"{picture.name} of example {example.name}", f"{width} by {height} pixels", picture.note]
+        pictures.append(
+            {
+                "name": picture.name,
+                "note": picture.note,
+                "alt": ", ".join(part for part in said if part),
+                "width": width,
+                "height": height,
+                "small": max(width, height) <= _SMALL,
+                "source": _data_address(picture),
+            }
+        )
+    return {
+        "id": identity,
+        "name": example.name,
+        "rows": example.rows,
+        "said": _said(example.rows),
+        "words": example.words,
+        "pictures": pictures,
+        "chart": example_chart(example, f"{identity}-curve"),
+    }
+
+
+def _said(rows: Sequence[Row]) -> str:
+    """The certificates of an example in one line: its least and its largest eps_in."""
+    if not rows:
+        return ""
+    if rows[0].abstained:
+        return "Abstained: no certificate."
+    ends = sorted(rows, key=lambda row: row.eps_in)[:: max(len(rows) - 1, 1)]
+    radii = ", ".join(f"eps_out {up(row.eps_out)} at eps_in {number(row.eps_in)}" for row in ends)
+    return f"{radii}. Smoothing loss {number(rows[0].smoothing_loss)}."
+
+
+def _data_address(picture: Picture) -> str:
+    """The picture inside its own address: PNG, or JPEG for a large one where that is smaller."""
+    pixels = np.nan_to_num(picture.array, nan=0.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0)
+    bytes_ = np.rint(pixels * 255.0).astype(np.uint8)
+    image = Image.fromarray(bytes_[..., 0] if bytes_.shape[-1] == 1 else bytes_)
+    encoded = {"png": _encoded(image, "PNG")}
+    if max(image.size) > _SMALL:
+        encoded["jpeg"] = _encoded(image, "JPEG", quality=90, subsampling=0)
+    kind = min(encoded, key=lambda name: len(encoded[name]))
+    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
+
+
+def _encoded(image: Image.Image, kind: str, **options: int | bool) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names and texts."""
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            found.append((f"{prefix}{key}", text))
+    return found
+
+
+def _version() -> str:
+    try:
+        return version("center-smoothing")
+    except PackageNotFoundError:
+        return ""

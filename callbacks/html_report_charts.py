@@ -1,0 +1,196 @@
+"""The charts of a report as plain values for its JavaScript, the same in tables, and what they show in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from callbacks.certification_report import rounded_up
+from callbacks.html_report_content import Curve, ReportExample
+
+_X_TITLE = "eps_in (l2 norm of the change)"
+_QUANTITIES = {"eps_out": "certified radius eps_out", "smoothing_loss": "smoothing loss"}
+_INTERVALS = {"eps_out": ("low", "high"), "smoothing_loss": ("loss_low", "loss_high")}
+
+
+def median_charts(
+    curves: Sequence[Curve], *, reference_lines: Mapping[str, float], interval: str
+) -> list[dict[str, Any]]:
+    """One chart of both output distances for a single curve, else one for each of them."""
+    there = [name for name in _QUANTITIES if any(len(getattr(curve, name)) for curve in curves)]
+    groups = [there] if len(curves) == 1 else [[name] for name in there]
+    charts = []
+    for number, names in enumerate(groups):
+        lines = [
+            _line(curve, name, label=curve.label if len(curves) > 1 else _QUANTITIES[name])
+            for name in names
+            for curve in curves
+            if len(getattr(curve, name))
+        ]
+        references = reference_lines if "eps_out" in names else {}
+        charts.append(
+            _chart(
+                f"chart-{number}",
+                title="Median " + " and ".join(_QUANTITIES[name] for name in names),
+                y_title="output distance",
+                lines=lines,
+                references=references,
+                note=f"Bands: {interval}." if any(line["low"] for line in lines) else "",
+            )
+        )
+    return charts
+
+
+def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | None:
+    """The chart of one example's own curve; None if it has none."""
+    if not len(example.eps_in):
+        return None
+    asked = {row.eps_in for row in example.rows}
+    line = {
+        "name": "eps_out",
+        "x": [float(value) for value in example.eps_in],
+        "y": _gaps(example.eps_out),
+        "low": [],
+        "high": [],
+        "marked": [value in asked for value in example.eps_in],
+        "text": [f"eps_out {up(value)}" for value in example.eps_out],
+        "certified": True,
+    }
+    title = f"Certified radius eps_out of example {example.name}"
+    return _chart(identity, title=title, y_title="eps_out", lines=[line], references={}, note="")
+
+
+def medians(curves: Sequence[Curve], *, interval: str, every: bool = False) -> dict[str, Any]:
+    """The table of medians: its titles, and a row for each marked eps_in of each curve, or for every one."""
+    columns = {
+        "curve": (len(curves) > 1, "Curve"),
+        "sigma": (any(len(curve.sigma) for curve in curves), "sigma"),
+        "h": (any(len(curve.sigma) for curve in curves), "h"),
+        "eps_in": (True, "eps_in"),
+        "eps_out": (True, "Median eps_out"),
+        "interval": (any(len(curve.low) for curve in curves), interval),
+        "smoothing_loss": (any(len(curve.smoothing_loss) for curve in curves), "Median smoothing loss"),
+        "loss_interval": (any(len(curve.loss_low) for curve in curves), f"{interval} of the loss"),
+        "abstention_rate": (any(len(curve.abstention_rate) for curve in curves), "Abstained"),
+        "num_examples": (any(curve.num_examples for curve in curves), "Examples"),
+    }
+    shown = {key: title for key, (wanted, title) in columns.items() if wanted}
+    rows = [
+        _median_row(curve, position)
+        for curve in curves
+        for position in (range(len(curve.eps_in)) if every else curve.marked_positions)
+    ]
+    return {"titles": list(shown.values()), "rows": [[row[key] for key in shown] for row in rows]}
+
+
+def up(value: float | None) -> str:
+    """A certified radius for the eye, to at least three significant digits and never below the true one.
+
+    Example:
+        >>> up(80.001), up(0.0012345), up(None)
+        ('80.01', '0.00124', '')
+    """
+    if value is None:
+        return ""
+    small = 0.0 < value < 1.0
+    return rounded_up(value, min(2 - math.floor(math.log10(value)), 15) if small else 2)
+
+
+def number(value: float | None) -> str:
+    """Any other number for the eye."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def _chart(
+    identity: str,
+    *,
+    title: str,
+    y_title: str,
+    lines: list[dict[str, Any]],
+    references: Mapping[str, float],
+    note: str,
+) -> dict[str, Any]:
+    findings = [_finding(line) for line in lines]
+    findings += [f"Reference line {name}: {value:.4g}." for name, value in references.items()]
+    return {
+        "id": identity,
+        "title": title,
+        "x_title": _X_TITLE,
+        "y_title": y_title,
+        "lines": lines,
+        "references": [{"name": name, "y": float(value)} for name, value in references.items()],
+        "finding": " ".join(findings),
+        "note": note,
+    }
+
+
+def _line(curve: Curve, name: str, *, label: str) -> dict[str, Any]:
+    """One line of a chart; None is a gap."""
+    low, high = _INTERVALS[name]
+    shown = up if name == "eps_out" else number
+    said = []
+    for position, value in enumerate(getattr(curve, name)):
+        text = f"{label}: {shown(value)}"
+        if len(getattr(curve, low)):
+            text += f" ({shown(curve.at(low, position))} to {shown(curve.at(high, position))})"
+        if name == "eps_out" and (rate := curve.at("abstention_rate", position)):
+            text += f", abstained on {rate:.1%}"
+        said.append(text)
+    marked = set(curve.marked_positions)
+    return {
+        "name": label,
+        "x": [float(value) for value in curve.eps_in],
+        "y": _gaps(getattr(curve, name)),
+        "low": _gaps(getattr(curve, low)),
+        "high": _gaps(getattr(curve, high)),
+        "marked": [position in marked for position in range(len(curve.eps_in))],
+        "text": said,
+        "certified": name == "eps_out",
+    }
+
+
+def _median_row(curve: Curve, position: int) -> dict[str, str]:
+    eps_in, sigma, rate = curve.eps_in[position], curve.at("sigma", position), curve.at("abstention_rate", position)
+    return {
+        "curve": curve.label,
+        "sigma": number(sigma),
+        "h": number(None if sigma is None else eps_in / sigma),
+        "eps_in": number(eps_in),
+        "eps_out": up(curve.eps_out[position]),
+        "interval": _ends(up(curve.at("low", position)), up(curve.at("high", position))),
+        "smoothing_loss": number(curve.at("smoothing_loss", position)),
+        "loss_interval": _ends(number(curve.at("loss_low", position)), number(curve.at("loss_high", position))),
+        "abstention_rate": "" if rate is None else f"{rate:.1%}",
+        "num_examples": str(curve.num_examples or ""),
+    }
+
+
+def _finding(line: Mapping[str, Any]) -> str:
+    """What a line shows, in words; its gaps are said."""
+    name, eps_in, values = line["name"], line["x"], line["y"]
+    shown = up if line["certified"] else number
+    there = [(x, y) for x, y in zip(eps_in, values, strict=True) if y is not None]
+    gaps = [x for x, y in zip(eps_in, values, strict=True) if y is None]
+    if not there:
+        return f"{name}: infinite, so without a point, at every eps_in."
+    (first_in, first), (last_in, last) = there[0], there[-1]
+    text = f"{name}: {shown(first)} at "
+    if len(there) > 1 and len({y for _, y in there}) == 1:
+        text += "every eps_in" if not gaps else "every other eps_in"
+    else:
+        text += f"eps_in {number(first_in)}"
+        if len(there) > 1:
+            text += f", {shown(last)} at eps_in {number(last_in)}"
+    if gaps:
+        where = number(gaps[0]) if len(gaps) == 1 else f"{number(gaps[0])} to {number(gaps[-1])}"
+        text += f"; infinite, so without a point, at eps_in {where}"
+    return text + "."
+
+
+def _gaps(values: Sequence[float]) -> list[float | None]:
+    return [float(value) if math.isfinite(value) else None for value in values]
+
+
+def _ends(low: str, high: str) -> str:
+    return f"{low} to {high}" if low else ""

@@ -1,0 +1,117 @@
+(() => {
+  "use strict";
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // Plotly reads markup in its texts; a name is no markup.
+  const plain = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
+  const shorten = (text) => (text.length > 48 ? text.slice(0, 47) + "…" : text);
+  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+  const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
+
+  // One filled shape for each run of eps_in at which both ends of the interval are finite.
+  function bands(line, ink) {
+    const found = [];
+    let run = [];
+    const close = () => {
+      if (run.length > 1) {
+        const back = [...run].reverse();
+        found.push({
+          type: "scatter", mode: "lines", fill: "toself", fillcolor: ink, opacity: 0.16, line: { width: 0 },
+          x: [...run, ...back].map((at) => line.x[at]),
+          y: [...run.map((at) => line.high[at]), ...back.map((at) => line.low[at])],
+          hoverinfo: "skip", showlegend: false,
+        });
+      }
+      run = [];
+    };
+    line.low.forEach((low, at) => (low === null || line.high[at] === null ? close() : run.push(at)));
+    close();
+    return found;
+  }
+
+  function traces(chart) {
+    const ends = [0, Math.max(...chart.lines.flatMap((line) => line.x)) || 1];
+    const lines = chart.lines.map((line, at) => ({
+      type: "scatter", mode: "lines+markers", x: line.x, y: line.y, name: plain(shorten(line.name)),
+      text: line.text.map(plain), hoverinfo: "text",
+      line: { color: colour(`--line-${at % 6}`), width: 2.5, dash: DASHES[at % 6] },
+      marker: {
+        color: colour(`--line-${at % 6}`), symbol: SYMBOLS[at % 6], size: line.marked.map((marked) => (marked ? 9 : 0)),
+        opacity: 1, line: { width: 0 },
+      },
+    }));
+    const references = chart.references.map((reference) => ({
+      type: "scatter", mode: "lines", x: ends, y: [reference.y, reference.y], name: plain(shorten(reference.name)),
+      text: plain(`${reference.name}: ${reference.y.toPrecision(4)}`), hoverinfo: "text",
+      line: { color: colour("--muted"), width: 1.5, dash: "dot" },
+    }));
+    return [...chart.lines.flatMap((line, at) => bands(line, colour(`--line-${at % 6}`))), ...references, ...lines];
+  }
+
+  function layout(chart) {
+    const ink = colour("--ink");
+    const axis = (title) => ({
+      title: { text: title, standoff: 12, font: { size: 13 } }, rangemode: "tozero", fixedrange: true, automargin: true,
+      gridcolor: colour("--grid"), zerolinecolor: colour("--rule"), linecolor: colour("--rule"), tickcolor: colour("--rule"),
+    });
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink },
+      margin: { l: 48, r: 12, t: 12, b: 44 }, dragmode: false, hovermode: "x unified",
+      hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--rule"), font: { color: ink }, align: "left" },
+      xaxis: { ...axis(chart.x_title), unifiedhovertitle: { text: "eps_in %{x:.4~g}" } },
+      yaxis: axis(chart.y_title),
+      showlegend: chart.lines.length + chart.references.length > 1,
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
+    };
+  }
+
+  const shown = new Set();
+  function draw(node) {
+    const chart = charts[node.id];
+    Plotly.react(node, traces(chart), layout(chart), { displayModeBar: false, responsive: true });
+    shown.add(node);
+  }
+  const redraw = () => shown.forEach(draw);
+
+  const drawInside = (details) => {
+    if (details.open) details.querySelectorAll(".chart").forEach((node) => shown.has(node) || draw(node));
+  };
+  for (const node of document.querySelectorAll(".charts .chart")) draw(node);
+  for (const details of document.querySelectorAll("details")) {
+    details.addEventListener("toggle", () => drawInside(details));
+  }
+
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
+    addEventListener(event, () => {
+      document.documentElement.toggleAttribute("data-printing", printing);
+      redraw();
+    });
+  }
+
+  const openTarget = () => {
+    const details = document.getElementById(location.hash.slice(1))?.querySelector("details");
+    if (details) details.open = true;
+  };
+  addEventListener("hashchange", openTarget);
+  openTarget();
+
+  const compare = (one, other) => {
+    const [first, second] = [Number(one), Number(other)];
+    if (Number.isNaN(first) || Number.isNaN(second)) return one.localeCompare(other, "en", { numeric: true });
+    return first < second ? -1 : Number(first > second);
+  };
+  for (const head of document.querySelectorAll(".sortable thead th")) {
+    head.querySelector("button").addEventListener("click", () => {
+      const [table, column] = [head.closest("table"), head.cellIndex];
+      const ascending = head.getAttribute("aria-sort") !== "ascending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+      const value = (row) => row.cells[column].dataset.value;
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((one, other) => (ascending ? 1 : -1) * compare(value(one), value(other)));
+      table.tBodies[0].append(...rows);
+    });
+  }
+})();

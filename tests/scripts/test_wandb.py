@@ -1,0 +1,62 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from wandb.proto.wandb_internal_pb2 import Record
+
+import certify
+import train
+
+ROOT = Path(train.__file__).parent
+SWEEP = yaml.safe_load((ROOT / "configs" / "wandb" / "sweep_sigma.yaml").read_text())
+Records = Callable[[Path], list[Record]]
+
+
+def test_a_certification_is_grouped_with_the_training_of_its_checkpoint(
+    run_folder: Path, checkpoint: Path, tmp_path: Path, wandb_records: Records
+) -> None:
+    moved = tmp_path / "renamed.ckpt"
+    moved.write_bytes(checkpoint.read_bytes())
+    tiny = ["--n=100", "--m=400", "--k=8", "--num-examples=1", "--batch-size=64", "--accelerator=cpu", "--h", "1", "0"]
+    folder = certify.main([f"--ckpt={moved}", f"--out={tmp_path / 'out'}", *tiny])
+    (training,) = (record.run for record in wandb_records(run_folder) if record.WhichOneof("record_type") == "run")
+    records = wandb_records(folder)
+    (certification,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert training.run_group == certification.run_group == run_folder.name
+    assert (training.job_type, certification.job_type) == ("train", "certify")
+    assert training.project == certification.project == "center-smoothing"
+    axes = {record.metric.name: record.metric.step_metric for record in records if record.HasField("metric")}
+    assert axes["median_eps_out"] == axes["median_smoothing_loss"] == axes["abstention_rate"] == "eps_in"
+    assert axes["eps_in"] == ""
+
+
+def test_a_checkpoint_without_a_run_is_certified_without_a_group(
+    checkpoint: Path, tmp_path: Path, wandb_records: Records
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    del content["run"]
+    torch.save(content, tmp_path / "older.ckpt")
+    tiny = ["--n=100", "--m=400", "--k=8", "--num-examples=1", "--batch-size=64", "--accelerator=cpu", "--h=0"]
+    folder = certify.main([f"--ckpt={tmp_path / 'older.ckpt'}", f"--out={tmp_path / 'out'}", *tiny])
+    (run,) = (record.run for record in wandb_records(folder) if record.WhichOneof("record_type") == "run")
+    assert run.run_group == ""
+
+
+def test_the_sweep_runs_train_py_for_every_sigma(
+    tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb_records: Records
+) -> None:
+    assert (ROOT / SWEEP["program"]).is_file()
+    assert SWEEP["command"] == ["${env}", "python", "${program}", "${args}"]
+    # as the agent does: its arguments for one of the values, and an id that it has chosen
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen42")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    sigma = SWEEP["parameters"]["sigma"]["values"][0]
+    folder = train.main([*tiny_training, f"--sigma={sigma}", "--trainer.max_epochs=1", f"--runs={tmp_path}"])
+    (run,) = (record.run for record in wandb_records(folder) if record.WhichOneof("record_type") == "run")
+    assert run.run_id == "chosen42"
+    assert folder.name == f"{sigma:g}-chosen42"
+    assert "val/certified_radius" == SWEEP["metric"]["name"]
+    assert os.environ.get("WANDB_RUN_ID") == "chosen42"
