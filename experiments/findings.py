@@ -1,0 +1,54 @@
+"""Whether what the paper found holds for a panel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise, product
+from typing import TYPE_CHECKING
+
+from callbacks.certification_report import rounded_up
+
+if TYPE_CHECKING:
+    from experiments.panel import Point
+
+
+def findings(points: Sequence[Point]) -> list[str]:
+    """One line for each finding of the paper's section 5: that it holds at all points, or where it does not."""
+    by_place = {(point.h, point.eps_in): point for point in points}
+    ratios = sorted({point.h for point in points})
+    radii = sorted({point.eps_in for point in points})
+    grows = (
+        f"h={h:g}: {_at(by_place[h, near])}, {_at(by_place[h, far])}"
+        for h, (near, far) in product(ratios, pairwise(radii))
+        if not _median(by_place[h, near]) < _median(by_place[h, far])
+    )
+    lower = (
+        f"eps_in={eps_in:g}: {_at(by_place[small, eps_in])} at h={small:g}, "
+        f"{_at(by_place[large, eps_in])} at h={large:g}"
+        for eps_in, (small, large) in product(radii, pairwise(ratios))
+        if not _median(by_place[large, eps_in]) < _median(by_place[small, eps_in])
+    )
+    below = (
+        f"h={point.h:g}: loss {point.smoothing_loss.value:.4g}, {_at(point)}"
+        for point in points
+        if not point.smoothing_loss.value < _median(point) < math.inf
+    )
+    return [
+        _line("median eps_out grows with eps_in", grows),
+        _line("median eps_out is lower for larger h at the same eps_in", lower),
+        _line("the median smoothing loss stays below the median eps_out", below),
+    ]
+
+
+def _line(finding: str, exceptions: Iterable[str]) -> str:
+    found = list(exceptions)
+    return f"{finding}: everywhere" if not found else f"{finding}: not at {'; '.join(found)}"
+
+
+def _median(point: Point) -> float:
+    return point.eps_out.value
+
+
+def _at(point: Point) -> str:
+    return f"eps_out {rounded_up(point.eps_out.value, 4)} at eps_in={point.eps_in:g}"

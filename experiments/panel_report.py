@@ -1,0 +1,97 @@
+"""The report of a panel, from those of its certifications."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import entrypoint
+from callbacks import report_of_folder
+from callbacks.certification_report import promise_line
+from callbacks.html_report_content import Curve, Report
+from experiments.findings import findings
+
+if TYPE_CHECKING:
+    from experiments.panel import Plan, Point
+
+
+def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: float | None) -> Report:
+    """One line for each h, and all examples of all certifications.
+
+    Args:
+        plan: of the panel.
+        points: of the panel.
+        title: of the page.
+        scale: the figure that the paper gives as the scale of the distance.
+    """
+    promise = promise_line(
+        entrypoint.budget(plan.options.budget), entrypoint.DISTANCES[plan.distance], coverage="pointwise"
+    )
+    reports = []
+    for sigma in plan.sigmas:
+        folder = plan.certification(sigma)
+        reports.append(report_of_folder(folder, folder.rows(), promise=promise))
+    examples = [
+        replace(example, name=f"{example.rows[0].index}, sigma = {example.rows[0].sigma:g}")
+        for report in reports
+        for example in report.examples
+    ]
+    return replace(
+        reports[0],
+        title=title,
+        summary=[_what(plan), *(f"Found: {line}." for line in findings(points))],
+        curves=[_curve(points, h) for h in dict.fromkeys(point.h for point in points)],
+        examples=examples,
+        configuration=_configuration(plan),
+        notes=[] if scale is None else [_scale_note(points, scale)],
+    )
+
+
+def _what(plan: Plan) -> str:
+    levels = ", ".join(f"{level:g}" for level in sorted({plan.training_sigma(sigma) for sigma in plan.sigmas}))
+    return (
+        f"The {plan.options.task} of {plan.options.data}, trained at sigma = {levels}, certified on "
+        f"{plan.options.num_examples} random test examples. The noise of the smoothing grows with the input radius, "
+        "sigma = eps_in / h, and the model trained nearest to it is smoothed."
+    )
+
+
+def _curve(points: Sequence[Point], h: float) -> Curve:
+    line = [point for point in points if point.h == h]
+    return Curve(
+        f"h = {h:g}",
+        [point.eps_in for point in line],
+        [point.eps_out.value for point in line],
+        smoothing_loss=[point.smoothing_loss.value for point in line],
+        abstention_rate=[point.abstention_rate for point in line],
+        sigma=[point.sigma for point in line],
+        low=[point.eps_out.low for point in line],
+        high=[point.eps_out.high for point in line],
+        loss_low=[point.smoothing_loss.low for point in line],
+        loss_high=[point.smoothing_loss.high for point in line],
+        num_examples=min(point.num_examples for point in line),
+    )
+
+
+def _configuration(plan: Plan) -> dict[str, Any]:
+    """What was asked for, what was trained, and what each certification recorded."""
+    certifications = {}
+    for sigma in plan.sigmas:
+        summary = plan.certification(sigma).read_summary() or {}
+        certifications[f"sigma={sigma:g}"] = {name: value for name, value in summary.items() if name != "results"}
+    return {
+        "command line": plan.options.as_dict(),
+        "training": {name: plan.settings[name] for name in ("experiment", "seed_everything", "model", "data")},
+        "epochs": plan.settings["trainer"]["max_epochs"],
+        "certification": certifications,
+    }
+
+
+def _scale_note(points: Sequence[Point], scale: float) -> str:
+    largest = max((point.eps_out.value for point in points), default=0.0)
+    return (
+        f"The paper puts total variation in perspective by {scale:g}, one unit for each pair of neighbouring pixels "
+        f"and channel. It is a scale and not a bound: a checkerboard and its inverse are twice as far apart. The "
+        f"largest median eps_out here is {100.0 * largest / scale:.1f}% of it."
+    )

@@ -1,0 +1,75 @@
+"""The picture of a panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from callbacks.certification_report import rounded_up
+
+if TYPE_CHECKING:
+    from experiments.panel import Point
+
+_COLOURS = ("#b85c00", "#1f4e79", "#2e7d32", "#6a1b9a", "#5d4037")
+
+
+def draw(points: Sequence[Point], *, title: str, distance: str, scale: float | None) -> Figure:
+    """Median eps_out and median smoothing loss against eps_in, one line per h, with bootstrap intervals.
+
+    Args:
+        points: of the panel.
+        title: above it.
+        distance: its name, with the unit.
+        scale: the figure that the paper gives as the scale of the distance: a second axis is in percent of it.
+
+    Returns:
+        A figure, not tied to any window.
+    """
+    figure = Figure(figsize=(11.0, 4.8), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    radii, losses = figure.subplots(1, 2)
+    for colour, h in zip(cycle(_COLOURS), dict.fromkeys(point.h for point in points), strict=False):
+        line = [point for point in points if point.h == h]
+        eps_in = [point.eps_in for point in line]
+        rate = max(point.abstention_rate for point in line)
+        for axis, medians in ((radii, [p.eps_out for p in line]), (losses, [p.smoothing_loss for p in line])):
+            axis.plot(eps_in, [_drawn(m.value) for m in medians], "o-", color=colour, label=_label(h, rate))
+            low, high = [_drawn(m.low) for m in medians], [_drawn(m.high) for m in medians]
+            axis.fill_between(eps_in, low, high, color=colour, alpha=0.15, linewidth=0.0)
+        last = line[-1]
+        if np.isfinite(last.eps_out.value):
+            at = (last.eps_in, last.eps_out.value)
+            text = rounded_up(last.eps_out.value, 2 if last.eps_out.value >= 1.0 else 3)
+            radii.annotate(text, at, textcoords="offset points", xytext=(6, 0), va="center", fontsize=8)
+    _finish(radii, f"median certified output radius eps_out, {distance}", points, scale)
+    _finish(losses, f"median smoothing loss d(f(x), center), {distance}", points, scale)
+    return figure
+
+
+def _label(h: float, abstention_rate: float) -> str:
+    return f"h = {h:g}" + (f", abstained on up to {abstention_rate:.0%}" if abstention_rate else ", no abstention")
+
+
+def _finish(axis: Axes, label: str, points: Sequence[Point], scale: float | None) -> None:
+    axis.set_xlabel("input radius eps_in (l2), sigma = eps_in / h; bands: 95% bootstrap of the median", fontsize=8)
+    axis.set_ylabel(label, fontsize=9)
+    axis.set_xticks(sorted({point.eps_in for point in points}))
+    axis.set_ylim(bottom=0.0)
+    axis.margins(x=0.12)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left", fontsize=8)
+    if scale is not None:
+        percent = axis.secondary_yaxis(
+            "right", functions=(lambda value: 100.0 * value / scale, lambda value: value * scale / 100.0)
+        )
+        percent.set_ylabel(f"% of {scale:g}, the paper's scale", fontsize=8)
+
+
+def _drawn(value: float) -> float:
+    """Where there is no certificate the line has a gap."""
+    return value if np.isfinite(value) else np.nan

@@ -1,0 +1,145 @@
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import figure4, figure5
+from experiments.panel import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+FIGURE4 = ROOT / "experiments" / "figure4.py"
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty grey gradients with a bright spot."""
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        pixels = np.linspace(0, generator.uniform(60, 250), 32 * 32).reshape(32, 32)
+        row, column = generator.integers(4, 28, size=2)
+        pixels[row - 3 : row + 3, column - 3 : column + 3] = 255
+        Image.fromarray(pixels.astype(np.uint8)).convert("RGB").save(folder / f"{number:02}.png")
+    return folder
+
+
+def arguments(images: Path, runs: Path) -> list[str]:
+    quick = ["--budget=quick", "--epochs=1", "--num-examples=2", "--h", "2", "--eps-in", "0.4", "0.2"]
+    return ["--data=image-folder", f"--data-root={images}", "--training-sigma=0.15", f"--runs={runs}", *quick]
+
+
+@pytest.fixture(scope="module")
+def panel(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small panel of figure 4."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        return figure4.main(arguments(images, tmp_path_factory.mktemp("runs")))
+
+
+def table(folder: Path, name: str = "figure4") -> list[dict[str, str]]:
+    with (folder / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_panel_is_a_table_a_picture_a_report_and_certifications(panel: Path) -> None:
+    rows = table(panel)
+    assert tuple(rows[0]) == COLUMNS
+    assert [(row["h"], row["eps_in"], row["sigma"]) for row in rows] == [("2.0", "0.2", "0.1"), ("2.0", "0.4", "0.2")]
+    assert all(float(row["eps_out_low"]) <= float(row["median_eps_out"]) <= float(row["eps_out_high"]) for row in rows)
+    with Image.open(panel / "figure4.png") as picture:
+        assert min(picture.size) > 400
+    assert "Figure 4" in (panel / "report.html").read_text()
+    for row in rows:
+        certified = csv.DictReader((panel / "certifications" / f"sigma={row['sigma']}" / "certificates.csv").open())
+        radii = sorted(float(certificate["eps_out"]) for certificate in certified)
+        assert float(row["median_eps_out"]) == radii[-1]  # the upper of two
+
+
+def test_everything_that_is_there_is_reused(panel: Path, capsys: pytest.CaptureFixture[str], images: Path) -> None:
+    before = (panel / "figure4.csv").read_bytes()
+    figure4.main(arguments(images, panel.parents[1]))
+    assert "0 of 3 steps to do" in capsys.readouterr().out
+    assert (panel / "figure4.csv").read_bytes() == before
+
+
+def test_figure_5_takes_the_models_of_figure_4(panel: Path, capsys: pytest.CaptureFixture[str], images: Path) -> None:
+    runs = panel.parents[1]
+    folder = figure5.main([*arguments(images, runs), "--num-examples=1", "--eps-in=0.2"])
+    assert "1 of 2 steps to do" in capsys.readouterr().out
+    assert all(0.0 < float(row["median_eps_out"]) <= 1.0 for row in table(folder, "figure5"))
+
+
+def test_killed_and_started_again_gives_the_same_table(panel: Path, images: Path, tmp_path: Path) -> None:
+    args = [*arguments(images, panel.parents[1]), f"--out={tmp_path}"]
+    command = [sys.executable, str(FIGURE4), *args]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert process.stdout is not None
+    reached = any("certify at sigma=0.1: 1 of 2" in line for line in process.stdout)
+    process.kill()
+    process.wait()
+    assert reached
+    certificates = (tmp_path / "certifications" / "sigma=0.1" / "certificates.csv").read_text()
+    assert len(certificates.splitlines()) == 2  # the heading and one example
+    figure4.main(args)
+    assert (tmp_path / "figure4.csv").read_bytes() == (panel / "figure4.csv").read_bytes()
+
+
+def test_a_panel_that_another_process_works_on_is_refused(
+    panel: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from filelock import FileLock
+
+    with FileLock(panel / ".lock"):
+        refused(arguments(images, panel.parents[1]), "another one works there", capsys)
+
+
+def test_a_certification_of_something_else_in_its_place_is_refused_and_kept(
+    panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(panel, tmp_path / "panel")
+    place = [f"--out={tmp_path / 'panel'}", "--num-examples=1"]
+    refused([*arguments(images, panel.parents[1]), *place], "num_examples=2, not 1", capsys)
+    assert (tmp_path / "panel" / "certifications" / "sigma=0.1" / "certificates.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["--data=photos"], "--data must be one of"),
+        (["--task=denoiser"], "--task must be one of"),
+        (["--eps-in=-0.2"], "--eps-in must be a positive number"),
+        (["--eps-in"], "expected at least one argument"),
+        (["--h=0"], "--h must be a positive number"),
+        (["--h=4"], "to certify"),
+        (["--num-examples=9"], "--num-examples must be at most 8"),
+        (["--data-root=/nonexistent"], "/nonexistent"),
+        (["--budget=large"], "--budget must be one of"),
+        (["--out=/proc/1/panel"], "--out must be a folder that can be written to"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_runs(
+    images: Path, tmp_path: Path, changes: Sequence[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([*arguments(images, tmp_path), *changes], named, capsys)
+    assert not list(tmp_path.glob("**/log.txt"))
+
+
+def refused(args: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        figure4.main(args)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert named in error
+    assert "\n" not in error
