@@ -73,7 +73,8 @@ def report_of_folder(
                     eps_out=eps_out[index],
                 )
             )
-    between = ["Between the marked eps_in nothing is promised: the lines guide the eye."] * (coverage == "bonferroni")
+    sparse = any(1 < len(curve.eps_in) == len(curve.marked_positions) for curve in curves)
+    between = ["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else []
     return Report(
         title=f"Certified output radii of {config.get('model', 'a model')}",
         summary=_summary(config, curves, examples),
