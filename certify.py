@@ -31,7 +31,6 @@ from callbacks import (
     Row,
     draw,
     html_report,
-    report_of_folder,
     summarise,
 )
 from callbacks import certification_report as report
@@ -380,7 +379,7 @@ def _conclude(
     draw(job.folder, rows, results, _title(job)).savefig(job.folder.picture, dpi=150)
     print(*report.result_lines(results), *report.non_finite_lines(job.folder, rows), sep="\n")
     promise = report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage)
-    html_report.write(report_of_folder(job.folder, rows, promise=promise), job.folder.path / "report.html")
+    html_report.write(html_report.report_of_folder(job.folder, rows, promise=promise), job.folder.path / "report.html")
     print(promise)
     print(
         f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, report.html, distances/, "

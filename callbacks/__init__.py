@@ -5,20 +5,13 @@ from callbacks.certificate_plot import draw
 from callbacks.certificate_writer import CertificateWriter
 from callbacks.certification_folder import CertificationFolder, Row, summarise
 from callbacks.certification_progress import CertificationProgress
-from callbacks.html_report_content import Curve, Picture, Report, ReportExample
-from callbacks.html_report_of_folder import report_of_folder
 
 __all__ = [
     "CenterSmoothing",
     "CertificateWriter",
     "CertificationFolder",
     "CertificationProgress",
-    "Curve",
-    "Picture",
-    "Report",
-    "ReportExample",
     "Row",
     "draw",
-    "report_of_folder",
     "summarise",
 ]

@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import entrypoint
-from callbacks import report_of_folder
 from callbacks.certification_report import promise_line
-from callbacks.html_report_content import Curve, Report
+from callbacks.html_report import Curve, Report, report_of_folder
 from experiments.findings import findings
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from callbacks.certification_folder import CertificationFolder, Row, summarise
-from callbacks.html_report_charts import number, up
-from callbacks.html_report_content import Curve, Picture, Report, ReportExample, difference
+from callbacks.html_report.charts import number, up
+from callbacks.html_report.content import Curve, Picture, Report, ReportExample, difference
 from center_smoothing import Certificate
 from center_smoothing.certificate import Coverage
 from center_smoothing.metrics import upper_median

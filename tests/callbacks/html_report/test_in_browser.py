@@ -16,8 +16,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from callbacks import CertificationFolder, Curve, Picture, Report, ReportExample, Row, html_report, report_of_folder
+from callbacks import CertificationFolder, Row, html_report
 from callbacks import certification_report as words
+from callbacks.html_report import Curve, Picture, Report, ReportExample, report_of_folder
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, TotalVariation
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)

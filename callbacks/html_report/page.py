@@ -20,8 +20,8 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from callbacks.certification_folder import Row
-from callbacks.html_report_charts import example_chart, median_charts, medians, number, up
-from callbacks.html_report_content import Picture, Report, ReportExample
+from callbacks.html_report.charts import example_chart, median_charts, medians, number, up
+from callbacks.html_report.content import Picture, Report, ReportExample
 
 _HERE = Path(__file__).parent
 _SMALL = 96  # pixels a side up to which a picture is kept without loss, and enlarged with crisp squares

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from callbacks.certification_report import rounded_up
-from callbacks.html_report_content import Curve, ReportExample
+from callbacks.html_report.content import Curve, ReportExample
 
 _X_TITLE = "eps_in (l2 norm of the change)"
 _QUANTITIES = {"eps_out": "certified radius eps_out", "smoothing_loss": "smoothing loss"}

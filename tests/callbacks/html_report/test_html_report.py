@@ -18,20 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from callbacks import (
-    CertificationFolder,
-    Curve,
-    Picture,
-    Report,
-    ReportExample,
-    Row,
-    html_report,
-    report_of_folder,
-    summarise,
-)
+from callbacks import CertificationFolder, Row, html_report, summarise
 from callbacks import certification_report as words
-from callbacks.html_report_charts import up
-from callbacks.html_report_content import difference
+from callbacks.html_report import Curve, Picture, Report, ReportExample, difference, report_of_folder
+from callbacks.html_report.charts import up
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, TotalVariation
 from center_smoothing.certificate import Coverage
 
@@ -403,7 +393,7 @@ def test_the_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypat
     path = tmp_path / "report.html"
     html_report.write(Report("first"), path)
     before = path.read_bytes()
-    monkeypatch.setattr(html_report.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("callbacks.html_report.page.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         html_report.write(Report("second"), path)
     assert path.read_bytes() == before
