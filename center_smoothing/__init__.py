@@ -2,15 +2,18 @@
 
 from center_smoothing.budget import Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
-from center_smoothing.distances import Angular, Distance, Lp, TotalVariation
+from center_smoothing.distances import NO_BOX, Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
 from center_smoothing.smoother import CenterSmoother
 
 __all__ = [
+    "NO_BOX",
     "Angular",
+    "BoxJaccard",
     "CenterSmoother",
     "Certificate",
     "Distance",
     "Lp",
+    "MaskJaccard",
     "Plan",
     "SmoothedOutput",
     "SmoothingBudget",

@@ -113,13 +113,11 @@ class CenterSmoother:
         return candidates, self._half_radii(self._distances(candidates, x, example, Stage.RANKING, self.budget.n))
 
     def _candidates(self, pilot: Tensor) -> Tensor:
-        """The finite pilot outputs and, where outputs can be averaged, their mean and median (theory T2)."""
+        """The finite pilot outputs and what the distance makes of them: their mean and median, say (theory T2)."""
         finite = _finite(pilot)
-        if not self.distance.averages or not finite.is_floating_point() or len(finite) == 0:
+        if len(finite) == 0:
             return finite
-        ordered = finite.sort(dim=0).values
-        median = (ordered[(len(finite) - 1) // 2] + ordered[len(finite) // 2]) / 2
-        return _finite(torch.cat([finite, finite.mean(dim=0, keepdim=True), median.unsqueeze(0)]))
+        return _finite(torch.cat([finite, self.distance.averages_of(finite)]))
 
     def _half_radii(self, distances: Tensor) -> Tensor:
         """(n, K) -> (K,): the ceil(n/2)-th smallest distance of each candidate."""

@@ -17,7 +17,8 @@ class Distance(ABC):
 
     Attributes:
         relaxation: gamma, at least 1; 1 for metrics and pseudometrics.
-        averages: whether means and coordinate-wise medians of outputs are outputs too (theory T2).
+        averages: whether means and coordinate-wise medians of outputs are outputs too. :meth:`averages_of` may know
+            another way to average.
     """
 
     relaxation: float = 1.0
@@ -56,6 +57,23 @@ class Distance(ABC):
         distances = self._compare(a, b)
         not_finite = torch.isnan(_first(a))[:, None] | torch.isnan(_first(b))[None, :]
         return distances.masked_fill(not_finite, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+    def averages_of(self, outputs: Tensor) -> Tensor:
+        """Points that are likely to lie in the middle of outputs: further candidates for the center (theory T2).
+
+        Here the mean and the coordinate-wise median of floating-point outputs, where ``averages`` is true.
+
+        Args:
+            outputs: (k, *out) of the pilot, k at least 1, all finite.
+
+        Returns:
+            (A, *out) of the same dtype; A at most 2, as the bound on abstentions assumes. Overflow is permitted.
+        """
+        if not self.averages or not outputs.is_floating_point():
+            return outputs[:0]
+        ordered = outputs.sort(dim=0).values
+        median = (ordered[(len(outputs) - 1) // 2] + ordered[len(outputs) // 2]) / 2
+        return torch.stack([outputs.mean(dim=0), median])
 
     @abstractmethod
     def _embed(self, z: Tensor) -> Tensor:

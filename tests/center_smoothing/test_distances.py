@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from center_smoothing import Angular, Distance, Lp, TotalVariation
+from center_smoothing import Angular, Distance, Lp, MaskJaccard, TotalVariation
 
-VECTOR_DISTANCES = [Lp(1), Lp(1.5), Lp(2), Lp(3), Lp(math.inf), Angular()]
+VECTOR_DISTANCES = [Lp(1), Lp(1.5), Lp(2), Lp(3), Lp(math.inf), Angular(), MaskJaccard()]
 IMAGE_DISTANCES = [TotalVariation(1), TotalVariation(2)]
 DISTANCES = [*VECTOR_DISTANCES, *IMAGE_DISTANCES]
 
@@ -259,9 +259,36 @@ def test_inputs_are_left_as_they_were(distance: Distance) -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=names)
 def test_a_distance_prints_as_one_would_type_it(distance: Distance) -> None:
-    again = eval(repr(distance), {**{c.__name__: c for c in (Angular, Lp, TotalVariation)}, "inf": math.inf})
+    again = eval(
+        repr(distance), {**{c.__name__: c for c in (Angular, Lp, MaskJaccard, TotalVariation)}, "inf": math.inf}
+    )
     assert type(again) is type(distance)
     assert vars(again) == vars(distance)
+
+
+@pytest.mark.parametrize("distance", [Lp(), Angular(), *IMAGE_DISTANCES], ids=names)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_outputs_average_to_their_mean_and_median(distance: Distance, dtype: torch.dtype, count: int) -> None:
+    z = noise(count, 2, 3, 4, dtype=dtype)
+    mean, median = distance.averages_of(z)
+    assert mean.dtype == median.dtype == dtype
+    rtol = 1e-2 if dtype == torch.float16 else 1e-5
+    np.testing.assert_allclose(mean.double(), z.double().numpy().mean(axis=0), rtol=rtol, atol=1e-3 * rtol)
+    np.testing.assert_allclose(median.double(), np.median(z.double().numpy(), axis=0), rtol=rtol, atol=1e-3 * rtol)
+
+
+class Samples(Lp):
+    """Lp of outputs that cannot be averaged."""
+
+    averages = False
+
+
+def test_outputs_that_cannot_be_averaged_have_no_averages() -> None:
+    z = noise(3, 2, 2)
+    for distance, outputs in ((Samples(), z), (Lp(), z.long()), (Lp(), z > 0.0)):
+        assert distance.averages_of(outputs).shape == (0, 2, 2)
+        assert distance.averages_of(outputs).dtype == outputs.dtype
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 1, 1, 1), (2, 1, 1), (2, 1, 1, 2, 2)])

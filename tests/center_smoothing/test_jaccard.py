@@ -1,0 +1,514 @@
+"""Boxes against exact fractions, masks against sets, and both through the whole algorithm."""
+
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import special, stats
+from torch import Tensor
+
+from center_smoothing import (
+    NO_BOX,
+    BoxJaccard,
+    CenterSmoother,
+    Certificate,
+    Distance,
+    MaskJaccard,
+    SmoothingBudget,
+    bounds,
+)
+from center_smoothing.budget import Method
+from center_smoothing.sampling import NoisyOutputs, Stage
+
+Box = tuple[float, float, float, float]
+
+NORMAL = Fraction(2) ** -1022
+LARGEST = 2.0**1022  # no side of a box with such corners overflows
+
+
+def boxes(*rows: Box) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def exact_box_distance(a: Box, b: Box) -> Fraction:
+    """From the three areas, in exact arithmetic."""
+
+    def area(x1: Fraction, y1: Fraction, x2: Fraction, y2: Fraction) -> Fraction:
+        return (x2 - x1) * (y2 - y1) if x2 > x1 and y2 > y1 else Fraction(0)
+
+    a_exact, b_exact = [Fraction(x) for x in a], [Fraction(x) for x in b]
+    sizes = area(*a_exact), area(*b_exact)
+    if 0 in sizes:
+        return Fraction(int(any(sizes)))
+    common = area(*map(max, a_exact[:2], b_exact[:2]), *map(min, a_exact[2:], b_exact[2:]))
+    return 1 - common / (sum(sizes) - common)
+
+
+def set_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two boolean masks, as sets of positions."""
+    first, second = ({tuple(position) for position in np.argwhere(mask)} for mask in (a, b))
+    return 1.0 - len(first & second) / len(first | second) if first | second else 0.0
+
+
+def close_to(distance: float, exact: Fraction) -> bool:
+    """Within a relative error far below the one that certificates allow for, unless the distance underflows."""
+    return abs(Fraction(distance) - exact) <= exact * Fraction(2) ** -49 + (exact < NORMAL) * NORMAL
+
+
+CORNERS = {
+    "grid": st.integers(-3, 3).map(float),
+    "quarters": st.integers(0, 40).map(lambda i: i / 4),
+    "nearly equal": st.sampled_from([x * (1 + i * 2.0**-52) for x in (0.0, 1.0, 1.5, 2.0) for i in range(4)]),
+    "numbers": st.floats(-1e6, 1e6),
+    "all sizes": st.floats(-LARGEST, LARGEST),
+    "tiny": st.floats(-1e-300, 1e-300),
+}
+
+
+def some_boxes(corners: str, count: int) -> st.SearchStrategy[list[Box]]:
+    """Mostly true boxes, that touch, are nested or are equal more often than by chance; some are degenerate."""
+    corner = CORNERS[corners]
+    any_box = st.tuples(corner, corner, corner, corner)
+    true_box = any_box.map(lambda z: (min(z[0], z[2]), min(z[1], z[3]), max(z[0], z[2]), max(z[1], z[3])))
+    return st.lists(st.one_of(true_box, true_box, any_box, st.just(NO_BOX)), min_size=count, max_size=count)
+
+
+@pytest.mark.parametrize("corners", CORNERS)
+@given(data=st.data())
+def test_boxes_equal_the_exact_fraction(corners: str, data: st.DataObject) -> None:
+    drawn = data.draw(some_boxes(corners, 4))
+    computed = BoxJaccard().pairwise(boxes(*drawn), boxes(*drawn)).tolist()
+    for (a, row), (b, j) in itertools.product(zip(drawn, computed, strict=True), zip(drawn, range(4), strict=True)):
+        assert close_to(row[j], exact_box_distance(a, b)), (a, b)
+
+
+@pytest.mark.parametrize("corners", CORNERS)
+@given(data=st.data())
+def test_boxes_obey_the_axioms(corners: str, data: st.DataObject) -> None:
+    z = boxes(*data.draw(some_boxes(corners, 3)))
+    d = BoxJaccard().pairwise(z, z)
+    assert bool(((d >= 0.0) & (d <= 1.0)).all())
+    assert d.diagonal().tolist() == [0.0, 0.0, 0.0]
+    assert torch.equal(d, d.T)
+    through = (d[:, :, None] + d[None, :, :]).amin(dim=1)
+    assert bool((d <= through * (1 + 1e-14)).all())
+    torch.testing.assert_close(BoxJaccard()(z, z.flip(0)), d.fliplr().diagonal(), rtol=0.0, atol=0.0)
+
+
+UNIT = (0.0, 0.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        (UNIT, UNIT, 0.0),
+        (UNIT, (0.0, 0.0, 2.0, 2.0), 0.75),
+        ((1.0, 1.0, 2.0, 2.0), (0.0, 0.0, 3.0, 3.0), 8 / 9),
+        (UNIT, (0.5, 0.0, 1.5, 1.0), 2 / 3),
+        ((0.0, 1.0, 3.0, 2.0), (1.0, 0.0, 2.0, 3.0), 0.8),
+        (UNIT, (1.0, 0.0, 2.0, 1.0), 1.0),
+        (UNIT, (1.0, 1.0, 2.0, 2.0), 1.0),
+        (UNIT, (5.0, 0.0, 6.0, 1.0), 1.0),
+        (UNIT, NO_BOX, 1.0),
+        ((-1.0, -1.0, 1.0, 1.0), NO_BOX, 1.0),
+        (UNIT, (0.5, 0.0, 0.5, 1.0), 1.0),
+        (UNIT, (1.0, 1.0, 0.0, 0.0), 1.0),
+        (UNIT, (1.0, 0.0, 0.0, 1.0), 1.0),
+        (NO_BOX, NO_BOX, 0.0),
+        (NO_BOX, (7.0, 7.0, 7.0, 9.0), 0.0),
+        (NO_BOX, (2.0, 0.0, 1.0, 1.0), 0.0),
+        ((3.0, 3.0, 2.0, 2.0), (2.0, 0.0, 1.0, 1.0), 0.0),
+    ],
+)
+def test_boxes_by_hand(a: Box, b: Box, expected: float) -> None:
+    assert BoxJaccard()(boxes(a), boxes(b)).item() == pytest.approx(expected, rel=1e-15, abs=0.0)
+    assert BoxJaccard()(boxes(b), boxes(a)).item() == pytest.approx(expected, rel=1e-15, abs=0.0)
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-160, 1.0, 1e160, 1e300, 5e307])
+@pytest.mark.parametrize("other", [1.0, 1e-200, 1e200])
+def test_boxes_of_every_size(scale: float, other: float) -> None:
+    # areas of most of these are no float64
+    a, b = (0.0, 0.0, 3 * scale, 2 * other), (scale, 0.0, 3 * scale, 2 * other)
+    assert BoxJaccard()(boxes(a), boxes(b)).item() == pytest.approx(1 / 3, rel=1e-14)
+    assert BoxJaccard()(boxes(a), boxes(a)).item() == 0.0
+    assert BoxJaccard()(boxes(a), boxes(NO_BOX)).item() == 1.0
+
+
+def test_boxes_of_very_different_sizes() -> None:
+    sizes = [5e-324, 1e-300, 1e-160, 1.0, 1e160, 1e300]
+    corners = [(0.0, 0.0, width, height) for width in sizes for height in sizes]
+    computed = BoxJaccard().pairwise(boxes(*corners), boxes(*corners))
+    for (i, a), (j, b) in itertools.product(enumerate(corners), repeat=2):
+        assert close_to(computed[i, j].item(), exact_box_distance(a, b)), (a, b)
+
+
+@pytest.mark.parametrize("log_shift", range(-320, 0, 8))
+def test_nearly_equal_boxes_keep_their_digits(log_shift: int) -> None:
+    shift = 10.0**log_shift
+    a, b = (0.0, 0.0, 1.0, 1.0), (shift, 0.0, 1.0, 1.0)
+    assert BoxJaccard()(boxes(a), boxes(b)).item() == pytest.approx(shift, rel=1e-14, abs=0.0)
+
+
+def test_a_box_whose_side_overflows_is_infinitely_far_from_everything() -> None:
+    wide, high = (-1e308, 0.0, 1e308, 1.0), (0.0, -1e308, 1.0, 1e308)
+    z = boxes(wide, high, UNIT, NO_BOX, (1e308, 0.0, -1e308, 1.0), (-1e308, 0.0, -0.9e308, 1.0))
+    d = BoxJaccard().pairwise(z, z)
+    assert bool(torch.isinf(d[:2]).all())
+    assert bool(torch.isinf(d[:, :2]).all())
+    assert d[2:, 2:].tolist() == [[0, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("position", range(4))
+def test_a_box_that_is_not_finite_is_infinitely_far_from_everything(bad: float, position: int) -> None:
+    z = boxes(UNIT, UNIT, NO_BOX)
+    z[1, position] = bad
+    d = BoxJaccard().pairwise(z, z)
+    inf = math.inf
+    assert d.tolist() == [[0.0, inf, 1.0], [inf, inf, inf], [1.0, inf, 0.0]]
+    assert BoxJaccard()(z, z).tolist() == [0.0, inf, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32, torch.int64])
+def test_boxes_of_every_type_are_compared_in_float64(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = (torch.rand((9, 4), generator=generator) * 20).to(dtype)
+    z[:6, 2:] += 20
+    d = BoxJaccard().pairwise(z, z)
+    assert d.dtype == torch.float64
+    assert torch.equal(d, BoxJaccard().pairwise(z.double(), z.double()))
+
+
+def test_many_boxes_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand((count, 4), generator=generator, dtype=torch.float64) for count in (3000, 50))
+    whole = BoxJaccard().pairwise(a, b)
+    for rows in (1, 7, 2999):
+        assert torch.equal(torch.cat([BoxJaccard().pairwise(part, b) for part in a[:40].split(rows)]), whole[:40])
+    assert torch.equal(BoxJaccard()(a[-50:], b), whole[-50:].diagonal())
+    assert torch.equal(BoxJaccard().pairwise(b, a), whole.T)
+    assert BoxJaccard().pairwise(a[:0], b).shape == (0, 50)
+    assert BoxJaccard().pairwise(a, b[:0]).shape == (3000, 0)
+    assert BoxJaccard()(a[:0], a[:0]).shape == (0,)
+
+
+def test_which_boxes_are_empty() -> None:
+    z = boxes(UNIT, NO_BOX, (1.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (2.0, 0.0, 1.0, 1.0), (-2.0, -2.0, -1.0, -1.0))
+    assert BoxJaccard.is_empty(z).tolist() == [False, True, True, True, True, False]
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (3, 5), (3, 1, 4), (3, 2, 2)])
+def test_outputs_that_are_no_boxes_are_refused(shape: tuple[int, ...]) -> None:
+    z = torch.zeros(shape)
+    message = r"boxes must be outputs \(N, 4\) of \(x1, y1, x2, y2\), got shape \(3, "
+    with pytest.raises(ValueError, match=message):
+        BoxJaccard()(z, z)
+    with pytest.raises(ValueError, match=r"boxes must be outputs \(N, 4\)"):
+        CenterSmoother(lambda x: x.expand(len(x), *shape[1:]), BoxJaccard(), sigma=1.0).smooth(torch.zeros(shape[1:]))
+
+
+def test_distances_print_as_one_would_type_them() -> None:
+    assert [repr(distance) for distance in (BoxJaccard(), MaskJaccard())] == ["BoxJaccard()", "MaskJaccard()"]
+
+
+def some_masks(count: int) -> st.SearchStrategy[np.ndarray]:
+    """Often empty, full or equal."""
+    shapes = st.sampled_from([(1,), (4,), (2, 3), (1, 2, 4), (2, 2, 2)])
+    rows = lambda shape: st.one_of(  # noqa: E731
+        hnp.arrays(bool, shape), hnp.arrays(bool, shape), st.just(np.zeros(shape, bool)), st.just(np.ones(shape, bool))
+    )
+    return shapes.flatmap(lambda shape: st.lists(rows(shape), min_size=count, max_size=count)).map(np.stack)
+
+
+@given(masks=some_masks(3))
+def test_masks_equal_sets_and_obey_the_axioms(masks: np.ndarray) -> None:
+    z = torch.from_numpy(masks)
+    d = MaskJaccard().pairwise(z, z)
+    np.testing.assert_allclose(d.numpy(), [[set_distance(a, b) for b in masks] for a in masks], rtol=1e-15)
+    assert torch.equal(d == 0.0, torch.tensor([[bool((a == b).all()) for b in masks] for a in masks]))
+    assert torch.equal(d, d.T)
+    through = (d[:, :, None] + d[None, :, :]).amin(dim=1)
+    assert bool((d <= through * (1 + 1e-14)).all())
+    assert torch.equal(MaskJaccard()(z, z.flip(0)), d.fliplr().diagonal())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+@given(masks=some_masks(2))
+def test_masks_of_every_type_are_the_same_sets(dtype: torch.dtype, masks: np.ndarray) -> None:
+    z = torch.from_numpy(masks)
+    d = MaskJaccard().pairwise(z.to(dtype), z.to(dtype))
+    assert d.dtype == torch.float64
+    assert torch.equal(d, MaskJaccard().pairwise(z, z))
+
+
+def test_which_pixels_belong_to_a_mask() -> None:
+    full = torch.ones(1, 4, dtype=torch.bool)
+    assert MaskJaccard()(torch.tensor([[-1, 255, 0, 2]]), torch.tensor([[1, 1, 0, 1]])).item() == 0.0
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        z = torch.tensor([[0.5, 0.51, 0.49, -1.0]]).to(dtype)
+        assert MaskJaccard().embed(z).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+        assert MaskJaccard()(z, full.to(dtype)).item() == 0.75
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_mask_that_is_not_finite_is_infinitely_far_from_everything(bad: float) -> None:
+    z = torch.zeros(3, 2, 2)
+    z[0, 0, 0], z[1, 1, 0] = 1.0, bad
+    inf = math.inf
+    assert MaskJaccard().pairwise(z, z).tolist() == [[0.0, inf, 1.0], [inf, inf, inf], [1.0, inf, 0.0]]
+
+
+def test_large_masks_are_counted_exactly() -> None:
+    pixels = 2**24 + 3  # more than float32 can count
+    z = torch.ones(2, pixels, dtype=torch.bool)
+    z[1, 12345] = False
+    assert MaskJaccard()(z[:1], z[1:]).item() == 1 / pixels
+
+
+def test_many_masks_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand((count, 5, 7), generator=generator) > 0.6 for count in (500, 40))
+    whole = MaskJaccard().pairwise(a, b)
+    assert torch.equal(torch.cat([MaskJaccard().pairwise(part, b) for part in a.split(37)]), whole)
+    assert torch.equal(MaskJaccard()(a[:40], b), whole[:40].diagonal())
+    assert whole[3, 5].item() == pytest.approx(set_distance(a[3].numpy(), b[5].numpy()), rel=1e-15)
+    assert MaskJaccard().pairwise(a[:0], b).shape == (0, 40)
+    assert MaskJaccard().pairwise(a, b[:0]).shape == (500, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_averages_of_boxes_leave_out_the_empty_ones(dtype: torch.dtype) -> None:
+    true = [(0.0, 0.0, 4.0, 4.0), (1.0, 1.0, 5.0, 5.0), (5.0, 2.0, 9.0, 9.0)]
+    z = boxes(true[0], NO_BOX, true[1], (90.0, 90.0, 80.0, 80.0), true[2], NO_BOX, NO_BOX).to(dtype)
+    averages = BoxJaccard().averages_of(z)
+    assert averages.dtype == dtype
+    assert averages.tolist() == [[2.0, 1.0, 6.0, 6.0], [1.0, 1.0, 5.0, 5.0]]
+
+
+def test_boxes_without_averages() -> None:
+    for z in (boxes(NO_BOX, NO_BOX), boxes(UNIT, UNIT).long()):
+        averages = BoxJaccard().averages_of(z)
+        assert averages.shape == (0, 4)
+        assert averages.dtype == z.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64])
+def test_masks_average_to_the_majority(dtype: torch.dtype) -> None:
+    z = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 1, 0]], dtype=dtype).reshape(4, 2, 2)
+    averages = MaskJaccard().averages_of(z)  # a tie is no majority
+    assert averages.dtype == dtype
+    assert averages.tolist() == torch.tensor([[[1, 0], [0, 0]]], dtype=dtype).tolist()
+    assert MaskJaccard().averages_of(z[:3]).tolist() == torch.tensor([[[1, 1], [0, 0]]], dtype=dtype).tolist()
+
+
+EXACT = SmoothingBudget(n=201, m=400, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2)
+PAPER = SmoothingBudget(n=201, m=400, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.3, method="paper")
+
+
+def certify(
+    model: Callable[[Tensor], Tensor],
+    distance: Distance,
+    x: Tensor,
+    *,
+    budget: SmoothingBudget = EXACT,
+    sigma: float = 1.0,
+    example: int = 0,
+) -> Certificate:
+    return CenterSmoother(model, distance, sigma=sigma, budget=budget, batch_size=128).certify(x, example=example)
+
+
+def drawn(model: Callable[[Tensor], Tensor], x: Tensor, stage: Stage, count: int) -> Tensor:
+    """The outputs that a smoother with sigma = 1 draws in one stage."""
+    return torch.cat(list(NoisyOutputs(model, sigma=1.0, batch_size=128).draw(x, example=0, stage=stage, count=count)))
+
+
+def sliding(z: Tensor) -> Tensor:
+    """A box of 20 by 10 that moves to the right with the first coordinate: t apart means 2 t / (20 + t)."""
+    return z[:, :1] * z.new_tensor([1.0, 0.0, 1.0, 0.0]) + z.new_tensor([10.0, 10.0, 30.0, 20.0])
+
+
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_a_box_that_moves_with_the_noise(method: Method) -> None:
+    budget = SmoothingBudget(n=2001, m=5000, k=128, delta=0.1, method=method)
+    certificate = certify(sliding, BoxJaccard(), torch.zeros(1, dtype=torch.float64), budget=budget, sigma=0.5)
+    assert not certificate.abstained
+    np.testing.assert_allclose(certificate.center.numpy(), [10.0, 10.0, 30.0, 20.0], atol=0.15)
+
+    def ball(mass: float) -> float:
+        shift = 0.5 * float(special.ndtri((1.0 + mass) / 2.0))
+        return 2.0 * shift / (20.0 + shift)
+
+    assert certificate.output.radius == pytest.approx(ball(0.5), rel=0.1)
+    for h in (0.0, 0.5, 1.0):
+        rank = budget.plan(h).rank
+        assert certificate.eps_out(0.5 * h) == pytest.approx(3.0 * ball(rank / budget.m), rel=0.1)
+    assert certificate.eps_in(certificate.eps_out(0.5)) >= 0.5 * (1 - 1e-6)
+    assert certificate.smoothing_loss < ball(0.2)
+
+
+def box_beyond(threshold: float, otherwise: Box) -> Callable[[Tensor], Tensor]:
+    """A fixed box where the first coordinate exceeds the threshold."""
+    return lambda z: torch.where(z[:, :1] > threshold, z.new_tensor(UNIT), z.new_tensor(otherwise))
+
+
+@pytest.mark.parametrize("budget", [EXACT, PAPER], ids=["exact", "paper"])
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_no_box_is_an_answer(budget: SmoothingBudget, share: float) -> None:
+    """A box with the given probability, and else none."""
+    model = box_beyond(-float(special.ndtri(share)), NO_BOX)
+    certificate = certify(model, BoxJaccard(), torch.zeros(1, dtype=torch.float64), budget=budget)
+    assert not certificate.abstained
+    assert certificate.center.tolist() == list(UNIT if share > 0.5 else NO_BOX)
+    assert certificate.output.radius == 0.0
+    alike = int((certificate.distances == 0.0).sum())
+    assert stats.binom.cdf(alike, budget.m, 0.9) > 1e-4
+    assert stats.binom.sf(alike, budget.m, 0.9) > 1e-4
+    assert bool(np.isin(certificate.distances, [0.0, 1.0]).all())
+    for h in (0.1, 0.4, 1.0, 1.4):
+        rank = budget.plan(h).rank
+        expected = 0.0 if rank <= alike else 3.0 if rank <= budget.m else math.inf
+        assert certificate.eps_out(h) == pytest.approx(expected, rel=1e-8, abs=1e-300)
+    assert 0.05 < certificate.eps_in(1e-300) < float(special.ndtri(0.9) - special.ndtri(0.5 + budget.delta))
+    assert certificate.smoothing_loss == 0.0
+
+
+@pytest.mark.parametrize("budget", [EXACT, PAPER], ids=["exact", "paper"])
+def test_nan_for_no_box_abstains_where_boxes_are_rare(budget: SmoothingBudget) -> None:
+    model = box_beyond(1.3, (math.nan,) * 4)
+    certificate = certify(model, BoxJaccard(), torch.zeros(1), budget=budget)
+    assert certificate.abstained
+    assert certificate.eps_out(0.0) == math.inf
+
+
+@pytest.mark.parametrize("budget", [EXACT, PAPER], ids=["exact", "paper"])
+def test_never_a_box(budget: SmoothingBudget) -> None:
+    certificate = certify(lambda z: z.new_zeros(len(z), 4), BoxJaccard(), torch.zeros(1), budget=budget)
+    assert not certificate.abstained
+    assert bool(BoxJaccard.is_empty(certificate.center[None]))
+    assert certificate.eps_out(0.5) < 1e-300
+
+
+def jittered_or_none(z: Tensor) -> Tensor:
+    """Corners move with the noise; one time in six there is no box."""
+    moved = z.new_tensor([0.0, 0.0, 10.0, 10.0]) + z[:, :4] * 0.5
+    return torch.where(z[:, 4:] > 1.0, torch.zeros_like(moved), moved)
+
+
+def test_the_center_is_an_average_of_the_boxes_that_are_there() -> None:
+    x = torch.zeros(5, dtype=torch.float64)
+    pilot = drawn(jittered_or_none, x, Stage.PILOT, EXACT.k).numpy()
+    found = pilot[pilot.any(axis=1)]
+    assert 0 < len(found) < len(pilot)
+    center = certify(jittered_or_none, BoxJaccard(), x).center.numpy()
+    averages = [found.mean(axis=0), np.median(found, axis=0)]
+    assert any(np.allclose(center, average, rtol=1e-12) for average in averages)
+
+
+def speckled(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Pixel by pixel whether the noisy input is positive: a tenth of the pixels are wrong around +-1.28."""
+    return lambda z: (z > 0.0).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+def test_masks_are_smoothed_to_what_the_majority_shows(dtype: torch.dtype) -> None:
+    template = torch.zeros(10, 12, dtype=torch.bool)
+    template[2:7, 3:9] = True
+    x = torch.where(template, 1.28, -1.28).double()
+    certificate = certify(speckled(dtype), MaskJaccard(), x)
+    assert not certificate.abstained
+    assert certificate.center.dtype == dtype
+    assert torch.equal(certificate.center, template.to(dtype))
+    outputs = drawn(speckled(dtype), x, Stage.CERTIFICATION, EXACT.m).bool().numpy()
+    expected = sorted(set_distance(template.numpy(), mask) for mask in outputs)
+    np.testing.assert_allclose(certificate.distances, expected, rtol=1e-14)
+    assert certificate.smoothing_loss == 0.0
+
+
+def test_masks_in_paper_mode_are_smoothed_to_an_output() -> None:
+    x = torch.linspace(-2.0, 2.0, 12, dtype=torch.float64)
+    certificate = certify(speckled(torch.bool), MaskJaccard(), x, budget=PAPER)
+    ranking = drawn(speckled(torch.bool), x, Stage.RANKING, PAPER.n)
+    assert bool((ranking == certificate.center).all(dim=1).any())
+    assert not certificate.abstained
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_empty_and_full_masks(share: float) -> None:
+    """All pixels together are on with the given probability."""
+    x = torch.full((1,), float(special.ndtri(share)), dtype=torch.float64)
+    certificate = certify(lambda z: (z > 0.0).expand(-1, 9), MaskJaccard(), x)
+    assert not certificate.abstained
+    assert bool((certificate.center == (share > 0.5)).all())
+    assert certificate.eps_out(0.2) < 1e-300
+    assert certificate.eps_out(1.0) == pytest.approx(3.0, rel=1e-8)
+
+
+def vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def swelling(z: Tensor) -> Tensor:
+    """A box whose sides grow and shrink with the noise, and sometimes vanish."""
+    size = 1.0 + z
+    return torch.cat([-size, size], dim=1)
+
+
+# model, distance, x, direction of x', eps_in in units of sigma
+CASES = {
+    "sliding box": (sliding, BoxJaccard(), vector(0.0), vector(1.0), 1.0),
+    "swelling box": (swelling, BoxJaccard(), vector(0.6, 0.8), vector(-1.0, -1.0), 0.8),
+    "box or none": (box_beyond(0.0, NO_BOX), BoxJaccard(), vector(-0.8), vector(1.0), 1.2),
+    "two boxes": (box_beyond(0.0, (0.5, 0.0, 1.5, 1.0)), BoxJaccard(), vector(-0.8), vector(1.0), 1.2),
+    "pixels": (speckled(torch.bool), MaskJaccard(), torch.ones(6).double(), -torch.ones(6).double(), 1.2),
+    "full or empty": (lambda z: (z > 0.0).expand(-1, 4), MaskJaccard(), vector(-0.8), vector(1.0), 1.2),
+}
+STEPS = ["box or none", "two boxes", "full or empty"]
+RUNS = 150
+
+
+def failures_of_promise(case: str, method: Method) -> tuple[int, int]:
+    """How often the centers at x and x' are further apart than certified, and how often neither abstained."""
+    model, distance, x, direction, eps_in = CASES[case]
+    budget = SmoothingBudget(n=201, m=120, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2, method=method)
+    here, there = (
+        CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=256, seed=seed) for seed in (1, 2)
+    )
+    moved = x + eps_in * direction / torch.linalg.vector_norm(direction)
+    failures = both = 0
+    for run in range(RUNS):
+        certificate, output = here.certify(x, example=run), there.smooth(moved, example=run)
+        if not (certificate.abstained or output.abstained):
+            both += 1
+            apart = distance(certificate.center[None], output.center[None]).item()
+            failures += apart > certificate.eps_out(eps_in)
+    return failures, both
+
+
+def refuted(failures: int) -> bool:
+    """Whether a promise that fails with probability 0.2 at most fails that often with probability below 1e-4."""
+    return bool(stats.binom.sf(failures - 1, RUNS, 0.2) < 1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("method", ["exact", "paper"])
+def test_centers_are_no_further_apart_than_certified(method: Method, case: str) -> None:
+    failures, both = failures_of_promise(case, method)
+    assert both > RUNS / 2
+    assert not refuted(failures)
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_missing_shift_would_be_noticed(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: mass)
+    failures, _ = failures_of_promise(case, "exact")
+    assert refuted(failures)
