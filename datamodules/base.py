@@ -39,10 +39,15 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         batch_size: images per training batch.
         num_workers: processes that load; 0 is fastest for images in memory.
+
+    Attributes:
+        train_set: dictionaries of ``image``, float32 (C, H, W) in [0, 1], and ``index``, int64 scalar.
+        test_set: the same of the test split.
+        left_out: names of files that :meth:`setup` could not read, and why.
     """
 
-    train_set: IndexedImages
-    test_set: IndexedImages
+    train_set: Dataset[dict[str, Tensor]]
+    test_set: Dataset[dict[str, Tensor]]
 
     def __init__(self, *, batch_size: int, num_workers: int) -> None:
         super().__init__()
@@ -50,6 +55,7 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"batch_size must be at least 2, for batch norm, got {batch_size!r}")
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.left_out: dict[str, str] = {}
 
     @abstractmethod
     def setup(self, stage: str | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -71,19 +71,38 @@ def decode(path: Path, *, height: int, width: int, mode: Mode) -> NDArray[np.uin
     Raises:
         Exception: of any kind if the file is damaged, unfit or larger than Pillow's limit against decompression bombs.
     """
-    # an open file: given its name, Pillow 13 maps it into memory, and a TIFF that lies on its side comes out garbled
-    with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, Pillow's limit is {limit}")
-        # a large JPEG is decoded at a half to an eighth of its size, still twice what is needed
-        image.draft(None, (2 * max(height, width), 2 * max(height, width)))
-        upright = _eight_bits(ImageOps.exif_transpose(image))
-    if upright.has_transparency_data:
-        coloured = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
-    fitted = ImageOps.fit(upright.convert("RGB" if mode == "rgb" else "L"), (width, height), Image.Resampling.BICUBIC)
+    # a large JPEG is decoded at a half to an eighth of its size, still twice what is needed
+    opaque = _read(path, least_side=2 * max(height, width))
+    fitted = ImageOps.fit(opaque.convert("RGB" if mode == "rgb" else "L"), (width, height), Image.Resampling.BICUBIC)
     return np.asarray(fitted).reshape(height, width, CHANNELS[mode]).transpose(2, 0, 1)
+
+
+def decode_photo(path: Path, *, max_side: int) -> NDArray[np.uint8]:
+    """One photo in its own proportions: upright, opaque on white, in RGB, and smaller only if a side is too long.
+
+    Returns:
+        uint8 (3, H, W), H and W at most ``max_side``.
+
+    Raises:
+        Exception: as :func:`decode`.
+    """
+    photo = _read(path, least_side=2 * max_side).convert("RGB")
+    if max(photo.size) > max_side:
+        photo = ImageOps.contain(photo, (max_side, max_side), Image.Resampling.BICUBIC)
+    return np.asarray(photo).transpose(2, 0, 1)
+
+
+def why_unreadable(paths: Sequence[Path], *, max_side: int) -> dict[int, str]:
+    """Why files cannot be decoded as photos, by their positions; what can be read is not kept."""
+
+    def look(position: int) -> str | None:
+        try:
+            decode_photo(paths[position], max_side=max_side)
+        except Exception as error:  # damaged files lead Pillow's plugins to raise whatever they meet
+            return _reason(error)
+        return None
+
+    return {position: reason for position, reason in enumerate(_in_threads(look, len(paths))) if reason is not None}
 
 
 def decode_all(paths: Sequence[Path], *, height: int, width: int, mode: Mode) -> Decoded:
@@ -98,16 +117,35 @@ def decode_all(paths: Sequence[Path], *, height: int, width: int, mode: Mode) ->
             return _reason(error)
         return None
 
-    # threads: Pillow decodes and scales without the interpreter's lock; warnings: of oddities in files that it can read
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
-        warnings.simplefilter("ignore")
-        outcomes = list(threads.map(place, range(len(paths))))
+    outcomes = _in_threads(place, len(paths))
     reasons = {position: reason for position, reason in enumerate(outcomes) if reason is not None}
     positions = [position for position in range(len(paths)) if position not in reasons]
     if reasons:
         for target, source in enumerate(positions):
             images[target] = images[source]
     return Decoded(images[: len(positions)], positions, reasons)
+
+
+def _in_threads(look: Callable[[int], str | None], count: int) -> list[str | None]:
+    """What a function says of each position; Pillow decodes and scales without the interpreter's lock."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
+        warnings.simplefilter("ignore")  # of oddities in files that can be read
+        return list(threads.map(look, range(count)))
+
+
+def _read(path: Path, *, least_side: int) -> Image.Image:
+    """An image upright and opaque, in any mode of 8 bits; a JPEG may come smaller, but not below ``least_side``."""
+    # an open file: given its name, Pillow 13 maps it into memory, and a TIFF that lies on its side comes out garbled
+    with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, Pillow's limit is {limit}")
+        image.draft(None, (least_side, least_side))
+        upright = _eight_bits(ImageOps.exif_transpose(image))
+    if upright.has_transparency_data:
+        coloured = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
+    return upright
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
