@@ -1,14 +1,17 @@
 """Base models, trained with noise, and their certification."""
 
 from lightning_modules.autoencoder import NoisyAutoencoder
-from lightning_modules.base import NoisyModule
+from lightning_modules.base import BaseModel, NoisyModule
 from lightning_modules.certifier import CertifiedExample, Certifier
 from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint
+from lightning_modules.face_detector import FaceDetector
 from lightning_modules.reconstructor import NoisyReconstructor
 
 __all__ = [
+    "BaseModel",
     "CertifiedExample",
     "Certifier",
+    "FaceDetector",
     "LoadedCheckpoint",
     "NoisyAutoencoder",
     "NoisyModule",

@@ -21,7 +21,23 @@ class Batch(TypedDict):
     index: Tensor
 
 
-class NoisyModule(LightningModule, ABC):
+class BaseModel(LightningModule, ABC):
+    """A base function f, and what of an image it is a function of.
+
+    Subclasses implement :meth:`forward`. Where the attacker perturbs something else than the image they override
+    :meth:`point`. Each output must depend on its own input alone, as it does in eval mode.
+    """
+
+    def point(self, image: Tensor) -> Tensor:
+        """What the attacker perturbs and the noise is added to: (N, C, H, W) -> (N, *in)."""
+        return image
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The base function f: (N, *in) -> (N, *out)."""
+
+
+class NoisyModule(BaseModel):
     """A base function trained on inputs with Gaussian noise, mean squared error to the clean image, Adam.
 
     Subclasses implement :meth:`forward`, the base function f, and call ``save_hyperparameters()`` on plain values, so
@@ -49,14 +65,6 @@ class NoisyModule(LightningModule, ABC):
         self.sigma = float(sigma)
         self.learning_rate = float(learning_rate)
         self.noise_range = None if noise_range is None else _check_noise_range(noise_range, self.sigma)
-
-    def point(self, image: Tensor) -> Tensor:
-        """What the attacker perturbs and the noise is added to: (N, C, H, W) -> (N, *in)."""
-        return image
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """The base function f: (N, *in) -> (N, *out)."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error of f(x + noise) to the clean image."""

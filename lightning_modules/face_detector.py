@@ -1,0 +1,42 @@
+"""A pretrained face detector as a base function: images to boxes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_modules.base import BaseModel
+from lightning_modules.fast_mtcnn import FastMTCNN
+
+
+class FaceDetector(BaseModel):
+    """MTCNN with the weights that facenet-pytorch carries; the output is the box of the most probable face.
+
+    Noise, sigma and eps_in are in units of the images, which are in [0, 1]: that the detector works on 0..255 stays
+    inside. Each box depends on its own image alone.
+
+    Args:
+        clip: whether pixels that noise moved beyond [0, 1] are clipped first, which makes it another base function.
+
+    Shapes: float (N, 3, H, W) in [0, 1], plus noise -> float32 (N, 4): x1, y1, x2, y2 in pixels, which may lie
+    somewhat beyond the image. Where there is no face, or the image is smaller than the smallest face (20 pixels), the
+    box is (0, 0, 0, 0), the empty one.
+
+    Raises:
+        ValueError: if the images are not float (N, 3, H, W).
+    """
+
+    def __init__(self, clip: bool = False) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.clip = clip
+        self.mtcnn = FastMTCNN()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """The base function f."""
+        if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be float (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        if self.clip:
+            images = images.clamp(0.0, 1.0)
+        return self.mtcnn(images.float() * 255.0).boxes

@@ -1,0 +1,294 @@
+"""facenet-pytorch's MTCNN over a batch of images: the same cascade, with the work of all images done together.
+
+Networks, weights, thresholds and box arithmetic are facenet-pytorch's. What differs is the order of the work: networks
+run in the channels-last layout on chunks that stay in the caches, all crops of a chunk are averaged at once, and only
+the most probable face of each image is kept. The last bits of the networks' outputs differ by that. It shows
+where the cascade jumps: where the edge of a crop, cut off to whole pixels, a probability or an overlap is that close.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+from facenet_pytorch.models.utils.detect_face import bbreg, generateBoundingBox, pad, rerec
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import nms
+
+# Sides in pixels of what the networks see: P-Net slides over the image, the others see crops.
+_PNET_SIDE, _RNET_SIDE, _ONET_SIDE = 12, 24, 48
+# Overlaps above which a box is suppressed, within a scale and within an image: constants of detect_face.
+_OVERLAP_IN_SCALE, _OVERLAP_IN_IMAGE = 0.5, 0.7
+# Work at a time, in pixels of images, pixels that P-Net sees, and crops: intermediate results stay in the caches and in
+# memory that malloc uses again.
+_IMAGE_PIXELS, _PNET_PIXELS, _RNET_CROPS, _ONET_CROPS = 32 * 178 * 218, 8 * 107 * 131, 128, 32
+
+
+class Faces(NamedTuple):
+    """The most probable face of each image.
+
+    Attributes:
+        boxes: float32 (N, 4), x1, y1, x2, y2 in pixels; zeros where there is no face.
+        probabilities: float32 (N,); 0 where there is no face.
+    """
+
+    boxes: Tensor
+    probabilities: Tensor
+
+
+class FastMTCNN(nn.Module):
+    """The first box of ``MTCNN(select_largest=False).detect`` for each image of a batch.
+
+    Shapes: images float32 (N, 3, H, W) in 0..255, or beyond where there is noise -> :class:`Faces`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):  # layers draw initial weights before the trained ones are loaded
+            mtcnn = MTCNN()
+        self.pnet, self.rnet, self.onet = mtcnn.pnet, mtcnn.rnet, mtcnn.onet
+        self.pnet.prelu1 = _RowwisePReLU(mtcnn.pnet.prelu1)
+        self.pnet.pool1, self.rnet.pool1 = _SlicedMaxPool(2), _SlicedMaxPool(3)
+        self.thresholds: tuple[float, ...] = tuple(mtcnn.thresholds)
+        self.min_face_size: int = mtcnn.min_face_size
+        self.factor: float = mtcnn.factor
+        self.requires_grad_(False).to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Faces:
+        """The most probable face of each image."""
+        found = Faces(images.new_zeros(len(images), 4), images.new_zeros(len(images)))
+        chunk = max(1, _IMAGE_PIXELS // max(1, images.shape[2] * images.shape[3]))
+        for start in range(0, len(images), chunk):
+            self._detect(_Images(images[start : start + chunk]), *(part[start : start + chunk] for part in found))
+        return found
+
+    def _detect(self, images: _Images, boxes: Tensor, probabilities: Tensor) -> None:
+        """Write the most probable faces into boxes (N, 4) and probabilities (N,)."""
+        candidates = self._proposed(images)
+        if len(candidates.owners):
+            candidates = self._refined(images, candidates)
+        if len(candidates.owners):
+            best, probability, owners = self._most_probable(images, candidates)
+            boxes[owners], probabilities[owners] = best, probability
+
+    def _scales(self, height: int, width: int) -> list[float]:
+        """The image pyramid, from the scale where the smallest face has P-Net's side to the one where the image has."""
+        scale = _PNET_SIDE / self.min_face_size
+        side = min(height, width) * scale
+        scales = []
+        while side >= _PNET_SIDE:
+            scales.append(scale)
+            scale, side = scale * self.factor, side * self.factor
+        return scales
+
+    def _proposed(self, images: _Images) -> _Candidates:
+        """First stage: squares in which P-Net sees a face at some scale."""
+        scales = self._scales(images.height, images.width)
+        boxes, owners, groups = [images.rows.new_empty(0, 9)], [images.numbers[:0]], [images.numbers[:0]]
+        for number, scale in enumerate(scales):
+            rows, columns = size = int(images.height * scale + 1), int(images.width * scale + 1)
+            at_a_time = max(1, _PNET_PIXELS // (rows * columns))
+            offsets, probabilities = images.seen_by(self.pnet, images.whole(), size, at_a_time=at_a_time)
+            box, owner = generateBoundingBox(offsets, probabilities[:, 1], scale, self.thresholds[0])
+            boxes.append(box)
+            owners.append(owner)
+            groups.append(owner * len(scales) + number)
+        box, owner = torch.cat(boxes), torch.cat(owners)
+        kept = _suppress(box[:, :4], box[:, 4], torch.cat(groups), _OVERLAP_IN_SCALE)
+        box, owner = box[kept], owner[kept]
+        kept = _suppress(box[:, :4], box[:, 4], owner, _OVERLAP_IN_IMAGE)
+        box, owner = box[kept], owner[kept]
+        sides = (box[:, 2:4] - box[:, :2]).repeat(1, 2)
+        return images.inside(_Candidates(rerec(box[:, :4] + box[:, 5:9] * sides), owner))
+
+    def _refined(self, images: _Images, candidates: _Candidates) -> _Candidates:
+        """Second stage: R-Net drops most squares and corrects the others."""
+        size = _RNET_SIDE, _RNET_SIDE
+        offsets, probabilities = images.seen_by(self.rnet, images.windows(candidates), size, at_a_time=_RNET_CROPS)
+        passed = probabilities[:, 1] > self.thresholds[1]
+        boxes, owners = candidates.boxes[passed], candidates.owners[passed]
+        kept = _suppress(boxes, probabilities[passed, 1], owners, _OVERLAP_IN_IMAGE)
+        return images.inside(_Candidates(rerec(bbreg(boxes[kept], offsets[passed][kept])), owners[kept]))
+
+    def _most_probable(self, images: _Images, candidates: _Candidates) -> tuple[Tensor, Tensor, Tensor]:
+        """Third stage: O-Net's most probable boxes (K, 4), their probabilities (K,) and images (K,).
+
+        Suppression keeps the most probable box of an image whatever the others are.
+        """
+        size = _ONET_SIDE, _ONET_SIDE
+        offsets, _, probabilities = images.seen_by(self.onet, images.windows(candidates), size, at_a_time=_ONET_CROPS)
+        passed = probabilities[:, 1] > self.thresholds[2]
+        probability, owners = probabilities[passed, 1], candidates.owners[passed]
+        sizes = torch.unique_consecutive(owners, return_counts=True)[1]
+        starts = (sizes.cumsum(0) - sizes).tolist()
+        # Probabilities saturate at 1, so that several may be equal: their order is then that of facenet-pytorch.
+        ranked = [part.argsort() for part in np.split(probability.cpu().numpy(), starts[1:])] if starts else []
+        first = [start + int(order[-1]) for start, order in zip(starts, ranked, strict=True)]
+        boxes = bbreg(candidates.boxes[passed], offsets[passed])
+        return boxes[first], probability[first], owners[first]
+
+
+class _Candidates(NamedTuple):
+    """Boxes (K, 4), and int64 (K,), ascending: the image of each."""
+
+    boxes: Tensor
+    owners: Tensor
+
+
+class _Windows(NamedTuple):
+    """Parts of images, all int64 (K,): the number of the image, and the edges, of which the second are exclusive."""
+
+    owners: Tensor
+    top: Tensor
+    bottom: Tensor
+    left: Tensor
+    right: Tensor
+
+
+class _Images:
+    """Images (N, 3, H, W), laid out for averages over any of their windows.
+
+    Attributes:
+        rows: (N H, 3 W), the rows of all images with their channels side by side.
+        numbers: int64 (N,), 0..N-1.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        count, self.channels, self.height, self.width = images.shape
+        self.rows = images.transpose(1, 2).reshape(count * self.height, self.channels * self.width)
+        self.numbers = torch.arange(count, device=images.device)
+
+    def whole(self) -> _Windows:
+        """Every image."""
+        zeros = torch.zeros_like(self.numbers)
+        return _Windows(self.numbers, zeros, zeros + self.height, zeros, zeros + self.width)
+
+    def windows(self, candidates: _Candidates) -> _Windows:
+        """What the boxes cover of their images; empty where a box lies beside its image."""
+        edges = np.stack(pad(candidates.boxes, self.width, self.height))
+        first_row, bottom, first_column, right = torch.from_numpy(edges).to(self.rows.device, torch.int64)
+        return _Windows(candidates.owners, first_row - 1, bottom, first_column - 1, right)
+
+    def inside(self, candidates: _Candidates) -> _Candidates:
+        """The candidates that cover something of their images."""
+        windows = self.windows(candidates)
+        some = (windows.bottom > windows.top) & (windows.right > windows.left)
+        return _Candidates(candidates.boxes[some], candidates.owners[some])
+
+    def seen_by(self, network: nn.Module, windows: _Windows, size: tuple[int, int], *, at_a_time: int) -> list[Tensor]:
+        """Outputs of a network, each (K, ...), for windows resized to ``size`` and normalised as in its training."""
+        parts = []
+        for part in zip(*(edges.split(at_a_time) for edges in windows), strict=True):
+            averages = self.averages(_Windows(*part), size).sub_(127.5).mul_(0.0078125)
+            parts.append(network(averages.contiguous(memory_format=torch.channels_last)))
+        return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
+
+    def averages(self, windows: _Windows, size: tuple[int, int]) -> Tensor:
+        """Windows resized as by ``interpolate(mode="area")``, (K, 3, *size).
+
+        Rows are summed as bags of rows, which is one call for windows of all sizes; columns by a matrix product.
+        """
+        count, (rows, columns) = len(windows.owners), size
+        first, heights = _bins(windows.top, windows.bottom, rows)
+        first += windows.owners[:, None] * self.height
+        members = _runs(first.flatten(), heights.flatten())
+        bags = heights.flatten().cumsum(0) - heights.flatten()
+        summed = functional.embedding_bag(members, self.rows, bags, mode="sum")
+        first, widths = _bins(windows.left, windows.right, columns)
+        first += torch.arange(count * columns, device=first.device).view(count, columns) * self.width
+        weights = summed.new_zeros(count, columns, self.width)
+        weights.view(-1)[_runs(first.flatten(), widths.flatten())] = 1.0
+        sums = summed.view(count, rows * self.channels, self.width) @ weights.transpose(1, 2)
+        areas = (heights[:, :, None, None] * widths[:, None, None]).to(sums.dtype)
+        return sums.view(count, rows, self.channels, columns).div_(areas).transpose(1, 2)
+
+
+class _SlicedMaxPool(nn.Module):
+    """``MaxPool2d(kernel_size, stride=2, ceil_mode=True)`` by maxima of slices, without indices: faster on CPUs.
+
+    Args:
+        kernel_size: at least 2.
+    """
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, ceil((H - kernel_size) / 2) + 1, ceil((W - kernel_size) / 2) + 1)."""
+        return self._along(self._along(x, axis=2), axis=3)
+
+    def _along(self, x: Tensor, *, axis: int) -> Tensor:
+        """The largest of each ``kernel_size`` neighbours along an axis, of fewer at its end."""
+        length = -(-(x.shape[axis] - self.kernel_size) // 2) + 1
+        every_second = (slice(None),) * axis
+        first, second, *others = (
+            x[(*every_second, slice(start, start + 2 * length - 1, 2))] for start in range(self.kernel_size)
+        )
+        pooled = torch.empty_like(first, memory_format=torch.channels_last)
+        shared = second.shape[axis]
+        torch.maximum(first.narrow(axis, 0, shared), second, out=pooled.narrow(axis, 0, shared))
+        pooled.narrow(axis, shared, length - shared).copy_(first.narrow(axis, shared, length - shared))
+        for other in others:
+            part = pooled.narrow(axis, 0, other.shape[axis])
+            torch.maximum(part, other, out=part)
+        return pooled
+
+
+class _RowwisePReLU(nn.Module):
+    """A PReLU in the channels-last layout, where PyTorch's vectorises over channels alone, of which there may be few.
+
+    Args:
+        prelu: whose slopes it takes.
+    """
+
+    def __init__(self, prelu: nn.PReLU) -> None:
+        super().__init__()
+        self.weight = prelu.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        channels_last = x.permute(0, 2, 3, 1)
+        rows = channels_last.reshape(-1, x.shape[3] * x.shape[1])
+        activated = functional.prelu(rows, self.weight.repeat(x.shape[3]))
+        return activated.view(channels_last.shape).permute(0, 3, 1, 2)
+
+
+def _bins(start: Tensor, stop: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Adaptive pooling's bins, which may overlap: first members and sizes, (K, count), for int64 (K,) spans."""
+    steps = torch.arange(count, device=start.device)
+    length = (stop - start)[:, None]
+    first = steps * length // count
+    beyond = -(-(steps + 1) * length // count)
+    return start[:, None] + first, beyond - first
+
+
+def _runs(first: Tensor, lengths: Tensor) -> Tensor:
+    """Runs of consecutive numbers, one after the other: (K,) and (K,) -> (sum of lengths,)."""
+    ends = lengths.cumsum(0)
+    shifts = (first - ends + lengths).repeat_interleave(lengths)
+    return shifts.add_(torch.arange(len(shifts), device=first.device))
+
+
+def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float) -> Tensor:
+    """Non-maximum suppression in each group by itself.
+
+    Args:
+        boxes: (K, 4).
+        scores: (K,).
+        groups: int64 (K,), the number of each box's group.
+        overlap: intersection over union above which the lower score goes.
+
+    Returns:
+        Positions of the boxes that stay, by ascending group and then descending score.
+    """
+    order = groups.argsort(stable=True)
+    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()
+    if not sizes:
+        return order
+    parts = zip(boxes[order].split(sizes), scores[order].split(sizes), order.split(sizes), strict=True)
+    return torch.cat([members[nms(box, score, overlap)] for box, score, members in parts])

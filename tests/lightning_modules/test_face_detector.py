@@ -1,0 +1,247 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import MTCNN
+from skimage import data as photos
+from skimage.transform import resize
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.face_detector import FaceDetector
+from lightning_modules.fast_mtcnn import FastMTCNN, _bins, _Images, _SlicedMaxPool, _Windows
+
+HEIGHT, WIDTH = 218, 178
+# The photo is 512x512; this part of it holds one face, whose place is known to the eye.
+ROWS, COLUMNS = slice(0, 294), slice(100, 340)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    """The astronaut's face, (3, 218, 178) in [0, 1]."""
+    part = resize(photos.astronaut()[ROWS, COLUMNS], (HEIGHT, WIDTH), anti_aliasing=True)
+    return torch.from_numpy(part).float().permute(2, 0, 1).contiguous()
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector()
+
+
+@pytest.fixture(scope="module")
+def reference() -> MTCNN:
+    return MTCNN(select_largest=False)
+
+
+def noisy(photo: Tensor, sigma: float, *, count: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return photo + sigma * torch.randn(count, *photo.shape, generator=generator)
+
+
+def detected(reference: MTCNN, images: Tensor) -> Tensor:
+    """The first boxes of facenet-pytorch's own detect, image by image."""
+    boxes = []
+    for image in images:
+        found, _ = reference.detect(image.permute(1, 2, 0) * 255)
+        boxes.append(torch.zeros(4) if found is None else torch.from_numpy(found[0].astype(np.float32)))
+    return torch.stack(boxes)
+
+
+def nothing(count: int = 1) -> Tensor:
+    return torch.zeros(count, 4)
+
+
+def test_the_face_is_found(detector: FaceDetector, photo: Tensor) -> None:
+    boxes = detector(photo.unsqueeze(0))
+    assert boxes.shape == (1, 4)
+    assert boxes.dtype == torch.float32
+    scale = torch.tensor([WIDTH / 240, HEIGHT / 294] * 2)
+    eyes_and_mouth = torch.tensor([195.0, 110.0, 250.0, 165.0]) - torch.tensor([100.0, 0.0] * 2)
+    head = torch.tensor([160.0, 30.0, 290.0, 220.0]) - torch.tensor([100.0, 0.0] * 2)
+    assert bool((boxes[0, :2] < eyes_and_mouth[:2] * scale[:2]).all())
+    assert bool((boxes[0, 2:] > eyes_and_mouth[2:] * scale[2:]).all())
+    assert bool((boxes[0, :2] > head[:2] * scale[:2]).all())
+    assert bool((boxes[0, 2:] < head[2:] * scale[2:]).all())
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.1, 0.25])
+def test_boxes_are_those_of_facenet_pytorch(
+    sigma: float, detector: FaceDetector, reference: MTCNN, photo: Tensor
+) -> None:
+    images = noisy(photo, sigma, count=6)
+    expected = detected(reference, images)
+    assert bool((expected != 0).any(dim=1).all())
+    torch.testing.assert_close(detector(images), expected, rtol=0, atol=0.01)
+
+
+def test_of_several_faces_the_most_probable_counts(detector: FaceDetector, reference: MTCNN, photo: Tensor) -> None:
+    pair = torch.cat([photo, photo], dim=2)
+    images = noisy(pair, 0.25, count=8)
+    found, _ = reference.detect(pair.permute(1, 2, 0) * 255)
+    assert len(found) == 2
+    expected = detected(reference, images)
+    assert (expected[:, 0] > WIDTH).unique().tolist() == [False, True]
+    torch.testing.assert_close(detector(images), expected, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("size", [(20, 20), (35, 61), (120, 96), (150, 400), (300, 220)])
+def test_images_of_any_size(size: tuple[int, int], detector: FaceDetector, reference: MTCNN, photo: Tensor) -> None:
+    image = functional.interpolate(photo.unsqueeze(0), size=size, mode="area")[0]
+    images = noisy(image, 0.05, count=2)
+    boxes = detector(images)
+    torch.testing.assert_close(boxes, detected(reference, images), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10, 10), (19, 300), (300, 19)])
+def test_smaller_than_the_smallest_face_is_no_face(size: tuple[int, int], detector: FaceDetector) -> None:
+    images = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(detector(images), nothing(3))
+
+
+def test_no_face_is_the_zero_box(detector: FaceDetector, photo: Tensor) -> None:
+    noise = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    images = torch.stack([torch.zeros_like(photo), noise, torch.ones_like(photo), photo])
+    boxes = detector(images)
+    assert torch.equal(boxes[:3], nothing(3))
+    assert boxes[3].count_nonzero() == 4
+
+
+def test_strong_noise_gives_finite_boxes(detector: FaceDetector, photo: Tensor) -> None:
+    boxes = detector(torch.cat([noisy(photo, sigma, count=2) for sigma in (1.0, 5.0, 100.0)]))
+    assert bool(boxes.isfinite().all())
+
+
+def test_empty_batch_gives_no_boxes(detector: FaceDetector) -> None:
+    assert detector(torch.zeros(0, 3, HEIGHT, WIDTH)).shape == (0, 4)
+
+
+def test_a_box_depends_on_its_own_image_alone(detector: FaceDetector, photo: Tensor) -> None:
+    # 40 images are more than the detector takes at a time.
+    images = torch.cat([noisy(photo, 0.25, count=36), torch.zeros(4, 3, HEIGHT, WIDTH)])
+    together = detector(images)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(detector(images[order]), together[order], rtol=0, atol=1e-3)
+    for number in (0, 1, 17, 35, 39):
+        torch.testing.assert_close(detector(images[number : number + 1])[0], together[number], rtol=0, atol=1e-3)
+
+
+def test_repeated_calls_give_the_same_bits(detector: FaceDetector, photo: Tensor) -> None:
+    images = noisy(photo, 0.25, count=5)
+    assert torch.equal(detector(images), detector(images.clone()))
+    assert torch.equal(FaceDetector()(images), detector(images))
+
+
+def test_clipping_is_part_of_the_function(photo: Tensor, detector: FaceDetector) -> None:
+    clipping = FaceDetector(clip=True)
+    images = noisy(photo, 0.25, count=4)
+    assert torch.equal(clipping(images), detector(images.clamp(0, 1)))
+    assert not torch.equal(clipping(images), detector(images))
+
+
+def test_images_are_left_alone(photo: Tensor) -> None:
+    for clip in (False, True):
+        images = noisy(photo, 0.25, count=2)
+        before = images.clone()
+        FaceDetector(clip=clip)(images)
+        assert torch.equal(images, before)
+
+
+def test_grey_photo_in_three_channels(detector: FaceDetector, reference: MTCNN, photo: Tensor) -> None:
+    grey = photo.mean(dim=0, keepdim=True).expand(3, -1, -1).unsqueeze(0)
+    boxes = detector(grey)
+    torch.testing.assert_close(boxes, detected(reference, grey), rtol=0, atol=0.01)
+    assert boxes.count_nonzero() == 4
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "transposed", "double"])
+def test_memory_layout_and_precision_of_images_do_not_matter(
+    layout: str, detector: FaceDetector, photo: Tensor
+) -> None:
+    images = noisy(photo, 0.1, count=2)
+    same = {
+        "channels_last": images.contiguous(memory_format=torch.channels_last),
+        "transposed": images.transpose(2, 3).contiguous().transpose(2, 3),
+        "double": images.double(),
+    }[layout]
+    assert torch.equal(detector(same), detector(images))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 3, 30, 30, dtype=torch.uint8),
+        torch.zeros(2, 1, 30, 30),
+        torch.zeros(2, 30, 30, 3),
+        torch.zeros(3, 30, 30),
+    ],
+)
+def test_other_images_are_refused(images: Tensor, detector: FaceDetector) -> None:
+    with pytest.raises(ValueError, match=r"images must be float \(N, 3, H, W\), got torch\.") as refused:
+        detector(images)
+    assert str(tuple(images.shape)) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_training_mode_and_gradients_do_not_matter(photo: Tensor) -> None:
+    images = noisy(photo, 0.1, count=2).requires_grad_()
+    detector = FaceDetector()
+    detector.train()
+    in_training = detector(images)
+    detector.eval()
+    assert torch.equal(in_training, detector(images))
+    assert not in_training.requires_grad
+    assert not any(parameter.requires_grad for parameter in detector.parameters())
+    with torch.inference_mode():
+        assert torch.equal(in_training, detector(images))
+
+
+def test_nothing_global_changes(photo: Tensor, reference: MTCNN) -> None:
+    state = torch.get_rng_state()
+    FaceDetector()(photo.unsqueeze(0))
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.is_grad_enabled()
+    assert isinstance(MTCNN().pnet.pool1, nn.MaxPool2d)
+
+
+def test_copies_and_saved_weights_give_the_same_boxes(detector: FaceDetector, photo: Tensor) -> None:
+    images = noisy(photo, 0.1, count=2)
+    other = copy.deepcopy(detector)
+    other.load_state_dict(detector.state_dict())
+    assert torch.equal(other(images), detector(images))
+
+
+def test_probabilities_are_those_of_facenet_pytorch(reference: MTCNN, photo: Tensor) -> None:
+    images = torch.stack([photo, torch.zeros_like(photo)])
+    _, probabilities = reference.detect(photo.permute(1, 2, 0) * 255)
+    faces = FastMTCNN()(images * 255)
+    assert faces.probabilities[0] == pytest.approx(float(probabilities[0]), abs=1e-5)
+    assert faces.probabilities[1] == 0
+    assert torch.equal(faces.boxes[1:], nothing())
+
+
+@pytest.mark.parametrize("size", [(24, 24), (48, 48), (7, 90)])
+def test_averages_over_windows_are_those_of_area_interpolation(size: tuple[int, int]) -> None:
+    images = torch.rand(3, 3, 50, 70, generator=torch.Generator().manual_seed(0)) * 255
+    windows = [(0, 0, 50, 0, 70), (2, 3, 44, 10, 51), (1, 49, 50, 69, 70), (2, 7, 31, 0, 24), (0, 10, 12, 5, 70)]
+    averages = _Images(images).averages(_Windows(*torch.tensor(windows).unbind(1)), size)
+    for (owner, top, bottom, left, right), average in zip(windows, averages, strict=True):
+        shown = images[owner : owner + 1, :, top:bottom, left:right]
+        expected = functional.interpolate(shown, size=size, mode="area")[0]
+        torch.testing.assert_close(average, expected, rtol=1e-6, atol=1e-3)
+
+
+def test_bins_cover_their_span() -> None:
+    first, sizes = _bins(torch.tensor([5, 0]), torch.tensor([12, 3]), 4)
+    assert first.tolist() == [[5, 6, 8, 10], [0, 0, 1, 2]]
+    assert sizes.tolist() == [[2, 3, 3, 2], [1, 2, 2, 1]]
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3])
+@pytest.mark.parametrize("size", [(3, 3), (4, 7), (8, 5), (22, 22), (9, 10)])
+def test_pooling_by_slices_is_max_pooling(kernel_size: int, size: tuple[int, int]) -> None:
+    x = torch.randn(2, 5, *size, generator=torch.Generator().manual_seed(0)).contiguous(
+        memory_format=torch.channels_last
+    )
+    expected = nn.MaxPool2d(kernel_size, 2, ceil_mode=True)(x)
+    assert torch.equal(_SlicedMaxPool(kernel_size)(x), expected)
