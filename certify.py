@@ -5,67 +5,54 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import platform
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 import datamodules
 import entrypoint
-from callbacks import (
-    CertificateWriter,
-    CertificationFolder,
-    CertificationProgress,
-    Row,
-    draw,
-    html_report,
-    summarise,
-)
+from callbacks import CertificationFolder, Row, draw, html_report, summarise
 from callbacks import certification_report as report
 from center_smoothing import CenterSmoother
 from center_smoothing.budget import METHODS
-from center_smoothing.certificate import COVERAGES, Coverage
-from center_smoothing.sampling import Stage, check_point
+from center_smoothing.certificate import COVERAGES
+from center_smoothing.sampling import check_point
+from certification import Job, Run
 from datamodules import ImageDataModule
-from lightning_modules import Certifier, LoadedCheckpoint, NoisyModule, load_checkpoint
+from lightning_modules import BaseModel, LoadedCheckpoint, load_checkpoint
 
 DEFAULT_H = (1.0, 1.5, 2.0)
-_PACKAGES = ("center-smoothing", "torch", "lightning", "torchmetrics", "numpy", "scipy")
+# A distributed run has several processes and one terminal.
+_say = rank_zero_only(print)
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that a certification needs, checked before any sample is drawn."""
+class Subject:
+    """What is to be certified.
 
-    model: NoisyModule
-    examples: Subset[dict[str, torch.Tensor]]
-    smoother: CenterSmoother
-    folder: CertificationFolder
-    eps_in: list[float]
-    coverage: Coverage
-    config: dict[str, Any]
-    checkpoint_sha256: str
+    Attributes:
+        model: the base model.
+        sigma: its own noise level; None for a pretrained model.
+        sha256: of the checkpoint's file; None for a pretrained model.
+        training: the run that it was trained in, if it says so.
+        data: its test split.
+        folder: beside which results go by default.
+    """
 
-    @cached_property
-    def indices(self) -> list[int]:
-        """Data set indices of the examples, in the order in which they were drawn."""
-        return [int(self.examples[position]["index"]) for position in range(len(self.examples))]
-
-
-# A distributed run has several processes and one terminal.
-_say = rank_zero_only(print)
+    model: BaseModel
+    sigma: float | None
+    sha256: str | None
+    training: str | None
+    data: ImageDataModule
+    folder: Path
 
 
 def main(args: Sequence[str] | None = None) -> Path:
@@ -84,26 +71,20 @@ def main(args: Sequence[str] | None = None) -> Path:
         options = _parse(args)
         if options["from"] is not None:
             return _answer(options)
-        checkpoint = load_checkpoint(options.ckpt)
-        job = _prepare(options, checkpoint)
-        _say(*_plan(job), sep="\n")
-        finished = _finished(job)
-        trainer, progress = _trainer(options, job, finished)
-        if len(finished) < len(job.examples):
-            job.model.to(trainer.strategy.root_device)
-            _preflight(job, len(job.examples) - len(finished))
-            if rank_zero_only.rank == 0:
-                _write_summary(job, [], progress, trainer)
-    _run(job, trainer, progress, finished)
-    if trainer.is_global_zero:
+        subject = _subject(options)
+        out, jobs = _prepare(options, subject)
+        _say(*_plan(jobs), sep="\n")
+        where = {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
+        runs = [Run(job, **where) for job in jobs]
+        _preflight(runs)
+    for run in runs:
+        if len(runs) > 1 and run.todo:
+            _say(f"sigma={run.job.smoother.sigma:g}:")
+        run.execute()
+    if runs[0].trainer.is_global_zero:
         with entrypoint.user_errors():
-            rows, results = _conclude(job, trainer, progress)
-        if len(finished) < len(job.examples):
-            config = {**job.config, "checkpoint_sha256": job.checkpoint_sha256}
-            report.log_to_wandb(job.folder, rows, results, config=config, group=checkpoint.run, offline=offline)
-            if offline:
-                entrypoint.say_offline(job.folder.path)
-    return job.folder.path
+            _conclude(out, runs, subject, offline=offline)
+    return out.path
 
 
 def _parser() -> ArgumentParser:
@@ -112,10 +93,16 @@ def _parser() -> ArgumentParser:
     ratios, budgets = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), f"one of {', '.join(entrypoint.BUDGETS)}"
     add("--config", action="config", help="YAML file with any of these arguments")
     add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
+    add("--model", type=BaseModel | None, help="pretrained model instead of a checkpoint, e.g. FaceDetector")
     add("--from", type=str | None, help="answer --eps-in or --h from this finished folder, without sampling")
-    add("--eps-in", type=entrypoint.radius("--eps-in"), nargs="+", help="input radii (l2 norm), in units of x")
+    add(
+        "--eps-in",
+        type=entrypoint.radius("--eps-in"),
+        nargs="+",
+        help="input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h",
+    )
     add("--h", type=entrypoint.radius("--h"), nargs="+", help=f"input radii as multiples of sigma; default {ratios}")
-    add("--num-examples", type=count("--num-examples"), default=50, help="test examples, drawn with the seed")
+    add("--num-examples", type=entrypoint.num_examples, default=50, help="test examples, drawn with the seed, or all")
     add(
         "--distance",
         type=choice("--distance", *entrypoint.DISTANCES),
@@ -150,64 +137,102 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(args: Sequence[str] | None) -> Namespace:
-    parser, given = _parser(), sys.argv[1:] if args is None else list(args)
-    parser.set_defaults(data=_data_that_arguments_change(given))
-    options = parser.parse_args(given)
-    if (options.ckpt is None) == (options["from"] is None):
-        got = "neither" if options.ckpt is None else "both"
-        raise ValueError(f"--ckpt must name a checkpoint that train.py wrote, or --from a finished folder, got {got}")
-    if options.h is not None and options.eps_in is not None:
-        raise ValueError(f"--h and --eps-in exclude each other, got h={options.h} and eps_in={options.eps_in}")
+    parser, words = _parser(), sys.argv[1:] if args is None else list(args)
+    parser.set_defaults(data=_data_that_arguments_change(words))
+    options = parser.parse_args(words)
+    given = [f"--{name}" for name in ("ckpt", "model", "from") if options[name] is not None]
+    if len(given) != 1:
+        got = " and ".join(given) or "none of them"
+        raise ValueError(
+            "--ckpt must name a checkpoint that train.py wrote, or --model a pretrained model, or --from a finished "
+            f"folder, got {got}"
+        )
     return parser.instantiate(options)
 
 
-def _prepare(options: Namespace, checkpoint: LoadedCheckpoint) -> Job:
-    """Check everything that can be checked without sampling."""
+def _subject(options: Namespace) -> Subject:
+    """The model and its test data, as far as they can be had."""
+    if options.model is not None:
+        if options.data is None:
+            raise ValueError("--data must name a data module, e.g. PhotoFolder, for a pretrained model, got none")
+        data, folder = options.data, Path("runs") / type(options.model).__name__
+        subject = Subject(options.model.eval(), options.sigma, None, None, data, folder)
+    else:
+        checkpoint, path = load_checkpoint(options.ckpt), Path(options.ckpt).resolve()
+        data = options.data
+        if data is None:
+            kind, init_args = _trained_on(checkpoint)
+            data = kind(**init_args)
+        sigma = checkpoint.model.sigma if options.sigma is None else options.sigma
+        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        subject = Subject(checkpoint.model, sigma, entrypoint.sha256(path), checkpoint.run, data, folder)
+    subject.data.prepare_data()
+    subject.data.setup("test")
+    return subject
+
+
+def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder, list[Job]]:
+    """Check everything that can be checked without sampling: the folder, and a job for each noise level."""
     given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
-    model, budget, distance = (
-        checkpoint.model,
-        entrypoint.budget(options.budget, **given),
-        entrypoint.DISTANCES[options.distance],
-    )
-    sigma = options.sigma if options.sigma is not None else model.sigma
-    eps_in = _input_radii(options, sigma)
-    for radius in eps_in:
-        entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
-    datamodule = options.data
-    if datamodule is None:
-        kind, init_args = _trained_on(checkpoint)
-        datamodule = kind(**init_args)
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    examples = _draw_examples(datamodule, options.num_examples, options.seed)
-    digest = entrypoint.sha256(options.ckpt)
+    budget, distance = entrypoint.budget(options.budget, **given), entrypoint.DISTANCES[options.distance]
+    levels = _noise_levels(options, subject.sigma)
+    for sigma, radii in levels.items():
+        for radius in radii:
+            entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
+    examples = _draw_examples(subject.data, options.num_examples, options.seed)
     config = {
-        "model": type(model).__name__,
-        "data": {"class": type(datamodule).__name__, **dict(datamodule.hparams)},
+        "model": type(subject.model).__name__,
+        **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
+        "data": {"class": type(subject.data).__name__, **dict(subject.data.hparams)},
         "num_examples": len(examples),
         "seed": options.seed,
         "distance": repr(distance),
         "relaxation": distance.relaxation,
-        "sigma": sigma,
-        "eps_in": eps_in,
         "coverage": options.coverage,
         "budget": budget.as_dict(),
         "precision": options.precision,
     }
-    out = Path(options.out) if options.out is not None else _default_folder(options, config, digest)
+    out = Path(options.out) if options.out is not None else _default_folder(options, subject, config, levels)
     entrypoint.make_writable(out, "--out")
-    return Job(
-        model=model,
-        examples=examples,
-        smoother=CenterSmoother(
-            model, distance, sigma=sigma, budget=budget, seed=options.seed, batch_size=options.batch_size
-        ),
-        folder=CertificationFolder(out),
-        eps_in=eps_in,
-        coverage=options.coverage,
-        config=config,
-        checkpoint_sha256=digest,
-    )
+    names = getattr(subject.data, "names", None)
+    jobs = [
+        Job(
+            model=subject.model,
+            examples=examples,
+            smoother=CenterSmoother(
+                subject.model, distance, sigma=sigma, budget=budget, seed=options.seed, batch_size=options.batch_size
+            ),
+            folder=CertificationFolder(out if len(levels) == 1 else out / f"sigma={sigma:g}"),
+            eps_in=radii,
+            coverage=options.coverage,
+            config={**config, "sigma": sigma, "eps_in": radii},
+            checkpoint_sha256=subject.sha256,
+            names={} if names is None else {int(e["index"]): names[int(e["index"])] for e in examples},
+        )
+        for sigma, radii in levels.items()
+    ]
+    return CertificationFolder(out), jobs
+
+
+def _noise_levels(options: Namespace, sigma: float | None) -> dict[float, list[float]]:
+    """The noise levels, and the distinct eps_in to be answered at each of them, in units of x.
+
+    With both --h and --eps-in the noise grows with the input radius, sigma = eps_in / h, as in the paper's section 5.
+    """
+    if options.h is not None and options.eps_in is not None:
+        if options.sigma is not None:
+            raise ValueError(
+                f"--sigma must be left out where --h and --eps-in are both given, as sigma is eps_in / h, got {sigma}"
+            )
+        if 0.0 in options.h or 0.0 in options.eps_in:
+            raise ValueError("--h and --eps-in must be above 0 where both are given, as sigma is eps_in / h, got 0")
+        levels: dict[float, list[float]] = {}
+        for h, eps_in in sorted(product(set(options.h), set(options.eps_in))):
+            levels.setdefault(round(eps_in / h, 9), []).append(eps_in)
+        return dict(sorted(levels.items()))
+    if sigma is None:
+        raise ValueError("--sigma must be given for a pretrained model, or both --h and --eps-in: sigma is eps_in / h")
+    return {sigma: _input_radii(options, sigma)}
 
 
 def _input_radii(options: Namespace, sigma: float) -> list[float]:
@@ -242,12 +267,13 @@ def _trained_on(checkpoint: LoadedCheckpoint) -> tuple[type[ImageDataModule], di
     return kind, dict(checkpoint.data["init_args"])
 
 
-def _draw_examples(datamodule: ImageDataModule, num_examples: int, seed: int) -> Subset[dict[str, torch.Tensor]]:
+def _draw_examples(datamodule: ImageDataModule, number: int | str, seed: int) -> Subset[dict[str, torch.Tensor]]:
     """Test examples drawn with the seed; fewer of them are the first of more."""
     test_set = datamodule.test_set
+    num_examples = len(test_set) if number == "all" else int(number)
     if num_examples > len(test_set):
         raise ValueError(
-            f"--num-examples must be at most {len(test_set)}, the size of the test set, got {num_examples}"
+            f"--num-examples must be all or at most {len(test_set)}, the size of the test set, got {num_examples}"
         )
     order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(seed))
     examples = Subset(test_set, order[:num_examples].tolist())
@@ -260,13 +286,13 @@ def _draw_examples(datamodule: ImageDataModule, num_examples: int, seed: int) ->
     return examples
 
 
-def _default_folder(options: Namespace, config: dict[str, Any], checkpoint_sha256: str) -> Path:
+def _default_folder(
+    options: Namespace, subject: Subject, config: dict[str, Any], levels: dict[float, list[float]]
+) -> Path:
     """The same command finds the same folder again."""
-    ckpt = Path(options.ckpt).resolve()
-    base = ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent
-    identity = json.dumps([config, checkpoint_sha256, options.batch_size], sort_keys=True)
+    identity = json.dumps([config, sorted(levels.items()), subject.sha256, options.batch_size], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return _relative(base / "certification" / f"{options.distance}-{config['budget']['method']}-{digest}")
+    return _relative(subject.folder / "certification" / f"{options.distance}-{config['budget']['method']}-{digest}")
 
 
 def _relative(path: Path) -> Path:
@@ -274,157 +300,92 @@ def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _plan(job: Job) -> list[str]:
-    smoother = job.smoother
-    return report.plan_lines(
-        smoother.budget, smoother.distance, sigma=smoother.sigma, eps_in=job.eps_in, num_examples=len(job.examples)
-    )
+def _plan(jobs: Sequence[Job]) -> list[str]:
+    smoother = jobs[0].smoother
+    levels = {job.smoother.sigma: job.eps_in for job in jobs}
+    return report.plan_lines(smoother.budget, smoother.distance, levels=levels, num_examples=len(jobs[0].examples))
 
 
-def _finished(job: Job) -> set[int]:
-    """Examples that an earlier run of the same command has finished; another command's folder is refused."""
-    summary = job.folder.read_summary()
-    if summary is None:
-        if job.folder.table.exists():
-            raise ValueError(
-                f"--out must be an empty or a certification folder, got {job.folder.path}: no summary.json"
-            )
-        job.folder.create()
-        return set()
-    there = {**summary["config"], "checkpoint_sha256": summary.get("checkpoint_sha256")}
-    wanted = {**json.loads(json.dumps(job.config)), "checkpoint_sha256": job.checkpoint_sha256}
-    for key in wanted:
-        if there.get(key) != wanted[key]:
-            raise ValueError(
-                f"--out must be another folder, got {job.folder.path}: it holds a certification with "
-                f"{key}={there.get(key)!r}, not {wanted[key]!r}"
-            )
-    job.folder.create()
-    if rank_zero_only.rank == 0:
-        job.folder.merge(job.indices, job.eps_in)
-    finished = job.folder.finished(job.eps_in) & set(job.indices)
-    if finished:
-        _say(f"{job.folder.path}: {len(finished)} of {len(job.examples)} examples are there already and kept")
-    return finished
-
-
-def _trainer(options: Namespace, job: Job, finished: set[int]) -> tuple[Trainer, CertificationProgress]:
-    progress = CertificationProgress(
-        evaluations=job.smoother.budget.evaluations, finished=len(finished), total=len(job.examples)
-    )
-    job.smoother.outputs.progress = progress.advance
-    writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage)
-    devices = int(options.devices) if options.devices.lstrip("-").isdigit() else options.devices
-    try:
-        trainer = Trainer(
-            accelerator=options.accelerator,
-            devices=devices,
-            num_nodes=options.num_nodes,
-            strategy=options.strategy,
-            precision=options.precision,
-            callbacks=[progress, writer],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            inference_mode=False,
-        )
-    except Exception as error:  # Lightning has its own exceptions for each of these arguments
-        raise ValueError(
-            f"--accelerator={options.accelerator} --devices={options.devices} --strategy={options.strategy} "
-            f"--precision={options.precision} do not work here: {error}"
-        ) from error
-    return trainer, progress
-
-
-def _preflight(job: Job, todo: int) -> None:
-    """See on one example that the model and the distance fit, and how long it will take."""
-    outputs, device = job.smoother.outputs, job.model.device
-    x = job.model.point(job.examples[0]["image"].unsqueeze(0).to(device))[0]
-    drawn = torch.cat(list(outputs.draw(x, example=job.indices[0], stage=Stage.CALIBRATION, count=64)))
-    job.smoother.distance.embed(drawn)
-    if not bool(torch.isfinite(drawn).flatten(1).all(dim=1).any()):
-        raise ValueError(
-            "--ckpt must hold a model with finite outputs: on 64 noisy copies of a test image all were NaN"
-        )
-    rate = outputs.evaluations_per_second(x)
-    seconds = report.duration(job.smoother.budget.evaluations * todo / rate)
-    _say(f"  about {seconds} for {todo} examples at {rate:,.0f} samples/s in batches of {outputs.batch_size}")
-
-
-def _run(job: Job, trainer: Trainer, progress: CertificationProgress, finished: set[int]) -> None:
-    todo = [position for position, index in enumerate(job.indices) if index not in finished]
-    if not todo:
+def _preflight(runs: Sequence[Run]) -> None:
+    """See that it can work, and say how long it will take."""
+    todo = sum(len(run.todo) for run in runs)
+    if todo == 0:
         return
-    loader = DataLoader(Subset(job.examples, todo), batch_size=1)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Lightning's own waits for the end of a prediction
-    try:
-        trainer.predict(Certifier(job.model, job.smoother), loader, return_predictions=False)
-        trainer.strategy.barrier()
-    except (ValueError, OSError) as error:
-        entrypoint.fail(f"{error}; {_kept(job)}")
-    except (SystemExit, KeyboardInterrupt):
-        if trainer.is_global_zero:
-            print(f"interrupted; {_kept(job)}; the same command goes on from there")
-        raise
+    rate, budget = runs[0].preflight(), runs[0].job.smoother.budget
+    seconds = report.duration(budget.evaluations * todo / rate)
+    what = f"{todo} examples" if len(runs) == 1 else f"{todo} examples at {len(runs)} noise levels together"
+    _say(
+        f"  about {seconds} for {what} at {rate:,.0f} samples/s in batches of {runs[0].job.smoother.outputs.batch_size}"
+    )
 
 
-def _conclude(
-    job: Job, trainer: Trainer, progress: CertificationProgress
-) -> tuple[list[Row], list[dict[str, float | int]]]:
-    """Bring the files together, and say what was found and what holds."""
-    rows = job.folder.merge(job.indices, job.eps_in)
-    results = summarise(rows, job.smoother.sigma)
-    _write_summary(job, results, progress, trainer)
-    draw(job.folder, rows, results, _title(job)).savefig(job.folder.picture, dpi=150)
-    print(*report.result_lines(results), *report.non_finite_lines(job.folder, rows), sep="\n")
+def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> None:
+    """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B."""
+    parts = [(run.job, *run.conclude()) for run in runs]
+    job, rows = parts[0][0], [row for _, found, _ in parts for row in found]
+    results = sorted((each for *_, found in parts for each in found), key=lambda each: (each["h"], each["eps_in"]))
+    shown = parts[len(parts) // 2][0].folder
+    if len(parts) > 1:
+        out.create()
+        out.write_rows(rows)
+        config = {**job.config, "sigma": [part.smoother.sigma for part, *_ in parts], "eps_in": sorted(_radii(results))}
+        runs[0].write_summary(results, folder=out, config=config)
+    else:
+        config = job.config
     promise = report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage)
-    html_report.write(html_report.report_of_folder(job.folder, rows, promise=promise), job.folder.path / "report.html")
+    draw(shown, rows, results, _title(job, config)).savefig(out.picture, dpi=150)
+    pages = [html_report.report_of_folder(part.folder, found, promise=promise) for part, found, _ in parts]
+    page = pages[0] if len(pages) == 1 else _report_of_all(pages, results, out, _title(job, config))
+    html_report.write(page, out.path / "report.html")
+    print(*report.result_lines(results), sep="\n")
+    print(*(line for part, found, _ in parts for line in report.non_finite_lines(part.folder, found)), sep="\n", end="")
     print(promise)
-    print(
-        f"written: {job.folder.path} (certificates.csv, summary.json, certificates.png, report.html, distances/, "
-        "outputs/)"
-    )
-    return rows, results
+    for name, reason in subject.data.left_out.items():
+        print(f"left out: {name}, {reason}")
+    where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma"
+    print(f"written: {out.path} (certificates.csv, summary.json, certificates.png, report.html, {where})")
+    if any(run.todo for run in runs):
+        config = {**config, "checkpoint_sha256": subject.sha256}
+        report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
+        if offline:
+            entrypoint.say_offline(out.path)
 
 
-def _kept(job: Job) -> str:
-    count = len(job.folder.finished(job.eps_in) & set(job.indices))
-    return f"{count} of {len(job.examples)} examples are finished and kept in {job.folder.path}"
+def _radii(results: Sequence[dict[str, float | int]]) -> set[float]:
+    return {result["eps_in"] for result in results}
 
 
-def _write_summary(job: Job, results: list[Any], progress: CertificationProgress, trainer: Trainer) -> None:
-    before = job.folder.read_summary() or {}
-    rate = progress.samples_per_second * trainer.world_size or before.get("samples_per_second", 0.0)
-    job.folder.write_summary(
-        {
-            "config": job.config,
-            "checkpoint_sha256": job.checkpoint_sha256,
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-            "device": _device_name(trainer),
-            "samples_per_second": rate,
-            "results": results,
-        }
-    )
+def _report_of_all(
+    pages: Sequence[html_report.Report],
+    results: Sequence[dict[str, float | int]],
+    out: CertificationFolder,
+    title: str,
+) -> html_report.Report:
+    """One page for all noise levels, a line for each h."""
+    curves = []
+    for h in dict.fromkeys(result["h"] for result in results):
+        line = [result for result in results if result["h"] == h]
+        curves.append(
+            html_report.Curve(
+                f"h = {h:g}",
+                [result["eps_in"] for result in line],
+                [result["median_eps_out"] for result in line],
+                smoothing_loss=[result["median_smoothing_loss"] for result in line],
+                abstention_rate=[result["abstention_rate"] for result in line],
+                sigma=[result["eps_in"] / h for result in line],
+                num_examples=int(line[0]["num_examples"]),
+            )
+        )
+    summary = [*pages[0].summary[:1], "The noise grows with the input radius, sigma = eps_in / h."]
+    configuration = {name: value for name, value in (out.read_summary() or {}).items() if name != "results"}
+    return html_report.report_of_folders(pages, curves, title=title, summary=summary, configuration=configuration)
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _device_name(trainer: Trainer) -> str:
-    device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
-
-
-def _title(job: Job) -> str:
-    budget = job.smoother.budget
+def _title(job: Job, config: dict[str, Any]) -> str:
+    sigma = "eps_in / h" if isinstance(config["sigma"], list) else f"{config['sigma']:g}"
     return (
-        f"{job.config['model']}, {job.smoother.distance!r}, sigma={job.smoother.sigma:g}, {len(job.examples)} examples"
-        f", each radius certified with probability {report.confidence(budget)}"
+        f"{config['model']}, {job.smoother.distance!r}, sigma = {sigma}, {len(job.examples)} examples"
+        f", each radius certified with probability {report.confidence(job.smoother.budget)}"
     )
 
 
@@ -442,8 +403,8 @@ def _answer(options: Namespace) -> Path:
     print(f"{len(certificates)} examples of {folder.path}, {options.coverage}, without sampling")
     print(f"{'index':>8} " + " ".join(f"{f'eps_in={radius:g}':>14}" for radius in eps_in))
     for index in certificates:
-        print(f"{index:>8} " + " ".join(f"{report.rounded_up(row.eps_out):>14}" for row in rows if row.index == index))
-    medians = " ".join(f"{report.rounded_up(result['median_eps_out']):>14}" for result in summarise(rows, sigma))
+        print(f"{index:>8} " + " ".join(f"{report.up(row.eps_out):>14}" for row in rows if row.index == index))
+    medians = " ".join(f"{report.up(result['median_eps_out']):>14}" for result in summarise(rows, sigma))
     print(f"{'median':>8} {medians}")
     return folder.path
 

@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 
 import yaml
 
-from center_smoothing import Angular, Distance, Lp, SmoothingBudget, TotalVariation
+from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, SmoothingBudget, TotalVariation
 
 T = TypeVar("T")
 
@@ -35,6 +35,8 @@ DISTANCES: dict[str, Distance] = {
     "l1": Lp(1.0),
     "l2": Lp(2.0),
     "linf": Lp(float("inf")),
+    "jaccard": BoxJaccard(),
+    "mask-jaccard": MaskJaccard(),
 }
 
 # Lines of jsonargparse's messages that say nothing to who typed the argument.
@@ -139,12 +141,15 @@ def _count(value: object) -> int | None:
     return int(number) if number is not None and number < 2**63 and number == int(number) else None
 
 
-def _auto_or_count(value: object) -> int | str | None:
-    return "auto" if value == "auto" else _count(value)
+def _word_or_count(name: str, word: str) -> Callable[[object], int | str]:
+    return _argument(
+        name, f"{word} or a whole number of at least 1", lambda value: word if value == word else _count(value)
+    )
 
 
-# The type of --batch-size.
-batch_size = _argument("--batch-size", "auto or a whole number of at least 1", _auto_or_count)
+# The types of --batch-size and --num-examples.
+batch_size = _word_or_count("--batch-size", "auto")
+num_examples = _word_or_count("--num-examples", "all")
 
 
 def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as SmoothingBudget's own

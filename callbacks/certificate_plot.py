@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
 
 from callbacks.certification_folder import CertificationFolder, Row
-from callbacks.certification_report import output_pictures, rounded_up
+from callbacks.certification_report import up
+from callbacks.example_pictures import Picture, example_pictures, guaranteed_overlap, holds_boxes
 
-_EXAMPLES = 5
-_INK, _BASE = "#1f4e79", "#b85c00"
+_OUTPUTS, _PHOTOS, _PHOTOS_IN_ROW = 5, 6, 3
+_COLOURS, _LOSS = ("#1f4e79", "#8e2f5c", "#2e7d32", "#6a1b9a"), "#b85c00"
 
 
 def draw(folder: CertificationFolder, rows: Sequence[Row], results: Sequence[dict[str, Any]], title: str) -> Figure:
@@ -22,55 +25,95 @@ def draw(folder: CertificationFolder, rows: Sequence[Row], results: Sequence[dic
     Args:
         folder: where the outputs of the examples are.
         rows: of certificates.csv.
-        results: of summary.json.
+        results: of summary.json. Where several noise levels were certified there is a line for each h.
         title: one line above it all.
 
     Returns:
         A figure, not tied to any window; ``figure.savefig(path)`` writes it.
     """
-    indices = dict.fromkeys(row.index for row in rows)
-    pictures = [(index, found) for index in indices if (found := output_pictures(folder, index))][:_EXAMPLES]
-    figure = Figure(figsize=(11.0 if pictures else 6.0, 4.8), layout="constrained")
+    boxes = holds_boxes(folder)
+    indices = list(dict.fromkeys(row.index for row in rows))
+    found = [(index, example_pictures(folder, index).pictures) for index in indices[: _PHOTOS if boxes else _OUTPUTS]]
+    examples = [(index, pictures) for index, pictures in found if pictures]
+    figure = Figure(figsize=(11.0 if examples else 6.0, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    if not pictures:
-        _draw_curve(figure.add_subplot(), rows, results)
+    if not examples:
+        _draw_curve(figure.add_subplot(), rows, results, overlap=boxes)
         return figure
     left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1.0])
-    _draw_curve(left.add_subplot(), rows, results)
-    axes = right.subplots(3, len(pictures), squeeze=False)
-    for column, (_, images) in enumerate(pictures):
-        for row, (name, image) in enumerate(zip(("input", "base output", "smoothed\noutput"), images, strict=True)):
-            axis = axes[row, column]
-            axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0)
-            axis.set(xticks=[], yticks=[])
-            if column == 0:
-                axis.set_ylabel(name, fontsize=8)
-    for axis, (index, _) in zip(axes[0], pictures, strict=True):
-        axis.set_title(f"#{index}", fontsize=8)
+    _draw_curve(left.add_subplot(), rows, results, overlap=boxes)
+    if boxes:
+        _draw_photos(right, [(_overlap_caption(folder, rows, index), pictures[0]) for index, pictures in examples])
+    else:
+        _draw_outputs(right, examples)
     return figure
 
 
-def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]]) -> None:
+def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Picture]]]) -> None:
+    """A column for each example, a row for each of its pictures."""
+    axes = figure.subplots(max(len(pictures) for _, pictures in examples), len(examples), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for column, (index, pictures) in enumerate(examples):
+        axes[0, column].set_title(f"#{index}", fontsize=8)
+        for axis, picture in zip(axes[:, column], pictures, strict=False):
+            axis.imshow(picture.array, cmap="gray", vmin=0.0, vmax=1.0)
+            if column == 0:
+                axis.set_ylabel(picture.name.replace("smoothed ", "smoothed\n"), fontsize=8)
+
+
+def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> None:
+    """Photos with boxes, each with its caption."""
+    figure.suptitle(photos[0][1].note, fontsize=8)
+    columns = min(_PHOTOS_IN_ROW, len(photos))
+    axes = figure.subplots(-(-len(photos) // columns), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (caption, picture) in zip(axes.flat, photos, strict=False):
+        axis.imshow(picture.array.clip(0.0, 1.0))
+        axis.set_title(caption, fontsize=7)
+
+
+def _overlap_caption(folder: CertificationFolder, rows: Sequence[Row], index: int) -> str:
+    """What is guaranteed at the first eps_in of the noise level of the photo's boxes."""
+    sigma = (folder.read_summary() or {})["config"]["sigma"]
+    row = next(row for row in rows if row.index == index and row.sigma == sigma)
+    if row.abstained:
+        return f"#{index}\nabstained"
+    return f"#{index}: IoU of at least {guaranteed_overlap(row.eps_out)}\nat eps_in={row.eps_in:g}, sigma={sigma:g}"
+
+
+def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool) -> None:
     shown = sorted(results, key=lambda result: result["eps_in"])
-    eps_in = [result["eps_in"] for result in shown]
-    for number, row in enumerate(rows):
+    several = len({row.sigma for row in rows}) > 1
+    for number, row in enumerate([] if several else rows):
         label = "certified radius of one example" if number == 0 else None
-        axis.plot(row.eps_in, row.eps_out, ".", color=_INK, alpha=0.3, markersize=5, label=label)
-    medians = [result["median_eps_out"] for result in shown]
-    axis.plot(eps_in, medians, "o-", color=_INK, label="median certified radius eps_out")
-    losses = [result["median_smoothing_loss"] for result in shown]
-    axis.plot(eps_in, losses, "s--", color=_BASE, label="median smoothing loss d(f(x), center)")
-    for result in shown:
-        if np.isfinite(result["median_eps_out"]):
-            at = (result["eps_in"], result["median_eps_out"])
-            text = rounded_up(result["median_eps_out"])
-            axis.annotate(text, at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+        axis.plot(row.eps_in, row.eps_out, ".", color=_COLOURS[0], alpha=0.3, markersize=5, label=label)
+    lines = sorted({result["h"] for result in shown}) if several else [None]
+    for h, colour in zip(lines, cycle(_COLOURS), strict=False):
+        line = [result for result in shown if h is None or result["h"] == h]
+        label, medians = "" if h is None else f", h = {h:g}", [result["median_eps_out"] for result in line]
+        eps_in, loss_colour = [result["eps_in"] for result in line], _LOSS if h is None else colour
+        axis.plot(eps_in, medians, "o-", color=colour, label=f"median certified radius eps_out{label}")
+        losses = [result["median_smoothing_loss"] for result in line]
+        axis.plot(eps_in, losses, "s--", color=loss_colour, label=f"median smoothing loss d(f(x), center){label}")
+        for result in line:
+            if np.isfinite(result["median_eps_out"]):
+                at = (result["eps_in"], result["median_eps_out"])
+                text = up(result["median_eps_out"])
+                axis.annotate(text, at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
     missing = sum(not np.isfinite(row.eps_out) for row in rows)
     abstained = max((result["abstention_rate"] for result in shown), default=0.0)
     axis.set_xlabel(f"input radius eps_in (l2)   |   abstained on {abstained:.0%}, {missing} rows without certificate")
     axis.set_ylabel("output distance")
-    axis.set_xticks(eps_in)
+    axis.set_xticks(sorted({result["eps_in"] for result in shown}))
     axis.margins(x=0.1)
     axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])  # room for the legend
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left", fontsize=8)
+    if overlap:
+        axis.secondary_yaxis("right", functions=(_one_minus, _one_minus)).set_ylabel("guaranteed overlap (IoU)")
+
+
+def _one_minus(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1.0 - np.asarray(values)

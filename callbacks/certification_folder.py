@@ -160,14 +160,18 @@ class CertificationFolder:
         """Bring all rows together in certificates.csv, by the examples' ``order`` and eps_in, and return them."""
         by_key = {(row.index, row.eps_in): row for row in self.rows()}
         rows = [by_key[index, radius] for index in order for radius in eps_in if (index, radius) in by_key]
+        self.write_rows(rows)
+        for part in self.path.glob("certificates.rank*.csv"):
+            part.unlink(missing_ok=True)
+        return rows
+
+    def write_rows(self, rows: Iterable[Row]) -> None:
+        """Write certificates.csv anew."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(row.as_text() for row in rows)
         _replace(self.table, text.getvalue())
-        for part in self.path.glob("certificates.rank*.csv"):
-            part.unlink(missing_ok=True)
-        return rows
 
     def append(self, rows: Iterable[Row], *, part: str = "") -> None:
         """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write."""
@@ -233,7 +237,7 @@ def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]
         results.append(
             {
                 "eps_in": eps_in,
-                "h": eps_in / sigma,
+                "h": round(eps_in / sigma, 6),  # the same number for all noise levels of one h
                 "median_eps_out": upper_median(radii).item(),
                 "median_smoothing_loss": upper_median(losses).item(),
                 "abstention_rate": sum(row.abstained for row in group) / len(group),

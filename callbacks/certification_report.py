@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from callbacks.certification_folder import COLUMNS, CertificationFolder, Row
+from callbacks.example_pictures import example_pictures
 from center_smoothing import Distance, SmoothingBudget
 
 _IMAGES = 10
 
 
 def plan_lines(
-    budget: SmoothingBudget, distance: Distance, *, sigma: float, eps_in: Sequence[float], num_examples: int
+    budget: SmoothingBudget, distance: Distance, *, levels: Mapping[float, Sequence[float]], num_examples: int
 ) -> list[str]:
-    """What will be sampled and what that can certify, before any sampling."""
+    """What will be sampled and what that can certify, before any sampling.
+
+    Args:
+        budget: at each noise level.
+        distance: between outputs.
+        levels: the eps_in that are answered at each sigma.
+        num_examples: certified at each sigma.
+    """
     lines = [
-        f"plan: {num_examples} examples, {distance!r}, sigma={sigma:g}, method={budget.method}, n={budget.n}, "
-        f"m={budget.m}, k={budget.k}, delta={budget.delta:g}, alpha={budget.alpha:g}",
-        f"  {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}",
+        f"plan: {num_examples} examples, {distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
+        f"method={budget.method}, n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}, "
+        f"alpha={budget.alpha:g}",
+        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}",
     ]
-    for radius in eps_in:
+    for sigma, radius in ((sigma, radius) for sigma, radii in levels.items() for radius in radii):
         plan = budget.plan(radius / sigma)
         rank = f"{plan.rank}/{budget.m}"
-        lines.append(f"  {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {rank:>17} {plan.least_m:>9.0f}")
+        lines.append(f"  {sigma:>8.4g} {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {rank:>17} {plan.least_m:>9.0f}")
+    in_all = budget.evaluations * num_examples * len(levels)
     lines.append(
-        f"  {budget.evaluations:,} evaluations per example, {budget.evaluations * num_examples:,} in all; "
+        f"  {budget.evaluations:,} evaluations per example and sigma, {in_all:,} in all; "
         f"abstains on at most {rounded_up(100 * budget.abstention_probability(), 1)}% of inputs"
     )
     return lines
@@ -41,7 +51,7 @@ def result_lines(results: Sequence[dict[str, float | int]]) -> list[str]:
     lines = [f"{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} {'examples':>9}"]
     for result in results:
         lines.append(
-            f"{result['h']:>6.4g} {result['eps_in']:>8.4g} {rounded_up(result['median_eps_out']):>15} "
+            f"{result['h']:>6.4g} {result['eps_in']:>8.4g} {up(result['median_eps_out']):>15} "
             f"{result['median_smoothing_loss']:>15.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
         )
     return lines
@@ -88,6 +98,17 @@ def rounded_up(value: float, digits: int = 2) -> str:
     return text if float(text) >= value else f"{value + 10.0**-digits:.{digits}f}"
 
 
+def up(value: float) -> str:
+    """A certified radius for the eye, with two decimals or three significant digits, never below the true one.
+
+    Example:
+        >>> up(80.001), up(0.0012345)
+        ('80.01', '0.00124')
+    """
+    small = 0.0 < value < 1.0
+    return rounded_up(value, min(2 - math.floor(math.log10(value)), 15) if small else 2)
+
+
 def duration(seconds: float) -> str:
     """Seconds for the eye.
 
@@ -105,6 +126,7 @@ def log_to_wandb(
     rows: Sequence[Row],
     results: Sequence[dict[str, Any]],
     *,
+    examples: CertificationFolder,
     config: dict[str, Any],
     group: str | None,
     offline: bool,
@@ -114,7 +136,9 @@ def log_to_wandb(
     Args:
         folder: with the files.
         rows: of certificates.csv.
-        results: of summary.json; each is logged with eps_in as the x axis.
+        results: of summary.json; each is logged with eps_in as the x axis, and with its h in the keys where the noise
+            level changes along that axis.
+        examples: folder with the outputs to be shown.
         config: of the certification.
         group: the run of the training that the checkpoint came from: W&B shows both together.
         offline: write to disk instead of the server.
@@ -131,24 +155,19 @@ def log_to_wandb(
         config=config,
     )
     run.define_metric("eps_in")
-    for key in (results[0] if results else {}).keys() - {"eps_in"}:
-        run.define_metric(key, step_metric="eps_in")
+    several = len({row.sigma for row in rows}) > 1
     for result in results:
-        run.log(result)
+        suffix = f"/h={result['h']:g}" if several else ""
+        for key in result.keys() - {"eps_in"}:
+            run.define_metric(f"{key}{suffix}", step_metric="eps_in")
+        run.log({key if key == "eps_in" else f"{key}{suffix}": value for key, value in result.items()})
     run.log({"certificates": wandb.Table(list(COLUMNS), [[getattr(row, name) for name in COLUMNS] for row in rows])})
-    images = [
-        wandb.Image(np.concatenate(pictures, axis=1).clip(0.0, 1.0), caption=f"#{index}: input | base | smoothed")
-        for index in list(dict.fromkeys(row.index for row in rows))[:_IMAGES]
-        if (pictures := output_pictures(folder, index))
-    ]
+    images = []
+    for index in list(dict.fromkeys(row.index for row in rows))[:_IMAGES]:
+        pictures = example_pictures(examples, index).pictures
+        if len({picture.array.shape for picture in pictures}) == 1:
+            side_by_side = np.concatenate([picture.array for picture in pictures], axis=1).clip(0.0, 1.0)
+            named = " | ".join(picture.name for picture in pictures)
+            images.append(wandb.Image(side_by_side, caption=f"#{index}: {named}"))
     run.log({"curve": wandb.Image(str(folder.picture)), "examples": images})
     run.finish()
-
-
-def output_pictures(folder: CertificationFolder, index: int) -> list[NDArray[np.float32]]:
-    """Input, base output and smoothed output as (H, W, C) arrays; an empty list where they are not images."""
-    with np.load(folder.outputs(index), allow_pickle=False) as arrays:
-        images = [arrays[name] for name in ("image", "base", "smoothed")]
-    if any(image.ndim != 3 or image.shape[0] not in (1, 3) for image in images):
-        return []
-    return [np.moveaxis(image, 0, -1) for image in images]

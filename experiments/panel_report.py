@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import entrypoint
 from callbacks.certification_report import promise_line
-from callbacks.html_report import Curve, Report, report_of_folder
+from callbacks.html_report import Curve, Report, report_of_folder, report_of_folders
 from experiments.findings import findings
 
 if TYPE_CHECKING:
@@ -27,21 +26,12 @@ def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: floa
     promise = promise_line(
         entrypoint.budget(plan.options.budget), entrypoint.DISTANCES[plan.distance], coverage="pointwise"
     )
-    reports = []
-    for sigma in plan.sigmas:
-        folder = plan.certification(sigma)
-        reports.append(report_of_folder(folder, folder.rows(), promise=promise))
-    examples = [
-        replace(example, name=f"{example.rows[0].index}, sigma = {example.rows[0].sigma:g}")
-        for report in reports
-        for example in report.examples
-    ]
-    return replace(
-        reports[0],
+    folders = [plan.certification(sigma) for sigma in plan.sigmas]
+    return report_of_folders(
+        [report_of_folder(folder, folder.rows(), promise=promise) for folder in folders],
+        [_curve(points, h) for h in dict.fromkeys(point.h for point in points)],
         title=title,
         summary=[_what(plan), *(f"Found: {line}." for line in findings(points))],
-        curves=[_curve(points, h) for h in dict.fromkeys(point.h for point in points)],
-        examples=examples,
         configuration=_configuration(plan),
         notes=[] if scale is None else [_scale_note(points, scale)],
     )

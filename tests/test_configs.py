@@ -15,7 +15,9 @@ from datamodules import CIFAR10, MNIST, ImageDataModule, ImageFolder
 from lightning_modules import NoisyAutoencoder, NoisyModule, NoisyReconstructor
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
-CONFIGS = sorted(FOLDER.glob("*.yaml"))
+# These are for certify.py; its tests parse them.
+OF_CERTIFY = {"face_detection"}
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem not in OF_CERTIFY)
 # What the files are named after: model, data, and the arguments that make the difference.
 NAMED: dict[str, tuple[type[NoisyModule], type[ImageDataModule], dict[str, Any]]] = {
     "default": (NoisyAutoencoder, MNIST, {"variant": "digits", "noise_range": None}),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from callbacks.certification_report import rounded_up
+from callbacks import certification_report
 from callbacks.html_report.content import Curve, ReportExample
 
 _X_TITLE = "eps_in (l2 norm of the change)"
@@ -85,16 +85,8 @@ def medians(curves: Sequence[Curve], *, interval: str, every: bool = False) -> d
 
 
 def up(value: float | None) -> str:
-    """A certified radius for the eye, to at least three significant digits and never below the true one.
-
-    Example:
-        >>> up(80.001), up(0.0012345), up(None)
-        ('80.01', '0.00124', '')
-    """
-    if value is None:
-        return ""
-    small = 0.0 < value < 1.0
-    return rounded_up(value, min(2 - math.floor(math.log10(value)), 15) if small else 2)
+    """A certified radius for the eye; empty where there is none to show."""
+    return "" if value is None else certification_report.up(value)
 
 
 def number(value: float | None) -> str:

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from callbacks.certification_folder import Row
+from callbacks.example_pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -78,27 +76,6 @@ class Curve:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """One picture of an example.
-
-    Attributes:
-        name: "input", say; its caption and a part of its alternative text.
-        array: (H, W, C) with C of 1 or 3, in [0, 1]. What lies outside is clipped, NaN is black.
-        note: a second line of the caption, e.g. the scale of a difference.
-    """
-
-    name: str
-    array: NDArray[np.floating[Any]] = field(repr=False)
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        """Check the shape."""
-        shape = self.array.shape
-        if len(shape) != 3 or shape[-1] not in (1, 3) or 0 in shape:
-            raise ValueError(f"array must have shape (H, W, 1) or (H, W, 3), got {shape}")
-
-
-@dataclass(frozen=True, eq=False)
 class ReportExample:
     """One certified example.
 
@@ -160,22 +137,3 @@ class Report:
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"examples must have different names, got {twice!r} twice")
-
-
-def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Picture:
-    """The picture of |first - second|, largest over the channels, white at its largest.
-
-    Args:
-        first: (H, W, C).
-        second: (H, W, C).
-        name: of the picture.
-
-    Returns:
-        A picture with one channel, whose note says which difference is white.
-    """
-    absolute = np.abs(np.asarray(first, dtype=np.float64) - second).max(axis=-1, keepdims=True)
-    finite = absolute[np.isfinite(absolute)]
-    largest = float(finite.max()) if finite.size else 0.0
-    if largest == 0.0:
-        return Picture(name, np.zeros_like(absolute), "no difference")
-    return Picture(name, np.nan_to_num(absolute / largest, nan=1.0, posinf=1.0), f"white = {largest:.2g}")

@@ -16,7 +16,8 @@ from PIL import Image
 
 from callbacks import CertificationFolder, Row, draw, summarise
 from callbacks import certification_report as report
-from center_smoothing import Angular, SmoothingBudget, TotalVariation
+from callbacks.example_pictures import example_pictures, guaranteed_overlap, overlap_words, with_boxes
+from center_smoothing import Angular, BoxJaccard, SmoothingBudget, TotalVariation
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 SHAPES = {"grey": (1, 8, 8), "rgb": (3, 8, 8), "vector": (5,), "many channels": (7, 4, 4)}
@@ -75,22 +76,27 @@ def test_duration_looks_like_this(seconds: float, text: str) -> None:
 
 
 def test_plan_tells_what_will_be_sampled() -> None:
-    lines = report.plan_lines(BUDGET, TotalVariation(), sigma=0.25, eps_in=[0.25, 0.5], num_examples=7)
+    lines = report.plan_lines(BUDGET, TotalVariation(), levels={0.25: [0.25, 0.5]}, num_examples=7)
     for part in (
         "7 examples", "TotalVariation", "sigma=0.25", "method=exact", "n=1000", "m=2000", "k=64", "delta=0.12",
         "alpha=0.01",
     ):  # fmt: skip
         assert part in lines[0]
-    assert "3,064 evaluations per example, 21,448 in all" in lines[-1]
+    assert "3,064 evaluations per example and sigma, 21,448 in all" in lines[-1]
+    lines = report.plan_lines(BUDGET, TotalVariation(), levels={0.1: [0.2], 0.3: [0.3, 0.6]}, num_examples=7)
+    assert "sigma=0.1, 0.3," in lines[0]
+    assert [line.split()[:3] for line in lines[2:5]] == [["0.1", "2", "0.2"], ["0.3", "1", "0.3"], ["0.3", "2", "0.6"]]
+    assert "42,896 in all" in lines[-1]
 
 
 def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
-    lines = report.plan_lines(BUDGET, TotalVariation(), sigma=0.25, eps_in=[0.25, 0.5], num_examples=7)
-    assert lines[1].split() == ["h", "eps_in", "p", "rank", "of", "m", "least", "m"]
+    lines = report.plan_lines(BUDGET, TotalVariation(), levels={0.25: [0.25, 0.5]}, num_examples=7)
+    assert lines[1].split() == ["sigma", "h", "eps_in", "p", "rank", "of", "m", "least", "m"]
     assert len(lines) == 5
     for line, radius in zip(lines[2:4], (0.25, 0.5), strict=True):
         plan = BUDGET.plan(radius / 0.25)
         assert line.split() == [
+            "0.25",
             f"{plan.h:g}",
             f"{radius:g}",
             f"{plan.p:.6f}",
@@ -100,14 +106,14 @@ def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
 
 
 def test_plan_can_show_a_radius_that_no_m_certifies() -> None:
-    lines = report.plan_lines(BUDGET, TotalVariation(), sigma=0.25, eps_in=[5.0], num_examples=7)
+    lines = report.plan_lines(BUDGET, TotalVariation(), levels={0.25: [5.0]}, num_examples=7)
     assert lines[2].split()[-2:] == ["2001/2000", "inf"]
 
 
 @pytest.mark.parametrize("delta", [0.1, 0.1042, 0.107, 0.112, 0.2])
 def test_plan_does_not_understate_the_abstentions(delta: float) -> None:
     budget = SmoothingBudget(n=1000, m=2000, k=64, delta=delta)
-    lines = report.plan_lines(budget, TotalVariation(), sigma=0.25, eps_in=[0.25], num_examples=7)
+    lines = report.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=7)
     (percent,) = re.findall(r"abstains on at most ([\d.]+)% of inputs", lines[-1])
     assert float(percent) / 100 >= budget.abstention_probability()
 
@@ -160,8 +166,70 @@ def test_non_finite_outputs_are_noted(folder: CertificationFolder) -> None:
 def test_only_outputs_that_are_images_are_pictures(folder: CertificationFolder) -> None:
     for index, shape in enumerate(SHAPES.values()):
         write_outputs(folder, [index], shape)
-    found = [[image.shape for image in report.output_pictures(folder, index)] for index in range(4)]
+    found = [[picture.array.shape for picture in example_pictures(folder, index).pictures] for index in range(4)]
     assert found == [[(8, 8, 1)] * 3, [(8, 8, 3)] * 3, [], []]
+
+
+@pytest.fixture
+def boxes(folder: CertificationFolder) -> CertificationFolder:
+    """Three photos: the same box twice, two boxes, and no box in either output."""
+    folder.write_summary({"config": {"distance": repr(BoxJaccard()), "sigma": 0.1}, "results": []})
+    photo = np.full((3, 40, 30), 0.5, dtype=np.float32)
+    box, other, none = (np.array(corners, dtype=np.float32) for corners in ([5, 6, 20, 30], [8, 6, 25, 35], [0] * 4))
+    for index, (base, smoothed) in enumerate([(box, box), (box, other), (none, none)]):
+        np.savez(folder.outputs(index), image=photo, base=base, smoothed=smoothed)
+    return folder
+
+
+def test_boxes_are_drawn_on_their_photo(boxes: CertificationFolder) -> None:
+    same, two, none = (example_pictures(boxes, index) for index in range(3))
+    assert [len(found.pictures) for found in (same, two, none)] == [1, 1, 1]
+    assert same.pictures[0].array.shape == (40, 30, 3)
+    np.testing.assert_array_equal(none.pictures[0].array, np.full((40, 30, 3), 128 / 255, dtype=np.float32))
+    changed = {row for row, *_ in np.argwhere(two.pictures[0].array != none.pictures[0].array).tolist()}
+    assert (min(changed), max(changed)) == (5, 36) or (min(changed), max(changed)) == (6, 35)
+    assert none.words == ["Base output: no box", "Smoothed output: no box"]
+    assert two.words[1] == "Smoothed output: box 8.0, 6.0, 25.0, 35.0 (x1, y1, x2, y2)"
+
+
+def test_a_box_partly_outside_or_not_finite_does_no_harm() -> None:
+    photo, outside = np.zeros((1, 10, 10)), np.array([-5.0, -5.0, 30.0, 4.0])
+    assert with_boxes(photo, outside, np.full(4, np.nan)).shape == (10, 10, 3)
+
+
+@given(st.floats(0.0, 1.5))
+def test_guaranteed_overlap_is_never_above_what_the_radius_leaves(eps_out: float) -> None:
+    overlap = float(guaranteed_overlap(eps_out))
+    assert max(0.0, 1.0 - eps_out) - 0.001 <= overlap <= max(0.0, 1.0 - eps_out)
+
+
+def test_overlap_is_said_of_boxes_alone(boxes: CertificationFolder, tmp_path: Path) -> None:
+    rows = [row(0, 0.25, 0.1234), row(0, 0.5, math.inf)]
+    assert [line.split(": ")[1] for line in overlap_words(boxes, rows)] == ["0.876", "0.000"]
+    assert overlap_words(CertificationFolder(tmp_path / "other"), rows) == []
+
+
+def test_figure_of_boxes_has_the_photos_with_their_guarantee_and_an_axis_of_overlap(boxes: CertificationFolder) -> None:
+    rows = [Row(index, 0.1, 0.2, 0.05 + index, 0.01, index == 2, 10, 10, 0.1, "exact", 1.0) for index in range(3)]
+    figure = draw(boxes, rows, summarise(rows, sigma=0.1), "boxes")
+    shown = texts(figure)
+    assert "#0: IoU of at least 0.950\nat eps_in=0.2, sigma=0.1" in shown
+    assert "#2\nabstained" in shown
+    assert "guaranteed overlap (IoU)" in shown
+    assert sum(len(axis.images) for axis in figure.axes) == 3
+
+
+def test_several_noise_levels_give_a_line_for_each_h(folder: CertificationFolder) -> None:
+    rows, results = [], []
+    for sigma, radii in ((0.133333333, (0.133333333, 0.2)), (0.4, (0.4, 0.6))):
+        group = [Row(0, sigma, eps_in, 10 * eps_in / sigma, 1.0, False, 9, 9, 0.1, "exact", 1.0) for eps_in in radii]
+        rows += group
+        results += summarise(group, sigma)
+    write_outputs(folder, [0], (5,))
+    (axis,) = draw(folder, rows, results, "lines").axes
+    lines = {line.get_label(): line.get_xdata() for line in axis.get_lines()}
+    np.testing.assert_array_equal(lines["median certified radius eps_out, h = 1"], [0.133333333, 0.4])
+    np.testing.assert_array_equal(lines["median certified radius eps_out, h = 1.5"], [0.2, 0.6])
 
 
 def texts(figure: Figure) -> str:
@@ -246,8 +314,9 @@ def test_weights_and_biases_gets_table_curve_and_images(
     rows = rows_of([3.0, math.inf])
     results = summarise(rows, sigma=0.25)
     write_outputs(folder, range(2), (1, 8, 8))
-    report.log_to_wandb(folder, rows, results, config={"sigma": 0.25}, offline=True)
+    report.log_to_wandb(folder, rows, results, examples=folder, config={"sigma": 0.25}, group="0.25-abc", offline=True)
     assert started[0]["mode"] == "offline"
+    assert started[0]["group"] == "0.25-abc"
     assert started[0]["config"] == {"sigma": 0.25}
     assert finished == [True]
     keys = [key for line in logged for key in line]

@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from center_smoothing import Certificate
 
 ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
+SWEEP = ["--h", "0.5", "1", "--eps-in", "0.2", "0.4"]
 GOLDEN = [2.44, 3.18, 2.95]
 COLUMNS = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,seconds"
 
@@ -106,6 +108,57 @@ def test_the_offline_wandb_run_has_the_table_the_curve_and_the_images(
     )
     keys = set().union(*history)
     assert {"certificates/nrows", "examples/count", "curve/path"} <= keys
+
+
+@pytest.fixture(scope="module")
+def swept(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two digits at two h and two radii: the noise grows with the radius."""
+    return run(checkpoint, tmp_path_factory.mktemp("sweep"), *SWEEP, "--num-examples=2")
+
+
+def test_with_h_and_eps_in_the_noise_level_is_their_ratio(swept: Path) -> None:
+    rows = [(float(row["sigma"]), float(row["eps_in"])) for row in table(swept)]
+    assert rows == [(0.2, 0.2)] * 2 + [(0.4, 0.2), (0.4, 0.4)] * 2 + [(0.8, 0.4)] * 2
+    summary = json.loads((swept / "summary.json").read_text())
+    places = [(result["h"], result["eps_in"]) for result in summary["results"]]
+    assert places == [(0.5, 0.2), (0.5, 0.4), (1, 0.2), (1, 0.4)]
+    assert summary["config"]["sigma"] == [0.2, 0.4, 0.8]
+    radii = [result["median_eps_out"] for result in summary["results"]]
+    assert radii[0] < radii[1]
+    assert radii[2] < radii[3]
+    assert {"certificates.png", "report.html", "sigma=0.2", "sigma=0.4", "sigma=0.8"} <= {
+        path.name for path in swept.iterdir()
+    }
+
+
+def test_each_noise_level_is_what_a_certification_at_that_sigma_gives(
+    swept: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    alone = run(checkpoint, tmp_path, "--sigma=0.4", "--eps-in", "0.2", "0.4", "--num-examples=2")
+    assert without_seconds(alone) == without_seconds(swept / "sigma=0.4")
+    assert without_seconds(alone) == [row for row in without_seconds(swept) if row["sigma"] == "0.4"]
+
+
+def test_a_sweep_goes_on_where_it_was_interrupted(
+    swept: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    shutil.copytree(swept, tmp_path / "half")
+    part = tmp_path / "half" / "sigma=0.4" / "certificates.csv"
+    part.write_text("".join(part.read_text().splitlines(keepends=True)[:3]))
+    again = run(checkpoint, tmp_path / "half", *SWEEP, "--num-examples=2")
+    assert without_seconds(again) == without_seconds(swept)
+    printed = capsys.readouterr().out.splitlines()
+    assert "sigma=0.4:" in printed
+    assert "sigma=0.2:" not in printed
+
+
+def test_a_sweep_is_one_run_of_wandb_with_a_line_for_each_h(
+    swept: Path, wandb_history: Callable[[Path], list[dict[str, object]]]
+) -> None:
+    history = wandb_history(swept)
+    for h in (0.5, 1):
+        assert [row["eps_in"] for row in history if f"median_eps_out/h={h:g}" in row] == [0.2, 0.4]
 
 
 def test_another_batch_size_gives_the_same_radii(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -223,7 +276,12 @@ def test_default_folder_lies_beside_the_checkpoints(
         (["--h", "9"], ["--m must be at least", "(h=9)", "got 400"]),
         (["--h", "x"], ["--h must be a number", "'x'"]),
         (["--eps-in", "-1"], ["--eps-in must be a number of at least 0", "-1"]),
-        (["--h", "1", "--eps-in", "0.2"], ["--h and --eps-in exclude each other"]),
+        (["--h", "1", "--eps-in", "0.2", "--sigma=0.1"], ["--sigma must be left out", "eps_in / h, got 0.1"]),
+        (["--h", "0", "--eps-in", "0.2"], ["--h and --eps-in must be above 0 where both are given"]),
+        (["--h", "1", "9", "--eps-in", "0.2"], ["to certify eps_in=0.2 (h=9)"]),
+        (["--model=FaceDetector"], ["--ckpt", "--model"]),
+        (["--model=Foo"], ["--model", "Foo"]),
+        (["--num-examples=some"], ["--num-examples must be all or a whole number of at least 1", "'some'"]),
         (["--delta=0.01"], ["delta must lie in [0.", "n=100", "got 0.01"]),
         (["--alpha1=0.7"], ["alpha_1 must lie in (0, 0.5], got 0.7"]),
         (["--out=/dev/null/x"], ["--out must be a folder that can be written to", "/dev/null/x"]),
@@ -233,7 +291,7 @@ def test_default_folder_lies_beside_the_checkpoints(
         (["--n=0"], ["--n must be a whole number of at least 1", "'0'"]),
         (["--m=many"], ["--m must be a whole number of at least 1", "'many'"]),
         (["--batch-size=0"], ["--batch-size must be auto or a whole number", "'0'"]),
-        (["--num-examples=501"], ["--num-examples must be at most 500", "got 501"]),
+        (["--num-examples=501"], ["--num-examples must be all or at most 500", "got 501"]),
         (["--accelerator=abacus"], ["--accelerator=abacus"]),
         (["--data=Foo"], ["--data", "Foo"]),
         (["--nonsense=1"], ["--nonsense"]),
@@ -276,7 +334,7 @@ def test_the_data_of_the_checkpoint_may_be_at_another_place(
     line = refused(capsys, f"--ckpt={checkpoint}", *TINY, "--data.variant=mnist", f"--data.root={tmp_path / 'none'}",
                    "--data.download=false")  # fmt: skip
     assert f"--data.root must hold MNIST, got {tmp_path / 'none'}" in line
-    assert "--data of class 'datamodules.mnist.MNIST'" in refused(capsys, f"--ckpt={checkpoint}", "--data.nonsense=1")
+    assert "'nonsense' is not accepted" in refused(capsys, f"--ckpt={checkpoint}", "--data.nonsense=1")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     folder = run(checkpoint, tmp_path / "out", "--h=0", "--num-examples=1", "--data.root=elsewhere")
     data = json.loads((folder / "summary.json").read_text())["config"]["data"]

@@ -20,7 +20,8 @@ from PIL import Image
 
 from callbacks import CertificationFolder, Row, html_report, summarise
 from callbacks import certification_report as words
-from callbacks.html_report import Curve, Picture, Report, ReportExample, difference, report_of_folder
+from callbacks.example_pictures import Picture, difference
+from callbacks.html_report import Curve, Report, ReportExample, report_of_folder, report_of_folders
 from callbacks.html_report.charts import up
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, TotalVariation
 from center_smoothing.certificate import Coverage
@@ -238,19 +239,30 @@ def test_answers_that_depend_on_their_number_are_not_multiplied(certified: Calla
     assert any("nothing is promised" in note for note in report.notes)
 
 
-def test_rows_of_several_sigma_give_a_curve_each(certified: Callable[..., CertificationFolder]) -> None:
+def test_several_certifications_make_one_report(certified: Callable[..., CertificationFolder]) -> None:
     folder = certified()
-    rows = folder.rows() + [replace(row, sigma=0.5, eps_out=2 * row.eps_out) for row in folder.rows()]
-    report = report_of_folder(folder, rows, promise=PROMISE)
-    assert [curve.label for curve in report.curves] == ["sigma = 0.25", "sigma = 0.5"]
+    first = of(folder)
+    doubled = [replace(row, sigma=0.5, eps_out=2 * row.eps_out) for row in folder.rows()]
+    second = replace(first, examples=[replace(example, rows=[row for row in doubled if str(row.index) == example.name])
+                                      for example in first.examples])  # fmt: skip
+    curves = [Curve("h = 1", [0.25, 0.5], [1.0, 2.0]), Curve("h = 2", [0.25, 0.5], [0.5, 1.0])]
+    report = report_of_folders([first, second], curves, title="both", summary=["all of it"], configuration={"n": 7})
+    assert [example.name for example in report.examples[::4]] == ["0, sigma = 0.25", "0, sigma = 0.5"]
     assert len({example.name for example in report.examples}) == 8
-    assert report.curves[1].eps_in == [0.25, 0.5]
-    assert report.curves[1].eps_out == [
-        result["median_eps_out"] for result in summarise(rows[len(rows) // 2 :], sigma=0.5)
-    ]
+    assert report.promise == first.promise
     page = Page(html_report.render(report))
-    assert len(page.charts()["chart-0"]["lines"]) == 2
-    assert "At sigma = 0.5: if an input changes" in page.text()
+    assert [line["name"] for line in page.charts()["chart-0"]["lines"]] == ["h = 1", "h = 2"]
+    assert "all of it" in page.text()
+
+
+def test_examples_have_the_names_of_their_data_set(certified: Callable[..., CertificationFolder]) -> None:
+    folder = certified()
+    summary = folder.read_summary()
+    assert summary is not None
+    folder.write_summary({**summary, "names": {"0": HOSTILE}})
+    report = of(folder)
+    assert [example.name for example in report.examples[:2]] == [f"0 ({HOSTILE})", "1"]
+    assert "names" not in report.configuration
 
 
 def test_an_infinite_median_is_a_gap_and_is_said() -> None:
@@ -366,14 +378,6 @@ def test_outputs_that_are_no_pictures_are_described(certified: Callable[..., Cer
     assert not example.pictures
     assert [line.split(":")[0] for line in example.words] == ["Input", "Base output", "Smoothed output"]
     assert all(re.search(r": 7 values, (0\.\d+, ){6}…$", line) for line in example.words)
-
-
-def test_callers_may_give_their_own_pictures(certified: Callable[..., CertificationFolder]) -> None:
-    report = of(certified(), pictures=lambda index: [Picture(f"boxes of {index}", np.zeros((4, 4, 3)))])
-    assert [example.pictures[0].name for example in report.examples] == [f"boxes of {index}" for index in range(4)]
-    assert "boxes of 2 of example 2, 4 by 4 pixels" in [
-        given["alt"] for _, given in Page(html_report.render(report)).all("img")
-    ]
 
 
 def test_a_page_of_nothing_can_be_made() -> None:

@@ -18,7 +18,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from callbacks import CertificationFolder, Row, html_report
 from callbacks import certification_report as words
-from callbacks.html_report import Curve, Picture, Report, ReportExample, report_of_folder
+from callbacks.example_pictures import Picture
+from callbacks.html_report import Curve, Report, ReportExample, report_of_folder
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, TotalVariation
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)

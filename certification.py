@@ -1,0 +1,234 @@
+"""One certification: a job that was checked beforehand, and its run on whatever Lightning's Trainer runs on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader, Subset
+
+import entrypoint
+from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
+from center_smoothing import CenterSmoother
+from center_smoothing.certificate import Coverage
+from center_smoothing.sampling import Stage
+from lightning_modules import BaseModel, Certifier
+
+_PACKAGES = ("center-smoothing", "torch", "lightning", "torchmetrics", "numpy", "scipy")
+
+# A distributed run has several processes and one terminal.
+_say = rank_zero_only(print)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a certification at one noise level needs, checked before any sample is drawn.
+
+    Attributes:
+        model: the base model.
+        examples: of the test split, in the order in which they were drawn.
+        smoother: of the model.
+        folder: where the results go.
+        eps_in: distinct input radii, in units of x.
+        coverage: of the certificates.
+        config: what the results depend on, in plain values.
+        checkpoint_sha256: of the checkpoint's file; None for a pretrained model.
+        names: of the examples by index, where their data set has names.
+    """
+
+    model: BaseModel
+    examples: Subset[dict[str, torch.Tensor]]
+    smoother: CenterSmoother
+    folder: CertificationFolder
+    eps_in: list[float]
+    coverage: Coverage
+    config: dict[str, Any]
+    checkpoint_sha256: str | None
+    names: Mapping[int, str]
+
+    @cached_property
+    def indices(self) -> list[int]:
+        """Data set indices of the examples, in the order in which they were drawn."""
+        return [int(self.examples[position]["index"]) for position in range(len(self.examples))]
+
+
+class Run:
+    """A job on a Trainer, going on from what its folder holds already.
+
+    Args:
+        job: what to do.
+        accelerator: as in lightning.pytorch.Trainer, like the others.
+        devices: a number, or what else the Trainer takes.
+        num_nodes: of the cluster.
+        strategy: of several devices.
+        precision: of the base model.
+
+    Attributes:
+        todo: positions of the examples that are not finished.
+
+    Raises:
+        ValueError: for a folder that holds something else, and for settings that do not work on this machine.
+    """
+
+    def __init__(
+        self, job: Job, *, accelerator: str, devices: str, num_nodes: int, strategy: str, precision: str
+    ) -> None:
+        self.job = job
+        finished = _finished(job)
+        self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
+        self.progress = CertificationProgress(
+            evaluations=job.smoother.budget.evaluations, finished=len(finished), total=len(job.examples)
+        )
+        job.smoother.outputs.progress = self.progress.advance
+        writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage)
+        try:
+            self.trainer = Trainer(
+                accelerator=accelerator,
+                devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+                num_nodes=num_nodes,
+                strategy=strategy,
+                precision=precision,
+                callbacks=[self.progress, writer],
+                logger=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                inference_mode=False,
+            )
+        except Exception as error:  # Lightning has its own exceptions for each of these arguments
+            raise ValueError(
+                f"--accelerator={accelerator} --devices={devices} --strategy={strategy} "
+                f"--precision={precision} do not work here: {error}"
+            ) from error
+
+    def preflight(self) -> float:
+        """See on one example that the model and the distance fit.
+
+        Returns:
+            Noisy copies a second.
+
+        Raises:
+            ValueError: if the model or the distance cannot do with the examples.
+        """
+        job, outputs = self.job, self.job.smoother.outputs
+        job.model.to(self.trainer.strategy.root_device)
+        x = job.model.point(job.examples[0]["image"].unsqueeze(0).to(job.model.device))[0]
+        drawn = torch.cat(list(outputs.draw(x, example=job.indices[0], stage=Stage.CALIBRATION, count=64)))
+        job.smoother.distance.embed(drawn)
+        if not bool(torch.isfinite(drawn).flatten(1).all(dim=1).any()):
+            raise ValueError(
+                "--ckpt must hold a model with finite outputs: on 64 noisy copies of a test image all were NaN"
+            )
+        return outputs.evaluations_per_second(x)
+
+    def execute(self) -> None:
+        """Certify what is not finished; each example is on disk as soon as it is.
+
+        Raises:
+            SystemExit: with code 2 and one line if the model or the disk fails on the way.
+        """
+        if not self.todo:
+            return
+        loader = DataLoader(Subset(self.job.examples, self.todo), batch_size=1)
+        if threading.current_thread() is threading.main_thread():
+            # Lightning's own handler waits for the end of a prediction
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            if self.trainer.is_global_zero:
+                self.write_summary([])
+            self.trainer.predict(Certifier(self.job.model, self.job.smoother), loader, return_predictions=False)
+            self.trainer.strategy.barrier()
+        except (ValueError, OSError) as error:
+            entrypoint.fail(f"{error}; {self._kept()}")
+        except (SystemExit, KeyboardInterrupt):
+            if self.trainer.is_global_zero:
+                print(f"interrupted; {self._kept()}; the same command goes on from there")
+            raise
+
+    def conclude(self) -> tuple[list[Row], list[dict[str, float | int]]]:
+        """Bring the files together: all rows, and the medians by eps_in."""
+        rows = self.job.folder.merge(self.job.indices, self.job.eps_in)
+        results = summarise(rows, self.job.smoother.sigma)
+        self.write_summary(results)
+        return rows, results
+
+    def write_summary(
+        self,
+        results: Sequence[Mapping[str, float | int]],
+        *,
+        folder: CertificationFolder | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write summary.json.
+
+        Args:
+            results: as far as there are any.
+            folder: where to; default: the job's.
+            config: what the results depend on; default: the job's.
+        """
+        folder = self.job.folder if folder is None else folder
+        before = folder.read_summary() or {}
+        rate = self.progress.samples_per_second * self.trainer.world_size or before.get("samples_per_second", 0.0)
+        names = {str(index): name for index, name in self.job.names.items()}
+        folder.write_summary(
+            {
+                "config": self.job.config if config is None else dict(config),
+                "checkpoint_sha256": self.job.checkpoint_sha256,
+                "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+                "device": self._device_name(),
+                "samples_per_second": rate,
+                "results": list(results),
+                **({"names": names} if names else {}),
+            }
+        )
+
+    def _kept(self) -> str:
+        count = len(self.job.folder.finished(self.job.eps_in) & set(self.job.indices))
+        return f"{count} of {len(self.job.examples)} examples are finished and kept in {self.job.folder.path}"
+
+    def _device_name(self) -> str:
+        device = self.trainer.strategy.root_device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+
+
+def _finished(job: Job) -> set[int]:
+    """Examples that an earlier run of the same command has finished; another command's folder is refused."""
+    summary = job.folder.read_summary()
+    if summary is None:
+        if job.folder.table.exists():
+            raise ValueError(
+                f"--out must be an empty or a certification folder, got {job.folder.path}: no summary.json"
+            )
+        job.folder.create()
+        return set()
+    there = {**summary["config"], "checkpoint_sha256": summary.get("checkpoint_sha256")}
+    wanted = {**json.loads(json.dumps(job.config)), "checkpoint_sha256": job.checkpoint_sha256}
+    for key in wanted:
+        if there.get(key) != wanted[key]:
+            raise ValueError(
+                f"--out must be another folder, got {job.folder.path}: it holds a certification with "
+                f"{key}={there.get(key)!r}, not {wanted[key]!r}"
+            )
+    job.folder.create()
+    if rank_zero_only.rank == 0:
+        job.folder.merge(job.indices, job.eps_in)
+    finished = job.folder.finished(job.eps_in) & set(job.indices)
+    if finished:
+        _say(f"{job.folder.path}: {len(finished)} of {len(job.examples)} examples are there already and kept")
+    return finished
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
