@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -37,6 +36,7 @@ class Job:
     Attributes:
         model: the base model.
         examples: of the test split, in the order in which they were drawn.
+        indices: theirs in the data set, in the same order.
         smoother: of the model.
         folder: where the results go.
         eps_in: distinct input radii, in units of x.
@@ -48,6 +48,7 @@ class Job:
 
     model: BaseModel
     examples: Subset[dict[str, torch.Tensor]]
+    indices: list[int]
     smoother: CenterSmoother
     folder: CertificationFolder
     eps_in: list[float]
@@ -55,11 +56,6 @@ class Job:
     config: dict[str, Any]
     checkpoint_sha256: str | None
     names: Mapping[int, str]
-
-    @cached_property
-    def indices(self) -> list[int]:
-        """Data set indices of the examples, in the order in which they were drawn."""
-        return [int(self.examples[position]["index"]) for position in range(len(self.examples))]
 
 
 class Run:

@@ -1,4 +1,4 @@
-"""Certify a checkpoint: ``python certify.py --ckpt runs/latest/checkpoints/best.ckpt``."""
+"""Certify a checkpoint or a pretrained model: ``python certify.py --ckpt runs/latest/checkpoints/best.ckpt``."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
     for sigma, radii in levels.items():
         for radius in radii:
             entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
-    examples = _draw_examples(subject.data, options.num_examples, options.seed)
+    examples, indices = _draw_examples(subject.data, options.num_examples, options.seed)
     config = {
         "model": type(subject.model).__name__,
         **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
@@ -194,11 +194,14 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
     }
     out = Path(options.out) if options.out is not None else _default_folder(options, subject, config, levels)
     entrypoint.make_writable(out, "--out")
+    if len(levels) > 1 and _noise_levels_of(CertificationFolder(out)) == 1:
+        raise ValueError(f"--out must be another folder, got {out}: it holds a certification at one noise level")
     names = getattr(subject.data, "names", None)
     jobs = [
         Job(
             model=subject.model,
             examples=examples,
+            indices=indices,
             smoother=CenterSmoother(
                 subject.model, distance, sigma=sigma, budget=budget, seed=options.seed, batch_size=options.batch_size
             ),
@@ -207,7 +210,7 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
             coverage=options.coverage,
             config={**config, "sigma": sigma, "eps_in": radii},
             checkpoint_sha256=subject.sha256,
-            names={} if names is None else {int(e["index"]): names[int(e["index"])] for e in examples},
+            names={} if names is None else {index: names[index] for index in indices},
         )
         for sigma, radii in levels.items()
     ]
@@ -233,6 +236,15 @@ def _noise_levels(options: Namespace, sigma: float | None) -> dict[float, list[f
     if sigma is None:
         raise ValueError("--sigma must be given for a pretrained model, or both --h and --eps-in: sigma is eps_in / h")
     return {sigma: _input_radii(options, sigma)}
+
+
+def _noise_levels_of(folder: CertificationFolder) -> int:
+    """How many noise levels a folder's certification has; 0 if it holds none."""
+    summary = folder.read_summary()
+    if summary is None:
+        return 0
+    sigma = summary["config"]["sigma"]
+    return len(sigma) if isinstance(sigma, list) else 1
 
 
 def _input_radii(options: Namespace, sigma: float) -> list[float]:
@@ -267,8 +279,10 @@ def _trained_on(checkpoint: LoadedCheckpoint) -> tuple[type[ImageDataModule], di
     return kind, dict(checkpoint.data["init_args"])
 
 
-def _draw_examples(datamodule: ImageDataModule, number: int | str, seed: int) -> Subset[dict[str, torch.Tensor]]:
-    """Test examples drawn with the seed; fewer of them are the first of more."""
+def _draw_examples(
+    datamodule: ImageDataModule, number: int | str, seed: int
+) -> tuple[Subset[dict[str, torch.Tensor]], list[int]]:
+    """Test examples drawn with the seed, and their indices; fewer of them are the first of more."""
     test_set = datamodule.test_set
     num_examples = len(test_set) if number == "all" else int(number)
     if num_examples > len(test_set):
@@ -276,14 +290,15 @@ def _draw_examples(datamodule: ImageDataModule, number: int | str, seed: int) ->
             f"--num-examples must be all or at most {len(test_set)}, the size of the test set, got {num_examples}"
         )
     order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(seed))
-    examples = Subset(test_set, order[:num_examples].tolist())
+    examples, indices = Subset(test_set, order[:num_examples].tolist()), []
     for position in range(num_examples):
         example = examples[position]
+        indices.append(int(example["index"]))
         try:
             check_point(example["image"])
         except ValueError as error:
-            raise ValueError(f"--data: image {int(example['index'])} cannot be certified: {error}") from error
-    return examples
+            raise ValueError(f"--data: image {indices[-1]} cannot be certified: {error}") from error
+    return examples, indices
 
 
 def _default_folder(
@@ -392,6 +407,9 @@ def _title(job: Job, config: dict[str, Any]) -> str:
 def _answer(options: Namespace) -> Path:
     """Answer from a finished folder without a single evaluation (theory T6)."""
     folder = CertificationFolder(options["from"])
+    if _noise_levels_of(folder) > 1:
+        parts = ", ".join(sorted(str(part) for part in folder.path.glob("sigma=*")))
+        raise ValueError(f"--from must be the folder of one noise level, got {folder.path}: take one of {parts}")
     certificates = folder.certificates()
     sigma = next(iter(certificates.values())).sigma
     eps_in = _input_radii(options, sigma)

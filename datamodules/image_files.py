@@ -87,8 +87,11 @@ def decode_photo(path: Path, *, max_side: int) -> NDArray[np.uint8]:
         Exception: as :func:`decode`.
     """
     photo = _read(path, least_side=2 * max_side).convert("RGB")
-    if max(photo.size) > max_side:
-        photo = ImageOps.contain(photo, (max_side, max_side), Image.Resampling.BICUBIC)
+    longest = max(photo.size)
+    if longest > max_side:
+        # ImageOps.contain would leave nothing of a photo that is a thousand times longer than wide
+        width, height = (max(1, round(side * max_side / longest)) for side in photo.size)
+        photo = photo.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(photo).transpose(2, 0, 1)
 
 

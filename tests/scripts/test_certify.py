@@ -153,6 +153,16 @@ def test_a_sweep_goes_on_where_it_was_interrupted(
     assert "sigma=0.2:" not in printed
 
 
+def test_a_sweep_and_a_single_noise_level_do_not_share_a_folder(
+    swept: Path, certified: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, f"--ckpt={checkpoint}", f"--out={certified}", *TINY, *SWEEP)
+    assert "it holds a certification at one noise level" in line
+    assert "--out must be another folder" in refused(capsys, f"--ckpt={checkpoint}", f"--out={swept}", *TINY, "--h=1")
+    assert f"take one of {swept / 'sigma=0.2'}" in refused(capsys, f"--from={swept}", "--h=1")
+    assert certify.main([f"--from={swept / 'sigma=0.4'}", "--eps-in", "0.1"]) == swept / "sigma=0.4"
+
+
 def test_a_sweep_is_one_run_of_wandb_with_a_line_for_each_h(
     swept: Path, wandb_history: Callable[[Path], list[dict[str, object]]]
 ) -> None:
