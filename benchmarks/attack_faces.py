@@ -31,6 +31,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Print a row for each photo, and how many distances were above their eps_out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", required=True, help="folder of photos")
+    parser.add_argument("--max-side", type=int, default=400, help="longest side; larger photos are made smaller")
     parser.add_argument("--num-photos", type=int, default=10, help="the first so many of them")
     parser.add_argument("--points", type=int, default=50, help="changed photos for each, half of them attacked")
     parser.add_argument("--sigma", type=float, default=0.2, help="noise level, pixels in [0, 1]")
@@ -40,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--k", type=int, default=16, help="pilot outputs, at every point")
     options = parser.parse_args(args)
     entrypoint.keep_freed_memory()
-    photos = PhotoFolder(options.photos)
+    photos = PhotoFolder(options.photos, max_side=options.max_side)
     photos.setup()
     budget = SmoothingBudget(n=options.n, m=options.m, k=options.k)
     smoother = CenterSmoother(FaceDetector().eval(), BoxJaccard(), sigma=options.sigma, budget=budget, batch_size=32)
