@@ -1,5 +1,6 @@
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from datamodules import PhotoFolder
 
-# left out for these reasons, whatever their names promise
+# What is said of a file that is not an image at all.
 UNFIT = "no image, or a damaged one"
 
 
@@ -26,8 +27,9 @@ def folder(root: Path, **options: int) -> PhotoFolder:
 
 
 def only_photo(root: Path, **options: int) -> Tensor:
-    (example,) = (folder(root, **options).test_set[position] for position in range(1))
-    return example["image"]
+    photos = folder(root, **options).test_set
+    assert len(photos) == 1
+    return photos[0]["image"]
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -240,11 +242,11 @@ def broken(root: Path) -> str:
 
 
 @pytest.mark.parametrize("make", [missing, a_file, empty, broken])
-def test_a_folder_without_photos_is_refused_in_one_line(make: "object", tmp_path: Path) -> None:
+def test_a_folder_without_photos_is_refused_in_one_line(make: Callable[[Path], str], tmp_path: Path) -> None:
     said = make(tmp_path / "photos")
     data = PhotoFolder(root=str(tmp_path / "photos"))
     data.prepare_data()
-    with pytest.raises(ValueError, match="^--data.root must be a folder of photos, got ") as refused:
+    with pytest.raises(ValueError, match=r"^--data\.root must be a folder of photos, got ") as refused:
         data.setup("test")
     message = str(refused.value)
     assert said in message
@@ -254,7 +256,7 @@ def test_a_folder_without_photos_is_refused_in_one_line(make: "object", tmp_path
 
 def test_a_relative_root_is_told_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="--data.root") as refused:
+    with pytest.raises(ValueError, match=r"--data\.root") as refused:
         PhotoFolder().setup()
     assert str(tmp_path / "photos") in str(refused.value)
 
@@ -275,7 +277,7 @@ def test_a_longest_side_that_is_no_number_of_pixels_is_refused(max_side: int) ->
 
 def test_there_is_nothing_to_train_on(tmp_path: Path) -> None:
     noise(4, 4).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="--data must hold images of one size to train on.*PhotoFolder"):
+    with pytest.raises(ValueError, match=r"--data must hold images of one size to train on.*PhotoFolder"):
         folder(tmp_path).train_dataloader()
 
 
