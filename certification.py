@@ -23,7 +23,10 @@ from center_smoothing.certificate import Coverage
 from center_smoothing.sampling import Stage
 from lightning_modules import BaseModel, Certifier
 
-_PACKAGES = ("center-smoothing", "torch", "lightning", "torchmetrics", "numpy", "scipy")
+_PACKAGES = (
+    *("center-smoothing", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "scipy", "pillow"),
+    "facenet-pytorch",
+)
 
 # A distributed run has several processes and one terminal.
 _say = rank_zero_only(print)
@@ -107,7 +110,7 @@ class Run:
             ) from error
 
     def preflight(self) -> float:
-        """See on one example that the model and the distance fit.
+        """See on a few examples that the model and the distance fit: they may differ in size.
 
         Returns:
             Noisy copies a second.
@@ -117,14 +120,25 @@ class Run:
         """
         job, outputs = self.job, self.job.smoother.outputs
         job.model.to(self.trainer.strategy.root_device)
-        x = job.model.point(job.examples[0]["image"].unsqueeze(0).to(job.model.device))[0]
-        drawn = torch.cat(list(outputs.draw(x, example=job.indices[0], stage=Stage.CALIBRATION, count=64)))
-        job.smoother.distance.embed(drawn)
-        if not bool(torch.isfinite(drawn).flatten(1).all(dim=1).any()):
-            raise ValueError(
-                "--ckpt must hold a model with finite outputs: on 64 noisy copies of a test image all were NaN"
-            )
-        return outputs.evaluations_per_second(x)
+        seconds = []
+        for position in sorted({0, len(job.indices) // 2, len(job.indices) - 1}):
+            image = job.examples[position]["image"].to(job.model.device)
+            try:
+                x = job.model.point(image.unsqueeze(0))[0]
+                batches = outputs.draw(x, example=job.indices[position], stage=Stage.CALIBRATION, count=64)
+                drawn = torch.cat(list(batches))
+            except RuntimeError as error:  # what PyTorch's layers raise for shapes that don't fit
+                raise ValueError(
+                    f"--data must hold examples that the model takes, got {tuple(image.shape)}: {error}"
+                ) from error
+            job.smoother.distance.embed(drawn)
+            if not bool(torch.isfinite(drawn).flatten(1).all(dim=1).any()):
+                raise ValueError(
+                    "--ckpt or --model must be a model with finite outputs: on 64 noisy copies of test image "
+                    f"{job.indices[position]} all were NaN"
+                )
+            seconds.append(1.0 / outputs.evaluations_per_second(x))
+        return len(seconds) / sum(seconds)
 
     def execute(self) -> None:
         """Certify what is not finished; each example is on disk as soon as it is.
@@ -163,6 +177,7 @@ class Run:
         *,
         folder: CertificationFolder | None = None,
         config: Mapping[str, Any] | None = None,
+        samples_per_second: float = 0.0,
     ) -> None:
         """Write summary.json.
 
@@ -170,10 +185,11 @@ class Run:
             results: as far as there are any.
             folder: where to; default: the job's.
             config: what the results depend on; default: the job's.
+            samples_per_second: default: what this run reached, or else an earlier one.
         """
         folder = self.job.folder if folder is None else folder
-        before = folder.read_summary() or {}
-        rate = self.progress.samples_per_second * self.trainer.world_size or before.get("samples_per_second", 0.0)
+        before = (folder.read_summary() or {}).get("samples_per_second", samples_per_second)
+        rate = samples_per_second or self.progress.samples_per_second * self.trainer.world_size or before
         names = {str(index): name for index, name in self.job.names.items()}
         folder.write_summary(
             {
@@ -196,25 +212,39 @@ class Run:
         return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
 
 
-def _finished(job: Job) -> set[int]:
-    """Examples that an earlier run of the same command has finished; another command's folder is refused."""
-    summary = job.folder.read_summary()
+def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoint_sha256: str | None) -> bool:
+    """Whether a folder holds a certification already.
+
+    Args:
+        folder: where the results are to go.
+        config: what they depend on, in plain values.
+        checkpoint_sha256: of the checkpoint's file; None for a pretrained model.
+
+    Raises:
+        ValueError: if it holds the results of something else, with what differs.
+    """
+    summary = folder.read_summary()
     if summary is None:
-        if job.folder.table.exists():
-            raise ValueError(
-                f"--out must be an empty or a certification folder, got {job.folder.path}: no summary.json"
-            )
-        job.folder.create()
-        return set()
-    there = {**summary["config"], "checkpoint_sha256": summary.get("checkpoint_sha256")}
-    wanted = {**json.loads(json.dumps(job.config)), "checkpoint_sha256": job.checkpoint_sha256}
+        if folder.table.exists():
+            raise ValueError(f"--out must be an empty or a certification folder, got {folder.path}: no summary.json")
+        return False
+    there = {**summary.get("config", {}), "checkpoint_sha256": summary.get("checkpoint_sha256")}
+    wanted = {**json.loads(json.dumps(config)), "checkpoint_sha256": checkpoint_sha256}
     for key in wanted:
         if there.get(key) != wanted[key]:
             raise ValueError(
-                f"--out must be another folder, got {job.folder.path}: it holds a certification with "
+                f"--out must be another folder, got {folder.path}: it holds a certification with "
                 f"{key}={there.get(key)!r}, not {wanted[key]!r}"
             )
+    return True
+
+
+def _finished(job: Job) -> set[int]:
+    """Examples that an earlier run of the same command has finished."""
+    there = check_same(job.folder, job.config, job.checkpoint_sha256)
     job.folder.create()
+    if not there:
+        return set()
     if rank_zero_only.rank == 0:
         job.folder.merge(job.indices, job.eps_in)
     finished = job.folder.finished(job.eps_in) & set(job.indices)

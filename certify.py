@@ -6,7 +6,8 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,7 +26,7 @@ from center_smoothing import CenterSmoother
 from center_smoothing.budget import METHODS
 from center_smoothing.certificate import COVERAGES
 from center_smoothing.sampling import check_point
-from certification import Job, Run
+from certification import Job, Run, check_same
 from datamodules import ImageDataModule
 from lightning_modules import BaseModel, LoadedCheckpoint, load_checkpoint
 
@@ -77,6 +78,8 @@ def main(args: Sequence[str] | None = None) -> Path:
         where = {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
         runs = [Run(job, **where) for job in jobs]
         _preflight(runs)
+        if len(runs) > 1 and out.read_summary() is None and rank_zero_only.rank == 0:
+            runs[0].write_summary([], folder=out, config=_config_of_all(jobs[0].config, _levels(jobs)))
     for run in runs:
         if len(runs) > 1 and run.todo:
             _say(f"sigma={run.job.smoother.sigma:g}:")
@@ -139,7 +142,12 @@ def _parser() -> ArgumentParser:
 def _parse(args: Sequence[str] | None) -> Namespace:
     parser, words = _parser(), sys.argv[1:] if args is None else list(args)
     parser.set_defaults(data=_data_that_arguments_change(words))
-    options = parser.parse_args(words)
+    try:
+        options = parser.parse_args(words)
+    except ArgumentError as error:
+        if "ImageDataModule is abstract" not in str(error):
+            raise
+        raise ValueError("--data must name a data module, e.g. PhotoFolder, with the arguments --data.*") from error
     given = [f"--{name}" for name in ("ckpt", "model", "from") if options[name] is not None]
     if len(given) != 1:
         got = " and ".join(given) or "none of them"
@@ -179,12 +187,13 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
     for sigma, radii in levels.items():
         for radius in radii:
             entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
-    examples, indices = _draw_examples(subject.data, options.num_examples, options.seed)
+    examples, indices, digest = _draw_examples(subject.data, options.num_examples, options.seed)
     config = {
         "model": type(subject.model).__name__,
         **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
         "data": {"class": type(subject.data).__name__, **dict(subject.data.hparams)},
         "num_examples": len(examples),
+        "examples_sha256": digest,
         "seed": options.seed,
         "distance": repr(distance),
         "relaxation": distance.relaxation,
@@ -194,8 +203,8 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
     }
     out = Path(options.out) if options.out is not None else _default_folder(options, subject, config, levels)
     entrypoint.make_writable(out, "--out")
-    if len(levels) > 1 and _noise_levels_of(CertificationFolder(out)) == 1:
-        raise ValueError(f"--out must be another folder, got {out}: it holds a certification at one noise level")
+    if len(levels) > 1:
+        check_same(CertificationFolder(out), _config_of_all(config, levels), subject.sha256)
     names = getattr(subject.data, "names", None)
     jobs = [
         Job(
@@ -205,7 +214,7 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
             smoother=CenterSmoother(
                 subject.model, distance, sigma=sigma, budget=budget, seed=options.seed, batch_size=options.batch_size
             ),
-            folder=CertificationFolder(out if len(levels) == 1 else out / f"sigma={sigma:g}"),
+            folder=CertificationFolder(out if len(levels) == 1 else out / f"sigma={sigma!r}"),
             eps_in=radii,
             coverage=options.coverage,
             config={**config, "sigma": sigma, "eps_in": radii},
@@ -231,11 +240,20 @@ def _noise_levels(options: Namespace, sigma: float | None) -> dict[float, list[f
             raise ValueError("--h and --eps-in must be above 0 where both are given, as sigma is eps_in / h, got 0")
         levels: dict[float, list[float]] = {}
         for h, eps_in in sorted(product(set(options.h), set(options.eps_in))):
-            levels.setdefault(round(eps_in / h, 9), []).append(eps_in)
+            levels.setdefault(entrypoint.noise_level(h=h, eps_in=eps_in), []).append(eps_in)
         return dict(sorted(levels.items()))
     if sigma is None:
         raise ValueError("--sigma must be given for a pretrained model, or both --h and --eps-in: sigma is eps_in / h")
     return {sigma: _input_radii(options, sigma)}
+
+
+def _config_of_all(config: Mapping[str, Any], levels: Mapping[float, Sequence[float]]) -> dict[str, Any]:
+    """What is written above the folders of several noise levels."""
+    return {
+        **config,
+        "sigma": list(levels),
+        "eps_in": sorted({radius for radii in levels.values() for radius in radii}),
+    }
 
 
 def _noise_levels_of(folder: CertificationFolder) -> int:
@@ -243,7 +261,7 @@ def _noise_levels_of(folder: CertificationFolder) -> int:
     summary = folder.read_summary()
     if summary is None:
         return 0
-    sigma = summary["config"]["sigma"]
+    sigma = summary.get("config", {}).get("sigma")
     return len(sigma) if isinstance(sigma, list) else 1
 
 
@@ -258,8 +276,10 @@ def _data_that_arguments_change(args: Sequence[str]) -> dict[str, Any] | None:
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--ckpt")
     peek.add_argument("--data")
+    peek.add_argument("--model")
     known, others = peek.parse_known_args(args)
-    if known.ckpt is None or known.data is not None or not any(other.startswith("--data.") for other in others):
+    alone = known.data is None and any(other.startswith("--data.") for other in others)
+    if known.model is not None or known.ckpt is None or not alone:
         return None
     kind, init_args = _trained_on(load_checkpoint(known.ckpt))
     return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": init_args}
@@ -281,8 +301,8 @@ def _trained_on(checkpoint: LoadedCheckpoint) -> tuple[type[ImageDataModule], di
 
 def _draw_examples(
     datamodule: ImageDataModule, number: int | str, seed: int
-) -> tuple[Subset[dict[str, torch.Tensor]], list[int]]:
-    """Test examples drawn with the seed, and their indices; fewer of them are the first of more."""
+) -> tuple[Subset[dict[str, torch.Tensor]], list[int], str]:
+    """Test examples drawn with the seed, their indices, and a hash of both; fewer of them are the first of more."""
     test_set = datamodule.test_set
     num_examples = len(test_set) if number == "all" else int(number)
     if num_examples > len(test_set):
@@ -290,7 +310,7 @@ def _draw_examples(
             f"--num-examples must be all or at most {len(test_set)}, the size of the test set, got {num_examples}"
         )
     order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(seed))
-    examples, indices = Subset(test_set, order[:num_examples].tolist()), []
+    examples, indices, digest = Subset(test_set, order[:num_examples].tolist()), [], hashlib.sha256()
     for position in range(num_examples):
         example = examples[position]
         indices.append(int(example["index"]))
@@ -298,7 +318,8 @@ def _draw_examples(
             check_point(example["image"])
         except ValueError as error:
             raise ValueError(f"--data: image {indices[-1]} cannot be certified: {error}") from error
-    return examples, indices
+        digest.update(f"{indices[-1]} {tuple(example['image'].shape)}".encode() + example["image"].numpy().tobytes())
+    return examples, indices, digest.hexdigest()
 
 
 def _default_folder(
@@ -316,9 +337,12 @@ def _relative(path: Path) -> Path:
 
 
 def _plan(jobs: Sequence[Job]) -> list[str]:
-    smoother = jobs[0].smoother
-    levels = {job.smoother.sigma: job.eps_in for job in jobs}
-    return report.plan_lines(smoother.budget, smoother.distance, levels=levels, num_examples=len(jobs[0].examples))
+    smoother, count = jobs[0].smoother, len(jobs[0].examples)
+    return report.plan_lines(smoother.budget, smoother.distance, levels=_levels(jobs), num_examples=count)
+
+
+def _levels(jobs: Sequence[Job]) -> dict[float, list[float]]:
+    return {job.smoother.sigma: job.eps_in for job in jobs}
 
 
 def _preflight(runs: Sequence[Run]) -> None:
@@ -341,10 +365,10 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
     results = sorted((each for *_, found in parts for each in found), key=lambda each: (each["h"], each["eps_in"]))
     shown = parts[len(parts) // 2][0].folder
     if len(parts) > 1:
-        out.create()
         out.write_rows(rows)
-        config = {**job.config, "sigma": [part.smoother.sigma for part, *_ in parts], "eps_in": sorted(_radii(results))}
-        runs[0].write_summary(results, folder=out, config=config)
+        config = _config_of_all(job.config, _levels([run.job for run in runs]))
+        rate = max((part.folder.read_summary() or {}).get("samples_per_second", 0.0) for part, *_ in parts)
+        runs[0].write_summary(results, folder=out, config=config, samples_per_second=rate)
     else:
         config = job.config
     promise = report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage)
@@ -356,7 +380,7 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
     print(*(line for part, found, _ in parts for line in report.non_finite_lines(part.folder, found)), sep="\n", end="")
     print(promise)
     for name, reason in subject.data.left_out.items():
-        print(f"left out: {name}, {reason}")
+        print(f"left out: {name!r}, {reason}")
     where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma"
     print(f"written: {out.path} (certificates.csv, summary.json, certificates.png, report.html, {where})")
     if any(run.todo for run in runs):
@@ -364,10 +388,6 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
         report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
         if offline:
             entrypoint.say_offline(out.path)
-
-
-def _radii(results: Sequence[dict[str, float | int]]) -> set[float]:
-    return {result["eps_in"] for result in results}
 
 
 def _report_of_all(
@@ -392,7 +412,9 @@ def _report_of_all(
             )
         )
     summary = [*pages[0].summary[:1], "The noise grows with the input radius, sigma = eps_in / h."]
-    configuration = {name: value for name, value in (out.read_summary() or {}).items() if name != "results"}
+    configuration = {
+        name: value for name, value in (out.read_summary() or {}).items() if name not in ("results", "names")
+    }
     return html_report.report_of_folders(pages, curves, title=title, summary=summary, configuration=configuration)
 
 
@@ -406,6 +428,8 @@ def _title(job: Job, config: dict[str, Any]) -> str:
 
 def _answer(options: Namespace) -> Path:
     """Answer from a finished folder without a single evaluation (theory T6)."""
+    if options.sigma is not None or (options.h is not None and options.eps_in is not None):
+        raise ValueError("--from takes --eps-in or --h, not both and no --sigma: the folder has its own")
     folder = CertificationFolder(options["from"])
     if _noise_levels_of(folder) > 1:
         parts = ", ".join(sorted(str(part) for part in folder.path.glob("sigma=*")))

@@ -75,6 +75,7 @@ def one_line(message: str) -> str:
     text = re.sub(r"Expected a <class '([\w.]+)'>\. Got value:", r"must be a \1, got", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value:", r"must be one of \1, got", text)
     text = re.sub(r"Expected a dot import path string: (\S+)", r"must be the name of a class, got \1", text)
+    text = re.sub(r"(--\S+) '\w+' object is not iterable", r"\1 must be a list such as [0.2, 0.4], got one value", text)
     return text.replace("Problem with given class_path ", "of class ")
 
 
@@ -166,6 +167,16 @@ def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as Sm
     values: dict[str, Any] = yaml.safe_load((_BUDGETS / f"{name}.yaml").read_text())
     values.update({key: value for key, value in given.items() if value is not None})
     return SmoothingBudget(**{{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(k, k): v for k, v in values.items()})
+
+
+def noise_level(*, h: float, eps_in: float) -> float:
+    """Sigma = eps_in / h, in units of x: one number for all pairs that share it, as nine digits tell it apart.
+
+    Example:
+        >>> noise_level(h=1.5, eps_in=0.6) == noise_level(h=1.0, eps_in=0.4)
+        True
+    """
+    return float(f"{eps_in / h:.9g}")
 
 
 def check_certifiable(budget: SmoothingBudget, *, sigma: float, eps_in: float) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from callbacks.certification_folder import CertificationFolder, Row
 from callbacks.certification_report import up
-from callbacks.example_pictures import Picture, example_pictures, guaranteed_overlap, holds_boxes
+from callbacks.example_pictures import Picture, example_pictures, guarantees, holds_boxes
 
 _OUTPUTS, _PHOTOS, _PHOTOS_IN_ROW = 5, 6, 3
 _COLOURS, _LOSS = ("#1f4e79", "#8e2f5c", "#2e7d32", "#6a1b9a"), "#b85c00"
@@ -78,9 +78,8 @@ def _overlap_caption(folder: CertificationFolder, rows: Sequence[Row], index: in
     """What is guaranteed at the first eps_in of the noise level of the photo's boxes."""
     sigma = (folder.read_summary() or {})["config"]["sigma"]
     row = next(row for row in rows if row.index == index and row.sigma == sigma)
-    if row.abstained:
-        return f"#{index}\nabstained"
-    return f"#{index}: IoU of at least {guaranteed_overlap(row.eps_out)}\nat eps_in={row.eps_in:g}, sigma={sigma:g}"
+    (promised,) = guarantees(folder, [row])
+    return f"#{index}: {promised}\nat eps_in={row.eps_in:g}, sigma={sigma:g}"
 
 
 def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool) -> None:
@@ -112,7 +111,9 @@ def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left", fontsize=8)
     if overlap:
-        axis.secondary_yaxis("right", functions=(_one_minus, _one_minus)).set_ylabel("guaranteed overlap (IoU)")
+        right = axis.secondary_yaxis("right", functions=(_one_minus, _one_minus))
+        right.set_ylabel("guaranteed overlap (IoU)")
+        right.set_yticks([tick for tick in np.linspace(0.0, 1.0, 11) if 1.0 - tick <= axis.get_ylim()[1]])
 
 
 def _one_minus(values: NDArray[np.float64]) -> NDArray[np.float64]:

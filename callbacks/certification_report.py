@@ -15,6 +15,8 @@ from callbacks.example_pictures import example_pictures
 from center_smoothing import Distance, SmoothingBudget
 
 _IMAGES = 10
+# Radii above 0 are shown as at least this.
+_TINY = 1e-12
 
 
 def plan_lines(
@@ -105,8 +107,9 @@ def up(value: float) -> str:
         >>> up(80.001), up(0.0012345)
         ('80.01', '0.00124')
     """
-    small = 0.0 < value < 1.0
-    return rounded_up(value, min(2 - math.floor(math.log10(value)), 15) if small else 2)
+    if 0.0 < value <= _TINY:
+        return f"{_TINY:g}"
+    return rounded_up(value, 2 - math.floor(math.log10(value)) if 0.0 < value < 1.0 else 2)
 
 
 def duration(seconds: float) -> str:
@@ -162,12 +165,16 @@ def log_to_wandb(
             run.define_metric(f"{key}{suffix}", step_metric="eps_in")
         run.log({key if key == "eps_in" else f"{key}{suffix}": value for key, value in result.items()})
     run.log({"certificates": wandb.Table(list(COLUMNS), [[getattr(row, name) for name in COLUMNS] for row in rows])})
-    images = []
+    images: dict[int, Any] = {}
+    shapes = set()
     for index in list(dict.fromkeys(row.index for row in rows))[:_IMAGES]:
         pictures = example_pictures(examples, index).pictures
         if len({picture.array.shape for picture in pictures}) == 1:
             side_by_side = np.concatenate([picture.array for picture in pictures], axis=1).clip(0.0, 1.0)
             named = " | ".join(picture.name for picture in pictures)
-            images.append(wandb.Image(side_by_side, caption=f"#{index}: {named}"))
-    run.log({"curve": wandb.Image(str(folder.picture)), "examples": images})
+            shapes.add(side_by_side.shape)
+            images[index] = wandb.Image(side_by_side, caption=f"#{index}: {named}")
+    alike = len(shapes) <= 1  # W&B shows a list of images in one size
+    shown = {"examples": list(images.values())} if alike else {f"examples/{index}": images[index] for index in images}
+    run.log({"curve": wandb.Image(str(folder.picture)), **shown})
     run.finish()

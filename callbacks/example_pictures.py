@@ -115,14 +115,20 @@ def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Pictu
     return Picture(name, np.nan_to_num(absolute / largest, nan=1.0, posinf=1.0), f"white = {largest:.2g}")
 
 
-def overlap_words(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
-    """What the certified radii of an example say about boxes: one line for each eps_in; nothing of other outputs."""
-    if not holds_boxes(folder):
-        return []
-    return [
-        f"Guaranteed overlap (IoU) of the smoothed boxes at eps_in = {row.eps_in:g}: {guaranteed_overlap(row.eps_out)}"
-        for row in rows
-    ]
+def guarantees(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
+    """What certified radii promise of the smoothed boxes: a few words for each row of one example."""
+    index = rows[0].index
+    with np.load(folder.outputs(index), allow_pickle=False) as arrays:
+        found = _is_box(arrays["smoothed"])
+    return [_guarantee(row, found=found) for row in rows]
+
+
+def _guarantee(row: Row, *, found: bool) -> str:
+    if row.abstained:
+        return "abstained"
+    if row.eps_out >= 1.0:
+        return "nothing is guaranteed"
+    return f"IoU of at least {guaranteed_overlap(row.eps_out)}" if found else "no box stays no box"
 
 
 def guaranteed_overlap(eps_out: float) -> str:

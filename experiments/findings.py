@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def findings(points: Sequence[Point]) -> list[str]:
-    """One line for each finding of the paper's section 5: that it holds at all points, or where it does not."""
+    """One line for each finding of the paper's section 5: that it holds for all medians, or where it does not."""
     by_place = {(point.h, point.eps_in): point for point in points}
     ratios = sorted({point.h for point in points})
     radii = sorted({point.eps_in for point in points})
@@ -35,13 +35,15 @@ def findings(points: Sequence[Point]) -> list[str]:
         if not point.smoothing_loss.value < _median(point) < math.inf
     )
     return [
-        _line("median eps_out grows with eps_in", grows),
-        _line("median eps_out is lower for larger h at the same eps_in", lower),
-        _line("the median smoothing loss stays below the median eps_out", below),
+        _line("median eps_out grows with eps_in", grows, compared=len(radii) > 1),
+        _line("median eps_out is lower for larger h at the same eps_in", lower, compared=len(ratios) > 1),
+        _line("the median smoothing loss stays below the median eps_out", below, compared=True),
     ]
 
 
-def _line(finding: str, exceptions: Iterable[str]) -> str:
+def _line(finding: str, exceptions: Iterable[str], *, compared: bool) -> str:
+    if not compared:
+        return f"{finding}: nothing to compare"
     found = list(exceptions)
     return f"{finding}: everywhere" if not found else f"{finding}: not at {'; '.join(found)}"
 

@@ -106,7 +106,7 @@ class Plan:
     @property
     def sigmas(self) -> list[float]:
         """Distinct noise levels of the smoothing; the noise grows with the input radius, sigma = eps_in / h."""
-        return sorted({_sigma(h, eps_in) for h, eps_in in self.pairs})
+        return sorted({entrypoint.noise_level(h=h, eps_in=eps_in) for h, eps_in in self.pairs})
 
     def training_sigma(self, sigma: float) -> float:
         """Noise level of the training whose model is smoothed at sigma: the nearest, the smaller of two."""
@@ -119,11 +119,11 @@ class Plan:
 
     def certification(self, sigma: float) -> CertificationFolder:
         """Where the certification at this noise level of smoothing goes."""
-        return CertificationFolder(self.out / "certifications" / f"sigma={sigma:g}")
+        return CertificationFolder(self.out / "certifications" / f"sigma={sigma!r}")
 
     def radii(self, sigma: float) -> list[float]:
         """Input radii that are answered at this noise level of smoothing."""
-        return [eps_in for h, eps_in in self.pairs if _sigma(h, eps_in) == sigma]
+        return [eps_in for h, eps_in in self.pairs if entrypoint.noise_level(h=h, eps_in=eps_in) == sigma]
 
 
 def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
@@ -141,22 +141,22 @@ def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk.
     """
     entrypoint.quiet_libraries(offline=entrypoint.wandb_offline())
-    with entrypoint.user_errors():
-        plan = _plan(figure, distance, _parser(figure).parse_args(None if args is None else list(args)))
-        try:
-            with FileLock(plan.out / ".lock", timeout=0):
-                print(
-                    f"{figure}, {plan.distance}: {len(plan.pairs)} points, {len(plan.sigmas)} noise levels, "
-                    f"{plan.options.num_examples} test examples each"
-                )
-                run(_steps(plan), plan.out / "log.txt")
-                points = [_point(plan, h, eps_in) for h, eps_in in plan.pairs]
-                _conclude(plan, points)
-        except Timeout:
-            raise ValueError(f"--out must be of one experiment, got {plan.out}: another one works there") from None
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from there")
-            raise
+    try:
+        with entrypoint.user_errors():
+            plan = _plan(figure, distance, _parser(figure).parse_args(None if args is None else list(args)))
+            print(
+                f"{figure}, {plan.distance}: {len(plan.pairs)} points, {len(plan.sigmas)} noise levels, "
+                f"{plan.options.num_examples} test examples each"
+            )
+            try:
+                with FileLock(plan.out / ".lock", timeout=0):
+                    run(_steps(plan), plan.out / "log.txt")
+                    _conclude(plan, [_point(plan, h, eps_in) for h, eps_in in plan.pairs])
+            except Timeout:
+                raise ValueError(f"--out must be of one experiment, got {plan.out}: another one works there") from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from there")
+        raise SystemExit(130) from None
     return plan.out
 
 
@@ -196,7 +196,7 @@ def _plan(figure: str, distance: str, options: Namespace) -> Plan:
     options.num_examples = options.num_examples or (QUICK_EXAMPLES if quick else NUM_EXAMPLES)
     settings = trained_models.settings(CONFIGS[options.data, options.task])
     if options.data_root is not None:
-        settings["data"]["init_args"]["root"] = options.data_root
+        settings["data"].setdefault("init_args", {})["root"] = options.data_root
     if options.epochs or quick:
         settings["trainer"]["max_epochs"] = options.epochs or QUICK_EPOCHS
     budget = entrypoint.budget(options.budget)
@@ -228,11 +228,6 @@ def _datamodule(settings: dict[str, Any]) -> ImageDataModule:
     data.prepare_data()
     data.setup()
     return data
-
-
-def _sigma(h: float, eps_in: float) -> float:
-    """Noise level of a point; one number for all points that share it."""
-    return round(eps_in / h, 9)
 
 
 def _steps(plan: Plan) -> list[Step]:
@@ -289,9 +284,11 @@ def _certify_command(plan: Plan, sigma: float) -> list[str]:
 def _is_certified(plan: Plan, sigma: float) -> bool:
     """Whether this very certification is there as a whole; certify.py names what differs in another one."""
     checkpoint, summary = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(sigma).read_summary()
-    if checkpoint is None or summary is None or not summary["results"]:
+    if checkpoint is None or summary is None or not summary.get("results"):
         return False
     wanted = {
+        "distance": repr(entrypoint.DISTANCES[plan.distance]),
+        "coverage": "pointwise",
         "num_examples": plan.options.num_examples,
         "seed": plan.options.seed,
         "sigma": sigma,
@@ -299,11 +296,13 @@ def _is_certified(plan: Plan, sigma: float) -> bool:
         "budget": entrypoint.budget(plan.options.budget).as_dict(),
     }
     same = all(summary["config"].get(key) == value for key, value in wanted.items())
-    return same and summary["checkpoint_sha256"] == entrypoint.sha256(checkpoint)
+    finished = plan.certification(sigma).finished(plan.radii(sigma))
+    whole = len(finished) == plan.options.num_examples
+    return same and whole and summary.get("checkpoint_sha256") == entrypoint.sha256(checkpoint)
 
 
 def _point(plan: Plan, h: float, eps_in: float) -> Point:
-    sigma = _sigma(h, eps_in)
+    sigma = entrypoint.noise_level(h=h, eps_in=eps_in)
     rows = [row for row in plan.certification(sigma).rows() if row.eps_in == eps_in]
     return Point(
         h=h,

@@ -34,6 +34,7 @@ def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: floa
         summary=[_what(plan), *(f"Found: {line}." for line in findings(points))],
         configuration=_configuration(plan),
         notes=[] if scale is None else [_scale_note(points, scale)],
+        reference_lines={} if scale is None else {"the paper's scale": scale},
     )
 
 
@@ -68,7 +69,7 @@ def _configuration(plan: Plan) -> dict[str, Any]:
     certifications = {}
     for sigma in plan.sigmas:
         summary = plan.certification(sigma).read_summary() or {}
-        certifications[f"sigma={sigma:g}"] = {name: value for name, value in summary.items() if name != "results"}
+        certifications[f"sigma={sigma!r}"] = {name: value for name, value in summary.items() if name != "results"}
     return {
         "command line": plan.options.as_dict(),
         "training": {name: plan.settings[name] for name in ("experiment", "seed_everything", "model", "data")},

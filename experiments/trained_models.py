@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,12 @@ from typing import Any
 import torch
 import yaml
 
+import datamodules
+import lightning_modules
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
+_PACKAGES = {"datamodules": datamodules, "lightning_modules": lightning_modules}
 
 # Anything else of the Trainer's leaves the trained weights alone, or is refused by whoever set it.
 _WHOLE_TRAINING = {
@@ -39,7 +45,7 @@ def settings(config: str) -> dict[str, Any]:
 
 
 def finished_run(runs: Path, wanted: dict[str, Any], *, sigma: float) -> Path | None:
-    """The newest run folder of a whole training with these settings, or None.
+    """The run folder of the first whole training with these settings, or None: later ones change nothing.
 
     Args:
         runs: folder of all runs, train.py's ``--runs``.
@@ -47,7 +53,7 @@ def finished_run(runs: Path, wanted: dict[str, Any], *, sigma: float) -> Path | 
         sigma: noise level of the training.
     """
     folders = (runs / str(wanted["experiment"])).glob(f"{sigma:g}-*/")
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True):
+    for folder in sorted(folders, key=_trained_at):
         try:
             saved = yaml.safe_load((folder / "config.yaml").read_text())
         except (OSError, ValueError, yaml.YAMLError):
@@ -71,17 +77,37 @@ def _same_training(saved: object, wanted: dict[str, Any], sigma: float) -> bool:
         return False
     trainer = saved.get("trainer") or {}
     return (
-        all(_holds(saved.get(key), wanted[key]) for key in ("model", "data", "seed_everything"))
+        all(_arguments(saved.get(part)) == _arguments(wanted[part]) for part in ("model", "data"))
+        and saved.get("seed_everything") == wanted["seed_everything"]
         and trainer.get("max_epochs") == wanted["trainer"]["max_epochs"]
         and all(trainer.get(key, value) == value for key, value in _WHOLE_TRAINING.items())
     )
 
 
-def _holds(saved: object, wanted: object) -> bool:
-    """Whether everything that is wanted was so; what was not named had its default."""
-    if isinstance(wanted, dict):
-        return isinstance(saved, dict) and all(_holds(saved.get(key), value) for key, value in wanted.items())
-    return saved == wanted
+def _arguments(described: object) -> dict[str, Any] | None:
+    """The class that a configuration describes with all its arguments, or None if it describes none of ours.
+
+    Left out is what does not change a training, and sigma, which is linked.
+    """
+    if not isinstance(described, dict):
+        return None
+    package, _, name = str(described.get("class_path")).partition(".")
+    kind = getattr(_PACKAGES.get(package), name.rsplit(".", 1)[-1], None)
+    if not isinstance(kind, type):
+        return None
+    parameters = inspect.signature(kind).parameters.values()
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    given = {**defaults, **(described.get("init_args") or {}), "class": kind.__name__}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    return {key: value for key, value in plain.items() if key not in ("sigma", "num_workers", "download")}
+
+
+def _trained_at(folder: Path) -> float:
+    """When the best checkpoint was written; without one, after all others."""
+    try:
+        return (folder / "checkpoints" / "best.ckpt").stat().st_mtime
+    except OSError:
+        return math.inf
 
 
 def _is_finished(folder: Path, max_epochs: int) -> bool:

@@ -114,7 +114,7 @@ class Report:
         curves: of the charts and of the table of medians.
         examples: of the table and of the pictures.
         configuration: settings, versions and whatever else a reader needs to repeat it; may be nested.
-        reference_lines: output distances to compare with, by name: horizontal lines.
+        reference_lines: output distances to compare with, by name: horizontal lines, shown at a click on their legend.
         notes: remarks below the charts, one paragraph each.
         interval: what ``low`` and ``high`` of the curves are.
     """

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from callbacks.certification_folder import CertificationFolder, Row
-from callbacks.example_pictures import difference, example_pictures, overlap_words
+from callbacks.example_pictures import difference, example_pictures, guarantees, holds_boxes
 from callbacks.html_report.charts import number, up
 from callbacks.html_report.content import Curve, Report, ReportExample
 from center_smoothing import Certificate
@@ -73,6 +73,7 @@ def report_of_folders(
     summary: Sequence[str],
     configuration: Mapping[str, Any],
     notes: Sequence[str] = (),
+    reference_lines: Mapping[str, float] | None = None,
 ) -> Report:
     """One report of several certifications, at different noise levels, with curves across them.
 
@@ -83,9 +84,10 @@ def report_of_folders(
         summary: plain words on what was certified, one paragraph each.
         configuration: of all of them.
         notes: remarks below the charts.
+        reference_lines: output distances to compare with, by name.
     """
     examples = [
-        replace(example, name=f"{example.name}, sigma = {example.rows[0].sigma:g}")
+        replace(example, name=f"{example.name}, sigma = {example.rows[0].sigma!r}")
         for report in reports
         for example in report.examples
     ]
@@ -97,6 +99,7 @@ def report_of_folders(
         examples=examples,
         configuration=configuration,
         notes=notes,
+        reference_lines=reference_lines or {},
     )
 
 
@@ -158,11 +161,15 @@ def _example(
     shown = list(found.pictures)
     if len(shown) == 3 and shown[1].array.shape == shown[2].array.shape:
         shown.append(difference(shown[1].array, shown[2].array, name="|base - smoothed|"))
+    promised = [
+        f"At eps_in = {row.eps_in:g}: {guarantee}"
+        for row, guarantee in zip(rows, guarantees(folder, rows) if holds_boxes(folder) else (), strict=False)
+    ]
     return ReportExample(
         str(index) if name is None else f"{index} ({name})",
         rows,
         pictures=shown,
-        words=[*found.words, *overlap_words(folder, rows)],
+        words=[*found.words, *promised],
         eps_in=eps_in,
         eps_out=eps_out,
     )

@@ -42,6 +42,7 @@
     }));
     const references = chart.references.map((reference) => ({
       type: "scatter", mode: "lines", x: ends, y: [reference.y, reference.y], name: plain(shorten(reference.name)),
+      visible: "legendonly",  // it may be far above the curves
       text: plain(`${reference.name}: ${reference.y.toPrecision(4)}`), hoverinfo: "text",
       line: { color: colour("--muted"), width: 1.5, dash: "dot" },
     }));

@@ -16,7 +16,7 @@ from PIL import Image
 
 from callbacks import CertificationFolder, Row, draw, summarise
 from callbacks import certification_report as report
-from callbacks.example_pictures import example_pictures, guaranteed_overlap, overlap_words, with_boxes
+from callbacks.example_pictures import example_pictures, guaranteed_overlap, guarantees, with_boxes
 from center_smoothing import Angular, BoxJaccard, SmoothingBudget, TotalVariation
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
@@ -203,10 +203,13 @@ def test_guaranteed_overlap_is_never_above_what_the_radius_leaves(eps_out: float
     assert max(0.0, 1.0 - eps_out) - 0.001 <= overlap <= max(0.0, 1.0 - eps_out)
 
 
-def test_overlap_is_said_of_boxes_alone(boxes: CertificationFolder, tmp_path: Path) -> None:
-    rows = [row(0, 0.25, 0.1234), row(0, 0.5, math.inf)]
-    assert [line.split(": ")[1] for line in overlap_words(boxes, rows)] == ["0.876", "0.000"]
-    assert overlap_words(CertificationFolder(tmp_path / "other"), rows) == []
+def test_what_is_guaranteed_of_boxes_and_of_no_box(boxes: CertificationFolder) -> None:
+    rows = [row(0, 0.25, 0.1234), row(0, 0.5, math.inf), row(0, 0.5, math.inf, abstained=True)]
+    assert guarantees(boxes, rows) == ["IoU of at least 0.876", "nothing is guaranteed", "abstained"]
+    assert guarantees(boxes, [row(2, 0.25, 5e-324), row(2, 0.5, 1.0)]) == [
+        "no box stays no box",
+        "nothing is guaranteed",
+    ]
 
 
 def test_figure_of_boxes_has_the_photos_with_their_guarantee_and_an_axis_of_overlap(boxes: CertificationFolder) -> None:
@@ -214,7 +217,7 @@ def test_figure_of_boxes_has_the_photos_with_their_guarantee_and_an_axis_of_over
     figure = draw(boxes, rows, summarise(rows, sigma=0.1), "boxes")
     shown = texts(figure)
     assert "#0: IoU of at least 0.950\nat eps_in=0.2, sigma=0.1" in shown
-    assert "#2\nabstained" in shown
+    assert "#2: abstained\nat" in shown
     assert "guaranteed overlap (IoU)" in shown
     assert sum(len(axis.images) for axis in figure.axes) == 3
 

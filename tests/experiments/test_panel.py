@@ -81,6 +81,27 @@ def test_figure_5_takes_the_models_of_figure_4(panel: Path, capsys: pytest.Captu
     assert all(0.0 < float(row["median_eps_out"]) <= 1.0 for row in table(folder, "figure5"))
 
 
+def test_figure_5_does_not_take_the_folder_of_figure_4(
+    panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(panel, tmp_path / "panel")
+    with pytest.raises(SystemExit) as stopped:
+        figure5.main([*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}"])
+    assert stopped.value.code == 2
+    assert "distance='TotalVariation(p=1)', not 'Angular()'" in capsys.readouterr().err
+    assert not (tmp_path / "panel" / "figure5.csv").exists()
+
+
+def test_what_is_missing_of_a_certification_is_made_up_for(
+    panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(panel, tmp_path / "panel")
+    (tmp_path / "panel" / "certifications" / "sigma=0.1" / "certificates.csv").write_text("")
+    figure4.main([*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}"])
+    assert "1 of 3 steps to do" in capsys.readouterr().out
+    assert (tmp_path / "panel" / "figure4.csv").read_bytes() == (panel / "figure4.csv").read_bytes()
+
+
 def test_killed_and_started_again_gives_the_same_table(panel: Path, images: Path, tmp_path: Path) -> None:
     args = [*arguments(images, panel.parents[1]), f"--out={tmp_path}"]
     command = [sys.executable, str(FIGURE4), *args]
@@ -125,6 +146,7 @@ def test_a_certification_of_something_else_in_its_place_is_refused_and_kept(
         (["--h=4"], "to certify"),
         (["--num-examples=9"], "--num-examples must be at most 8"),
         (["--data-root=/nonexistent"], "/nonexistent"),
+        (["--data=cifar10", "--data-root=/proc/1/none"], "--data.root must hold CIFAR10, got /proc/1/none"),
         (["--budget=large"], "--budget must be one of"),
         (["--out=/proc/1/panel"], "--out must be a folder that can be written to"),
     ],

@@ -1,4 +1,6 @@
 import re
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,10 +62,27 @@ def test_time_left_follows_what_was_measured() -> None:
     assert clock.seconds("certify", 60.0) == pytest.approx(0.6)
 
 
+def test_an_interrupted_experiment_ends_without_a_traceback(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(root)!r})\n"
+        "from experiments import panel\n"
+        "panel._plan = lambda *_: time.sleep(60)\n"
+        "print('ready', flush=True)\n"
+        "panel.main('figure4', 'tv', [])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert "Traceback" not in process.stderr.read()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a command ends with its next line of output")
 def test_a_killed_experiment_leaves_no_command_behind(tmp_path: Path) -> None:
-    import subprocess
-
     root = Path(__file__).parents[2]
     alive = tmp_path / "alive"
     child = f"import time, pathlib\nwhile True: pathlib.Path({str(alive)!r}).write_text('x'); time.sleep(0.02)"

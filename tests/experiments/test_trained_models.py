@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,20 @@ def test_a_finished_run_with_the_same_settings_is_found(tmp_path: Path) -> None:
     assert trained_models.finished_run(tmp_path, WANTED, sigma=0.2) == folder
 
 
-def test_settings_that_were_not_named_may_be_anything(tmp_path: Path) -> None:
-    model = {**WANTED["model"], "init_args": {"latent_dim": 8, "learning_rate": 0.001}}
+def test_settings_that_were_not_named_must_be_the_defaults(tmp_path: Path) -> None:
+    spelled_out = {"latent_dim": 8, "learning_rate": 0.001, "image_shape": [1, 28, 28], "noise_range": None}
+    model = {"class_path": "lightning_modules.autoencoder.NoisyAutoencoder", "init_args": spelled_out}
     folder = write_run(tmp_path, "0.2-abc", model=model)
     assert trained_models.finished_run(tmp_path, WANTED, sigma=0.2) == folder
+
+
+def test_later_trainings_change_nothing(tmp_path: Path) -> None:
+    first, second = (write_run(tmp_path, name) for name in ("0.2-z", "0.2-a"))
+    for age, folder in ((100, second), (200, first)):
+        os.utime(folder / "checkpoints" / "best.ckpt", (1e9 - age, 1e9 - age))
+    assert trained_models.finished_run(tmp_path, WANTED, sigma=0.2) == first
+    (second / "certification").mkdir()
+    assert trained_models.finished_run(tmp_path, WANTED, sigma=0.2) == first
 
 
 @pytest.mark.parametrize(
@@ -44,7 +55,11 @@ def test_settings_that_were_not_named_may_be_anything(tmp_path: Path) -> None:
         {"seed_everything": 1},
         {"model": {"class_path": "lightning_modules.NoisyAutoencoder", "init_args": {"latent_dim": 16}}},
         {"model": {"class_path": "lightning_modules.NoisyReconstructor", "init_args": {"latent_dim": 8}}},
+        {"model": {**WANTED["model"], "init_args": {"latent_dim": 8, "noise_range": [0.1, 0.5]}}},
+        {"model": {**WANTED["model"], "init_args": {"latent_dim": 8, "learning_rate": 0.01}}},
+        {"model": {"class_path": "somewhere.Else", "init_args": {"latent_dim": 8}}},
         {"data": {"class_path": "datamodules.MNIST", "init_args": {"variant": "mnist"}}},
+        {"data": {"class_path": "datamodules.MNIST", "init_args": {"variant": "digits", "root": "elsewhere"}}},
         {"trainer": {"max_epochs": 4}},
         {"trainer": {"max_epochs": 3, "limit_train_batches": 4}},
         {"epoch": 1},

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import certify
 from callbacks import CertificationFolder
@@ -157,7 +158,7 @@ def test_a_sweep_and_a_single_noise_level_do_not_share_a_folder(
     swept: Path, certified: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refused(capsys, f"--ckpt={checkpoint}", f"--out={certified}", *TINY, *SWEEP)
-    assert "it holds a certification at one noise level" in line
+    assert "it holds a certification with sigma=0.25, not [0.2, 0.4, 0.8]" in line
     assert "--out must be another folder" in refused(capsys, f"--ckpt={checkpoint}", f"--out={swept}", *TINY, "--h=1")
     assert f"take one of {swept / 'sigma=0.2'}" in refused(capsys, f"--from={swept}", "--h=1")
     assert certify.main([f"--from={swept / 'sigma=0.4'}", "--eps-in", "0.1"]) == swept / "sigma=0.4"
@@ -361,6 +362,44 @@ def test_a_checkpoint_whose_images_are_gone_is_one_line(
     line = refused(capsys, f"--ckpt={tmp_path / 'moved.ckpt'}", *TINY, "--h=0")
     assert "--data.root" in line
     assert str(tmp_path / "gone") in line
+
+
+def test_answers_without_sampling_take_no_noise_level(certified: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--sigma=0.1"], ["--h=1", "--eps-in=0.1"]):
+        assert "the folder has its own" in refused(capsys, f"--from={certified}", *arguments)
+
+
+def test_a_summary_of_something_else_is_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "summary.json").write_text('{"config": {}}')
+    assert "--out must be another folder" in refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, *SWEEP)
+    assert "damaged certification" in refused(capsys, f"--from={tmp_path}", "--h=1")
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "certificates.csv").write_text("mine")
+    for radii in (["--h=0"], SWEEP):
+        assert "no summary.json" in refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, *radii)
+    assert (tmp_path / "certificates.csv").read_text() == "mine"
+
+
+def test_very_small_radii_and_radii_close_to_each_other_have_noise_levels_of_their_own(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+    pairs = ["--h", "0.5", "1", "--eps-in", "1e-10", "2e-10", "0.2", "0.2000001", "--num-examples=1"]
+    folder = run(checkpoint, tmp_path, *pairs)
+    assert len({row["sigma"] for row in table(folder)}) == 7
+    assert {round(float(row["eps_in"]) / float(row["sigma"]), 6) for row in table(folder)} == {0.5, 1.0}
+
+
+def test_a_model_that_does_not_take_the_data_is_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.zeros((28, 28, 3), dtype=np.uint8)).save(tmp_path / "colour.png")
+    data = ["--data=PhotoFolder", f"--data.root={tmp_path}", "--num-examples=1", f"--out={tmp_path / 'out'}"]
+    assert "--data must hold examples that the model takes, got (3, 28, 28)" in refused(
+        capsys, f"--ckpt={checkpoint}", *TINY, "--h=0", *data
+    )
 
 
 def test_an_image_with_nan_is_refused_before_sampling(

@@ -135,7 +135,7 @@ def test_the_folder_holds_everything(certified: Done) -> None:
     }  # fmt: skip
     assert (certified.folder / "certificates.png").read_bytes().startswith(b"\x89PNG")
     report = (certified.folder / "report.html").read_text()
-    assert "Guaranteed overlap (IoU) of the smoothed boxes at eps_in = 0.1: 0." in report
+    assert "At eps_in = 0.1: IoU of at least 0." in report
     for index, name in NAMES.items():
         assert f"{index} ({name})" in report
 
@@ -163,7 +163,7 @@ def test_the_summary_names_the_photos_and_the_settings(certified: Done, all_sort
 
 def test_what_was_left_out_is_said_at_the_end(certified: Done) -> None:
     (line,) = [line for line in certified.lines if line.startswith("left out: ")]
-    assert line.startswith("left out: a_cut_off.jpg, image file is truncated")
+    assert line.startswith("left out: 'a_cut_off.jpg', image file is truncated")
     positions = [
         next(position for position, text in enumerate(certified.lines) if start in text)
         for start in ("5 of 5 examples", "promise", "left out", "written: ")
@@ -229,7 +229,20 @@ def test_certification_goes_on_where_it_was_interrupted(
     assert without_seconds(half) == without_seconds(certified.folder)
     assert asked == [int(row["index"]) for row in table(certified.folder)[3:]]
     assert any("3 of 5 examples are there already and kept" in line for line in again.lines)
-    assert any(line.startswith("left out: a_cut_off.jpg") for line in again.lines)
+    assert any(line.startswith("left out: 'a_cut_off.jpg'") for line in again.lines)
+
+
+def test_other_photos_under_the_same_numbers_are_another_certification(
+    face: Image.Image, all_sorts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(all_sorts, tmp_path / "photos")
+    done = run(tmp_path / "photos", tmp_path / "out", "--h=1", "--eps-in=0.1", "--num-examples=1")
+    (index,) = radii(done.folder)
+    name = summary(done.folder)["names"][str(index)]
+    face.rotate(180).save(tmp_path / "photos" / name)
+    line = refused(capsys, f"--config={CONFIG}", f"--data.root={tmp_path / 'photos'}", f"--out={done.folder}", *TINY,
+                   "--h=1", "--eps-in=0.1", "--num-examples=1")  # fmt: skip
+    assert "it holds a certification with examples_sha256=" in line
 
 
 def test_noise_levels_do_not_go_into_the_folder_of_a_single_one(
@@ -258,9 +271,9 @@ def test_more_photos_than_there_are_are_refused(
 
 
 def test_wandb_has_the_photos(certified: Done, wandb_history: Callable[[Path], list[dict[str, object]]]) -> None:
-    rows = wandb_history(certified.folder)
-    (images,) = [row for row in rows if "examples/count" in row]
-    assert images["examples/count"] == len(NAMES)
+    keys = {key for row in wandb_history(certified.folder) for key in row}
+    for index in radii(certified.folder):  # of different sizes: one by one
+        assert f"examples/{index}/path" in keys
 
 
 def test_all_noise_levels_are_planned_before_sampling(swept: Done) -> None:
@@ -281,7 +294,7 @@ def test_with_h_and_eps_in_the_noise_level_is_their_ratio(swept: Done) -> None:
     found = summary(swept.folder)
     assert found["config"]["sigma"] == [0.05, 0.1, 0.2, 0.4]
     assert found["names"] == {"0": "face.png"}
-    assert "Guaranteed overlap" in (swept.folder / "report.html").read_text()
+    assert "IoU of at least" in (swept.folder / "report.html").read_text()
     for sigma in ("0.05", "0.1", "0.2", "0.4"):
         assert len(table(swept.folder / f"sigma={sigma}")) == 1
 
@@ -298,7 +311,7 @@ def test_a_radius_beyond_1_is_told_as_it_is(swept: Done) -> None:
     assert max(rows) == pytest.approx(3)
     distances = np.load(swept.folder / "sigma=0.4" / "distances" / "0.npy")
     assert distances.max() == 1
-    assert ": 0.000<" in (swept.folder / "report.html").read_text()
+    assert ": nothing is guaranteed<" in (swept.folder / "report.html").read_text()
 
 
 def test_the_command_of_the_readme_plans_what_the_config_says(one_small: Path, tmp_path: Path) -> None:
