@@ -198,7 +198,9 @@ def test_charts_are_drawn(show: Callable[..., Chrome], certification: Path, figu
     images = "return [...document.images].map(image => [image.complete, image.naturalWidth])"
     assert browser.execute_script(images) == [[True, 28]] * 4 * 12
     browser = show(figure)
-    assert len(find(browser, "#chart-0 .scatterlayer .trace")) == 3 + 3  # lines and bands; the reference line at a click
+    assert (
+        len(find(browser, "#chart-0 .scatterlayer .trace")) == 3 + 3
+    )  # lines and bands; the reference line at a click
     assert len(find(browser, "#chart-1 .scatterlayer .trace")) == 3
     assert "infinite, so without a point, at eps_in 0.3" in find(browser, ".finding")[0].text
 
