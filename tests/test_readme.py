@@ -10,6 +10,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 TRAINING = [
     "--trainer.accelerator=cpu",
     "--trainer.limit_train_batches=3",
@@ -73,9 +74,19 @@ def test_the_lines_of_python_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert eps_in > 0
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))
-def test_links_lead_somewhere(link: str) -> None:
-    assert (ROOT / link).is_file()
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in DOCS)])
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)
+    assert not [link for link in links if not (ROOT / document).parent.joinpath(link).is_file()]
+    assert not re.findall(r"@[A-Z]+@", text)
+
+
+@pytest.mark.parametrize("command", re.findall(r"^python (?:experiments|certify).*$", README, flags=re.MULTILINE))
+def test_scripts_and_configurations_that_commands_name_exist(command: str) -> None:
+    _, script, *words = shlex.split(command)
+    assert (ROOT / script).is_file()
+    assert all((ROOT / word).is_file() for word in words if word.startswith("configs/"))
 
 
 @pytest.mark.parametrize("script", ["certify.py", "train.py"])
