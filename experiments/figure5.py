@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments import panel
 
-
-def main(args: Sequence[str] | None = None) -> Path:
-    """Run one panel, and return its folder.
-
-    Args:
-        args: command-line arguments; default those of the process.
-
-    Raises:
-        SystemExit: with code 2 and one line on bad input; what was finished stays on disk.
-    """
-    return panel.main("figure5", "angular", args)
-
+main = partial(panel.main, "figure5", "angular")
 
 if __name__ == "__main__":
     main()
