@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import sys
-from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -144,7 +143,7 @@ def _parse(args: Sequence[str] | None) -> Namespace:
     parser.set_defaults(data=_data_that_arguments_change(words))
     try:
         options = parser.parse_args(words)
-    except ArgumentError as error:
+    except argparse.ArgumentError as error:
         if "ImageDataModule is abstract" not in str(error):
             raise
         raise ValueError("--data must name a data module, e.g. PhotoFolder, with the arguments --data.*") from error

@@ -9,14 +9,13 @@ from typing import Any
 from callbacks import certification_report
 from callbacks.html_report.content import Curve, ReportExample
 
+_INTERVAL = "95% bootstrap interval"
 _X_TITLE = "eps_in (l2 norm of the change)"
 _QUANTITIES = {"eps_out": "certified radius eps_out", "smoothing_loss": "smoothing loss"}
 _INTERVALS = {"eps_out": ("low", "high"), "smoothing_loss": ("loss_low", "loss_high")}
 
 
-def median_charts(
-    curves: Sequence[Curve], *, reference_lines: Mapping[str, float], interval: str
-) -> list[dict[str, Any]]:
+def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, float]) -> list[dict[str, Any]]:
     """One chart of both output distances for a single curve, else one for each of them."""
     there = [name for name in _QUANTITIES if any(len(getattr(curve, name)) for curve in curves)]
     groups = [there] if len(curves) == 1 else [[name] for name in there]
@@ -36,7 +35,7 @@ def median_charts(
                 y_title="output distance",
                 lines=lines,
                 references=references,
-                note=f"Bands: {interval}." if any(line["low"] for line in lines) else "",
+                note=f"Bands: {_INTERVAL}." if any(line["low"] for line in lines) else "",
             )
         )
     return charts
@@ -61,7 +60,7 @@ def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | Non
     return _chart(identity, title=title, y_title="eps_out", lines=[line], references={}, note="")
 
 
-def medians(curves: Sequence[Curve], *, interval: str, every: bool = False) -> dict[str, Any]:
+def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
     """The table of medians: its titles, and a row for each marked eps_in of each curve, or for every one."""
     columns = {
         "curve": (len(curves) > 1, "Curve"),
@@ -69,9 +68,9 @@ def medians(curves: Sequence[Curve], *, interval: str, every: bool = False) -> d
         "h": (any(len(curve.sigma) for curve in curves), "h"),
         "eps_in": (True, "eps_in"),
         "eps_out": (True, "Median eps_out"),
-        "interval": (any(len(curve.low) for curve in curves), interval),
+        "interval": (any(len(curve.low) for curve in curves), _INTERVAL),
         "smoothing_loss": (any(len(curve.smoothing_loss) for curve in curves), "Median smoothing loss"),
-        "loss_interval": (any(len(curve.loss_low) for curve in curves), f"{interval} of the loss"),
+        "loss_interval": (any(len(curve.loss_low) for curve in curves), f"{_INTERVAL} of the loss"),
         "abstention_rate": (any(len(curve.abstention_rate) for curve in curves), "Abstained"),
         "num_examples": (any(curve.num_examples for curve in curves), "Examples"),
     }

@@ -23,7 +23,7 @@ class Curve:
         smoothing_loss: (J,) medians of the smoothing loss.
         abstention_rate: (J,) in [0, 1].
         sigma: (J,) noise level, in units of x; a column of the table, with h = eps_in / sigma.
-        low: (J,) lower ends of intervals around ``eps_out``, drawn as a band with ``high``.
+        low: (J,) lower ends of 95% bootstrap intervals around ``eps_out``, drawn as a band with ``high``.
         high: (J,) upper ends.
         loss_low: (J,) lower ends of intervals around ``smoothing_loss``.
         loss_high: (J,) upper ends.
@@ -116,7 +116,6 @@ class Report:
         configuration: settings, versions and whatever else a reader needs to repeat it; may be nested.
         reference_lines: output distances to compare with, by name: horizontal lines, shown at a click on their legend.
         notes: remarks below the charts, one paragraph each.
-        interval: what ``low`` and ``high`` of the curves are.
     """
 
     title: str
@@ -129,7 +128,6 @@ class Report:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     reference_lines: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    interval: str = "95% bootstrap interval"
 
     def __post_init__(self) -> None:
         """Check that examples can be told apart."""

@@ -41,7 +41,7 @@ def write(report: Report, path: str | os.PathLike[str]) -> None:
 
 def render(report: Report) -> str:
     """The page of a report: a whole HTML document without a reference to anything outside of it."""
-    charts = median_charts(report.curves, reference_lines=report.reference_lines, interval=report.interval)
+    charts = median_charts(report.curves, reference_lines=report.reference_lines)
     examples = [_example(example, f"example-{number}") for number, example in enumerate(report.examples)]
     scripts = [Markup(text) for text in (get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8"))]
     dense = any(curve.marked is not None and set(curve.marked) != set(curve.eps_in) for curve in report.curves)
@@ -51,8 +51,8 @@ def render(report: Report) -> str:
         .render(
             report=report,
             charts=charts,
-            medians=medians(report.curves, interval=report.interval),
-            points=medians(report.curves, interval=report.interval, every=True) if dense else None,
+            medians=medians(report.curves),
+            points=medians(report.curves, every=True) if dense else None,
             examples=examples,
             configuration=_flat(report.configuration),
             drawn={

@@ -17,6 +17,7 @@ from PIL import Image
 import certify
 from callbacks import CertificationFolder
 from center_smoothing import Certificate
+from datamodules import MNIST
 
 ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
@@ -425,6 +426,29 @@ def test_a_model_with_nan_for_some_inputs_is_certified_with_a_note(
     folder = run(checkpoint, tmp_path, "--h", "0", "--num-examples=2")
     assert len(table(folder)) == 2
     assert "note: the model returned NaN or inf" in capsys.readouterr().out
+
+
+def test_an_example_around_which_all_outputs_are_nan_abstains_and_stops_no_other(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = MNIST()
+    digits.setup()
+    positions = {int(index): position for position, index in enumerate(digits.test_set.indices)}
+    means = sorted(float(digits.test_set[positions[index]]["image"].mean()) for index in (540, 4585, 1536))
+    threshold = (means[1] + means[2]) / 2
+    assert means[2] - means[1] > 8 * 0.05 / 28  # standard deviations of the mean of the noise
+
+    def nan_for_the_brightest(self: object, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) > threshold, math.nan, x)
+
+    monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", nan_for_the_brightest)
+    monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+    rows = table(run(checkpoint, tmp_path, "--h=0", "--sigma=0.05"))
+    assert sorted((row["abstained"], row["eps_out"] == "inf") for row in rows) == [
+        ("False", False),
+        ("False", False),
+        ("True", True),
+    ]
 
 
 def test_a_model_of_another_output_shape_is_refused(

@@ -135,7 +135,6 @@ def everywhere(text: str) -> Report:
         configuration={text: {text: [text, 1]}},
         reference_lines={text: 2.0},
         notes=[text],
-        interval=text,
     )
 
 
