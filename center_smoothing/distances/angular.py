@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance
+from center_smoothing.distances.base import Distance, replace_where
 
 # Chords beyond this are of angles well above a right angle, which the chord to the opposite point measures better.
 _WIDE = 1.7
@@ -35,10 +35,20 @@ class Angular(Distance):
         return torch.cat([flat / (norm + is_zero), is_zero], dim=1)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        chord = torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
-        angle = (chord / 2.0).clamp(max=1.0).asin() * (2.0 / math.pi)
-        wide = chord > _WIDE
-        if bool(wide.any()):
-            opposite = torch.cdist(a, -b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
-            angle = torch.where(wide, 1.0 - (opposite / 2.0).clamp(max=1.0).asin() * (2.0 / math.pi), angle)
-        return angle
+        chord = _chord(a, b)
+        return replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(_chord(a[rows], -b)))
+
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        a, b = a.unsqueeze(1), b.unsqueeze(1)  # cdist of one with one, N times
+        chord = _chord(a, b)
+        angle = replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(_chord(a[rows], -b[rows])))
+        return angle[:, 0, 0]
+
+
+def _chord(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _angle(chord: Tensor) -> Tensor:
+    """The angle / pi between unit vectors so far apart."""
+    return (chord / 2.0).clamp(max=1.0).asin() * (2.0 / math.pi)

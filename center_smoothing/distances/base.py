@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from math import prod
 
 import torch
 from torch import Tensor
 
+# Pairs of a block whose distances, all with all, give those of the pairs: 8 comparisons for one that counts, and an
+# eighth of the calls.
+_BLOCK_PAIRED = 8
+
 
 class Distance(ABC):
     """A symmetric distance with d(z, z) = 0 and d(a, c) <= relaxation * (d(a, b) + d(b, c)).
 
-    A subclass says how an output is embedded (once per output, in float64) and how embedded outputs are compared.
-    A non-finite output is at distance inf from everything, itself included (theory T9).
+    A subclass says how an output is embedded (once per output, in float64) and how embedded outputs are compared, all
+    with all and, if that can be done faster than on a diagonal, pair by pair. A non-finite output is at distance
+    inf from everything, itself included (theory T9).
 
     Attributes:
         relaxation: gamma, at least 1; 1 for metrics and pseudometrics.
@@ -26,11 +32,8 @@ class Distance(ABC):
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""
-        if a.shape != b.shape:
-            raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-        a, b = self.embed(a), self.embed(b)
-        rows = [self.compare(a[i : i + 1], b[i : i + 1]) for i in range(len(a))]
-        return torch.cat(rows).squeeze(1) if rows else a.new_empty(0, dtype=torch.float64)
+        _check_paired(a, b)
+        return self.paired(self.embed(a), self.embed(b))
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
         """All distances: (N, *out), (K, *out) -> (N, K) float64."""
@@ -47,16 +50,24 @@ class Distance(ABC):
         z = _to_float64(z)
         finite = torch.isfinite(z).flatten(1).all(dim=1)
         embedded = self._embed(z)
-        if not bool(finite.all()):
-            embedded = embedded.clone()
-            embedded[~finite] = torch.nan
-        return embedded
+        if _known_at_once(finite) and bool(finite.all()):
+            return embedded
+        return embedded.masked_fill(~finite.reshape(-1, *[1] * (embedded.ndim - 1)), torch.nan)
 
     def compare(self, a: Tensor, b: Tensor) -> Tensor:
         """All distances of embedded outputs: (N, *embedded), (K, *embedded) -> (N, K) float64."""
-        distances = self._compare(a, b)
-        not_finite = torch.isnan(_first(a))[:, None] | torch.isnan(_first(b))[None, :]
-        return distances.masked_fill(not_finite, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return _infinite_where(_is_nan(a)[:, None] | _is_nan(b)[None, :], self._compare(a, b))
+
+    def paired(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances of paired embedded outputs: (N, *embedded), (N, *embedded) -> (N,) float64.
+
+        The diagonal of :meth:`compare`, up to rounding.
+
+        Raises:
+            ValueError: if a and b differ in shape.
+        """
+        _check_paired(a, b)
+        return _infinite_where(_is_nan(a) | _is_nan(b), self._compare_paired(a, b))
 
     def averages_of(self, outputs: Tensor) -> Tensor:
         """Points that are likely to lie in the middle of outputs: further candidates for the center (theory T2).
@@ -75,6 +86,33 @@ class Distance(ABC):
         median = (ordered[(len(outputs) - 1) // 2] + ordered[len(outputs) // 2]) / 2
         return torch.stack([outputs.mean(dim=0), median])
 
+    def averages_of_tuples(self, outputs: Tensor) -> Tensor:
+        """One output from each tuple of outputs, in the middle of it: further candidates for the center (theory T7).
+
+        Here the mean. It is added up in the tuple's order, in the outputs' own type, number by number: what comes out
+        for a tuple depends on nothing else in the tensor, as theory T7 needs.
+
+        Args:
+            outputs: (T, J, *out) floating-point, J at least 1. A tuple that is not finite has an average that is not.
+
+        Returns:
+            (T, *out) of the same dtype. Overflow is permitted.
+
+        Raises:
+            ValueError: where ``averages`` is false, or for outputs that are no such tuples.
+        """
+        self._check_tuples(outputs)
+        return sum_over_tuples(outputs) / outputs.shape[1]
+
+    def _check_tuples(self, outputs: Tensor) -> None:
+        if not self.averages:
+            raise ValueError(f"distance must be one whose outputs can be averaged, got {self!r}")
+        if not outputs.is_floating_point() or outputs.ndim < 3 or outputs.shape[1] < 1:
+            raise ValueError(
+                "outputs must be floating-point tuples (T, J, *out) with J at least 1, "
+                f"got {outputs.dtype} of shape {tuple(outputs.shape)}"
+            )
+
     @abstractmethod
     def _embed(self, z: Tensor) -> Tensor:
         """(N, *out) float64 -> (N, *embedded); rows of non-finite outputs are overwritten afterwards."""
@@ -82,6 +120,11 @@ class Distance(ABC):
     @abstractmethod
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         """(N, *embedded), (K, *embedded) -> (N, K)."""
+
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        """(N, *embedded), (N, *embedded) -> (N,). To be overridden together with a ``_compare`` that it belongs to."""
+        blocks = zip(torch.split(a, _BLOCK_PAIRED), torch.split(b, _BLOCK_PAIRED), strict=True)
+        return torch.cat([self._compare(first, second).diagonal() for first, second in blocks])
 
     def __repr__(self) -> str:
         """Class name and parameters, as one would type them."""
@@ -95,6 +138,45 @@ def _to_float64(z: Tensor) -> Tensor:
         return z.cpu().to(torch.float64)
 
 
-def _first(embedded: Tensor) -> Tensor:
-    """One coordinate per row: NaN where the whole row is."""
-    return embedded.flatten(1)[:, 0]
+def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice], Tensor]) -> Tensor:
+    """Values (N, K, ...) with those replaced, perhaps in place, that a mask of the same shape marks.
+
+    Args:
+        values: what there is.
+        mask: where there is something better.
+        better: from the choice of some of the N rows to what is better in these, (chosen, K, ...). Rows that the mask
+            leaves alone are left out if they are known without waiting for a device.
+    """
+    if not _known_at_once(mask):
+        return torch.where(mask, better(slice(None)), values)
+    rows = mask.flatten(1).any(dim=1).nonzero()[:, 0]
+    if len(rows) > 0:
+        values[rows] = torch.where(mask[rows], better(rows), values[rows])
+    return values
+
+
+def _known_at_once(mask: Tensor) -> bool:
+    """Whether a number can be read without waiting for all that a device still has to do."""
+    return mask.is_cpu
+
+
+def _check_paired(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+
+
+def _is_nan(embedded: Tensor) -> Tensor:
+    """Which rows are NaN, from one coordinate of each: (N, *embedded) -> (N,)."""
+    return torch.isnan(embedded.flatten(1)[:, 0])
+
+
+def _infinite_where(not_finite: Tensor, distances: Tensor) -> Tensor:
+    return distances.masked_fill(not_finite, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def sum_over_tuples(outputs: Tensor) -> Tensor:
+    """(T, J, *out) -> (T, *out), in the order of the tuple: sum() may add in another order in another tensor."""
+    total = outputs[:, 0].clone()
+    for output in outputs.unbind(dim=1)[1:]:
+        total += output
+    return total

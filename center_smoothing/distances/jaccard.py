@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance
+from center_smoothing.distances.base import Distance, sum_over_tuples
 
 # The empty set among boxes, finite because a detector that finds nothing has given an answer.
 NO_BOX = (0.0, 0.0, 0.0, 0.0)
@@ -47,6 +47,14 @@ class BoxJaccard(Distance):
         boxes = outputs[~self.is_empty(outputs)]
         return super().averages_of(boxes) if len(boxes) > 0 else boxes
 
+    def averages_of_tuples(self, outputs: Tensor) -> Tensor:
+        """Mean of each tuple's boxes that are not empty, (T, J, 4) -> (T, 4); ``NO_BOX`` where all are."""
+        self._check_tuples(outputs)
+        empty = self.is_empty(outputs.flatten(0, 1)).reshape(outputs.shape[:2])
+        empty &= torch.isfinite(outputs).all(dim=2)
+        others = (~empty).sum(dim=1, keepdim=True).clamp_min(1)
+        return sum_over_tuples(outputs.masked_fill(empty[..., None], 0.0)) / others
+
     def _embed(self, z: Tensor) -> Tensor:
         boxes = torch.where(self.is_empty(z)[:, None], z.new_tensor(NO_BOX), z)
         overflow = torch.isinf(boxes[:, 2:] - boxes[:, :2]).any(dim=1, keepdim=True)
@@ -55,7 +63,10 @@ class BoxJaccard(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         rows = max(1, _BLOCK_PAIRS // max(1, len(b)))
         starts = range(0, max(1, len(a)), rows)
-        return torch.cat([_compare_boxes(a[start : start + rows], b) for start in starts])
+        return torch.cat([_compare_boxes(a[start : start + rows, None], b[None]) for start in starts])
+
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        return _compare_boxes(a, b)
 
 
 class MaskJaccard(Distance):
@@ -88,8 +99,10 @@ class MaskJaccard(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         # sums of zeros and ones are exact in float64 up to 2^53, in whatever order they are added
         common = a @ b.T
-        both = a.sum(dim=1)[:, None] + b.sum(dim=1)
-        return (both - 2.0 * common) / (both - common).clamp_min(1.0)
+        return _compare_counts(common, a.sum(dim=1)[:, None] + b.sum(dim=1))
+
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        return _compare_counts(torch.linalg.vecdot(a, b), a.sum(dim=1) + b.sum(dim=1))
 
 
 def _pixels(masks: Tensor) -> Tensor:
@@ -97,16 +110,20 @@ def _pixels(masks: Tensor) -> Tensor:
     return masks > 0.5 if masks.is_floating_point() else masks != 0
 
 
+def _compare_counts(common: Tensor, both: Tensor) -> Tensor:
+    """From |A ∩ B| and |A| + |B| to |A △ B| / |A ∪ B|."""
+    return (both - 2.0 * common) / (both - common).clamp_min(1.0)
+
+
 def _compare_boxes(a: Tensor, b: Tensor) -> Tensor:
-    """(N, 4), (K, 4) -> (N, K): |A △ B| / |A ∪ B|, where empty boxes are ``NO_BOX``.
+    """(..., 4), (..., 4) -> (...): |A △ B| / |A ∪ B|, where empty boxes are ``NO_BOX``.
 
     With s = |A △ B| / |A ∩ B| it is s / (1 + s). s is made of lengths that are at least 0, each the difference of
     two coordinates over a side of the intersection: no digits cancel, and no area overflows or vanishes.
     """
-    a, b = a[:, None], b[None]
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     ratio = _excess(a, low, high) + _excess(b, low, high)
-    disjoint = (high <= low).any(dim=2)
+    disjoint = (high <= low).any(dim=-1)
     some = (a[..., 0] < a[..., 2]) | (b[..., 0] < b[..., 2])
     return torch.where(disjoint, some.to(ratio.dtype), ratio / (1.0 + ratio))
 

@@ -50,8 +50,16 @@ class TotalVariation(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         if self.p == 1 or a.shape[1] == 1:
             return torch.cdist(a.flatten(1), b.flatten(1), p=1.0)
-        rows = max(1, _BLOCK_NUMBERS // a[0, 0].numel())
-        return torch.cat([_sums_of_norms(a[start : start + rows], b) for start in range(0, len(a), rows)])
+        rows = max(1, _BLOCK_NUMBERS // a.shape[2])
+        return torch.cat([_sums_of_norms(block, b) for block in torch.split(a, rows)])
+
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        if self.p == 1 or a.shape[1] == 1:
+            # cdist of one with one, N times: without an intermediate result, and with the digits of all pairs
+            return torch.cdist(a.flatten(1).unsqueeze(1), b.flatten(1).unsqueeze(1), p=1.0)[:, 0, 0]
+        rows = max(1, _BLOCK_NUMBERS // a.shape[2])
+        blocks = zip(torch.split(a, rows), torch.split(b, rows), strict=True)
+        return torch.cat([(first - second).square_().sum(dim=1).sqrt_().sum(dim=1) for first, second in blocks])
 
 
 def _sums_of_norms(a: Tensor, b: Tensor) -> Tensor:

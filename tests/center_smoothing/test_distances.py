@@ -1,4 +1,6 @@
 import math
+import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,11 +10,30 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from center_smoothing import Angular, Distance, Lp, MaskJaccard, TotalVariation
+from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
+from center_smoothing.distances import base
 
 VECTOR_DISTANCES = [Lp(1), Lp(1.5), Lp(2), Lp(3), Lp(math.inf), Angular(), MaskJaccard()]
 IMAGE_DISTANCES = [TotalVariation(1), TotalVariation(2)]
-DISTANCES = [*VECTOR_DISTANCES, *IMAGE_DISTANCES]
+
+
+class Plain(Distance):
+    """The l1 distance as a user may write it: all with all, and nothing else."""
+
+    def _embed(self, z: Tensor) -> Tensor:
+        return z.flatten(1)
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a[:, None] - b[None]).abs().sum(dim=2)
+
+
+DISTANCES = [*VECTOR_DISTANCES, *IMAGE_DISTANCES, Plain()]
+
+
+@pytest.fixture(params=["at once", "later"])
+def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers are known at once, as on the CPU, or are not waited for, as elsewhere."""
+    monkeypatch.setattr(base, "_known_at_once", lambda mask: request.param == "at once")
 
 
 def names(distance: object) -> str:
@@ -212,6 +233,108 @@ def test_a_distance_does_not_depend_on_its_neighbours_in_a_batch(distance: Dista
 
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=names)
+@given(data=st.data())
+def test_paired_distances_are_the_diagonal_of_all(distance: Distance, data: st.DataObject) -> None:
+    z = distance.embed(data.draw(outputs_of(distance)))
+    for shift in range(3):
+        other = z.roll(shift, 0)
+        paired = distance.paired(z, other)
+        assert paired.dtype == torch.float64
+        torch.testing.assert_close(paired, distance.compare(z, other).diagonal(), rtol=1e-14, atol=0.0)
+        torch.testing.assert_close(paired, distance.paired(other, z), rtol=1e-12, atol=0.0)
+        if shift == 0:
+            assert paired.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+@pytest.mark.parametrize("shape", [(1, 2, 3), (3, 5, 7), (3, 40, 40), (3, 150, 150)])
+def test_a_paired_distance_does_not_depend_on_its_neighbours_in_a_batch(
+    distance: Distance, shape: tuple[int, ...]
+) -> None:
+    first, second = noise(37, *shape, seed=1), noise(37, *shape, seed=2)
+    first[[3, 20, 36]] = second[[3, 20, 36]]
+    second[5], second[6], second[7] = first[5] * (1 + 1e-15), 1e-160, -first[7]
+    first[9] = torch.nan
+    a, b = distance.embed(first), distance.embed(second)
+    whole = distance.paired(a, b)
+    assert whole[[3, 20, 36]].tolist() == [0.0, 0.0, 0.0]
+    assert whole[9] == math.inf
+    for step in (1, 7, 8, 32):
+        parts = [distance.paired(x, y) for x, y in zip(a.split(step), b.split(step), strict=True)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_calls_for_paired_distances_are_fewer_than_the_pairs(
+    distance: Distance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    original = type(distance)._compare
+
+    def compare(self: Distance, a: Tensor, b: Tensor) -> Tensor:
+        calls.append(len(a))
+        return original(self, a, b)
+
+    monkeypatch.setattr(type(distance), "_compare", compare)
+    z = noise(800, 1, 2, 2)
+    assert distance(z, z + 1.0).shape == (800,)
+    assert len(calls) <= 100
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_paired_embedded_outputs_must_have_one_shape(distance: Distance) -> None:
+    a, b = (distance.embed(torch.zeros(count, 1, 2, 2)) for count in (2, 1))
+    with pytest.raises(ValueError, match=r"a and b must have the same shape, got \(2, "):
+        distance.paired(a, b)
+
+
+def far_and_near() -> Tensor:
+    """Equal, nearly equal, nearly opposite, tiny and huge vectors."""
+    z = noise(9, 4, seed=3)
+    z[1] = z[0]
+    z[2] = z[0] * (1 + 1e-12)
+    z[3], z[4] = -z[0] * 3.0, -z[0] + 1e-9 * z[5]
+    z[6], z[7] = z[6] * 1e-200, z[6] * 2e-200
+    z[8] = torch.tensor([1e30, 1e-200, 0.0, 0.0], dtype=torch.float64)
+    return torch.cat([z, z[8:] + torch.tensor([[0.0, 1e-200, 5e-200, -5e-324]], dtype=torch.float64)])
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("distance", [Lp(2), Angular()], ids=names)
+def test_digits_are_the_same_where_nothing_is_waited_for(distance: Distance, monkeypatch: pytest.MonkeyPatch) -> None:
+    z = distance.embed(far_and_near())
+    d, paired = distance.compare(z, z), torch.stack([distance.paired(z, z.roll(-shift, 0)) for shift in range(len(z))])
+    assert d.diagonal().tolist() == [0.0] * len(z)
+    monkeypatch.setattr(base, "_known_at_once", lambda mask: mask.is_cpu)
+    assert torch.equal(d, distance.compare(z, z))
+    rows = torch.arange(len(z))
+    assert torch.equal(paired, torch.stack([d[rows, (rows + shift) % len(z)] for shift in range(len(z))]))
+
+
+@pytest.mark.usefixtures("known")
+def test_l2_keeps_its_digits_beside_large_coordinates() -> None:
+    z = far_and_near()
+    expected = 1e-200 * math.sqrt(1 + 25)
+    assert Lp(2).pairwise(z[8:9], z[9:]).item() == pytest.approx(expected, rel=1e-15)
+    assert Lp(2)(z[8:9], z[9:]).item() == pytest.approx(expected, rel=1e-15)
+    assert Lp(2)(pair(0.0, 0.0), pair(3 * 5e-324, 4 * 5e-324)).item() == 5 * 5e-324
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("distance", [*DISTANCES, BoxJaccard()], ids=names)
+def test_a_non_finite_output_is_marked_where_nothing_is_waited_for(distance: Distance) -> None:
+    z = noise(3, 4) if isinstance(distance, BoxJaccard) else noise(3, 1, 2, 2)
+    copy = z.clone()
+    assert not bool(torch.isnan(distance.embed(z)).any())
+    z[1].view(-1)[2] = math.inf
+    embedded = distance.embed(z)
+    assert torch.isnan(embedded.flatten(1)).all(dim=1).tolist() == [False, True, False]
+    assert torch.equal(embedded[::2], distance.embed(copy)[::2])
+    assert torch.equal(z[::2], copy[::2])
+    assert distance.paired(embedded, embedded).tolist() == [0.0, math.inf, 0.0]
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("position", [0, 5, 11])
 def test_a_non_finite_output_is_infinitely_far_from_everything(distance: Distance, bad: float, position: int) -> None:
@@ -259,9 +382,8 @@ def test_inputs_are_left_as_they_were(distance: Distance) -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=names)
 def test_a_distance_prints_as_one_would_type_it(distance: Distance) -> None:
-    again = eval(
-        repr(distance), {**{c.__name__: c for c in (Angular, Lp, MaskJaccard, TotalVariation)}, "inf": math.inf}
-    )
+    classes = {c.__name__: c for c in (Angular, Lp, MaskJaccard, Plain, TotalVariation)}
+    again = eval(repr(distance), {**classes, "inf": math.inf})
     assert type(again) is type(distance)
     assert vars(again) == vars(distance)
 
@@ -289,6 +411,58 @@ def test_outputs_that_cannot_be_averaged_have_no_averages() -> None:
     for distance, outputs in ((Samples(), z), (Lp(), z.long()), (Lp(), z > 0.0)):
         assert distance.averages_of(outputs).shape == (0, 2, 2)
         assert distance.averages_of(outputs).dtype == outputs.dtype
+
+
+@pytest.mark.parametrize("distance", [Lp(), Angular(), *IMAGE_DISTANCES], ids=names)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("members", [1, 2, 3, 7])
+def test_tuples_average_to_their_mean(distance: Distance, dtype: torch.dtype, members: int) -> None:
+    z = noise(5, members, 2, 3, 4, dtype=dtype)
+    means = distance.averages_of_tuples(z)
+    assert means.dtype == dtype
+    expected = z[:, 0].clone()
+    for member in range(1, members):
+        expected = expected + z[:, member]
+    assert torch.equal(means, expected / members)
+    rtol = {torch.float16: 1e-2, torch.bfloat16: 1e-1, torch.float32: 1e-5}.get(dtype, 1e-13)
+    np.testing.assert_allclose(means.double(), z.double().mean(dim=1), rtol=rtol, atol=rtol)
+
+
+def tuples_alone(average: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    """Each tuple's average, computed in a tensor of its own."""
+    return torch.cat([average(one.clone()) for one in z.split(1)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(33, 5, 3), (17, 9, 1, 28, 28), (257, 31, 2), (40, 64, 1)])
+def test_the_average_of_a_tuple_does_not_depend_on_other_tuples(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    z = noise(*shape, dtype=dtype)
+    z[1, 0], z[2, 1] = math.nan, math.inf
+    means = Lp().averages_of_tuples(z)
+    torch.testing.assert_close(means, tuples_alone(Lp().averages_of_tuples, z), rtol=0.0, atol=0.0, equal_nan=True)
+    transposed = z.transpose(0, 1).contiguous().transpose(0, 1)
+    torch.testing.assert_close(means, Lp().averages_of_tuples(transposed), rtol=0.0, atol=0.0, equal_nan=True)
+    assert torch.isfinite(means).flatten(1).all(dim=1).tolist() == [i not in (1, 2) for i in range(len(z))]
+    assert bool(torch.isnan(z[1, 0]).all())
+
+
+def test_a_mean_of_the_whole_tensor_would_depend_on_other_tuples() -> None:
+    z = noise(40, 64, 1, dtype=torch.float32)
+    mean = lambda outputs: outputs.mean(dim=1)  # noqa: E731
+    assert not torch.equal(mean(z.transpose(0, 1).contiguous().transpose(0, 1)), tuples_alone(mean, z))
+
+
+def test_tuples_that_cannot_be_averaged_are_refused() -> None:
+    z = noise(2, 3, 4)
+    for distance in (Samples(), MaskJaccard()):
+        message = re.escape(f"distance must be one whose outputs can be averaged, got {distance!r}")
+        with pytest.raises(ValueError, match=message):
+            distance.averages_of_tuples(z)
+    message = r"outputs must be floating-point tuples \(T, J, \*out\) with J at least 1, got"
+    for outputs in (z.long(), z > 0.0, z[:, :0], z[0]):
+        with pytest.raises(ValueError, match=message):
+            Lp().averages_of_tuples(outputs)
+    assert Lp().averages_of_tuples(z[:0]).shape == (0, 4)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 1, 1, 1), (2, 1, 1), (2, 1, 1, 2, 2)])

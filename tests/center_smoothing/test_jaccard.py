@@ -99,7 +99,8 @@ def test_boxes_obey_the_axioms(corners: str, data: st.DataObject) -> None:
     assert torch.equal(d, d.T)
     through = (d[:, :, None] + d[None, :, :]).amin(dim=1)
     assert bool((d <= through * (1 + 1e-14)).all())
-    torch.testing.assert_close(BoxJaccard()(z, z.flip(0)), d.fliplr().diagonal(), rtol=0.0, atol=0.0)
+    assert torch.equal(BoxJaccard()(z, z.flip(0)), d.fliplr().diagonal())
+    assert torch.equal(BoxJaccard()(z, z.roll(1, 0)), d.roll(1, 1).diagonal())
 
 
 UNIT = (0.0, 0.0, 1.0, 1.0)
@@ -293,6 +294,20 @@ def test_averages_of_boxes_leave_out_the_empty_ones(dtype: torch.dtype) -> None:
     averages = BoxJaccard().averages_of(z)
     assert averages.dtype == dtype
     assert averages.tolist() == [[2.0, 1.0, 6.0, 6.0], [1.0, 1.0, 5.0, 5.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_averages_of_tuples_of_boxes_leave_out_the_empty_ones(dtype: torch.dtype) -> None:
+    first, second, nan = (0.0, 0.0, 4.0, 4.0), (1.0, 1.0, 5.0, 6.0), (math.nan, 0.0, 1.0, 1.0)
+    tuples = [[first, NO_BOX, second], [NO_BOX, (9.0, 9.0, 8.0, 8.0), NO_BOX], [NO_BOX, first, NO_BOX]]
+    tuples += [[first, nan, NO_BOX], [first, (5.0, math.nan, 4.0, 1.0), second]]
+    z = torch.tensor(tuples, dtype=dtype)
+    averages = BoxJaccard().averages_of_tuples(z)
+    assert averages.dtype == dtype
+    assert averages[:3].tolist() == [[0.5, 0.5, 4.5, 5.0], list(NO_BOX), list(first)]
+    assert BoxJaccard()(averages, averages).tolist() == [0.0, 0.0, 0.0, math.inf, math.inf]
+    for i in range(3):
+        assert torch.equal(BoxJaccard().averages_of_tuples(z[i : i + 1]), averages[i : i + 1])
 
 
 def test_boxes_without_averages() -> None:
