@@ -4,6 +4,7 @@ from center_smoothing.budget import Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.distances import NO_BOX, Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
 from center_smoothing.smoother import CenterSmoother
+from center_smoothing.stopping import Decided, TightEnough
 
 __all__ = [
     "NO_BOX",
@@ -11,11 +12,13 @@ __all__ = [
     "BoxJaccard",
     "CenterSmoother",
     "Certificate",
+    "Decided",
     "Distance",
     "Lp",
     "MaskJaccard",
     "Plan",
     "SmoothedOutput",
     "SmoothingBudget",
+    "TightEnough",
     "TotalVariation",
 ]

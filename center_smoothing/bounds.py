@@ -167,6 +167,46 @@ def order_statistic_least_m(p: float, alpha: float) -> float:
     return float(max(1, math.ceil(level / math.log(p))))
 
 
+def order_statistic_rank_below(m: int, p: float, alpha: float) -> int:
+    """Rank of the order statistic that does not exceed the p-quantile, with confidence 1 - alpha.
+
+    The counterpart of :func:`order_statistic_rank`: with L the rank-th smallest of m draws of D, P[D < L] <= p
+    except with probability at most ``alpha``.
+
+    Returns:
+        max { r : P[Bin(m, p) < r] <= alpha }, 1-based; 0 if m draws say nothing.
+
+    Example:
+        >>> order_statistic_rank_below(100, 0.9, 0.005)
+        82
+    """
+    m, p, alpha = _check_trials(m, "m"), _check_probability(p), check_alpha(alpha)
+    level = alpha * (1.0 - _TAIL_MARGIN)
+    low, high = 0, m + 1  # the shortfall does not exceed the level at `low` and does at `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        if binomial_shortfall(m, p, middle) <= level:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def mass_hit(draws: int, alpha: float) -> float:
+    """The mass w that at least one of ``draws`` independent draws hits: (1 - w)^draws <= alpha, rounded up (theory T7).
+
+    Args:
+        draws: at least 1.
+        alpha: probability that all of them miss, in (0, 1/2].
+
+    Example:
+        >>> round(mass_hit(64, 0.001), 5)
+        0.10231
+    """
+    draws, alpha = _check_trials(draws, "draws"), check_alpha(alpha)
+    return min(1.0, -math.expm1(math.log(alpha) / draws) + _PROBABILITY_MARGIN)
+
+
 def hoeffding_margin(m: int, alpha: float) -> float:
     """sqrt(ln(1/alpha) / (2 m)): how far a mean of m values in [0, 1] may lie above its expectation.
 

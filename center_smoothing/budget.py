@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -14,11 +15,33 @@ from center_smoothing import bounds
 
 Method = Literal["exact", "paper"]
 METHODS: tuple[Method, ...] = ("exact", "paper")
+Coverage = Literal["pointwise", "bonferroni", "dkw"]
+COVERAGES: tuple[Coverage, ...] = ("pointwise", "bonferroni", "dkw")
 
-# Candidates that the pilot's mean and coordinate-wise median add to its k outputs (theory T2).
+# Candidates that the pilot's mean and coordinate-wise median add to those of its outputs and tuples (theory T2).
 _EXTRA_CANDIDATES = 2
 # The default delta is the least one at which a model with finite outputs abstains on at most this share of inputs.
 _DEFAULT_ABSTENTION = 0.01
+# Comparisons with probes per certification output, on average: little next to one evaluation of a network.
+_COMPARISONS = 64
+# More outputs than these are not compared with the probes, so that memory does not grow with m.
+_MOST_COMPARED = 1 << 14
+# The h at which probes bound the whole curve at once (theory T7): others are rounded up to the next of them.
+_CURVE_STEP, _CURVE_END = 0.25, 6.0
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which order statistics make a certificate at one h (theory T5 and T7). Ranks are 1-based.
+
+    Attributes:
+        distances: R is this one among the certification distances; more than there are: no certificate.
+        probes: by tuple size J, the rank among the probes, and the rank among each probe's distances. J is missing
+            where the sample is too small for it.
+    """
+
+    distances: int
+    probes: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,6 +56,7 @@ class Plan:
         evaluations: evaluations of the base function f per example.
         abstention_probability: upper bound on the chance of abstaining, for every f with finite outputs.
         certifiable: whether rank <= m, that is m >= least_m.
+        tuple_sizes: the J whose probes bound the radius of the other ball (theory T7); without any, only T3 does.
     """
 
     h: float
@@ -42,64 +66,89 @@ class Plan:
     evaluations: int
     abstention_probability: float
     certifiable: bool
+    tuple_sizes: tuple[int, ...] = ()
+
+    @property
+    def theorem(self) -> str:
+        """Which statement of docs/theory.md gives eps_out."""
+        return f"T7, J={','.join(map(str, self.tuple_sizes))}" if self.tuple_sizes else "T3"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothingBudget:
     """Sample sizes, margin and failure probabilities of a smoothed function and of its certificate.
 
-    ``n``, ``k``, ``n_check``, ``delta``, ``alpha_1`` and ``method`` are part of the smoothed function: a certificate
-    speaks of the outputs at x and at x' computed with the same values (theory T1).
+    ``n``, ``k``, ``candidates``, ``tuple_sizes``, ``n_check``, ``delta``, ``alpha_1`` and ``method`` are part of the
+    smoothed function: a certificate speaks of the outputs at x and at x' computed with the same values (theory T1).
 
     Args:
         n: ranked outputs.
-        m: certification outputs.
-        k: pilot outputs, the candidate centers. Paper mode takes the n ranked outputs instead.
+        m: certification outputs, at most.
+        k: pilot outputs, of which the candidate centers are made. Default: n / 8, but 32 to 256. Paper mode has no
+            pilot: the n ranked outputs are the candidates.
         delta: margin Delta in (0, 1/2) around one half. Default: the least one at which the chance of abstaining is
             at most 1%, whatever the base function, as long as its outputs are finite.
         alpha_1: failure probability of the smoothed output, in (0, 1/2]; half of it is spent on the check.
         alpha_2: failure probability of the certificate, in (0, 1/2].
         n_check: outputs that check the center's mass. Default: n. They are shared with the certification outputs
             (theory T8), so that any n_check <= m costs nothing more.
-        method: ``"exact"`` (theory T1, T2, T5) or ``"paper"`` (Algorithms 1 and 2 to the letter, theory T4).
+        candidates: at most so many candidates for each tuple size.
+        tuple_sizes: J, ascending: averages of J pilot outputs are candidates, and probes of the certificate (theory
+            T7). Pilot outputs themselves are candidates in any case. () leaves T7 out.
+        looks: how often the certification outputs are looked at, each time at twice as many, the last time at all m;
+            alpha_2 is shared by the looks, so that sampling may stop at any of them, for whatever reason.
+        method: ``"exact"`` (theory T1, T2, T5, T7) or ``"paper"`` (Algorithms 1 and 2 to the letter, theory T4).
 
     Raises:
         ValueError: for values out of range, and for a delta that n, k and alpha_1 do not admit, with the least one.
 
     Example:
-        >>> budget = SmoothingBudget(n=1_000, m=2_000, delta=0.12)
+        >>> budget = SmoothingBudget(n=1_000, m=2_000, delta=0.13)
         >>> plan = budget.plan(h=2.0)
-        >>> plan.evaluations, plan.rank, plan.least_m
-        (3032, 1991, 499.0)
+        >>> plan.evaluations, plan.rank, plan.least_m, plan.theorem
+        (3125, 1994, 568.0, 'T7, J=1')
     """
 
     n: int = 10_000
     m: int = 20_000
-    k: int = 32
-    delta: float = None  # type: ignore[assignment]  # None is resolved in __post_init__, readers see a float
+    k: int = None  # type: ignore[assignment]  # None is resolved in __post_init__, readers see a number
+    delta: float = None  # type: ignore[assignment]  # likewise
     alpha_1: float = 0.005
     alpha_2: float = 0.005
     n_check: int = None  # type: ignore[assignment]  # likewise
+    candidates: int = 64
+    tuple_sizes: tuple[int, ...] = None  # type: ignore[assignment]  # likewise
+    looks: int = 1
     method: Method = "exact"
 
     def __post_init__(self) -> None:
         """Validate, and fill in the defaults that depend on other fields."""
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
-        for name in ("n", "m", "k"):
+        for name in ("n", "m", "candidates", "looks"):
+            _check_count(name, getattr(self, name))
+        defaults = {"n_check": self.n, "k": min(256, max(32, self.n // 8))}
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
             _check_count(name, getattr(self, name))
         for name in ("alpha_1", "alpha_2"):
             bounds.check_alpha(getattr(self, name), name)
-        if self.n_check is None:
-            object.__setattr__(self, "n_check", self.n)
-        _check_count("n_check", self.n_check)
+        object.__setattr__(self, "tuple_sizes", _check_tuple_sizes(self.tuple_sizes, self.method))
         if self.method == "paper" and self.n_check != self.n:
             raise ValueError(f"n_check must equal n={self.n} for method='paper', got {self.n_check}")
+        if self.method == "paper" and self.looks != 1:
+            raise ValueError(f"looks must be 1 for method='paper', got {self.looks}")
+        if self.looks > 1 and self.look_sizes[0] < self.n_check:
+            raise ValueError(
+                f"looks must be such that the first of them, at {self.look_sizes[0]} outputs, has the "
+                f"n_check={self.n_check} of the check, got {self.looks}; take fewer looks, a larger m or a smaller n"
+            )
         least = self.least_delta
         if math.isinf(least):
             raise ValueError(
                 f"n={self.n} with k={self.k} admits no delta below 0.5 at alpha_1={self.alpha_1}; "
-                f"n={_least_n(self.k, self.alpha_1, self.method)} does"
+                f"n={_least_n(self._samples, self.alpha_1, self.method)} does"
             )
         if self.delta is None:
             object.__setattr__(self, "delta", self._default_delta())
@@ -126,15 +175,52 @@ class SmoothingBudget:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the base function per certificate (theory T8)."""
+        """Evaluations of the base function per certificate (theory T8), at most."""
         if self.method == "paper":
             return 2 * self.n + self.m
         return self.k + self.n + max(self.m, self.n_check)
 
     @property
+    def look_sizes(self) -> tuple[int, ...]:
+        """Numbers of certification outputs at which they are looked at, ascending."""
+        return tuple(-(-self.m // 2**later) for later in reversed(range(self.looks)))
+
+    @property
     def least_delta(self) -> float:
         """The least admissible delta (theory T1); inf where there is none below 1/2."""
-        return _least_delta(self.n, self.k, self.alpha_1, self.method)
+        return _least_delta(self.n, self._samples, self.alpha_1, self.method)
+
+    @property
+    def probes(self) -> int:
+        """How many probes of each tuple size a certificate has (theory T7); 0 for none."""
+        if not self.tuple_sizes or self._alpha_hit() <= 0.0:
+            return 0
+        first, largest = self.look_sizes[0], self.tuple_sizes[-1]
+        number = min(192, max(32, first // 100), first // (2 * largest))
+        return number if number >= 8 else 0
+
+    @property
+    def outputs_in_probes(self) -> int:
+        """How many of the certification outputs, the first ones, the probes are made of."""
+        return self.probes * self.tuple_sizes[-1] if self.probes else 0
+
+    def compared(self, m: int) -> int:
+        """How many of m certification outputs are compared with the probes: those after :attr:`outputs_in_probes`."""
+        if not self.probes:
+            return 0
+        affordable = _COMPARISONS * m // (self.probes * len(self.tuple_sizes))
+        return max(1, min(m - self.outputs_in_probes, affordable, _MOST_COMPARED))
+
+    def tuples(self, size: int) -> int:
+        """How many candidates are averages of ``size`` pilot outputs: disjoint tuples, in the order of the draws."""
+        return min(self.candidates, self.k // size)
+
+    def without_averages(self) -> SmoothingBudget:
+        """The same budget for outputs that cannot be averaged: as many candidates, all of them pilot outputs."""
+        if self.method == "paper" or self.tuple_sizes in ((), (1,)):
+            return self
+        number = sum(self.tuples(size) for size in {1, *self.tuple_sizes})
+        return replace(self, tuple_sizes=(1,), candidates=number)
 
     def mass_lower_bound(self, inside: int) -> float:
         """Lower confidence bound on the mass of a ball that held ``inside`` of n_check fresh outputs (T1.3)."""
@@ -146,10 +232,27 @@ class SmoothingBudget:
         """How many of the n_check outputs the ball must hold for the smoothed function not to abstain."""
         return _least_inside(self.n_check, self.delta, self.alpha_check, self.method)
 
-    def rank(self, p: float, alpha_2: float | None = None) -> int:
-        """Rank of the certification distance that bounds the p-quantile (theory T5; T4 in paper mode)."""
-        find = bounds.dkw_rank if self.method == "paper" else bounds.order_statistic_rank
-        return find(self.m, p, self.alpha_2 if alpha_2 is None else alpha_2)
+    def ranks(
+        self,
+        h: float,
+        *,
+        m: int | None = None,
+        tuple_sizes: Sequence[int] | None = None,
+        coverage: Coverage = "pointwise",
+        answers: int = 1,
+    ) -> Ranks:
+        """Which order statistics make the certificate at h: a function of the budget, never of a sample.
+
+        Args:
+            h: eps_in / sigma, at least 0.
+            m: certification outputs so far, one of :attr:`look_sizes`; default: all.
+            tuple_sizes: those that probes were made of; default: the budget's.
+            coverage: as in :meth:`center_smoothing.Certificate.eps_out`.
+            answers: how many are counted for ``"bonferroni"``.
+        """
+        sizes = self.tuple_sizes if tuple_sizes is None else tuple(tuple_sizes)
+        alpha_2 = self.alpha_2 / self.looks / (answers if coverage == "bonferroni" else 1)
+        return _ranks(self, float(h), self.m if m is None else m, sizes, coverage == "dkw", alpha_2)
 
     def abstention_probability(self) -> float:
         """Upper bound on the chance of abstaining at one input, for every distance and f with finite outputs."""
@@ -162,26 +265,40 @@ class SmoothingBudget:
             ValueError: if h is negative or NaN.
         """
         p = bounds.gaussian_shift_up(0.5 + self.delta, h)
-        rank = self.rank(p)
+        ranks = self.ranks(h)
         least = bounds.dkw_least_m if self.method == "paper" else bounds.order_statistic_least_m
         return Plan(
             h=float(h),
             p=p,
-            rank=rank,
-            least_m=least(p, self.alpha_2),
+            rank=ranks.distances,
+            least_m=least(p, self.alpha_2 / self.looks),
             evaluations=self.evaluations,
             abstention_probability=self.abstention_probability(),
-            certifiable=rank <= self.m,
+            certifiable=ranks.distances <= self.m,
+            tuple_sizes=tuple(size for size, _, _ in ranks.probes),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, from which ``SmoothingBudget(**values)`` makes an equal budget."""
-        return asdict(self)
+        return {**asdict(self), "tuple_sizes": list(self.tuple_sizes)}
+
+    @property
+    def _samples(self) -> int:
+        """Candidates that are pilot outputs; all k of a budget without the limit that ``candidates`` is."""
+        return self.tuples(1)
+
+    def _alpha_hit(self) -> float:
+        """What of alpha_1 is left at x' for each tuple size: that no candidate of it is good (theory T7)."""
+        theta = 0.5 + self.delta
+        spent = (1.0 - theta) ** self._samples
+        spent += (1 + len(self.tuple_sizes)) * bounds.binomial_shortfall(self.n, theta, self.half)
+        return (self.alpha_1 / 2.0 * (1.0 - 1e-9) - spent) / len(self.tuple_sizes)
 
     def _selected_masses(self) -> NDArray[np.float64]:
         if self.method == "paper":  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
             return _selected_masses(max(1, self.n - 1), self.half - 1, self.n)
-        return _selected_masses(self.n, self.half, self.k + _EXTRA_CANDIDATES)
+        number = sum(self.tuples(size) for size in {1, *self.tuple_sizes})
+        return _selected_masses(self.n, self.half, number + _EXTRA_CANDIDATES)
 
     def _default_delta(self) -> float:
         masses = self._selected_masses()
@@ -204,9 +321,65 @@ class SmoothingBudget:
         return _round_up(high, 4)
 
 
+@lru_cache(maxsize=65536)
+def _ranks(
+    budget: SmoothingBudget, h: float, m: int, sizes: tuple[int, ...], whole_curve: bool, alpha_2: float
+) -> Ranks:
+    """Half of alpha_2 for R and half for the probes, shared by their sizes; all for R where no probe can help."""
+    find = bounds.dkw_rank if whole_curve or budget.method == "paper" else bounds.order_statistic_rank
+    p = bounds.gaussian_shift_up(0.5 + budget.delta, h)
+    if whole_curve:  # the split must be the same at every h, as all of them count
+        sizes = tuple(size for size, _, _ in _probe_ranks(budget, 0.0, m, sizes, True, alpha_2 / 2.0))
+    probes = _probe_ranks(budget, h, m, sizes, whole_curve, alpha_2 / 2.0)
+    if probes or (whole_curve and sizes):
+        rank = find(m, p, alpha_2 / 2.0)
+        if rank <= m or whole_curve:
+            return Ranks(rank, probes)
+    return Ranks(find(m, p, alpha_2))
+
+
+def _probe_ranks(
+    budget: SmoothingBudget, h: float, m: int, sizes: tuple[int, ...], whole_curve: bool, alpha: float
+) -> tuple[tuple[int, int, int], ...]:
+    """The tuple sizes that m outputs are enough for at h, each with its two ranks (theory T7)."""
+    number, compared = budget.probes, budget.compared(m)
+    if not (sizes and number and compared):
+        return ()
+    share = alpha / len(sizes)
+    if whole_curve:
+        if h > _CURVE_END:
+            return ()
+        h = _CURVE_STEP * math.ceil(h / _CURVE_STEP)
+        share /= 1.0 + _CURVE_END / _CURVE_STEP
+    p = bounds.gaussian_shift_up(0.5 + budget.delta, h)
+    within = bounds.order_statistic_rank(compared, p, share / 2.0 / number)
+    found = []
+    for size in sizes:
+        mass = bounds.mass_hit(budget.tuples(size), budget._alpha_hit()) if budget.tuples(size) else 1.0
+        if mass < 1.0 and within <= compared:
+            among = bounds.order_statistic_rank(
+                number, bounds.gaussian_shift_up(mass, math.sqrt(size) * h), share / 2.0
+            )
+            if among <= number:
+                found.append((size, among, within))
+    return tuple(found)
+
+
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_tuple_sizes(sizes: object, method: Method) -> tuple[int, ...]:
+    if sizes is None:
+        return () if method == "paper" else (1, 2, 4)
+    listed = list(sizes) if isinstance(sizes, tuple | list) else [0]
+    counts = all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in listed)
+    if not counts or sorted(set(listed)) != listed:
+        raise ValueError(f"tuple_sizes must be ascending whole numbers of at least 1, such as (1, 2, 4), got {sizes!r}")
+    if listed and method == "paper":
+        raise ValueError(f"tuple_sizes must be () for method='paper', which has T3 alone, got {sizes!r}")
+    return tuple(listed)
 
 
 def _round_up(value: float, digits: int) -> float:
@@ -228,13 +401,13 @@ def _least_inside(n_check: int, delta: float, alpha_check: float, method: Method
 
 
 @lru_cache(maxsize=1024)
-def _least_delta(n: int, k: int, alpha_1: float, method: Method) -> float:
+def _least_delta(n: int, samples: int, alpha_1: float, method: Method) -> float:
     if method == "paper":  # sqrt(ln(2 / alpha_1) / (2 n))
         margin = bounds.hoeffding_margin(n, alpha_1 / 2.0)
         return margin if margin < 0.5 else math.inf
 
     def admissible(delta: float) -> bool:
-        no_candidate = (0.5 - delta) ** k
+        no_candidate = (0.5 - delta) ** samples
         badly_ranked = bounds.binomial_shortfall(n, 0.5 + delta, (n + 1) // 2)
         return no_candidate + badly_ranked + alpha_1 / 2.0 <= alpha_1 * (1.0 - 1e-9)
 
@@ -247,8 +420,8 @@ def _least_delta(n: int, k: int, alpha_1: float, method: Method) -> float:
     return high
 
 
-def _least_n(k: int, alpha_1: float, method: Method) -> int:
+def _least_n(samples: int, alpha_1: float, method: Method) -> int:
     n = 1
-    while math.isinf(_least_delta(n, k, alpha_1, method)):
+    while math.isinf(_least_delta(n, samples, alpha_1, method)):
         n += 1
     return n

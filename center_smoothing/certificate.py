@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from center_smoothing import bounds
-from center_smoothing.budget import SmoothingBudget
-
-Coverage = Literal["pointwise", "bonferroni", "dkw"]
-COVERAGES: tuple[Coverage, ...] = ("pointwise", "bonferroni", "dkw")
+from center_smoothing.budget import COVERAGES, Coverage, Ranks, SmoothingBudget
+from center_smoothing.certification_sample import ProbeDistances, kept_ranks
 
 # Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
 # distances are rounded in R, in the radius of the ball around the other center, and where the two balls meet.
 _ROUNDING = 1.0 + 2.0**-28
+# Largest h of which eps_in is asked, far beyond what samples can certify.
+_LARGEST_H = 64.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +51,14 @@ class Certificate:
     d(center(x), center(x')) <= eps_out(eps_in).
 
     Attributes:
-        distances: (m,) float64, ascending: d(center, f(x + noise)) of the certification outputs.
+        distances: (m,) float64, ascending: d(center, f(x + noise)) of the certification outputs; m is one of the
+            budget's ``look_sizes``.
         sigma: noise level, in units of x.
         relaxation: gamma of the distance.
         budget: the sample sizes, margin and failure probabilities that were used.
         output: the smoothed output at x.
         smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
+        probes: distances of the probes by tuple size (theory T7); may be empty.
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -65,19 +67,26 @@ class Certificate:
     budget: SmoothingBudget
     output: SmoothedOutput
     smoothing_loss: float
+    probes: ProbeDistances = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Check what a file may have got wrong."""
-        if self.distances.shape != (self.budget.m,):
-            raise ValueError(
-                f"distances must have shape ({self.budget.m},) for this budget, got {self.distances.shape}"
-            )
-        if not (np.all(self.distances >= 0.0) and np.all(self.distances[1:] >= self.distances[:-1])):
+        sizes = self.budget.look_sizes
+        if self.distances.ndim != 1 or len(self.distances) not in sizes:
+            wanted = " or ".join(f"({size},)" for size in sizes)
+            raise ValueError(f"distances must have shape {wanted} for this budget, got {self.distances.shape}")
+        if not _is_ascending(self.distances):
             raise ValueError("distances must be at least 0, free of NaN and in ascending order")
         if not 0.0 < self.sigma < math.inf:
             raise ValueError(f"sigma must be a positive finite number, got {self.sigma!r}")
         if not 1.0 <= self.relaxation < math.inf:
             raise ValueError(f"relaxation must lie in [1, inf), got {self.relaxation!r}")
+        if not set(self.probes) <= set(self.budget.tuple_sizes):
+            raise ValueError(f"probes must be of tuple sizes {self.budget.tuple_sizes}, got {tuple(self.probes)}")
+        for size, kept in self.probes.items():
+            shape = (self.budget.probes, len(kept_ranks(self.budget.compared(self.m))))
+            if kept.shape != shape or not _is_ascending(kept):
+                raise ValueError(f"probes[{size}] must have shape {shape} and ascend along its columns")
 
     @property
     def abstained(self) -> bool:
@@ -90,8 +99,13 @@ class Certificate:
         return self.output.center
 
     @property
+    def m(self) -> int:
+        """How many certification outputs were drawn."""
+        return len(self.distances)
+
+    @property
     def factor(self) -> float:
-        """The factor gamma (1 + 2 gamma): eps_out = factor * R (theory T3). 3 for a metric."""
+        """The factor gamma (1 + 2 gamma) of theory T3: eps_out is at most factor * R. 3 R for a metric."""
         return self.relaxation * (1.0 + 2.0 * self.relaxation)
 
     @property
@@ -119,7 +133,8 @@ class Certificate:
             ValueError: if an eps_in is negative or NaN, or the coverage unknown.
         """
         radii = _arguments("eps_in", eps_in)
-        certified = np.array([self._eps_out(value, self._alpha(radii, coverage), coverage) for value in radii])
+        answers = _answers(radii, coverage)
+        certified = np.array([self._eps_out(value / self.sigma, coverage, answers) for value in radii])
         return float(certified[0]) if np.ndim(eps_in) == 0 else certified
 
     @overload
@@ -127,7 +142,7 @@ class Certificate:
     @overload
     def eps_in(self, eps_out: ArrayLike, *, coverage: Coverage = ...) -> NDArray[np.float64] | float: ...
     def eps_in(self, eps_out: ArrayLike, *, coverage: Coverage = "pointwise") -> NDArray[np.float64] | float:
-        """Largest input radius with that certified output radius, rounded down; 0 where there is none (T6).
+        """Input radius up to which the certified output radius stays within that, rounded down; 0 for none (T6).
 
         Args:
             eps_out: output radius or radii, at least 0. Fixed before the distances were seen.
@@ -140,8 +155,14 @@ class Certificate:
             ValueError: if an eps_out is negative or NaN, or the coverage unknown.
         """
         radii = _arguments("eps_out", eps_out)
-        certified = np.array([self._eps_in(value, self._alpha(radii, coverage), coverage) for value in radii])
+        answers = _answers(radii, coverage)
+        certified = np.array([self._eps_in(value, coverage, answers) for value in radii])
         return float(certified[0]) if np.ndim(eps_out) == 0 else certified
+
+    def theorem(self, eps_in: float) -> str:
+        """Which statement of docs/theory.md gives the pointwise eps_out(eps_in): "T7, J=1,2", say, or "T3"."""
+        used = [str(size) for size, _, _ in self._ranks(float(eps_in) / self.sigma, "pointwise", 1).probes]
+        return f"T7, J={','.join(used)}" if used else "T3"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to one ``.npz`` file, free of pickles; an existing file is replaced as a whole."""
@@ -155,14 +176,14 @@ class Certificate:
             "mass": self.output.mass,
             "abstained": self.abstained,
             "smoothing_loss": self.smoothing_loss,
+            "probes": list(self.probes),
         }
         with temporary.open("wb") as file:
-            np.savez(
-                file,
-                distances=self.distances,
-                center=self.center.detach().cpu().double().numpy(),
-                certificate=np.array(json.dumps(described)),
-            )
+            arrays: dict[str, Any] = {f"probes_{size}": kept for size, kept in self.probes.items()}
+            arrays["distances"] = self.distances
+            arrays["center"] = self.center.detach().cpu().double().numpy()
+            arrays["certificate"] = np.array(json.dumps(described))
+            np.savez(file, **arrays)
         os.replace(temporary, target)
 
     @classmethod
@@ -178,6 +199,7 @@ class Certificate:
                 values: dict[str, Any] = json.loads(str(arrays["certificate"]))
                 distances = np.asarray(arrays["distances"], dtype=np.float64)
                 center = torch.from_numpy(np.asarray(arrays["center"], dtype=np.float64))
+                probes = {size: np.asarray(arrays[f"probes_{size}"], np.float32) for size in values.get("probes", [])}
             return cls(
                 distances=distances,
                 sigma=float(values["sigma"]),
@@ -187,6 +209,7 @@ class Certificate:
                     center, float(values["radius"]), float(values["mass"]), bool(values["abstained"])
                 ),
                 smoothing_loss=float(values["smoothing_loss"]),
+                probes=probes,
             )
         except FileNotFoundError:
             raise
@@ -195,35 +218,84 @@ class Certificate:
                 f"path must be a file written by Certificate.save, got {os.fspath(path)}: {error}"
             ) from error
 
-    def _alpha(self, arguments: NDArray[np.float64], coverage: Coverage) -> float:
-        if coverage not in COVERAGES:
-            raise ValueError(f"coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")
-        alpha_2 = self.budget.alpha_2
-        return alpha_2 / len(np.unique(arguments)) if coverage == "bonferroni" else alpha_2
+    def _ranks(self, h: float, coverage: Coverage, answers: int) -> Ranks:
+        sizes = tuple(self.probes)
+        return self.budget.ranks(h, m=self.m, tuple_sizes=sizes, coverage=coverage, answers=answers)
 
-    def _eps_out(self, eps_in: float, alpha_2: float, coverage: Coverage) -> float:
-        p = bounds.gaussian_shift_up(0.5 + self.budget.delta, eps_in / self.sigma)
-        rank = bounds.dkw_rank(self.budget.m, p, alpha_2) if coverage == "dkw" else self.budget.rank(p, alpha_2)
-        if self.abstained or rank > self.budget.m:
-            return math.inf
-        return float(self._certified(self.distances[rank - 1]))
-
-    def _eps_in(self, eps_out: float, alpha_2: float, coverage: Coverage) -> float:
-        m = self.budget.m
-        covered = int(np.searchsorted(self._certified(self.distances), eps_out, side="right"))
-        covered = min(covered, m - self.non_finite)
+    def _eps_out(self, h: float, coverage: Coverage, answers: int) -> float:
         if self.abstained:
-            return 0.0
-        if coverage == "dkw" or self.budget.method == "paper":
-            mass = max(0.0, covered / m - bounds.hoeffding_margin(m, alpha_2))
-        else:
-            mass = bounds.clopper_pearson_lower(covered, m, alpha_2)
-        return self.sigma * bounds.gaussian_shift_between(0.5 + self.budget.delta, mass) * (1.0 - 1e-15)
+            return math.inf
+        return self.radius_at(self._ranks(h, coverage, answers))
 
-    def _certified(self, radius: NDArray[np.float64] | np.float64) -> NDArray[np.float64] | np.float64:
-        """Certified output radii factor * R, rounded up."""
-        certified: NDArray[np.float64] | np.float64 = np.nextafter(radius * (self.factor * _ROUNDING), np.inf)
-        return certified
+    def radius_at(self, ranks: Ranks, *, upwards: bool = True) -> float:
+        """eps_out = gamma (R + min(2 gamma R, t)), rounded up, from the order statistics of these ranks (T3, T7).
+
+        Args:
+            ranks: one beyond the sample stands for inf, one below 1 for 0.
+            upwards: of the probes' distances only some ranks are kept; whether to take the next one above, as a
+                certificate has to, or below.
+        """
+        if ranks.distances > self.m:
+            return math.inf
+        gamma, radius = self.relaxation, _at_rank(self.distances, ranks.distances)
+        other = min((self._probe_distance(*found, upwards=upwards) for found in ranks.probes), default=math.inf)
+        return math.nextafter(gamma * (radius + min(2.0 * gamma * radius, other)) * _ROUNDING, math.inf)
+
+    def _probe_distance(self, size: int, among: int, within: int, *, upwards: bool) -> float:
+        """The t of theory T7: the among-th smallest over the probes of their within-th smallest distances."""
+        kept = kept_ranks(self.budget.compared(self.m))
+        if upwards:
+            column = int(np.searchsorted(kept, within))
+        else:
+            column = int(np.searchsorted(kept, within, side="right")) - 1
+        return _at_rank(self.probes[size][:, column], among) if column >= 0 else 0.0
+
+    def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
+        """Sigma times the h at which the curve first exceeds eps_out (theory T6)."""
+
+        def within(h: float) -> bool:
+            certified = self._eps_out(h, coverage, answers)
+            return certified <= eps_out and certified < math.inf
+
+        if not within(0.0):
+            return 0.0
+        # where probes stop to help, R takes all of alpha_2: the curve ascends on either side, but perhaps not across
+        end = _last(lambda h: bool(self._ranks(h, coverage, answers).probes), 0.0, _LARGEST_H)
+        certified = _last(within, 0.0, end)
+        if certified == end:
+            certified = _last(within, end, _LARGEST_H)
+        return self.sigma * certified * (1.0 - 1e-15)
+
+
+def _is_ascending(values: NDArray[Any]) -> bool:
+    """Along the first axis; at least 0, and without NaN."""
+    return bool(np.all(values >= 0.0) and np.all(values[1:] >= values[:-1]))
+
+
+def _at_rank(ascending: NDArray[Any], rank: int) -> float:
+    return float(ascending[rank - 1]) if rank >= 1 else 0.0
+
+
+def _last(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """The largest h between the two at which it holds, rounded down, if it holds from ``low`` to there and not beyond.
+
+    ``low`` where it holds nowhere.
+    """
+    if not holds(low):
+        return low
+    if holds(high):
+        return high
+    while high - low > 1e-12 * max(high, 1e-3):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _answers(arguments: NDArray[np.float64], coverage: Coverage) -> int:
+    """How many distinct arguments there are; checks the coverage."""
+    if coverage not in COVERAGES:
+        raise ValueError(f"coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")
+    return len(np.unique(arguments))
 
 
 def _arguments(name: str, values: ArrayLike) -> NDArray[np.float64]:

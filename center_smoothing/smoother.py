@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from center_smoothing.budget import SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
+from center_smoothing.certification_sample import CertificationSample, averaged_sizes, tuples_of
 from center_smoothing.distances.base import Distance
 from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs, Stage
+
+# Whether a certificate, at one of the budget's looks, will do.
+StoppingRule = Callable[[Certificate], bool]
 
 # Candidates of paper mode that are compared with all n outputs at a time.
 _CANDIDATES_AT_ONCE = 64
@@ -49,7 +53,8 @@ class CenterSmoother:
         if not isinstance(distance, Distance):
             raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}")
         self.distance = distance
-        self.budget = SmoothingBudget() if budget is None else budget
+        budget = SmoothingBudget() if budget is None else budget
+        self.budget = budget if distance.averages else budget.without_averages()
         self.outputs = NoisyOutputs(model, sigma=sigma, seed=seed, batch_size=batch_size, progress=progress)
 
     @property
@@ -71,31 +76,35 @@ class CenterSmoother:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
         center, radius = self._select(x, example)
-        return self._checked(center, radius, self._check_distances(x, example, center))
+        return self._checked(center, radius, self._check_distances(None, x, example, center))
 
-    def certify(self, x: Tensor, *, example: int = 0) -> Certificate:
-        """The smoothed function at x and what holds around it: Algorithm 2, theory T3 to T6 and T8.
+    def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> Certificate:
+        """The smoothed function at x and what holds around it: Algorithm 2, theory T3 to T8.
 
         Arguments, errors and the smoothed output are those of :meth:`smooth`.
+
+        Args:
+            x: (*in).
+            example: as for :meth:`smooth`.
+            stop: asked at each of the budget's looks but the last whether its certificate will do. It may decide by
+                whatever it likes: alpha_2 is shared by the looks.
         """
-        budget = self.budget
         center, radius = self._select(x, example)
-        certification = self._distances_to(center, x, example, Stage.CERTIFICATION, max(budget.m, budget.n_check))
-        if budget.method == "paper":
-            check = self._check_distances(x, example, center)
-        else:
-            check = certification[: budget.n_check]  # T8: a batch independent of (center, radius) serves for both
-        output = self._checked(center, radius, check)
-        base = self.outputs.base_output(x).unsqueeze(0)
-        loss = math.inf if output.abstained else self.distance(base, center.unsqueeze(0)).item()
-        return Certificate(
-            distances=certification[: budget.m].sort().values.numpy(),
-            sigma=self.sigma,
-            relaxation=self.distance.relaxation,
-            budget=budget,
-            output=output,
-            smoothing_loss=loss,
-        )
+        sample, output = CertificationSample(self.budget, self.distance, center), None
+        for m in self._looks(sample, x, example):
+            output = output or self._checked(center, radius, self._check_distances(sample, x, example, center))
+            certificate = Certificate(
+                distances=sample.ascending(m),
+                probes=sample.probe_distances(m),
+                sigma=self.sigma,
+                relaxation=self.distance.relaxation,
+                budget=self.budget,
+                output=output,
+                smoothing_loss=math.inf if output.abstained else self._distance_from_base_output(center, x),
+            )
+            if output.abstained or (m < self.budget.m and stop is not None and stop(certificate)):
+                break
+        return certificate
 
     def _select(self, x: Tensor, example: int) -> tuple[Tensor, float]:
         """T1.1 and T1.2: the candidate with the least ceil(n/2)-th smallest distance, and that distance."""
@@ -110,22 +119,44 @@ class CenterSmoother:
         """Candidates (K, *out) from k pilot outputs, and their radii (K,) from n fresh ones."""
         pilot = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.PILOT, count=self.budget.k)))
         candidates = self._candidates(pilot)
-        return candidates, self._half_radii(self._distances(candidates, x, example, Stage.RANKING, self.budget.n))
+        embedded = self.distance.embed(candidates)
+        distances = embedded.new_empty((len(candidates), self.budget.n))
+        drawn = 0
+        for outputs in self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n):
+            compared = self.distance.compare(self.distance.embed(outputs), embedded)
+            distances[:, drawn : drawn + len(outputs)] = compared.T
+            drawn += len(outputs)
+        return candidates, self._half_radii(distances)
 
     def _candidates(self, pilot: Tensor) -> Tensor:
-        """The finite pilot outputs and what the distance makes of them: their mean and median, say (theory T2)."""
-        finite = _finite(pilot)
+        """Finite pilot outputs, averages of tuples (T7), and what the distance makes of all (T2): mean, median."""
+        budget, finite = self.budget, _finite(pilot)
         if len(finite) == 0:
             return finite
-        return _finite(torch.cat([finite, self.distance.averages_of(finite)]))
+        sizes = sorted({1, *averaged_sizes(budget, pilot)})
+        tuples = [tuples_of(pilot, size, budget.tuples(size), self.distance) for size in sizes if size <= budget.k]
+        return _finite(torch.cat([*tuples, self.distance.averages_of(finite)]))
 
     def _half_radii(self, distances: Tensor) -> Tensor:
-        """(n, K) -> (K,): the ceil(n/2)-th smallest distance of each candidate."""
-        return distances.kthvalue(self.budget.half, dim=0).values
+        """(K, n) -> (K,): the ceil(n/2)-th smallest distance of each candidate."""
+        return torch.stack([row.kthvalue(self.budget.half).values for row in distances])
 
-    def _check_distances(self, x: Tensor, example: int, center: Tensor) -> Tensor:
+    def _looks(self, sample: CertificationSample, x: Tensor, example: int) -> Iterator[int]:
+        """Draw the certification sample, and say at each look how many outputs it has."""
+        looks, count = list(self.budget.look_sizes), max(self.budget.m, self.budget.n_check)
+        for outputs in self.outputs.draw(x, example=example, stage=Stage.CERTIFICATION, count=count):
+            sample.add(outputs)
+            while looks and sample.drawn >= (looks[0] if len(looks) > 1 else count):
+                yield looks.pop(0)
+
+    def _check_distances(self, sample: CertificationSample | None, x: Tensor, example: int, center: Tensor) -> Tensor:
+        """Distances (n_check,) of outputs that are independent of the center and its radius."""
+        if sample is not None and self.budget.method == "exact":
+            return sample.first(self.budget.n_check)  # T8: one batch serves for both
         stage = Stage.CHECK if self.budget.method == "paper" else Stage.CERTIFICATION
-        return self._distances_to(center, x, example, stage, self.budget.n_check)
+        embedded = self.distance.embed(center.unsqueeze(0))
+        batches = self.outputs.draw(x, example=example, stage=stage, count=self.budget.n_check)
+        return torch.cat([self.distance.compare(self.distance.embed(batch), embedded)[:, 0] for batch in batches])
 
     def _checked(self, center: Tensor, radius: float, distances: Tensor) -> SmoothedOutput:
         """T1.3: abstain unless B(center, radius) holds enough of n_check fresh outputs."""
@@ -133,23 +164,17 @@ class CenterSmoother:
         mass = self.budget.mass_lower_bound(inside)
         return SmoothedOutput(center, radius, mass, abstained=0.5 - mass > self.budget.delta)
 
-    def _distances_to(self, center: Tensor, x: Tensor, example: int, stage: Stage, count: int) -> Tensor:
-        """Distances (count,) of fresh outputs from the center (*out), in the order in which they were drawn."""
-        return self._distances(center.unsqueeze(0), x, example, stage, count)[:, 0].cpu()
-
-    def _distances(self, points: Tensor, x: Tensor, example: int, stage: Stage, count: int) -> Tensor:
-        """Distances (count, K) of fresh outputs, in the order in which they were drawn, from points (K, *out)."""
-        embedded = self.distance.embed(points)
-        batches = self.outputs.draw(x, example=example, stage=stage, count=count)
-        return torch.cat([self.distance.compare(self.distance.embed(batch), embedded) for batch in batches])
+    def _distance_from_base_output(self, center: Tensor, x: Tensor) -> float:
+        return float(self.distance(self.outputs.base_output(x).unsqueeze(0), center.unsqueeze(0)))
 
     def _rank_all_pairs(self, x: Tensor, example: int) -> tuple[Tensor, Tensor]:
         """Paper mode: the n ranked outputs are the candidates too, each at distance 0 from itself."""
         ranking = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n)))
         candidates, step = _finite(ranking), _CANDIDATES_AT_ONCE
         embedded, centers = self.distance.embed(ranking), self.distance.embed(candidates)
-        blocks = [centers[start : start + step] for start in range(0, max(1, len(centers)), step)]
-        return candidates, torch.cat([self._half_radii(self.distance.compare(embedded, block)) for block in blocks])
+        blocks = [centers[start : start + step] for start in range(0, len(centers), step)]
+        radii = [self._half_radii(self.distance.compare(embedded, block).T) for block in blocks]
+        return candidates, torch.cat(radii) if radii else embedded.new_empty(0)
 
 
 def _finite(outputs: Tensor) -> Tensor:

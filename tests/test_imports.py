@@ -21,8 +21,10 @@ CORE = {
     "distances": set(),
     "sampling": set(),
     "budget": {"bounds"},
-    "certificate": {"bounds", "budget", "distances", "sampling"},
-    "smoother": {"bounds", "budget", "certificate", "distances", "sampling"},
+    "certification_sample": {"budget", "distances"},
+    "certificate": {"bounds", "budget", "certification_sample", "distances", "sampling"},
+    "smoother": {"bounds", "budget", "certificate", "certification_sample", "distances", "sampling"},
+    "stopping": {"bounds", "budget", "certificate"},
     "metrics": {"bounds", "budget", "certificate", "distances", "sampling", "smoother"},
 }
 

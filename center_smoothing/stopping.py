@@ -1,0 +1,125 @@
+"""When to stop sampling: rules for :meth:`center_smoothing.CenterSmoother.certify`, asked at the budget's looks.
+
+A rule may be anything: every look has its own share of alpha_2, so that the certificate of each of them holds,
+whichever is the last (docs/theory.md). These two are the useful ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from center_smoothing import bounds
+from center_smoothing.budget import Coverage, Ranks
+from center_smoothing.certificate import Certificate
+
+# How sure the lower side of a two-sided bound is. It decides when to stop and not what holds.
+_ALPHA_BELOW = 0.05
+
+
+@dataclass(frozen=True)
+class TightEnough:
+    """Stop where more samples could lower no eps_out by more than a share ``rtol`` of it.
+
+    Args:
+        eps_in: input radii that are to be certified, in units of x.
+        rtol: in (0, 1), 0.02 say.
+        coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
+
+    Raises:
+        ValueError: for an rtol out of range, or no eps_in.
+    """
+
+    eps_in: Sequence[float]
+    rtol: float
+    coverage: Coverage = "pointwise"
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _check_eps_in(self.eps_in)
+        if not 0.0 < self.rtol < 1.0:
+            raise ValueError(f"rtol must lie in (0, 1), got {self.rtol!r}")
+
+    def __call__(self, certificate: Certificate) -> bool:
+        """Whether to stop at this look."""
+        for eps_in in self.eps_in:
+            certified = certificate.radius_at(_ranks(certificate, certificate.m, eps_in, self.coverage, self.eps_in))
+            attainable = certificate.radius_at(self._ranks_below(certificate, eps_in), upwards=False)
+            if not (certified < math.inf and certified - attainable <= self.rtol * certified):
+                return False
+        return True
+
+    def _ranks_below(self, certificate: Certificate, eps_in: float) -> Ranks:
+        """Order statistics that hardly exceed what any number of further samples would give."""
+        budget, h = certificate.budget, eps_in / certificate.sigma
+        p = bounds.gaussian_shift_up(0.5 + budget.delta, h)
+        last = _ranks(certificate, budget.m, eps_in, self.coverage, self.eps_in)
+        within = bounds.order_statistic_rank_below(max(1, budget.compared(certificate.m)), p, _ALPHA_BELOW)
+        return Ranks(
+            bounds.order_statistic_rank_below(certificate.m, p, _ALPHA_BELOW),
+            tuple((size, among, within) for size, among, _ in last.probes),
+        )
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Stop where eps_out is certified to be at most so much, or where no further look can certify that any more.
+
+    Args:
+        eps_in: input radius in question, in units of x.
+        eps_out: output radius in question.
+        coverage: of the answer, see :meth:`center_smoothing.Certificate.eps_out`.
+
+    Raises:
+        ValueError: for an eps_out that is negative or NaN.
+    """
+
+    eps_in: Sequence[float]
+    eps_out: float
+    coverage: Coverage = "pointwise"
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        _check_eps_in(self.eps_in)
+        if not self.eps_out >= 0.0:
+            raise ValueError(f"eps_out must be at least 0, got {self.eps_out!r}")
+
+    def __call__(self, certificate: Certificate) -> bool:
+        """Whether to stop at this look: each eps_in is decided."""
+        return all(self._certified(certificate, each) or self._hopeless(certificate, each) for each in self.eps_in)
+
+    def _certified(self, certificate: Certificate, eps_in: float) -> bool:
+        ranks = _ranks(certificate, certificate.m, eps_in, self.coverage, self.eps_in)
+        return certificate.radius_at(ranks) <= self.eps_out
+
+    def _hopeless(self, certificate: Certificate, eps_in: float) -> bool:
+        """Whether all later looks fail even if every further distance is 0."""
+        budget, m = certificate.budget, certificate.m
+        for later in budget.look_sizes:
+            if later <= m:
+                continue
+            ranks, more = _ranks(certificate, later, eps_in, self.coverage, self.eps_in), later - m
+            more_compared = budget.compared(later) - budget.compared(m)
+            best = Ranks(
+                ranks.distances - more if ranks.distances <= later else certificate.m + 1,
+                tuple((size, among, within - more_compared) for size, among, within in ranks.probes),
+            )
+            if certificate.radius_at(best, upwards=False) <= self.eps_out:
+                return False
+        return True
+
+
+def _ranks(certificate: Certificate, m: int, eps_in: float, coverage: Coverage, all_eps_in: Sequence[float]) -> Ranks:
+    return certificate.budget.ranks(
+        eps_in / certificate.sigma,
+        m=m,
+        tuple_sizes=tuple(certificate.probes),
+        coverage=coverage,
+        answers=len(set(all_eps_in)),
+    )
+
+
+def _check_eps_in(eps_in: Sequence[float]) -> None:
+    if len(eps_in) == 0 or not all(0.0 <= radius < math.inf for radius in eps_in):
+        raise ValueError(f"eps_in must name at least one finite radius of at least 0, got {list(eps_in)!r}")
