@@ -139,7 +139,8 @@ class CenterSmoother:
 
     def _half_radii(self, distances: Tensor) -> Tensor:
         """(K, n) -> (K,): the ceil(n/2)-th smallest distance of each candidate."""
-        return torch.stack([row.kthvalue(self.budget.half).values for row in distances])
+        radii = [row.kthvalue(self.budget.half).values for row in distances]
+        return torch.stack(radii) if radii else distances.new_empty(0)
 
     def _looks(self, sample: CertificationSample, x: Tensor, example: int) -> Iterator[int]:
         """Draw the certification sample, and say at each look how many outputs it has."""
@@ -172,9 +173,9 @@ class CenterSmoother:
         ranking = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n)))
         candidates, step = _finite(ranking), _CANDIDATES_AT_ONCE
         embedded, centers = self.distance.embed(ranking), self.distance.embed(candidates)
-        blocks = [centers[start : start + step] for start in range(0, len(centers), step)]
+        blocks = [centers[start : start + step] for start in range(0, max(1, len(centers)), step)]
         radii = [self._half_radii(self.distance.compare(embedded, block).T) for block in blocks]
-        return candidates, torch.cat(radii) if radii else embedded.new_empty(0)
+        return candidates, torch.cat(radii)
 
 
 def _finite(outputs: Tensor) -> Tensor:

@@ -31,7 +31,12 @@ def test_least_delta_reference_figures(n: int, delta: float) -> None:
 )
 def test_default_delta_is_near_the_reference_figures(n: int, delta: float) -> None:
     # those are for one ball with half of the mass; the default allows for the choice among k + 2
-    assert delta - 0.001 <= SmoothingBudget(n=n, k=32).delta <= 1.08 * delta
+    assert delta - 0.001 <= SmoothingBudget(n=n, k=32, tuple_sizes=()).delta <= 1.08 * delta
+
+
+@pytest.mark.parametrize(("n", "delta"), [(1000, 0.1277), (2500, 0.0816), (10_000, 0.0409)])
+def test_default_delta_allows_for_all_candidates(n: int, delta: float) -> None:
+    assert SmoothingBudget(n=n).delta == delta
 
 
 @pytest.mark.parametrize("n", [25, 100, 101, 999])
@@ -125,6 +130,14 @@ def test_a_budget_is_frozen() -> None:
         ({"delta": math.nan}, "delta must .* got nan"),
         ({"delta": "small"}, "delta must .* got 'small'"),
         ({"n": 5, "method": "paper"}, r"n=5 .* admits no delta below 0.5 at alpha_1=0.005; n=12 does"),
+        ({"candidates": 0}, "candidates must .* got 0"),
+        ({"looks": 0}, "looks must .* got 0"),
+        ({"m": 20_000, "looks": 3}, "looks must be .* the first of them, at 5000 outputs, has the n_check=10000"),
+        ({"looks": 2, "method": "paper"}, "looks must be 1 for method='paper', got 2"),
+        ({"tuple_sizes": (2, 1)}, r"tuple_sizes must be ascending .* got \(2, 1\)"),
+        ({"tuple_sizes": (0,)}, r"tuple_sizes must be .* got \(0,\)"),
+        ({"tuple_sizes": "124"}, "tuple_sizes must be .* got '124'"),
+        ({"tuple_sizes": (1,), "method": "paper"}, r"tuple_sizes must be \(\) for method='paper'"),
         ({"n": 10}, "n=10 with n_check=10 is too small for a default delta"),
     ],
 )
@@ -161,7 +174,7 @@ def test_nobody_is_told_of_a_delta_that_was_not_given(n: int, k: int, alpha_1: f
 
 
 def test_plan_figures_by_hand() -> None:
-    budget = SmoothingBudget(n=10_000, m=10_000, k=64, delta=0.05)
+    budget = SmoothingBudget(n=10_000, m=10_000, k=64, delta=0.05, tuple_sizes=())
     plan = budget.plan(2.0)
     assert plan.h == 2.0
     assert plan.p == pytest.approx(stats.norm.cdf(stats.norm.ppf(0.55) + 2.0), abs=1e-13)
@@ -208,11 +221,13 @@ def test_evaluations_of_the_paper_do_not_share() -> None:
     assert SmoothingBudget(n=200, m=300, k=32, delta=0.3, method="paper").evaluations == 700
 
 
-def test_rank_and_alphas_of_each_method() -> None:
-    exact, paper = SmoothingBudget(m=10_000), SmoothingBudget(m=10_000, method="paper")
-    assert exact.rank(0.9, 0.1) == stats.binom.isf(0.1, 10_000, 0.9) + 1
-    assert paper.rank(0.9) == math.ceil((0.9 + math.sqrt(math.log(200) / 20_000)) * 10_000)
-    assert exact.rank(0.9) == exact.rank(0.9, 0.005)
+def test_ranks_and_alphas_of_each_method() -> None:
+    exact, paper = SmoothingBudget(m=10_000, tuple_sizes=()), SmoothingBudget(m=10_000, method="paper")
+    p = exact.plan(1.0).p
+    assert exact.ranks(1.0).distances == stats.binom.isf(0.005, 10_000, p) + 1
+    assert exact.ranks(1.0, coverage="bonferroni", answers=5).distances == stats.binom.isf(0.001, 10_000, p) + 1
+    p = paper.plan(1.0).p
+    assert paper.ranks(1.0).distances == math.ceil((p + math.sqrt(math.log(200) / 20_000)) * 10_000)
     assert exact.alpha == pytest.approx(0.01)
     assert exact.alpha_check == pytest.approx(0.0025)
 

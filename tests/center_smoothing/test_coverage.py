@@ -166,9 +166,9 @@ def test_certified_input_radius_fails_with_alpha_at_most(radius: float, method: 
     assert method == "paper" or failures > 3000 * ALPHA_2 / 5
 
 
-def test_counting_a_few_distances_too_many_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = bounds.clopper_pearson_lower
-    monkeypatch.setattr(bounds, "clopper_pearson_lower", lambda k, m, alpha: original(min(k + 2, m), m, alpha))
+def test_an_input_radius_from_ranks_too_low_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = bounds.order_statistic_rank
+    monkeypatch.setattr(bounds, "order_statistic_rank", lambda *arguments: original(*arguments) - 2)
     assert refuted(failures_of_eps_in(0.9, "exact", 3000), 3000, ALPHA_2)
 
 
@@ -257,8 +257,9 @@ def test_center_among_two_atoms_holds_its_mass(method: Method, share: float) -> 
     assert not refuted(failures, 500, ALPHA_1)
 
 
-def check_on_the_ranking_batch(self: CenterSmoother, x: Tensor, example: int, center: Tensor) -> Tensor:
-    return self._distances_to(center, x, example, Stage.RANKING, self.budget.n_check)
+def check_on_the_ranking_batch(self: CenterSmoother, sample: object, x: Tensor, example: int, center: Tensor) -> Tensor:
+    batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n_check)
+    return torch.cat([self.distance.pairwise(batch, center[None])[:, 0] for batch in batches])
 
 
 @pytest.mark.parametrize("method", ["exact", "paper"])

@@ -326,7 +326,7 @@ def test_masks_average_to_the_majority(dtype: torch.dtype) -> None:
     assert MaskJaccard().averages_of(z[:3]).tolist() == torch.tensor([[[1, 1], [0, 0]]], dtype=dtype).tolist()
 
 
-EXACT = SmoothingBudget(n=201, m=400, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2)
+EXACT = SmoothingBudget(n=201, m=400, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2, tuple_sizes=())
 PAPER = SmoothingBudget(n=201, m=400, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.3, method="paper")
 
 
@@ -354,7 +354,7 @@ def sliding(z: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("method", ["exact", "paper"])
 def test_a_box_that_moves_with_the_noise(method: Method) -> None:
-    budget = SmoothingBudget(n=2001, m=5000, k=128, delta=0.1, method=method)
+    budget = SmoothingBudget(n=2001, m=5000, k=128, delta=0.1, tuple_sizes=(), method=method)
     certificate = certify(sliding, BoxJaccard(), torch.zeros(1, dtype=torch.float64), budget=budget, sigma=0.5)
     assert not certificate.abstained
     np.testing.assert_allclose(certificate.center.numpy(), [10.0, 10.0, 30.0, 20.0], atol=0.15)
