@@ -111,7 +111,7 @@ def _label_right_end(axis: Axes, ends: Sequence[tuple[int, int]]) -> None:
 
 def _colours(count: int) -> list[tuple[float, ...]]:
     """From dark to light by eps_in, none of them too light for white paper."""
-    return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0.0, 0.82, max(count, 2)))]
+    return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0.0, 0.75, max(count, 2)))]
 
 
 def _one_minus(values: NDArray[np.float64]) -> NDArray[np.float64]:
