@@ -19,8 +19,10 @@ from torch.utils.data import Subset
 
 import datamodules
 import entrypoint
-from callbacks import CertificationFolder, Row, draw, html_report, summarise
+from callbacks import CertificationFolder, draw, html_report
+from callbacks import certification_answers as answers
 from callbacks import certification_report as report
+from callbacks.certified_fraction_plot import write_fractions
 from center_smoothing import CenterSmoother
 from center_smoothing.budget import METHODS
 from center_smoothing.certificate import COVERAGES
@@ -96,7 +98,7 @@ def _parser() -> ArgumentParser:
     add("--config", action="config", help="YAML file with any of these arguments")
     add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
     add("--model", type=BaseModel | None, help="pretrained model instead of a checkpoint, e.g. FaceDetector")
-    add("--from", type=str | None, help="answer --eps-in or --h from this finished folder, without sampling")
+    add("--from", type=str | None, help="answer --eps-in or --h, --eps-out or both from a finished folder, no sampling")
     add(
         "--eps-in",
         type=entrypoint.radius("--eps-in"),
@@ -104,6 +106,12 @@ def _parser() -> ArgumentParser:
         help="input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h",
     )
     add("--h", type=entrypoint.radius("--h"), nargs="+", help=f"input radii as multiples of sigma; default {ratios}")
+    add(
+        "--eps-out",
+        type=entrypoint.radius("--eps-out"),
+        nargs="+",
+        help="with --from: output radii, in units of the distance, answered by the largest certified input radii",
+    )
     add("--num-examples", type=entrypoint.num_examples, default=50, help="test examples, drawn with the seed, or all")
     add(
         "--distance",
@@ -120,9 +128,13 @@ def _parser() -> ArgumentParser:
     add("--alpha1", type=positive("--alpha1"), help="failure probability of the smoothed output")
     add("--alpha2", type=positive("--alpha2"), help="failure probability of the certificate")
     add("--method", type=choice("--method", *METHODS), help="paper: the paper's algorithms to the letter")
-    add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per eps_in, or for all")
+    add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
-    add("--out", type=str | None, help="folder to write; default: certification/ beside the checkpoint's folder")
+    add(
+        "--out",
+        type=str | None,
+        help="folder to write; default: certification/ beside the checkpoint's folder; with --from a CSV file",
+    )
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
     add(
         "--batch-size",
@@ -153,6 +165,11 @@ def _parse(args: Sequence[str] | None) -> Namespace:
         raise ValueError(
             "--ckpt must name a checkpoint that train.py wrote, or --model a pretrained model, or --from a finished "
             f"folder, got {got}"
+        )
+    if options.eps_out is not None and options["from"] is None:
+        raise ValueError(
+            f"--eps-out must be asked of a finished folder, got it with {given[0]}: certify first, and then ask with "
+            f"--from FOLDER --eps-out {options.eps_out[0]:g}"
         )
     return parser.instantiate(options)
 
@@ -253,15 +270,6 @@ def _config_of_all(config: Mapping[str, Any], levels: Mapping[float, Sequence[fl
         "sigma": list(levels),
         "eps_in": sorted({radius for radii in levels.values() for radius in radii}),
     }
-
-
-def _noise_levels_of(folder: CertificationFolder) -> int:
-    """How many noise levels a folder's certification has; 0 if it holds none."""
-    summary = folder.read_summary()
-    if summary is None:
-        return 0
-    sigma = summary.get("config", {}).get("sigma")
-    return len(sigma) if isinstance(sigma, list) else 1
 
 
 def _input_radii(options: Namespace, sigma: float) -> list[float]:
@@ -372,6 +380,7 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
         config = job.config
     promise = report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage)
     draw(shown, rows, results, _title(job, config)).savefig(out.picture, dpi=150)
+    write_fractions(out, rows, _title(job, config))
     pages = [html_report.report_of_folder(part.folder, found, promise=promise) for part, found, _ in parts]
     page = pages[0] if len(pages) == 1 else _report_of_all(pages, results, out, _title(job, config))
     html_report.write(page, out.path / "report.html")
@@ -380,8 +389,9 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
     print(promise)
     for name, reason in subject.data.left_out.items():
         print(f"left out: {name!r}, {reason}")
+    files = ", ".join(path.name for path in (out.table, out.fractions, out.summary, out.picture, out.fraction_picture))
     where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma"
-    print(f"written: {out.path} (certificates.csv, summary.json, certificates.png, report.html, {where})")
+    print(f"written: {out.path} ({files}, report.html, {where})")
     if any(run.todo for run in runs):
         config = {**config, "checkpoint_sha256": subject.sha256}
         report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
@@ -429,24 +439,21 @@ def _answer(options: Namespace) -> Path:
     """Answer from a finished folder without a single evaluation (theory T6)."""
     if options.sigma is not None or (options.h is not None and options.eps_in is not None):
         raise ValueError("--from takes --eps-in or --h, not both and no --sigma: the folder has its own")
-    folder = CertificationFolder(options["from"])
-    if _noise_levels_of(folder) > 1:
-        parts = ", ".join(sorted(str(part) for part in folder.path.glob("sigma=*")))
-        raise ValueError(f"--from must be the folder of one noise level, got {folder.path}: take one of {parts}")
-    certificates = folder.certificates()
-    sigma = next(iter(certificates.values())).sigma
-    eps_in = _input_radii(options, sigma)
-    rows = [
-        row
-        for index, certificate in certificates.items()
-        for row in Row.of(index, certificate, eps_in=eps_in, coverage=options.coverage, seconds=0.0)
-    ]
-    print(f"{len(certificates)} examples of {folder.path}, {options.coverage}, without sampling")
-    print(f"{'index':>8} " + " ".join(f"{f'eps_in={radius:g}':>14}" for radius in eps_in))
-    for index in certificates:
-        print(f"{index:>8} " + " ".join(f"{report.up(row.eps_out):>14}" for row in rows if row.index == index))
-    medians = " ".join(f"{report.up(result['median_eps_out']):>14}" for result in summarise(rows, sigma))
-    print(f"{'median':>8} {medians}")
+    folder, table = CertificationFolder(options["from"]), None if options.out is None else Path(options.out)
+    if table is not None:
+        answers.check_table(table)
+    certificates, coverage = answers.certificates_of_finished(folder), options.coverage
+    found = []
+    if options.eps_out is None or options.eps_in is not None or options.h is not None:
+        eps_in = _input_radii(options, next(iter(certificates.values())).sigma)
+        found.append(answers.output_radii(certificates, eps_in, coverage=coverage))
+    if options.eps_out is not None:
+        found.append(answers.input_radii(certificates, list(dict.fromkeys(options.eps_out)), coverage=coverage))
+    if table is not None:
+        answers.write_table(found, table)
+    print(*answers.lines(folder, certificates, found), sep="\n")
+    if table is not None:
+        print(f"written: {table}")
     return folder.path
 
 

@@ -107,6 +107,8 @@ class CertificationFolder:
         self.table = self.path / "certificates.csv"
         self.summary = self.path / "summary.json"
         self.picture = self.path / "certificates.png"
+        self.fractions = self.path / "certified_fraction.csv"
+        self.fraction_picture = self.path / "certified_fraction.png"
 
     def create(self) -> None:
         """Make the folder and its subfolders."""
@@ -131,7 +133,7 @@ class CertificationFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace summary.json as a whole. inf is written as Infinity, as Python's json reads it."""
-        _replace(self.summary, json.dumps(summary, indent=2) + "\n")
+        write_as_a_whole(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def rows(self) -> list[Row]:
         """All whole rows, those of interrupted processes included, without duplicates, in the order written."""
@@ -171,7 +173,7 @@ class CertificationFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(row.as_text() for row in rows)
-        _replace(self.table, text.getvalue())
+        write_as_a_whole(self.table, text.getvalue())
 
     def append(self, rows: Iterable[Row], *, part: str = "") -> None:
         """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write."""
@@ -247,8 +249,12 @@ def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]
     return results
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
+def write_as_a_whole(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text)
     os.replace(temporary, path)

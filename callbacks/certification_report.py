@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from callbacks import certified_fraction
 from callbacks.certification_folder import COLUMNS, CertificationFolder, Row
 from callbacks.example_pictures import example_pictures
 from center_smoothing import Distance, SmoothingBudget
@@ -112,6 +113,37 @@ def up(value: float) -> str:
     return rounded_up(value, 2 - math.floor(math.log10(value)) if 0.0 < value < 1.0 else 2)
 
 
+def rounded_down(value: float, digits: int = 2) -> str:
+    """A certified input radius for the eye, never above the true one.
+
+    Example:
+        >>> rounded_down(0.689)
+        '0.68'
+    """
+    text = f"{value:.{digits}f}"
+    return text if float(text) <= value else f"{Decimal(text) - Decimal(1).scaleb(-digits):f}"
+
+
+def down(value: float) -> str:
+    """A certified input radius for the eye, with two decimals or three significant digits, never above the true one.
+
+    Example:
+        >>> down(1.239), down(0.0012345)
+        ('1.23', '0.00123')
+    """
+    return rounded_down(value, 2 - math.floor(math.log10(value)) if _TINY <= value < 1.0 else 2)
+
+
+def percent(count: int, total: int) -> str:
+    """A share of examples for the eye, never above the true one.
+
+    Example:
+        >>> percent(2, 3), percent(3, 3)
+        ('66.6%', '100%')
+    """
+    return f"{1000 * count // total / 10:g}%"
+
+
 def duration(seconds: float) -> str:
     """Seconds for the eye.
 
@@ -134,7 +166,7 @@ def log_to_wandb(
     group: str | None,
     offline: bool,
 ) -> None:
-    """The table, the curve and the images of a certification whose files are on disk.
+    """The tables, the curves and the images of a certification whose files are on disk.
 
     Args:
         folder: with the files.
@@ -165,6 +197,8 @@ def log_to_wandb(
             run.define_metric(f"{key}{suffix}", step_metric="eps_in")
         run.log({key if key == "eps_in" else f"{key}{suffix}": value for key, value in result.items()})
     run.log({"certificates": wandb.Table(list(COLUMNS), [[getattr(row, name) for name in COLUMNS] for row in rows])})
+    steps = certified_fraction.steps(certified_fraction.certified_fractions(rows))
+    run.log({"certified_fraction": wandb.Table(list(certified_fraction.COLUMNS), [list(step) for step in steps])})
     images: dict[int, Any] = {}
     shapes = set()
     for index in list(dict.fromkeys(row.index for row in rows))[:_IMAGES]:
@@ -176,5 +210,6 @@ def log_to_wandb(
             images[index] = wandb.Image(side_by_side, caption=f"#{index}: {named}")
     alike = len(shapes) <= 1  # W&B shows a list of images in one size
     shown = {"examples": list(images.values())} if alike else {f"examples/{index}": images[index] for index in images}
-    run.log({"curve": wandb.Image(str(folder.picture)), **shown})
+    pictures_of_curves = {"curve": folder.picture, "fraction_curve": folder.fraction_picture}
+    run.log({**{key: wandb.Image(str(path)) for key, path in pictures_of_curves.items()}, **shown})
     run.finish()

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from callbacks import certification_report
+from callbacks.certified_fraction import FractionCurve, panels, steps
 from callbacks.html_report.content import Curve, ReportExample
 
 _INTERVAL = "95% bootstrap interval"
-_X_TITLE = "eps_in (l2 norm of the change)"
+# The axis of input radii, and that of output radii: how a chart calls them, and how a number on them is called.
+_EPS_IN = {"x_title": "eps_in (l2 norm of the change)", "x_name": "eps_in", "x_format": ".4~g"}
+_EPS_OUT = {"x_title": "eps_out", "x_name": "eps_out", "x_format": ".12~g"}
 _QUANTITIES = {"eps_out": "certified radius eps_out", "smoothing_loss": "smoothing loss"}
 _INTERVALS = {"eps_out": ("low", "high"), "smoothing_loss": ("loss_low", "loss_high")}
 
@@ -32,8 +35,9 @@ def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, floa
             _chart(
                 f"chart-{number}",
                 title="Median " + " and ".join(_QUANTITIES[name] for name in names),
-                y_title="output distance",
+                axes={**_EPS_IN, "y_title": "output distance"},
                 lines=lines,
+                findings=[_finding(line) for line in lines],
                 references=references,
                 note=f"Bands: {_INTERVAL}." if any(line["low"] for line in lines) else "",
             )
@@ -57,7 +61,36 @@ def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | Non
         "certified": True,
     }
     title = f"Certified radius eps_out of example {example.name}"
-    return _chart(identity, title=title, y_title="eps_out", lines=[line], references={}, note="")
+    axes = {**_EPS_IN, "y_title": "eps_out"}
+    return _chart(identity, title=title, axes=axes, lines=[line], findings=[_finding(line)])
+
+
+def fraction_charts(curves: Sequence[FractionCurve]) -> list[dict[str, Any]]:
+    """The certified fraction against eps_out: one chart, or one for each h where there are several noise levels."""
+    charts = []
+    for number_, (heading, group) in enumerate(panels(curves)):
+        labels = [_fraction_label(curve, heading) for curve in group]
+        charts.append(
+            _chart(
+                f"fraction-{number_}",
+                title=f"Certified fraction for each eps_in{f' at {heading}' if heading else ''}",
+                axes={**_EPS_OUT, "y_title": "share of the examples", "y_format": ".0%", "y_range": [0.0, 1.03]},
+                lines=_fraction_lines(group, labels),
+                findings=[_fraction_finding(curve, label) for curve, label in zip(group, labels, strict=True)],
+                steps=True,
+            )
+        )
+    return charts
+
+
+def fraction_steps(curves: Sequence[FractionCurve]) -> dict[str, Any]:
+    """The table of all steps of the certified fraction: its titles, and a row for each step."""
+    rows = [
+        [number(sigma), number(eps_in), up(eps_out), _percent(curve, eps_out)]
+        for curve in curves
+        for sigma, eps_in, eps_out, _ in steps([curve])
+    ]
+    return {"titles": ["sigma", "eps_in", "eps_out", "Certified"], "rows": rows}
 
 
 def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
@@ -97,23 +130,79 @@ def _chart(
     identity: str,
     *,
     title: str,
-    y_title: str,
+    axes: Mapping[str, Any],
     lines: list[dict[str, Any]],
-    references: Mapping[str, float],
-    note: str,
+    findings: Sequence[str],
+    references: Mapping[str, float] | None = None,
+    note: str = "",
+    steps: bool = False,
 ) -> dict[str, Any]:
-    findings = [_finding(line) for line in lines]
-    findings += [f"Reference line {name}: {value:.4g}." for name, value in references.items()]
+    """A chart for the JavaScript.
+
+    Args:
+        identity: of its element.
+        title: above it.
+        axes: x_title, y_title; x_name and x_format (of D3) of the values under the pointer; y_format and y_range where
+            the y axis has one of its own.
+        lines: of ``_line`` and its like.
+        findings: what it shows in words, a sentence each.
+        references: horizontal lines by name.
+        note: below it.
+        steps: whether a line keeps its height up to its next point, instead of leading there straight.
+    """
+    references = references or {}
+    said = [*findings, *(f"Reference line {name}: {value:.4g}." for name, value in references.items())]
     return {
+        "y_format": "",
+        "y_range": None,
+        **axes,
         "id": identity,
+        "kind": "Step chart" if steps else "Line chart",
         "title": title,
-        "x_title": _X_TITLE,
-        "y_title": y_title,
         "lines": lines,
+        "steps": steps,
         "references": [{"name": name, "y": float(value)} for name, value in references.items()],
-        "finding": " ".join(findings),
+        "finding": " ".join(said),
         "note": note,
     }
+
+
+def _fraction_lines(curves: Sequence[FractionCurve], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Lines that share their x, so that the pointer shows all of them at one eps_out, which is rounded up."""
+    x = sorted({float(up(eps_out)) for curve in curves for eps_out in curve.eps_out})
+    x.append(float(up(1.05 * x[-1] or 1.0)))  # beyond the last step, which would end on the frame
+    return [
+        {
+            "name": label,
+            "x": x,
+            "y": [curve.count_at(eps_out) / curve.num_examples for eps_out in x],
+            "low": [],
+            "high": [],
+            "marked": [False] * len(x),
+            "text": [f"{label}: {_percent(curve, eps_out)}" for eps_out in x],
+        }
+        for curve, label in zip(curves, labels, strict=True)
+    ]
+
+
+def _fraction_label(curve: FractionCurve, heading: str) -> str:
+    return (
+        f"eps_in = {number(curve.eps_in)} ({f'sigma = {number(curve.sigma)}' if heading else f'h = {number(curve.h)}'})"
+    )
+
+
+def _fraction_finding(curve: FractionCurve, label: str) -> str:
+    """What a curve of the certified fraction shows, in words."""
+    if not curve.counts[-1]:
+        return f"{label}: none of the {curve.num_examples} examples has a certificate."
+    places = {"25%": curve.radius_of(25), "the median example": curve.median, "90%": curve.radius_of(90)}
+    reached = ", ".join(f"{who} to {up(radius)}" for who, radius in places.items() if math.isfinite(radius))
+    certified = f"{_percent(curve, math.inf)} of the {curve.num_examples} examples have a certificate"
+    return f"{label}: {f'certified to eps_out are {reached}; ' if reached else ''}{certified}."
+
+
+def _percent(curve: FractionCurve, eps_out: float) -> str:
+    return certification_report.percent(curve.count_at(eps_out), curve.num_examples)
 
 
 def _line(curve: Curve, name: str, *, label: str) -> dict[str, Any]:

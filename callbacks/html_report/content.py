@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from callbacks.certification_folder import Row
+from callbacks.certified_fraction import FractionCurve
 from callbacks.example_pictures import Picture
 
 
@@ -112,6 +113,7 @@ class Report:
         reading: how to read the numbers, one item each; shown with the promise.
         not_promised: what does not follow, one item each.
         curves: of the charts and of the table of medians.
+        fractions: curves of the certified fraction.
         examples: of the table and of the pictures.
         configuration: settings, versions and whatever else a reader needs to repeat it; may be nested.
         reference_lines: output distances to compare with, by name: horizontal lines, shown at a click on their legend.
@@ -124,6 +126,7 @@ class Report:
     reading: Sequence[str] = ()
     not_promised: Sequence[str] = ()
     curves: Sequence[Curve] = ()
+    fractions: Sequence[FractionCurve] = ()
     examples: Sequence[ReportExample] = ()
     configuration: Mapping[str, Any] = field(default_factory=dict)
     reference_lines: Mapping[str, float] = field(default_factory=dict)

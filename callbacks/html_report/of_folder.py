@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from callbacks.certification_folder import CertificationFolder, Row
+from callbacks.certified_fraction import certified_fractions
 from callbacks.example_pictures import difference, example_pictures, guarantees, holds_boxes
 from callbacks.html_report.charts import number, up
 from callbacks.html_report.content import Curve, Report, ReportExample
@@ -59,6 +60,7 @@ def report_of_folder(folder: CertificationFolder, rows: Sequence[Row], *, promis
         reading=_READING,
         not_promised=_not_promised(coverage),
         curves=[curve],
+        fractions=certified_fractions(rows),
         examples=examples,
         configuration={name: value for name, value in summary.items() if name not in ("results", "names")},
         notes=["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else [],
@@ -76,6 +78,8 @@ def report_of_folders(
     reference_lines: Mapping[str, float] | None = None,
 ) -> Report:
     """One report of several certifications, at different noise levels, with curves across them.
+
+    The curves of the certified fraction are those of all of them.
 
     Args:
         reports: of the folders, which make the same promise.
@@ -96,6 +100,7 @@ def report_of_folders(
         title=title,
         summary=summary,
         curves=curves,
+        fractions=[curve for report in reports for curve in report.fractions],
         examples=examples,
         configuration=configuration,
         notes=notes,

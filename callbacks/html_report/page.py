@@ -20,7 +20,15 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from callbacks.certification_folder import Row
-from callbacks.html_report.charts import example_chart, median_charts, medians, number, up
+from callbacks.html_report.charts import (
+    example_chart,
+    fraction_charts,
+    fraction_steps,
+    median_charts,
+    medians,
+    number,
+    up,
+)
 from callbacks.html_report.content import Picture, Report, ReportExample
 
 _HERE = Path(__file__).parent
@@ -42,6 +50,7 @@ def write(report: Report, path: str | os.PathLike[str]) -> None:
 def render(report: Report) -> str:
     """The page of a report: a whole HTML document without a reference to anything outside of it."""
     charts = median_charts(report.curves, reference_lines=report.reference_lines)
+    fractions = fraction_charts(report.fractions)
     examples = [_example(example, f"example-{number}") for number, example in enumerate(report.examples)]
     scripts = [Markup(text) for text in (get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8"))]
     dense = any(curve.marked is not None and set(curve.marked) != set(curve.eps_in) for curve in report.curves)
@@ -51,13 +60,15 @@ def render(report: Report) -> str:
         .render(
             report=report,
             charts=charts,
+            fractions=fractions,
+            fraction_steps=fraction_steps(report.fractions),
             medians=medians(report.curves),
             points=medians(report.curves, every=True) if dense else None,
             examples=examples,
             configuration=_flat(report.configuration),
             drawn={
                 chart["id"]: chart
-                for chart in [*charts, *(example["chart"] for example in examples)]
+                for chart in [*charts, *fractions, *(example["chart"] for example in examples)]
                 if chart is not None
             },
             style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),

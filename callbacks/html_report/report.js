@@ -8,7 +8,7 @@
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"];
 
-  // One filled shape for each run of eps_in at which both ends of the interval are finite.
+  // One filled shape for each run of points at which both ends of the interval are finite.
   function bands(line, ink) {
     const found = [];
     let run = [];
@@ -34,7 +34,10 @@
     const lines = chart.lines.map((line, at) => ({
       type: "scatter", mode: "lines+markers", x: line.x, y: line.y, name: plain(shorten(line.name)),
       text: line.text.map(plain), hoverinfo: "text",
-      line: { color: colour(`--line-${at % 6}`), width: 2.5, dash: DASHES[at % 6] },
+      line: {
+        color: colour(`--line-${at % 6}`), width: 2.5, shape: chart.steps ? "hv" : "linear",
+        dash: DASHES[(at + Math.floor(at / 6)) % 6],  // a look of its own for each of 36 lines
+      },
       marker: {
         color: colour(`--line-${at % 6}`), symbol: SYMBOLS[at % 6], size: line.marked.map((marked) => (marked ? 9 : 0)),
         opacity: 1, line: { width: 0 },
@@ -59,9 +62,10 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink },
       margin: { l: 48, r: 12, t: 12, b: 44 }, dragmode: false, hovermode: "x unified",
+      hoverdistance: chart.steps ? -1 : 20,  // between two steps the nearer one is shown
       hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--rule"), font: { color: ink }, align: "left" },
-      xaxis: { ...axis(chart.x_title), unifiedhovertitle: { text: "eps_in %{x:.4~g}" } },
-      yaxis: axis(chart.y_title),
+      xaxis: { ...axis(chart.x_title), unifiedhovertitle: { text: `${chart.x_name} %{x:${chart.x_format}}` } },
+      yaxis: { ...axis(chart.y_title), tickformat: chart.y_format, ...(chart.y_range && { range: chart.y_range }) },
       showlegend: chart.lines.length + chart.references.length > 1,
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
     };

@@ -324,9 +324,12 @@ def test_weights_and_biases_gets_table_curve_and_images(
     assert finished == [True]
     keys = [key for line in logged for key in line]
     assert logged[: len(results)] == results
-    assert {"certificates", "curve", "examples"} <= set(keys)
+    assert {"certificates", "curve", "examples", "certified_fraction", "fraction_curve"} <= set(keys)
     (columns, data) = next(line["certificates"] for line in logged if "certificates" in line)
     assert columns[:4] == ["index", "sigma", "eps_in", "eps_out"]
     assert [line[:4] for line in data] == [[value.index, 0.25, value.eps_in, value.eps_out] for value in rows]
+    (columns, data) = next(line["certified_fraction"] for line in logged if "certified_fraction" in line)
+    assert columns == ["sigma", "eps_in", "eps_out", "fraction"]
+    assert data == [[0.25, 0.25, 0.0, 0.0], [0.25, 0.25, 3.25, 0.5], [0.25, 0.5, 0.0, 0.0], [0.25, 0.5, 3.5, 0.5]]
     images = next(line["examples"] for line in logged if "examples" in line)
     assert [image.shape for image in images] == [(8, 24, 1)] * 2

@@ -17,6 +17,7 @@ from PIL import Image
 import certify
 from callbacks import CertificationFolder
 from center_smoothing import Certificate
+from center_smoothing.certificate import Coverage
 from datamodules import MNIST
 
 ROOT = Path(certify.__file__).parent
@@ -56,7 +57,8 @@ def certified(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_the_folder_holds_everything(certified: Path) -> None:
     assert {path.name for path in certified.iterdir()} == {
-        "certificates.csv", "certificates.png", "distances", "outputs", "report.html", "summary.json", "wandb",
+        "certificates.csv", "certificates.png", "certified_fraction.csv", "certified_fraction.png", "distances",
+        "outputs", "report.html", "summary.json", "wandb",
     }  # fmt: skip
     assert (certified / "certificates.csv").read_text().splitlines()[0] == COLUMNS
     indices = list(dict.fromkeys(row["index"] for row in table(certified)))
@@ -67,7 +69,19 @@ def test_the_folder_holds_everything(certified: Path) -> None:
         assert distances.dtype == np.float64
         assert distances.shape == (400,)
         assert np.all(np.diff(distances) >= 0)
-    assert (certified / "certificates.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("certificates.png", "certified_fraction.png"):
+        assert (certified / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_certified_fraction_is_that_of_the_rows(certified: Path) -> None:
+    with (certified / "certified_fraction.csv").open() as file:
+        steps = list(csv.DictReader(file))
+    assert list(steps[0]) == ["sigma", "eps_in", "eps_out", "fraction"]
+    for eps_in in (0.0, 0.25):
+        radii = sorted(float(row["eps_out"]) for row in table(certified) if float(row["eps_in"]) == eps_in)
+        own = [(float(step["eps_out"]), float(step["fraction"])) for step in steps if float(step["eps_in"]) == eps_in]
+        assert own == [(0.0, 0.0), *((radius, (rank + 1) / 3) for rank, radius in enumerate(radii))]
+    assert {step["sigma"] for step in steps} == {"0.25"}
 
 
 def test_the_summary_says_what_was_done(certified: Path, checkpoint: Path) -> None:
@@ -109,7 +123,14 @@ def test_the_offline_wandb_run_has_the_table_the_curve_and_the_images(
         summary["results"]
     )
     keys = set().union(*history)
-    assert {"certificates/nrows", "examples/count", "curve/path"} <= keys
+    assert {"certificates/nrows", "examples/count", "curve/path", "fraction_curve/path"} <= keys
+    (logged,) = (row for row in history if "certified_fraction/nrows" in row)
+    steps = (certified / "certified_fraction.csv").read_text().splitlines()
+    assert logged["certified_fraction/nrows"] == len(steps) - 1
+    (run,) = certified.glob("wandb/offline-run-*")
+    written = json.loads((run / "files" / str(logged["certified_fraction/path"])).read_text())
+    assert written["columns"] == steps[0].split(",")
+    assert written["data"] == [[float(cell) for cell in step.split(",")] for step in steps[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +149,15 @@ def test_with_h_and_eps_in_the_noise_level_is_their_ratio(swept: Path) -> None:
     radii = [result["median_eps_out"] for result in summary["results"]]
     assert radii[0] < radii[1]
     assert radii[2] < radii[3]
-    assert {"certificates.png", "report.html", "sigma=0.2", "sigma=0.4", "sigma=0.8"} <= {
-        path.name for path in swept.iterdir()
-    }
+    assert {
+        "certificates.png", "certified_fraction.png", "report.html", "sigma=0.2", "sigma=0.4", "sigma=0.8",
+    } <= {path.name for path in swept.iterdir()}  # fmt: skip
+    with (swept / "certified_fraction.csv").open() as file:
+        levels = [(float(step["sigma"]), float(step["eps_in"])) for step in csv.DictReader(file)]
+    assert list(dict.fromkeys(levels)) == [(0.2, 0.2), (0.4, 0.2), (0.4, 0.4), (0.8, 0.4)]
+    report = (swept / "report.html").read_text()
+    assert "Certified fraction for each eps_in at h = 0.5" in report
+    assert "Certified fraction for each eps_in at h = 1" in report
 
 
 def test_each_noise_level_is_what_a_certification_at_that_sigma_gives(
@@ -236,17 +263,102 @@ def test_a_folder_of_another_configuration_is_refused(
     assert "distance='TotalVariation(p=1)', not 'Lp(p=2.0)'" in line
 
 
-def test_a_folder_answers_other_radii_without_sampling(
-    certified: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("center_smoothing.CenterSmoother.certify", None)
+@pytest.fixture
+def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model cannot be loaded, called or sampled."""
+    for name in ("certify.load_checkpoint", "center_smoothing.CenterSmoother.__init__", "torch.nn.Module.__call__"):
+        monkeypatch.setattr(name, None)
+
+
+def answered(lines: list[str], heading: str) -> dict[str, list[str]]:
+    """The cells of the table below a heading by the first one of their line."""
+    first = next(number for number, line in enumerate(lines) if line.startswith(heading)) + 1
+    return {line.split()[0]: line.split()[1:] for line in lines[first:] if line.split()[0] != heading}
+
+
+@pytest.mark.usefixtures("no_evaluation")
+def test_a_folder_answers_other_radii_without_sampling(certified: Path, capsys: pytest.CaptureFixture[str]) -> None:
     certify.main([f"--from={certified}", "--eps-in", "0.1", "0.25"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["index", "eps_in=0.1", "eps_in=0.25"]
-    shown = {line.split()[0]: float(line.split()[2]) for line in lines[2:-1]}
+    assert not any("eps_out=" in line for line in lines)
+    found = answered(lines, "certified output radius eps_out, rounded up")
+    assert found["index"] == ["eps_in=0.1", "eps_in=0.25"]
     exact = {row["index"]: float(row["eps_out"]) for row in table(certified) if float(row["eps_in"]) == 0.25}
-    assert shown.keys() == exact.keys()
-    assert all(exact[index] <= shown[index] <= exact[index] + 0.0101 for index in exact)
+    assert all(exact[index] <= float(found[index][1]) <= exact[index] + 0.0101 for index in exact)
+    shares = answered(lines, "least eps_out to which that share")
+    assert shares["eps_in"] == ["25%", "median", "75%", "90%", "certified"]
+    first, middle, last = sorted((found[index][1] for index in exact), key=float)
+    assert shares["0.25"] == [first, middle, last, last, "100%"]
+    assert lines[-1].startswith("promise (pointwise), for each answer by itself")
+
+
+@pytest.mark.usefixtures("no_evaluation")
+@pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
+def test_a_folder_answers_how_large_a_change_may_be(
+    certified: Path, coverage: Coverage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certify.main([f"--from={certified}", "--eps-out", "2.5", "40", "1", "40", f"--coverage={coverage}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("eps_in=" in line for line in lines)
+    found = answered(lines, "largest certified input radius eps_in, rounded down")
+    assert found["index"] == ["eps_out=2.5", "eps_out=40", "eps_out=1"]
+    certificates = CertificationFolder(certified).certificates()
+    radii = [certificate.eps_in([2.5, 40.0, 1.0], coverage=coverage) for certificate in certificates.values()]
+    for index, exact in zip(certificates, radii, strict=True):
+        for shown, radius in zip(map(float, found[str(index)]), np.atleast_1d(exact), strict=True):
+            assert 0.99 * radius <= shown <= radius
+    for position, cell in enumerate(found["median"]):
+        column = sorted((found[str(index)][position] for index in certificates), key=float)
+        assert cell == column[1]
+        assert (
+            found["certified"][position]
+            == {0: "0%", 1: "33.3%", 2: "66.6%", 3: "100%"}[
+                sum(float(np.atleast_1d(exact)[position]) > 0.0 for exact in radii)
+            ]
+        )
+    assert lines[-1].startswith(f"promise ({coverage}), for ")
+
+
+@pytest.mark.usefixtures("no_evaluation")
+def test_both_questions_make_two_tables_and_a_file(
+    certified: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "answers.csv"
+    before = {path: path.read_bytes() for path in certified.glob("*.*")}
+    assert certify.main([f"--from={certified}", "--h", "1", "--eps-out", "2.5", f"--out={out}"]) == certified
+    lines = capsys.readouterr().out.splitlines()
+    assert answered(lines, "certified output radius")["index"]
+    assert lines[-1] == f"written: {out}"
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["index", "asked", "eps_in", "eps_out", "coverage"]
+    exact = {row["index"]: row["eps_out"] for row in table(certified) if float(row["eps_in"]) == 0.25}
+    assert {row["index"]: row["eps_out"] for row in rows if row["asked"] == "eps_in"} == exact
+    back = {row["index"]: float(row["eps_in"]) for row in rows if row["asked"] == "eps_out"}
+    certificates = CertificationFolder(certified).certificates()
+    assert back == {str(index): certificate.eps_in(2.5) for index, certificate in certificates.items()}
+    assert {path: path.read_bytes() for path in certified.glob("*.*")} == before
+
+
+def test_questions_that_cannot_be_answered_are_one_line(
+    certified: Path, swept: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in ("-1", "nan", "inf", "far"):
+        line = refused(capsys, f"--from={certified}", "--eps-out", "40", value)
+        assert line == f"error: --eps-out must be a number of at least 0 such as 0.5, got '{value}'"
+    line = refused(capsys, f"--ckpt={checkpoint}", "--eps-out", "40", "60")
+    assert "--eps-out must be asked of a finished folder, got it with --ckpt" in line
+    assert line.endswith("--from FOLDER --eps-out 40")
+    assert f"take one of {swept / 'sigma=0.2'}" in refused(capsys, f"--from={swept}", "--eps-out", "40")
+    assert "it has no summary.json" in refused(capsys, f"--from={tmp_path}", "--eps-out", "40")
+    shutil.copytree(certified, tmp_path / "half", ignore=shutil.ignore_patterns("wandb"))
+    rows = (tmp_path / "half" / "certificates.csv").read_text().splitlines(keepends=True)
+    for kept, words in ((3, "1 of 3 examples are certified; run the same command"), (1, "no finished example")):
+        (tmp_path / "half" / "certificates.csv").write_text("".join(rows[:kept]))
+        assert words in refused(capsys, f"--from={tmp_path / 'half'}", "--eps-out", "40")
+    for out in (certified / "certificates.csv", certified, "/dev/null/answers.csv"):
+        assert "--out must be a" in refused(capsys, f"--from={certified}", "--eps-out=40", f"--out={out}")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("distance", ["tv-l2", "angular", "l1", "l2", "linf"])

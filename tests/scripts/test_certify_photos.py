@@ -131,7 +131,8 @@ def swept(one_face: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 def test_the_folder_holds_everything(certified: Done) -> None:
     assert {path.name for path in certified.folder.iterdir()} >= {
-        "certificates.csv", "certificates.png", "distances", "outputs", "report.html", "summary.json",
+        "certificates.csv", "certificates.png", "certified_fraction.csv", "certified_fraction.png", "distances",
+        "outputs", "report.html", "summary.json",
     }  # fmt: skip
     assert (certified.folder / "certificates.png").read_bytes().startswith(b"\x89PNG")
     report = (certified.folder / "report.html").read_text()

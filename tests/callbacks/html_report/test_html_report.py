@@ -20,9 +20,10 @@ from PIL import Image
 
 from callbacks import CertificationFolder, Row, html_report, summarise
 from callbacks import certification_report as words
+from callbacks.certified_fraction import FractionCurve, certified_fractions
 from callbacks.example_pictures import Picture, difference
 from callbacks.html_report import Curve, Report, ReportExample, report_of_folder, report_of_folders
-from callbacks.html_report.charts import up
+from callbacks.html_report.charts import fraction_charts, up
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, TotalVariation
 from center_smoothing.certificate import Coverage
 
@@ -183,8 +184,14 @@ def test_page_is_built_for_screen_readers(certified: Callable[..., Certification
     assert all(given.get("scope") in ("col", "row") for _, given in page.all("th"))
     assert all(given.get("alt") for _, given in page.all("img"))
     charts = [given for _, given in page.elements if given.get("class") == "chart"]
-    assert len(charts) == 1 + 4
-    assert all(given["role"] == "img" and " at eps_in " in str(given["aria-label"]) for given in charts[:-1])
+    assert len(charts) == 1 + 1 + 4
+    assert all(given["role"] == "img" for given in charts)
+    medians, fractions, *examples = (str(given["aria-label"]) for given in charts)
+    assert all(label.startswith("Line chart.") for label in (medians, *examples))
+    assert all(" at eps_in " in label for label in (medians, *examples[:-1]))
+    assert fractions.startswith(
+        "Step chart. Certified fraction for each eps_in against eps_out. eps_in = 0.25 (h = 1): "
+    )
     assert "infinite" in str(charts[-1]["aria-label"])
     identities = [given["id"] for _, given in page.elements if "id" in given]
     assert len(set(identities)) == len(identities)
@@ -252,6 +259,79 @@ def test_several_certifications_make_one_report(certified: Callable[..., Certifi
     page = Page(html_report.render(report))
     assert [line["name"] for line in page.charts()["chart-0"]["lines"]] == ["h = 1", "h = 2"]
     assert "all of it" in page.text()
+
+
+def curve_of(values: Sequence[float], *, eps_in: float = 0.25, sigma: float = 0.25) -> FractionCurve:
+    return FractionCurve.of(values, sigma=sigma, eps_in=eps_in)
+
+
+def test_the_certified_fraction_is_drawn_in_steps_and_said() -> None:
+    fractions = [curve_of([1.001, 2.0, 2.0, math.inf]), curve_of([3.0, *[math.inf] * 3], eps_in=0.5)]
+    page = Page(html_report.render(Report("title", fractions=fractions)))
+    chart = page.charts()["fraction-0"]
+    assert chart["steps"]
+    assert (chart["x_name"], chart["y_format"]) == ("eps_out", ".0%")
+    first, second = chart["lines"]
+    assert first["x"] == second["x"] == [0.0, 1.01, 2.0, 3.0, 3.16]
+    assert first["y"] == [0.0, 0.25, 0.75, 0.75, 0.75]
+    assert second["y"] == [0.0, 0.0, 0.0, 0.25, 0.25]
+    assert first["text"][2] == "eps_in = 0.25 (h = 1): 75%"
+    assert chart["finding"] == (
+        "eps_in = 0.25 (h = 1): certified to eps_out are 25% to 1.01, the median example to 2.00; "
+        "75% of the 4 examples have a certificate. "
+        "eps_in = 0.5 (h = 2): certified to eps_out are 25% to 3.00; 25% of the 4 examples have a certificate."
+    )
+    assert page.text().count(chart["finding"]) == 1
+    assert "0.25 0.25 1.01 25% 0.25 0.25 2.00 75% 0.25 0.5 0.00 0% 0.25 0.5 3.00 25%" in page.text()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([math.inf] * 3, "none of the 3 examples has a certificate."),
+        ([1.0, *[math.inf] * 9], "eps_in = 0.25 (h = 1): 10% of the 10 examples have a certificate."),
+        (
+            [0.0],
+            "certified to eps_out are 25% to 0.00, the median example to 0.00, 90% to 0.00; 100% of the 1 examples",
+        ),
+    ],
+)
+def test_what_a_fraction_shows_is_said_also_where_it_is_little(values: list[float], said: str) -> None:
+    page = Page(html_report.render(Report("title", fractions=[curve_of(values)])))
+    assert said in page.charts()["fraction-0"]["finding"]
+
+
+def test_each_h_has_a_chart_of_its_own_where_the_noise_grows() -> None:
+    fractions = [curve_of([eps_in, 2.0], eps_in=eps_in, sigma=eps_in / h) for h in (1.0, 2.0) for eps_in in (0.2, 0.4)]
+    charts = Page(html_report.render(Report("title", fractions=fractions))).charts()
+    assert [charts[name]["title"] for name in ("fraction-0", "fraction-1")] == [
+        "Certified fraction for each eps_in at h = 1",
+        "Certified fraction for each eps_in at h = 2",
+    ]
+    assert [line["name"] for line in charts["fraction-1"]["lines"]] == [
+        "eps_in = 0.2 (sigma = 0.1)",
+        "eps_in = 0.4 (sigma = 0.2)",
+    ]
+
+
+@given(st.lists(st.floats(min_value=0.0, max_value=1e6), min_size=1, max_size=9))
+def test_the_drawn_share_is_never_larger_than_the_true_one(values: list[float]) -> None:
+    (line,) = fraction_charts([curve_of(values)])[0]["lines"]
+    for number, x in enumerate(line["x"][:-1]):
+        certified = sum(value <= x for value in values)
+        assert line["y"][number] == certified / len(values)
+    assert line["y"][-1] == 1.0
+    assert all(before < after for before, after in pairwise(line["x"]))
+
+
+def test_the_report_of_a_folder_has_the_fractions_of_its_rows(certified: Callable[..., CertificationFolder]) -> None:
+    folder = certified()
+    report = of(folder)
+    assert report.fractions == certified_fractions(folder.rows())
+    assert [curve.counts[-1] for curve in report.fractions] == [3, 3]
+    other = replace(report, examples=[])
+    together = report_of_folders([report, other], report.curves, title="both", summary=[], configuration={})
+    assert together.fractions == [*report.fractions, *report.fractions]
 
 
 def test_examples_have_the_names_of_their_data_set(certified: Callable[..., CertificationFolder]) -> None:

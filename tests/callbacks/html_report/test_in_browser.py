@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -252,6 +253,49 @@ def test_hovering_shows_the_values(show: Callable[..., Chrome], figure: Path) ->
     assert "eps_in 0.2" in shown
     assert "h = 1 : 80.00 (70.00 to 90.00)" in shown
     assert "h = 2 : 50.00 (45.00 to 55.00)" in shown
+
+
+def test_the_certified_fraction_goes_in_steps_to_its_share(show: Callable[..., Chrome], certification: Path) -> None:
+    browser = show(certification)
+    assert len(find(browser, "#fraction-0 .scatterlayer .trace")) == 2
+    assert [text.text for text in find(browser, "#fraction-0 .legendtext")] == [
+        "eps_in = 0.25 (h = 1)",
+        "eps_in = 0.5 (h = 2)",
+    ]
+    assert [tick.text for tick in find(browser, "#fraction-0 .ytick text")][::5] == ["0%", "100%"]
+    paths = browser.execute_script(
+        "return [...document.querySelectorAll('#fraction-0 .js-line')].map(node => node.getAttribute('d'))"
+    )
+    assert all(set(re.sub(r"[^A-Z]", "", path)) <= set("MHVL") for path in paths)
+    for path in paths:
+        places = [tuple(map(float, pair)) for pair in re.findall(r"(-?[\d.]+),(-?[\d.]+)", path)]
+        assert all(x == next_x or y == next_y for (x, y), (next_x, next_y) in pairwise(places))
+    chart = find(browser, "#fraction-0")[0]
+    assert chart.accessible_name.startswith("Step chart. Certified fraction for each eps_in against eps_out.")
+    assert "91.6% of the 12 examples have a certificate" in chart.accessible_name
+
+
+def test_hovering_between_steps_shows_all_shares_at_the_nearer_one(
+    show: Callable[..., Chrome], certification: Path
+) -> None:
+    browser = show(certification)
+    area = find(browser, "#fraction-0 .nsewdrag")[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", area)
+    ActionChains(browser).move_to_element_with_offset(area, int(0.48 * area.size["width"]), 0).perform()
+    texts = "return [...document.querySelectorAll('#fraction-0 .hoverlayer text')].map(node => node.textContent)"
+    shown = wait_for(browser, lambda: browser.execute_script(texts))
+    assert re.fullmatch(r"eps_out \d+\.\d\d?", shown[0])
+    assert shown[1:] == ["eps_in = 0.25 (h = 1): 91.6%", "eps_in = 0.5 (h = 2): 91.6%"]
+
+
+def test_all_steps_can_be_read_in_a_table(show: Callable[..., Chrome], certification: Path) -> None:
+    browser = show(certification)
+    (details,) = find(browser, "section[aria-labelledby='fractions'] details")
+    details.find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
+    rows = [row.text.split() for row in details.find_elements(By.CSS_SELECTOR, "tbody tr")]
+    assert len(rows) == 2 * (1 + 11)
+    assert rows[0] == ["0.25", "0.25", "0.00", "0%"]
+    assert rows[11][3] == rows[23][3] == "91.6%"
 
 
 def test_an_example_opens_and_its_curve_appears(show: Callable[..., Chrome], certification: Path) -> None:
