@@ -21,6 +21,7 @@ from callbacks import CertificateWriter, CertificationFolder, CertificationProgr
 from center_smoothing import CenterSmoother
 from center_smoothing.certificate import Coverage
 from center_smoothing.sampling import Stage
+from center_smoothing.smoother import StoppingRule
 from lightning_modules import BaseModel, Certifier
 
 _PACKAGES = (
@@ -47,6 +48,7 @@ class Job:
         config: what the results depend on, in plain values.
         checkpoint_sha256: of the checkpoint's file; None for a pretrained model.
         names: of the examples by index, where their data set has names.
+        stop: when to stop sampling an example, at one of the looks of the smoother's budget.
     """
 
     model: BaseModel
@@ -59,6 +61,7 @@ class Job:
     config: dict[str, Any]
     checkpoint_sha256: str | None
     names: Mapping[int, str]
+    stop: StoppingRule | None = None
 
 
 class Run:
@@ -156,7 +159,9 @@ class Run:
         try:
             if self.trainer.is_global_zero:
                 self.write_summary([])
-            self.trainer.predict(Certifier(self.job.model, self.job.smoother), loader, return_predictions=False)
+            self.trainer.predict(
+                Certifier(self.job.model, self.job.smoother, self.job.stop), loader, return_predictions=False
+            )
             self.trainer.strategy.barrier()
         except (ValueError, OSError) as error:
             entrypoint.fail(f"{error}; {self._kept()}")

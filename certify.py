@@ -23,10 +23,11 @@ from callbacks import CertificationFolder, draw, html_report
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
 from callbacks.certified_fraction_plot import write_fractions
-from center_smoothing import CenterSmoother
-from center_smoothing.budget import METHODS
-from center_smoothing.certificate import COVERAGES
+from center_smoothing import CenterSmoother, Decided, TightEnough
+from center_smoothing.budget import COVERAGES, METHODS, Coverage
 from center_smoothing.sampling import check_point
+from center_smoothing.smoother import StoppingRule
+from center_smoothing.stopping import with_looks
 from certification import Job, Run, check_same
 from datamodules import ImageDataModule
 from lightning_modules import BaseModel, LoadedCheckpoint, load_checkpoint
@@ -128,6 +129,12 @@ def _parser() -> ArgumentParser:
     add("--alpha1", type=positive("--alpha1"), help="failure probability of the smoothed output")
     add("--alpha2", type=positive("--alpha2"), help="failure probability of the certificate")
     add("--method", type=choice("--method", *METHODS), help="paper: the paper's algorithms to the letter")
+    add("--rtol", type=positive("--rtol"), help="stop where more samples cannot lower eps_out by more than this share")
+    add(
+        "--eps-out-at-most",
+        type=entrypoint.radius("--eps-out-at-most"),
+        help="stop where eps_out is certified to be at most this, or cannot be with --m samples any more",
+    )
     add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
     add(
@@ -200,6 +207,10 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
     given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
     budget, distance = entrypoint.budget(options.budget, **given), entrypoint.DISTANCES[options.distance]
     levels = _noise_levels(options, subject.sigma)
+    budget = budget if distance.averages else budget.without_averages()
+    if rules := _stopping(options):
+        largest = max(radius / sigma for sigma, radii in levels.items() for radius in radii)
+        budget = with_looks(budget, largest)
     for sigma, radii in levels.items():
         for radius in radii:
             entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
@@ -216,6 +227,7 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
         "coverage": options.coverage,
         "budget": budget.as_dict(),
         "precision": options.precision,
+        **rules,
     }
     out = Path(options.out) if options.out is not None else _default_folder(options, subject, config, levels)
     entrypoint.make_writable(out, "--out")
@@ -236,10 +248,27 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
             config={**config, "sigma": sigma, "eps_in": radii},
             checkpoint_sha256=subject.sha256,
             names={} if names is None else {index: names[index] for index in indices},
+            stop=_stopping_rule(rules, radii, options.coverage),
         )
         for sigma, radii in levels.items()
     ]
     return CertificationFolder(out), jobs
+
+
+def _stopping(options: Namespace) -> dict[str, float]:
+    """The argument that says when to stop sampling an example early, if one was given."""
+    given = {name: options[name] for name in ("rtol", "eps_out_at_most") if options[name] is not None}
+    if len(given) > 1:
+        raise ValueError("--rtol and --eps-out-at-most are two rules for when to stop, got both: take one of them")
+    if not given.get("rtol", 0.5) < 1.0:
+        raise ValueError(f"--rtol must lie in (0, 1), such as 0.02, got {options.rtol}")
+    return given
+
+
+def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Coverage) -> StoppingRule | None:
+    if "rtol" in given:
+        return TightEnough(eps_in, given["rtol"], coverage)
+    return Decided(eps_in, given["eps_out_at_most"], coverage) if given else None
 
 
 def _noise_levels(options: Namespace, sigma: float | None) -> dict[float, list[float]]:

@@ -62,4 +62,5 @@ class CertificateWriter(BasePredictionWriter):
             image=example.image.float().numpy(),
             base=example.base_output.float().numpy(),
             smoothed=certificate.center.cpu().float().numpy(),
+            **certificate.kept_arrays(),
         )

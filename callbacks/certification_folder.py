@@ -33,7 +33,7 @@ class Row:
         smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
         abstained: whether it did.
         n: ranked outputs.
-        m: certification outputs.
+        m: certification outputs that were drawn.
         delta: margin of the smoothed function.
         method: "exact" or "paper".
         seconds: that the example took, for all its eps_in together.
@@ -71,7 +71,7 @@ class Row:
                 smoothing_loss=certificate.smoothing_loss,
                 abstained=certificate.abstained,
                 n=budget.n,
-                m=budget.m,
+                m=certificate.m,
                 delta=budget.delta,
                 method=budget.method,
                 seconds=seconds,
@@ -195,7 +195,7 @@ class CertificationFolder:
         return self.path / "distances" / f"{index}.npy"
 
     def outputs(self, index: int) -> Path:
-        """Where the image, the base output and the smoothed output of an example are."""
+        """Where the image, the base output, the smoothed output and the distances of the probes of an example are."""
         return self.path / "outputs" / f"{index}.npz"
 
     def certificates(self) -> dict[int, Certificate]:
@@ -213,9 +213,14 @@ class CertificationFolder:
             found = {}
             for row in self.rows():
                 if row.index not in found:
-                    center = torch.from_numpy(np.load(self.outputs(row.index), allow_pickle=False)["smoothed"])
-                    found[row.index] = Certificate(
-                        distances=np.load(self.distances(row.index), allow_pickle=False),
+                    with np.load(self.outputs(row.index), allow_pickle=False) as arrays:
+                        center = torch.from_numpy(arrays["smoothed"])
+                        kept = {name: arrays[name] for name in arrays.files if name.startswith("probe")}
+                    if "tuple_sizes" not in summary["config"]["budget"]:  # written before there were probes
+                        kept = {"probe_sizes": np.zeros(0)}
+                    found[row.index] = Certificate.from_kept(
+                        np.load(self.distances(row.index), allow_pickle=False),
+                        kept,
                         sigma=row.sigma,
                         relaxation=relaxation,
                         budget=budget,

@@ -15,7 +15,7 @@ class CertificationProgress(ProgressBar):
     """A bar with samples per second and time left on a terminal, else one line per finished example.
 
     Args:
-        evaluations: of the base function per example.
+        evaluations: of the base function per example, at most.
         finished: examples that an earlier run has finished.
         total: examples of all processes together.
     """
@@ -26,6 +26,7 @@ class CertificationProgress(ProgressBar):
         self.samples = 0
         self.seconds = 0.0
         self._began: float | None = None
+        self._done = 0
         self._shown = True
         self._bar: Progress | None = None
         self._task: Any = None
@@ -70,8 +71,11 @@ class CertificationProgress(ProgressBar):
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401  # Lightning's signature
         """One line per finished example."""
         self.finished += trainer.world_size
+        self._done += 1
+        if self._bar is not None:  # an example may have stopped before all its samples
+            self._bar.update(self._task, completed=self._done * self.evaluations)
         if self._shown:
-            left = max(0, self.total - self.finished) * self.seconds / max(1, self.samples) * self.evaluations
+            left = max(0, self.total - self.finished) * self.seconds / self._done
             line = f"{min(self.finished, self.total)} of {self.total} examples, "
             line += f"{self.samples_per_second:,.0f} samples/s, {left / trainer.world_size:,.0f} s left"
             (self._bar.console.print if self._bar is not None else print)(line)

@@ -35,15 +35,22 @@ def plan_lines(
         f"plan: {num_examples} examples, {distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
         f"method={budget.method}, n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}, "
         f"alpha={budget.alpha:g}",
-        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}",
+        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}  theorem",
     ]
     for sigma, radius in ((sigma, radius) for sigma, radii in levels.items() for radius in radii):
         plan = budget.plan(radius / sigma)
         rank = f"{plan.rank}/{budget.m}"
-        lines.append(f"  {sigma:>8.4g} {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {rank:>17} {plan.least_m:>9.0f}")
+        lines.append(
+            f"  {sigma:>8.4g} {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {rank:>17} {plan.least_m:>9.0f}"
+            f"  {plan.theorem}"
+        )
     in_all = budget.evaluations * num_examples * len(levels)
+    if budget.looks > 1:
+        looks = ", ".join(f"{m:,}" for m in budget.look_sizes)
+        lines.append(f"  may stop an example at {looks} certification outputs, each with alpha_2 / {budget.looks}")
     lines.append(
-        f"  {budget.evaluations:,} evaluations per example and sigma, {in_all:,} in all; "
+        f"  {'at most ' if budget.looks > 1 else ''}{budget.evaluations:,} evaluations per example and sigma, "
+        f"{in_all:,} in all; "
         f"abstains on at most {rounded_up(100 * budget.abstention_probability(), 1)}% of inputs"
     )
     return lines

@@ -106,7 +106,7 @@ class SmoothingBudget:
         >>> budget = SmoothingBudget(n=1_000, m=2_000, delta=0.13)
         >>> plan = budget.plan(h=2.0)
         >>> plan.evaluations, plan.rank, plan.least_m, plan.theorem
-        (3125, 1994, 568.0, 'T7, J=1')
+        (3125, 1992, 536.0, 'T7, J=1')
     """
 
     n: int = 10_000
@@ -195,8 +195,7 @@ class SmoothingBudget:
         """How many probes of each tuple size a certificate has (theory T7); 0 for none."""
         if not self.tuple_sizes or self._alpha_hit() <= 0.0:
             return 0
-        first, largest = self.look_sizes[0], self.tuple_sizes[-1]
-        number = min(192, max(32, first // 100), first // (2 * largest))
+        number = min(192, max(32, self.m // 100), self.look_sizes[0] // (2 * self.tuple_sizes[-1]))
         return number if number >= 8 else 0
 
     @property

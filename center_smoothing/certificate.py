@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -164,6 +164,40 @@ class Certificate:
         used = [str(size) for size, _, _ in self._ranks(float(eps_in) / self.sigma, "pointwise", 1).probes]
         return f"T7, J={','.join(used)}" if used else "T3"
 
+    def kept_arrays(self) -> dict[str, NDArray[Any]]:
+        """What besides the distances and the output answers questions, by name; :meth:`from_kept` takes it back."""
+        kept = {f"probes_{size}": rows for size, rows in self.probes.items()}
+        return {"probe_sizes": np.array(sorted(self.probes), dtype=np.int64), **kept}
+
+    @classmethod
+    def from_kept(
+        cls,
+        distances: NDArray[np.float64],
+        kept: Mapping[str, NDArray[Any]],
+        *,
+        sigma: float,
+        relaxation: float,
+        budget: SmoothingBudget,
+        output: SmoothedOutput,
+        smoothing_loss: float,
+    ) -> Certificate:
+        """A certificate from its distances and :meth:`kept_arrays`; arrays of other names are passed over.
+
+        Raises:
+            KeyError: if an array is missing.
+            ValueError: as the class does.
+        """
+        sizes = [int(size) for size in kept["probe_sizes"]]
+        return cls(
+            distances=distances,
+            sigma=sigma,
+            relaxation=relaxation,
+            budget=budget,
+            output=output,
+            smoothing_loss=smoothing_loss,
+            probes={size: np.asarray(kept[f"probes_{size}"], dtype=np.float32) for size in sizes},
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to one ``.npz`` file, free of pickles; an existing file is replaced as a whole."""
         target = Path(path)
@@ -176,13 +210,14 @@ class Certificate:
             "mass": self.output.mass,
             "abstained": self.abstained,
             "smoothing_loss": self.smoothing_loss,
-            "probes": list(self.probes),
         }
         with temporary.open("wb") as file:
-            arrays: dict[str, Any] = {f"probes_{size}": kept for size, kept in self.probes.items()}
-            arrays["distances"] = self.distances
-            arrays["center"] = self.center.detach().cpu().double().numpy()
-            arrays["certificate"] = np.array(json.dumps(described))
+            arrays: dict[str, Any] = {
+                **self.kept_arrays(),
+                "distances": self.distances,
+                "center": self.center.detach().cpu().double().numpy(),
+                "certificate": np.array(json.dumps(described)),
+            }
             np.savez(file, **arrays)
         os.replace(temporary, target)
 
@@ -199,9 +234,10 @@ class Certificate:
                 values: dict[str, Any] = json.loads(str(arrays["certificate"]))
                 distances = np.asarray(arrays["distances"], dtype=np.float64)
                 center = torch.from_numpy(np.asarray(arrays["center"], dtype=np.float64))
-                probes = {size: np.asarray(arrays[f"probes_{size}"], np.float32) for size in values.get("probes", [])}
-            return cls(
-                distances=distances,
+                kept = {name: arrays[name] for name in arrays.files if name.startswith("probe")}
+            return cls.from_kept(
+                distances,
+                kept,
                 sigma=float(values["sigma"]),
                 relaxation=float(values["relaxation"]),
                 budget=SmoothingBudget(**values["budget"]),
@@ -209,7 +245,6 @@ class Certificate:
                     center, float(values["radius"]), float(values["mass"]), bool(values["abstained"])
                 ),
                 smoothing_loss=float(values["smoothing_loss"]),
-                probes=probes,
             )
         except FileNotFoundError:
             raise

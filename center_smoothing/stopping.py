@@ -8,14 +8,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from center_smoothing import bounds
-from center_smoothing.budget import Coverage, Ranks
+from center_smoothing.budget import Coverage, Ranks, SmoothingBudget
 from center_smoothing.certificate import Certificate
 
 # How sure the lower side of a two-sided bound is. It decides when to stop and not what holds.
 _ALPHA_BELOW = 0.05
+# More looks cost more of alpha_2 than they save in samples.
+_MOST_LOOKS = 8
+
+
+def with_looks(budget: SmoothingBudget, h: float) -> SmoothingBudget:
+    """The same budget with as many looks as are of use: each has the check's outputs, and can certify h.
+
+    Args:
+        budget: of one look.
+        h: eps_in / sigma, the largest that is to be certified.
+
+    Raises:
+        ValueError: if not even two looks are, with the m that would do.
+    """
+    found = budget
+    for looks in range(2, _MOST_LOOKS + 1):
+        first = -(-budget.m // 2 ** (looks - 1))
+        if first < budget.n_check:
+            break
+        candidate = replace(budget, looks=looks)
+        if candidate.plan(h).least_m > first:
+            break
+        found = candidate
+    if found.looks == 1:
+        least = 2 * max(budget.n_check, math.ceil(min(1e15, budget.plan(h).least_m)))
+        raise ValueError(
+            f"m must be at least about {least} to stop early at h={h:g} with n_check={budget.n_check}, got {budget.m}"
+        )
+    return found
 
 
 @dataclass(frozen=True)

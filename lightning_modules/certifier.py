@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from center_smoothing import CenterSmoother, Certificate
+from center_smoothing.smoother import StoppingRule
 from lightning_modules.base import Batch
 
 
@@ -41,12 +42,14 @@ class Certifier(LightningModule):
     Args:
         model: the base model, moved to the Trainer's device with this module.
         smoother: smooths that model.
+        stop: when to stop sampling an example, at one of the looks of the smoother's budget.
     """
 
-    def __init__(self, model: nn.Module, smoother: CenterSmoother) -> None:
+    def __init__(self, model: nn.Module, smoother: CenterSmoother, stop: StoppingRule | None = None) -> None:
         super().__init__()
         self.model = model
         self.smoother = smoother
+        self.stop = stop
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[CertifiedExample]:
         """Certify each example of the batch."""
@@ -54,7 +57,7 @@ class Certifier(LightningModule):
         for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
             began = time.perf_counter()
             x = self.model.point(image.unsqueeze(0))[0]
-            certificate = self.smoother.certify(x, example=index)
+            certificate = self.smoother.certify(x, example=index, stop=self.stop)
             base_output = self.smoother.outputs.base_output(x)
             seconds = time.perf_counter() - began
             examples.append(CertifiedExample(index, image.cpu(), base_output.cpu(), certificate, seconds))
