@@ -3,6 +3,9 @@
 from center_smoothing.budget import Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.distances import NO_BOX, Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
+from center_smoothing.mean_budget import MeanBudget
+from center_smoothing.mean_certificate import MeanCertificate
+from center_smoothing.mean_smoother import MeanSmoother
 from center_smoothing.smoother import CenterSmoother
 
 __all__ = [
@@ -14,6 +17,9 @@ __all__ = [
     "Distance",
     "Lp",
     "MaskJaccard",
+    "MeanBudget",
+    "MeanCertificate",
+    "MeanSmoother",
     "Plan",
     "SmoothedOutput",
     "SmoothingBudget",

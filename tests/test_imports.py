@@ -23,6 +23,9 @@ CORE = {
     "budget": {"bounds"},
     "certificate": {"bounds", "budget", "distances", "sampling"},
     "smoother": {"bounds", "budget", "certificate", "distances", "sampling"},
+    "mean_budget": {"bounds", "budget"},
+    "mean_certificate": {"bounds", "certificate", "mean_budget"},
+    "mean_smoother": {"certificate", "distances", "mean_budget", "mean_certificate", "sampling"},
     "metrics": {"bounds", "budget", "certificate", "distances", "sampling", "smoother"},
 }
 
