@@ -133,8 +133,11 @@ def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
         >>> round(clopper_pearson_upper(0, 100, 0.005), 6)
         0.051604
     """
-    below = 1.0 - clopper_pearson_lower(trials - successes, trials, alpha)
-    return min(1.0, math.nextafter(below, math.inf))
+    trials = _check_trials(trials, "trials")
+    if not 0 <= successes <= trials:
+        raise ValueError(f"successes must lie in 0..{trials}, got {successes!r}")
+    bound = 1.0 - clopper_pearson_lower(trials - successes, trials, alpha)
+    return min(1.0, math.nextafter(bound, math.inf))
 
 
 def order_statistic_rank(m: int, p: float, alpha: float) -> int:
@@ -354,12 +357,12 @@ class MeanBound:
     def __init__(self, edges: NDArray[np.float64], n: int, alpha: float) -> None:
         self.largest = float(edges[-1])
         self.exponent = -math.log(check_alpha(alpha)) / _check_trials(n, "n")
-        # The best rate is about sqrt(2 exponent / variance) where draws are many, and the variance is at most B^2 / 4;
-        # rates above 64 / B matter only for masses below exp(-64). The rates must not depend on the tails.
+        # Of Y / B the best rate is about sqrt(2 exponent / variance) where draws are many, and the variance is at most
+        # 1/4; rates above 64 matter only for masses below exp(-64). The rates must not depend on the tails.
         least = math.sqrt(2.0 * self.exponent)
-        self.rates = np.geomspace(least, least + 64.0, 96) / self.largest
-        steps = np.expm1(np.outer(np.diff(edges), self.rates))
-        self.rises = np.exp(np.outer(edges[:-1], self.rates)) * steps
+        self.rates = np.geomspace(least, least + 64.0, 96)
+        lows, widths = edges[:-1] / self.largest, np.diff(edges) / self.largest
+        self.rises = np.exp(np.outer(lows, self.rates)) * np.expm1(np.outer(widths, self.rates))
 
     def __call__(self, tails: NDArray[np.float64]) -> float:
         """What the mean exceeds with probability at most alpha.
@@ -373,4 +376,4 @@ class MeanBound:
         """
         # E exp(a Y) - 1 is the integral of a exp(a t) P[Y > t] dt: a sum of positive terms, so that no digits are lost
         logarithms = np.log1p(tails @ self.rises)
-        return min(self.largest, float(np.min((logarithms + self.exponent) / self.rates)))
+        return self.largest * min(1.0, float(np.min((logarithms + self.exponent) / self.rates)))
