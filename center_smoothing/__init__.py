@@ -3,8 +3,8 @@
 from center_smoothing.budget import Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.distances import NO_BOX, Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
-from center_smoothing.mean_budget import MeanBudget
-from center_smoothing.mean_certificate import MeanCertificate
+from center_smoothing.mean_budget import MeanBudget, MeanPlan
+from center_smoothing.mean_certificate import MeanCertificate, MeanOutput
 from center_smoothing.mean_smoother import MeanSmoother
 from center_smoothing.smoother import CenterSmoother
 
@@ -19,6 +19,8 @@ __all__ = [
     "MaskJaccard",
     "MeanBudget",
     "MeanCertificate",
+    "MeanOutput",
+    "MeanPlan",
     "MeanSmoother",
     "Plan",
     "SmoothedOutput",

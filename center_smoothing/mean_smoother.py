@@ -156,10 +156,13 @@ class MeanSmoother:
     def _check_promise(self, distances: Tensor, outputs: Tensor, bound: float) -> None:
         """Raise ValueError if finite outputs (N, *out) lie further away than the user promised."""
         beyond = distances > bound
-        if bool(beyond.any()) and bool(torch.isfinite(outputs[beyond]).flatten(1).all(dim=1).any()):
+        if not bool(beyond.any()):
+            return
+        broken = beyond & torch.isfinite(outputs).flatten(1).all(dim=1).to(beyond.device)
+        if bool(broken.any()):
             raise ValueError(
                 f"bound must be at least every distance between two outputs, got {self.bound!r}, but the "
-                f"{self.distance!r} from the mean to an output is {float(distances[beyond].max())}; give a bound that "
+                f"{self.distance!r} from the mean to an output is {float(distances[broken].max())}; give a bound that "
                 "holds, or clip_norm instead, which makes one"
             )
 
