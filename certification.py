@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
 from center_smoothing import CenterSmoother
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage
 from center_smoothing.sampling import Stage
 from center_smoothing.smoother import StoppingRule
 from lightning_modules import BaseModel, Certifier

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from callbacks.certification_folder import CertificationFolder, Row
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage
 from lightning_modules import CertifiedExample
 
 

@@ -15,7 +15,7 @@ from callbacks.certification_folder import CertificationFolder, write_as_a_whole
 from callbacks.certification_report import confidence, down, percent, up
 from callbacks.certified_fraction import FractionCurve
 from center_smoothing import Certificate
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage
 
 COLUMNS = ("index", "asked", "eps_in", "eps_out", "coverage")
 # The shares of the examples that are shown beside the median.

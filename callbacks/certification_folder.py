@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage
 from center_smoothing.metrics import upper_median
 
 

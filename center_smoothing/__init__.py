@@ -3,6 +3,9 @@
 from center_smoothing.budget import Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.distances import NO_BOX, Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
+from center_smoothing.mean_budget import MeanBudget, MeanPlan
+from center_smoothing.mean_certificate import MeanCertificate, MeanOutput
+from center_smoothing.mean_smoother import MeanSmoother
 from center_smoothing.smoother import CenterSmoother
 from center_smoothing.stopping import Decided, TightEnough
 
@@ -16,6 +19,11 @@ __all__ = [
     "Distance",
     "Lp",
     "MaskJaccard",
+    "MeanBudget",
+    "MeanCertificate",
+    "MeanOutput",
+    "MeanPlan",
+    "MeanSmoother",
     "Plan",
     "SmoothedOutput",
     "SmoothingBudget",

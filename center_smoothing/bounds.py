@@ -116,6 +116,30 @@ def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
     return bound
 
 
+def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
+    """Upper confidence bound on a success probability (Clopper-Pearson, one-sided), rounded up.
+
+    A true probability below 1 exceeds or equals the bound with probability at most ``alpha``.
+
+    Args:
+        successes: K, in 0..trials.
+        trials: m, at least 1.
+        alpha: failure probability in (0, 1/2].
+
+    Returns:
+        The least p with P[Bin(m, p) <= K] <= alpha; 1 for K = m.
+
+    Example:
+        >>> round(clopper_pearson_upper(0, 100, 0.005), 6)
+        0.051604
+    """
+    trials = _check_trials(trials, "trials")
+    if not 0 <= successes <= trials:
+        raise ValueError(f"successes must lie in 0..{trials}, got {successes!r}")
+    bound = 1.0 - clopper_pearson_lower(trials - successes, trials, alpha)
+    return min(1.0, math.nextafter(bound, math.inf))
+
+
 def order_statistic_rank(m: int, p: float, alpha: float) -> int:
     """Rank of the order statistic that exceeds the p-quantile with confidence 1 - alpha (theory T5).
 
@@ -274,6 +298,28 @@ def gaussian_shift_up(mass: float, h: float) -> float:
     return min(1.0, float(special.ndtr(special.ndtri(mass) + h)) + _PROBABILITY_MARGIN)
 
 
+def gaussian_shifts_up(masses: NDArray[np.float64], h: float) -> NDArray[np.float64]:
+    """Phi(Phi^-1(mass) + h) of several masses, each rounded up: the most that sets of these masses may hold at x'.
+
+    A set that holds at most ``mass`` of N(x, sigma^2 I) holds at most that much of N(x', sigma^2 I) for every x'
+    within h sigma of x (theory T11).
+
+    Args:
+        masses: (J,), each in (0, 1]; 1 stays 1.
+        h: at least 0; may be inf.
+
+    Example:
+        >>> gaussian_shifts_up(np.array([0.01, 0.5, 1.0]), 1.0).round(4)
+        array([0.0924, 0.8413, 1.    ])
+    """
+    if not np.all((masses > 0.0) & (masses <= 1.0)):
+        raise ValueError(f"masses must lie in (0, 1], got {masses!r}")
+    if not h >= 0.0:
+        raise ValueError(f"h must be at least 0, got {h!r}")
+    shifted: NDArray[np.float64] = np.minimum(1.0, special.ndtr(special.ndtri(masses) + h) + _PROBABILITY_MARGIN)
+    return shifted
+
+
 def gaussian_shift_between(mass: float, p: float) -> float:
     """The shift h = Phi^-1(p) - Phi^-1(mass), rounded down and at least 0: the inverse of :func:`gaussian_shift_up`.
 
@@ -330,3 +376,44 @@ def mean_shortfall(masses: NDArray[np.float64], m: int, r: int) -> float:
     if r > m:
         return 1.0
     return float(np.mean(special.betaincc(r, m - r + 1, masses)))
+
+
+class MeanBound:
+    """Upper confidence bounds on the mean of n independent draws of Y (Chernoff, theory T11).
+
+    Of Y it is known that 0 <= Y <= B and that P[Y > t] <= tails[j] for edges[j] <= t < edges[j + 1].
+
+    Args:
+        edges: (J + 1,), ascending, from 0 to B > 0.
+        n: number of draws, at least 1.
+        alpha: failure probability in (0, 1/2].
+
+    Example:
+        >>> edges, tails = np.array([0.0, 1.0, 9.0]), np.array([1.0, 0.1])
+        >>> [round(MeanBound(edges, n=n, alpha=0.01)(tails), 2) for n in (1_000, 1_000_000)]
+        [2.04, 1.81]
+    """
+
+    def __init__(self, edges: NDArray[np.float64], n: int, alpha: float) -> None:
+        self.largest = float(edges[-1])
+        self.exponent = -math.log(check_alpha(alpha)) / _check_trials(n, "n")
+        # Of Y / B the best rate is about sqrt(2 exponent / variance) where draws are many, and the variance is at most
+        # 1/4; rates above 64 matter only for masses below exp(-64). The rates must not depend on the tails.
+        least = math.sqrt(2.0 * self.exponent)
+        self.rates = np.geomspace(least, least + 64.0, 96)
+        lows, widths = edges[:-1] / self.largest, np.diff(edges) / self.largest
+        self.rises = np.exp(np.outer(lows, self.rates)) * np.expm1(np.outer(widths, self.rates))
+
+    def __call__(self, tails: NDArray[np.float64]) -> float:
+        """What the mean exceeds with probability at most alpha.
+
+        Args:
+            tails: (J,), in [0, 1].
+
+        Returns:
+            The least of B and of (log E exp(a Y) + ln(1/alpha) / n) / a over a fixed grid of rates a, in which
+            E exp(a Y) stands for its bound by the tails. It does not decrease with any of the tails.
+        """
+        # E exp(a Y) - 1 is the integral of a exp(a t) P[Y > t] dt: a sum of positive terms, so that no digits are lost
+        logarithms = np.log1p(tails @ self.rises)
+        return self.largest * min(1.0, float(np.min((logarithms + self.exponent) / self.rates)))

@@ -29,6 +29,7 @@ class Stage(IntEnum):
     CERTIFICATION = 2
     CHECK = 3
     CALIBRATION = 4
+    MEAN = 5
 
 
 def block_seed(seed: int, example: int, stage: Stage, block: int) -> int:

@@ -16,7 +16,7 @@ from callbacks.example_pictures import difference, example_pictures, guarantees,
 from callbacks.html_report.charts import number, up
 from callbacks.html_report.content import Curve, Report, ReportExample
 from center_smoothing import Certificate
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage
 from center_smoothing.metrics import upper_median
 
 _DENSE = 80  # steps of a curve between the asked eps_in

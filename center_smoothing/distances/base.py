@@ -25,10 +25,13 @@ class Distance(ABC):
         relaxation: gamma, at least 1; 1 for metrics and pseudometrics.
         averages: whether means and coordinate-wise medians of outputs are outputs too. :meth:`averages_of` may know
             another way to average.
+        convex: whether z -> d(c, z) is convex for every c, outputs being vectors: every norm or seminorm of a
+            difference is. Then a mean of outputs is no further from c than they are on average (theory T11).
     """
 
     relaxation: float = 1.0
     averages: bool = True
+    convex: bool = False
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""

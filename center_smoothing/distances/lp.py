@@ -29,6 +29,8 @@ class Lp(Distance):
         tensor([5.], dtype=torch.float64)
     """
 
+    convex = True
+
     def __init__(self, p: float = 2.0) -> None:
         if not p >= 1.0:
             raise ValueError(f"p must lie in [1, inf], got {p!r}")

@@ -30,6 +30,8 @@ class TotalVariation(Distance):
         tensor([2.], dtype=torch.float64)
     """
 
+    convex = True
+
     def __init__(self, p: int = 1) -> None:
         if p not in (1, 2):
             raise ValueError(f"p must be 1 or 2, got {p!r}")

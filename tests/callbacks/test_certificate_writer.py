@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import CertificateWriter, CertificationFolder
 from center_smoothing import CenterSmoother, Lp, SmoothingBudget, TotalVariation
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage
 from datamodules import IndexedImages
 from lightning_modules import CertifiedExample, Certifier, NoisyAutoencoder
 from lightning_modules.base import Batch

@@ -241,3 +241,103 @@ def test_mean_shortfall_is_the_mean_of_shortfalls() -> None:
 def test_errors_name_the_argument_and_the_value(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("alpha", [1e-9, 0.004, 0.5])
+@pytest.mark.parametrize("m", [1, 2, 10, 40])
+def test_upper_clopper_pearson_is_safe_and_tight_in_exact_arithmetic(m: int, alpha: float) -> None:
+    for k in range(m):
+        upper = bounds.clopper_pearson_upper(k, m, alpha)
+        assert 1 - exact_tail(m, upper, k + 1) <= Fraction(alpha)
+        assert 1 - exact_tail(m, Fraction(upper) * Fraction(1 - 1e-8), k + 1) > Fraction(alpha)
+    assert bounds.clopper_pearson_upper(m, m, alpha) == 1.0
+
+
+def test_upper_clopper_pearson_of_rare_events() -> None:
+    assert bounds.clopper_pearson_upper(0, 10**6, 0.004) == pytest.approx(-math.log(0.004) / 10**6, rel=1e-5)
+    expected = stats.beta.isf(0.004, 4, 10**6 - 3)
+    assert bounds.clopper_pearson_upper(3, 10**6, 0.004) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("h", [0.0, 0.3, 2.0, 9.0])
+def test_masses_shifted_up_are_those_of_the_half_spaces_rounded_up(h: float) -> None:
+    masses = np.array([1e-9, 1e-5, 0.01, 0.5, 0.9, 1 - 1e-12])
+    expected = stats.norm.cdf(stats.norm.ppf(masses) + h)
+    shifted = bounds.gaussian_shifts_up(masses, h)
+    assert np.all(shifted >= np.minimum(1.0, expected))
+    np.testing.assert_allclose(shifted, expected, rtol=1e-9, atol=1e-14)
+    np.testing.assert_array_equal(shifted, [bounds.gaussian_shift_up(mass, h) for mass in masses])
+    assert bounds.gaussian_shifts_up(np.ones(1), h)[0] == 1.0
+    assert np.all(bounds.gaussian_shifts_up(masses, math.inf) == 1.0)
+
+
+TAILS = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6).map(lambda tails: np.sort(tails)[::-1])
+
+
+def moments(edges: np.ndarray, tails: np.ndarray) -> tuple[float, float]:
+    """Mean and variance of the variable with exactly these tails."""
+    mean = float(np.diff(edges) @ tails)
+    return mean, max(0.0, float(np.diff(edges**2) @ tails) - mean**2)
+
+
+def bernstein(edges: np.ndarray, tails: np.ndarray, n: int, alpha: float) -> float:
+    mean, variance = moments(edges, tails)
+    b = edges[-1] * math.log(1 / alpha) / (3 * n)
+    return mean + b + math.sqrt(b * b + 2 * variance * math.log(1 / alpha) / n)
+
+
+@given(tails=TAILS, n=st.integers(1, 10**6), alpha=st.sampled_from(ALPHAS), scale=st.sampled_from([1e-300, 1.0, 1e6]))
+def test_the_bound_of_a_mean_lies_between_its_expectation_and_bernstein(
+    tails: np.ndarray, n: int, alpha: float, scale: float
+) -> None:
+    edges = np.linspace(0.0, scale, len(tails) + 1)
+    bound = bounds.MeanBound(edges, n, alpha)(tails)
+    mean, _ = moments(edges / scale, tails)
+    assert mean * (1 - 1e-12) <= bound / scale <= 1.0
+    assert bound / scale <= mean + 1.01 * (bernstein(edges / scale, tails, n, alpha) - mean) + 1e-12
+
+
+@pytest.mark.parametrize("n", [5, 100, 3000])
+@pytest.mark.parametrize("p", [1e-4, 0.02, 0.3, 0.9])
+@pytest.mark.parametrize("alpha", [0.005, 0.1])
+def test_a_mean_of_two_point_draws_exceeds_its_bound_with_alpha_at_most(n: int, p: float, alpha: float) -> None:
+    bound = bounds.MeanBound(np.array([0.0, 3.0]), n, alpha)(np.array([p]))
+    exceeding = math.floor(n * bound / 3.0) + 1
+    failure = stats.binom.sf(exceeding - 1, n, p)
+    assert failure <= alpha
+    # Chernoff's bound is an n-th root away from the truth; a count more or less matters where few are expected
+    assert bound == 3.0 or stats.binom.sf(exceeding - 3, n, p) > alpha / 100
+
+
+def test_bernstein_without_its_range_would_not_bound_a_mean() -> None:
+    n, p, alpha = 200, 0.001, 0.005
+    gauss = p + math.sqrt(2 * p * (1 - p) * math.log(1 / alpha) / n)
+    assert stats.binom.sf(math.floor(n * gauss), n, p) > alpha
+
+
+@given(tails=TAILS, more=TAILS, n=st.integers(1, 10**5))
+def test_the_bound_of_a_mean_grows_with_the_tails_and_shrinks_with_n(
+    tails: np.ndarray, more: np.ndarray, n: int
+) -> None:
+    edges = np.array([0.0, *np.geomspace(0.1, 5.0, len(tails))])
+    larger = np.maximum(tails, np.resize(more, len(tails)))
+    bound = bounds.MeanBound(edges, n, 0.01)
+    assert bound(tails) <= bound(larger) * (1 + 1e-13)
+    assert bounds.MeanBound(edges, 2 * n, 0.01)(tails) <= bound(tails) * (1 + 1e-12)
+    assert bounds.MeanBound(edges, n, 0.02)(tails) <= bound(tails) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bounds.clopper_pearson_upper(11, 10, 0.1), r"successes must lie in 0\.\.10, got 11"),
+        (lambda: bounds.gaussian_shifts_up(np.array([0.0]), 1.0), r"masses must lie in \(0, 1\], got array\(\[0.\]\)"),
+        (lambda: bounds.gaussian_shifts_up(np.array([math.nan]), 1.0), "masses must lie in"),
+        (lambda: bounds.gaussian_shifts_up(np.array([0.5]), math.nan), "h must be at least 0, got nan"),
+        (lambda: bounds.MeanBound(np.array([0.0, 1.0]), 0, 0.1), "n must be a whole number of at least 1, got 0"),
+        (lambda: bounds.MeanBound(np.array([0.0, 1.0]), 1, 0.6), "alpha must lie in"),
+    ],
+)
+def test_errors_of_bounds_of_means_name_the_argument(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

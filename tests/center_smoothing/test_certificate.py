@@ -16,8 +16,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, bounds
-from center_smoothing.budget import Method
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage, Method
 
 METHODS: tuple[Method, ...] = ("exact", "paper")
 

@@ -14,8 +14,7 @@ from scipy import special, stats
 from torch import Tensor
 
 from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp, SmoothedOutput, SmoothingBudget, bounds
-from center_smoothing.budget import Method
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage, Method
 from center_smoothing.sampling import Stage
 
 

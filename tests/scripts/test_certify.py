@@ -17,7 +17,7 @@ from PIL import Image
 import certify
 from callbacks import CertificationFolder
 from center_smoothing import Certificate
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage
 from datamodules import MNIST
 
 ROOT = Path(certify.__file__).parent

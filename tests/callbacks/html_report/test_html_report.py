@@ -25,7 +25,7 @@ from callbacks.example_pictures import Picture, difference
 from callbacks.html_report import Curve, Report, ReportExample, report_of_folder, report_of_folders
 from callbacks.html_report.charts import fraction_charts, up
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, TotalVariation
-from center_smoothing.certificate import Coverage
+from center_smoothing.budget import Coverage
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 PROMISE = words.promise_line(BUDGET, TotalVariation(), coverage="pointwise")
