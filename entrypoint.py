@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentError, ArgumentTypeError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -20,13 +20,22 @@ from urllib.parse import urlparse
 
 import yaml
 
-from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, SmoothingBudget, TotalVariation
+from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, MeanBudget, SmoothingBudget, TotalVariation
 
 T = TypeVar("T")
 
 _BUDGETS = Path(__file__).resolve().parent / "configs" / "certify"
 # The names that --budget takes.
 BUDGETS = sorted(path.stem for path in _BUDGETS.glob("*.yaml"))
+# Those of them that means have.
+MEAN_BUDGETS = sorted(path.stem for path in (_BUDGETS / "mean").glob("*.yaml"))
+# The names that --smoother takes, and the smoothed functions that each stands for.
+SMOOTHERS = {"center": ("center",), "mean": ("mean",), "both": ("center", "mean")}
+# What bounds the outputs of means, and which of the two to take.
+_BOUNDS = {
+    "--clip-norm": "--clip-norm scales outputs that are further from zero than that down to it, as part of the model",
+    "--output-bound": "--output-bound is for who knows that no two outputs are further apart",
+}
 # The names that --distance takes.
 DISTANCES: dict[str, Distance] = {
     "tv": TotalVariation(p=1),
@@ -164,9 +173,65 @@ def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as Sm
     Raises:
         ValueError: as :class:`SmoothingBudget` does.
     """
-    values: dict[str, Any] = yaml.safe_load((_BUDGETS / f"{name}.yaml").read_text())
+    return SmoothingBudget(**_budget_values(_BUDGETS / f"{name}.yaml", given))
+
+
+def mean_budget(name: str, **given: Any) -> MeanBudget:  # noqa: ANN401  # as MeanBudget's own
+    """The budget of a file in configs/certify/mean/.
+
+    Args:
+        name: one of ``MEAN_BUDGETS``.
+        given: what differs from the file, under the names of the flags (n, m, alpha1, alpha2); None leaves the file's
+            value.
+
+    Raises:
+        ValueError: as :class:`MeanBudget` does.
+    """
+    return MeanBudget(**_budget_values(_BUDGETS / "mean" / f"{name}.yaml", given))
+
+
+def _budget_values(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(path.read_text())
     values.update({key: value for key, value in given.items() if value is not None})
-    return SmoothingBudget(**{{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(k, k): v for k, v in values.items()})
+    return {{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(key, key): value for key, value in values.items()}
+
+
+def check_smoother(
+    smoother: str, *, distance: str, budget: str, bounds: Mapping[str, object], of_centers: Mapping[str, object]
+) -> None:
+    """See that what was asked of a smoother goes together, before anything is loaded.
+
+    Args:
+        smoother: one of ``SMOOTHERS``.
+        distance: one of ``DISTANCES``.
+        budget: one of ``BUDGETS``.
+        bounds: the flags that bound the outputs of means, as they are typed, with their values; None if not given.
+        of_centers: likewise the flags that mean nothing for means.
+
+    Raises:
+        ValueError: if not, with what to change.
+    """
+    bounding, foreign = ([flag for flag, value in flags.items() if value is not None] for flags in (bounds, of_centers))
+    if smoother == "center":
+        if bounding:
+            raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother mean or both, got center")
+        return
+    if not DISTANCES[distance].convex:
+        convex = ", ".join(name for name, known in DISTANCES.items() if known.convex)
+        raise ValueError(
+            f"--smoother={smoother} needs a distance that is convex in the output ({convex}), got {distance}: by that "
+            "distance a mean may be further away than each of its outputs"
+        )
+    if budget not in MEAN_BUDGETS:
+        raise ValueError(f"--budget must be one of {', '.join(MEAN_BUDGETS)} for --smoother={smoother}, got {budget}")
+    if smoother == "mean" and foreign:
+        raise ValueError(f"{foreign[0]} is of centers alone: it must be left out with --smoother=mean")
+    if len(bounding) != 1:
+        wanted = " or ".join(bounds) if len(bounds) == 1 else f"exactly one of {' and '.join(bounds)}"
+        raise ValueError(
+            f"--smoother={smoother} needs {wanted}, got {' and '.join(bounding) or 'none'}: "
+            f"{'; '.join(_BOUNDS[flag] for flag in bounds)}"
+        )
 
 
 def noise_level(*, h: float, eps_in: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -11,39 +12,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from callbacks.certification_folder import CertificationFolder, Row
+from callbacks.certification_folder import CertificationFolder, Row, lines
 from callbacks.certification_report import up
-from callbacks.example_pictures import Picture, example_pictures, guarantees, holds_boxes
+from callbacks.example_pictures import Picture, Shown, example_pictures, guarantees, holds_boxes
 
 _OUTPUTS, _PHOTOS, _PHOTOS_IN_ROW = 5, 6, 3
 _COLOURS, _LOSS = ("#1f4e79", "#8e2f5c", "#2e7d32", "#6a1b9a"), "#b85c00"
 
 
-def draw(folder: CertificationFolder, rows: Sequence[Row], results: Sequence[dict[str, Any]], title: str) -> Figure:
+def draw(shown: Shown, rows: Sequence[Row], results: Sequence[dict[str, Any]], title: str) -> Figure:
     """Median eps_out and smoothing loss against eps_in, and what the smoothed outputs look like.
 
     Args:
-        folder: where the outputs of the examples are.
+        shown: where the outputs of the examples are.
         rows: of certificates.csv.
-        results: of summary.json. Where several noise levels were certified there is a line for each h.
+        results: of summary.json. There is a line for each smoother where there are several, and for each h where
+            several noise levels were certified.
         title: one line above it all.
 
     Returns:
         A figure, not tied to any window; ``figure.savefig(path)`` writes it.
     """
-    boxes = holds_boxes(folder)
+    boxes = holds_boxes(shown)
     indices = list(dict.fromkeys(row.index for row in rows))
-    found = [(index, example_pictures(folder, index).pictures) for index in indices[: _PHOTOS if boxes else _OUTPUTS]]
+    found = [(index, example_pictures(shown, index).pictures) for index in indices[: _PHOTOS if boxes else _OUTPUTS]]
     examples = [(index, pictures) for index, pictures in found if pictures]
     figure = Figure(figsize=(11.0 if examples else 6.0, 4.8), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(fill(title, int(14 * figure.get_figwidth())), fontsize=10)
     if not examples:
         _draw_curve(figure.add_subplot(), rows, results, overlap=boxes)
         return figure
     left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1.0])
     _draw_curve(left.add_subplot(), rows, results, overlap=boxes)
-    if boxes:
-        _draw_photos(right, [(_overlap_caption(folder, rows, index), pictures[0]) for index, pictures in examples])
+    if boxes and isinstance(shown, CertificationFolder):
+        _draw_photos(right, [(_overlap_caption(shown, rows, index), pictures[0]) for index, pictures in examples])
     else:
         _draw_outputs(right, examples)
     return figure
@@ -59,7 +61,7 @@ def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Pict
         for axis, picture in zip(axes[:, column], pictures, strict=False):
             axis.imshow(picture.array, cmap="gray", vmin=0.0, vmax=1.0)
             if column == 0:
-                axis.set_ylabel(picture.name.replace("smoothed ", "smoothed\n"), fontsize=8)
+                axis.set_ylabel(picture.name.replace("smoothed ", "smoothed\n").replace(", ", ",\n"), fontsize=8)
 
 
 def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> None:
@@ -83,33 +85,36 @@ def _overlap_caption(folder: CertificationFolder, rows: Sequence[Row], index: in
 
 
 def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool) -> None:
-    shown = sorted(results, key=lambda result: result["eps_in"])
     several = len({row.sigma for row in rows}) > 1
-    for number, row in enumerate([] if several else rows):
-        label = "certified radius of one example" if number == 0 else None
-        axis.plot(row.eps_in, row.eps_out, ".", color=_COLOURS[0], alpha=0.3, markersize=5, label=label)
-    lines = sorted({result["h"] for result in shown}) if several else [None]
-    for h, colour in zip(lines, cycle(_COLOURS), strict=False):
-        line = [result for result in shown if h is None or result["h"] == h]
-        label, medians = "" if h is None else f", h = {h:g}", [result["median_eps_out"] for result in line]
-        eps_in, loss_colour = [result["eps_in"] for result in line], _LOSS if h is None else colour
-        axis.plot(eps_in, medians, "o-", color=colour, label=f"median certified radius eps_out{label}")
-        losses = [result["median_smoothing_loss"] for result in line]
-        axis.plot(eps_in, losses, "s--", color=loss_colour, label=f"median smoothing loss d(f(x), center){label}")
-        for result in line:
+    drawn = lines(results, several_levels=several)
+    for line, colour in zip(drawn, cycle(_COLOURS), strict=False):
+        smoother = drawn[line][0].get("smoother")
+        own = [] if several else [row for row in rows if smoother in (None, row.smoother)]
+        name = "".join(f", {part.replace('=', ' = ')}" for part in line)
+        for number, row in enumerate(own):
+            label = f"certified radius of one example{name}" if number == 0 else None
+            axis.plot(row.eps_in, row.eps_out, ".", color=colour, alpha=0.3, markersize=5, label=label)
+        medians = [result["median_eps_out"] for result in drawn[line]]
+        eps_in, loss_colour = [result["eps_in"] for result in drawn[line]], colour if line else _LOSS
+        axis.plot(eps_in, medians, "o-", color=colour, label=f"median certified radius eps_out{name}")
+        losses = [result["median_smoothing_loss"] for result in drawn[line]]
+        center = smoother or rows[0].smoother
+        axis.plot(eps_in, losses, "s--", color=loss_colour, label=f"median smoothing loss d(f(x), {center}){name}")
+        for result in drawn[line]:
             if np.isfinite(result["median_eps_out"]):
                 at = (result["eps_in"], result["median_eps_out"])
                 text = up(result["median_eps_out"])
                 axis.annotate(text, at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
     missing = sum(not np.isfinite(row.eps_out) for row in rows)
-    abstained = max((result["abstention_rate"] for result in shown), default=0.0)
+    abstained = max((result["abstention_rate"] for result in results), default=0.0)
     axis.set_xlabel(f"input radius eps_in (l2)   |   abstained on {abstained:.0%}, {missing} rows without certificate")
     axis.set_ylabel("output distance")
-    axis.set_xticks(sorted({result["eps_in"] for result in shown}))
+    axis.set_xticks(sorted({result["eps_in"] for result in results}))
     axis.margins(x=0.1)
     axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])  # room for the legend
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper left", fontsize=8)
+    if drawn:
+        axis.legend(loc="upper left", fontsize=8)
     if overlap:
         right = axis.secondary_yaxis("right", functions=(_one_minus, _one_minus))
         right.set_ylabel("guaranteed overlap (IoU)")

@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from callbacks.certification_folder import CertificationFolder, write_as_a_whole
+from callbacks.certification_folder import AnyCertificate, CertificationFolder, write_as_a_whole
 from callbacks.certification_report import confidence, down, percent, up
 from callbacks.certified_fraction import FractionCurve
-from center_smoothing import Certificate
+from center_smoothing import MeanCertificate
 from center_smoothing.budget import Coverage
 
 COLUMNS = ("index", "asked", "eps_in", "eps_out", "coverage")
@@ -25,6 +25,7 @@ _SCOPES: dict[Coverage, str] = {
     "bonferroni": "all answers in one line of a table together, their questions asked before any result was seen",
     "dkw": "all answers of an example at once, also to whatever is asked later with coverage dkw",
 }
+_SCOPE_OF_MEANS = "all answers of an example at once, also to whatever is asked later"
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,20 @@ class Answers:
         return [answers[position] for answers in self.by_index.values()]
 
 
-def certificates_of_finished(folder: CertificationFolder) -> dict[int, Certificate]:
+def certificates_of_finished(folder: CertificationFolder) -> dict[int, AnyCertificate]:
     """The certificates of a finished folder by index.
 
     Args:
         folder: of one noise level.
 
     Raises:
-        ValueError: if it is none, is not finished, is damaged, or has several noise levels.
+        ValueError: if it is none, is not finished, is damaged, or has several noise levels or smoothers.
     """
     config = (folder.read_summary() or {}).get("config", {})
-    sigma = config.get("sigma")
-    if isinstance(sigma, list) and len(sigma) > 1:
-        parts = ", ".join(sorted(str(part) for part in folder.path.glob("sigma=*"))) or "its parts, once they are there"
-        raise ValueError(f"--from must be the folder of one noise level, got {folder.path}: take one of {parts}")
+    for name, one in (("smoother", "smoother"), ("sigma", "noise level")):
+        if isinstance(config.get(name), list) and len(config[name]) > 1:
+            parts = ", ".join(map(str, folder.parts())) or "its parts, once they are there"
+            raise ValueError(f"--from must be the folder of one {one}, got {folder.path}: take one of {parts}")
     certificates = folder.certificates()
     wanted = config.get("num_examples", len(certificates))
     if len(certificates) != wanted:
@@ -75,7 +76,7 @@ def certificates_of_finished(folder: CertificationFolder) -> dict[int, Certifica
     return certificates
 
 
-def output_radii(certificates: Mapping[int, Certificate], eps_in: Sequence[float], *, coverage: Coverage) -> Answers:
+def output_radii(certificates: Mapping[int, AnyCertificate], eps_in: Sequence[float], *, coverage: Coverage) -> Answers:
     """The certified output radius of each example for each input radius.
 
     Args:
@@ -93,7 +94,7 @@ def output_radii(certificates: Mapping[int, Certificate], eps_in: Sequence[float
     return Answers("eps_in", tuple(eps_in), found, coverage, _sigma(certificates))
 
 
-def input_radii(certificates: Mapping[int, Certificate], eps_out: Sequence[float], *, coverage: Coverage) -> Answers:
+def input_radii(certificates: Mapping[int, AnyCertificate], eps_out: Sequence[float], *, coverage: Coverage) -> Answers:
     """The largest input radius of each example at which it is certified to move by at most each output radius.
 
     Args:
@@ -121,7 +122,9 @@ def lower_median(values: Sequence[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2]
 
 
-def lines(folder: CertificationFolder, certificates: Mapping[int, Certificate], tables: Sequence[Answers]) -> list[str]:
+def lines(
+    folder: CertificationFolder, certificates: Mapping[int, AnyCertificate], tables: Sequence[Answers]
+) -> list[str]:
     """All that is said on the terminal: the tables, and what they promise.
 
     Args:
@@ -175,7 +178,7 @@ def fraction_lines(answers: Answers) -> list[str]:
     return lines
 
 
-def promise_line(certificate: Certificate, distance: str, *, coverage: Coverage) -> str:
+def promise_line(certificate: AnyCertificate, distance: str, *, coverage: Coverage) -> str:
     """What exactly the answers promise.
 
     Args:
@@ -183,8 +186,10 @@ def promise_line(certificate: Certificate, distance: str, *, coverage: Coverage)
         distance: between outputs, as the folder names it.
         coverage: of the answers.
     """
+    mean = isinstance(certificate, MeanCertificate)
+    label, scope = ("mean", _SCOPE_OF_MEANS) if mean else (coverage, _SCOPES[coverage])
     return (
-        f"promise ({coverage}), for {_SCOPES[coverage]}: a change of the example by at most eps_in (l2 norm) moves its "
+        f"promise ({label}), for {scope}: a change of the example by at most eps_in (l2 norm) moves its "
         f"smoothed output by at most eps_out ({distance}), with probability {confidence(certificate.budget)} over the "
         "sampling, unless one of the two abstains"
     )
@@ -231,5 +236,5 @@ def _curves(answers: Answers) -> list[FractionCurve]:
     ]
 
 
-def _sigma(certificates: Mapping[int, Certificate]) -> float:
+def _sigma(certificates: Mapping[int, AnyCertificate]) -> float:
     return next(iter(certificates.values())).sigma

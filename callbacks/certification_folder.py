@@ -7,18 +7,26 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget
+from center_smoothing import Certificate, MeanBudget, MeanCertificate, SmoothedOutput, SmoothingBudget
 from center_smoothing.budget import Coverage
+from center_smoothing.mean_certificate import MeanOutput
 from center_smoothing.metrics import upper_median
+
+AnyCertificate = Certificate | MeanCertificate
+# Which smoothed function.
+Smoother = Literal["center", "mean"]
+# What is kept of an example to be looked at.
+_PICTURES = ("image", "base", "smoothed")
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,10 @@ class Row:
         eps_out: certified output radius; inf where there is none.
         smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
         abstained: whether it did.
-        n: ranked outputs.
+        n: ranked outputs, or those that are averaged.
         m: certification outputs that were drawn.
-        delta: margin of the smoothed function.
-        method: "exact" or "paper".
+        delta: margin of the smoothed function; 0 for means.
+        method: "exact" or "paper", or "mean".
         seconds: that the example took, for all its eps_in together.
     """
 
@@ -51,13 +59,18 @@ class Row:
     method: str
     seconds: float
 
+    @property
+    def smoother(self) -> Smoother:
+        """Which smoothed function the row is of."""
+        return "mean" if self.method == "mean" else "center"
+
     def as_text(self) -> list[str]:
         """Numbers with all their digits, so that none is rounded to the unsafe side."""
         return [f"{value:.3f}" if name == "seconds" else str(value) for name, value in asdict(self).items()]
 
     @classmethod
     def of(
-        cls, index: int, certificate: Certificate, *, eps_in: Sequence[float], coverage: Coverage, seconds: float
+        cls, index: int, certificate: AnyCertificate, *, eps_in: Sequence[float], coverage: Coverage, seconds: float
     ) -> list[Row]:
         """The rows of one certified example, one for each of the ``eps_in``, in their order."""
         budget = certificate.budget
@@ -195,10 +208,14 @@ class CertificationFolder:
         return self.path / "distances" / f"{index}.npy"
 
     def outputs(self, index: int) -> Path:
-        """Where the image, the base output, the smoothed output and the distances of the probes of an example are."""
+        """Where the image, the base output, the smoothed output and what the certificate keeps of an example are."""
         return self.path / "outputs" / f"{index}.npz"
 
-    def certificates(self) -> dict[int, Certificate]:
+    def parts(self) -> list[Path]:
+        """The folders below this one that hold a certification each, where several were brought together."""
+        return sorted(found.parent for where in ("*", "*/*") for found in self.path.glob(f"{where}/distances"))
+
+    def certificates(self) -> dict[int, AnyCertificate]:
         """The certificates of all finished examples by index, to ask them anything without sampling.
 
         Raises:
@@ -208,30 +225,43 @@ class CertificationFolder:
         if summary is None:
             raise ValueError(f"--from must be a folder that certify.py wrote, got {self.path}: it has no summary.json")
         try:
-            budget = SmoothingBudget(**summary["config"]["budget"])
-            relaxation = float(summary["config"]["relaxation"])
-            found = {}
+            found: dict[int, AnyCertificate] = {}
             for row in self.rows():
                 if row.index not in found:
                     with np.load(self.outputs(row.index), allow_pickle=False) as arrays:
                         center = torch.from_numpy(arrays["smoothed"])
-                        kept = {name: arrays[name] for name in arrays.files if name.startswith("probe")}
-                    if "tuple_sizes" not in summary["config"]["budget"]:  # written before there were probes
-                        kept = {"probe_sizes": np.zeros(0)}
-                    found[row.index] = Certificate.from_kept(
-                        np.load(self.distances(row.index), allow_pickle=False),
-                        kept,
-                        sigma=row.sigma,
-                        relaxation=relaxation,
-                        budget=budget,
-                        output=SmoothedOutput(center, math.nan, math.nan, row.abstained),
-                        smoothing_loss=row.smoothing_loss,
-                    )
+                        kept = {name: arrays[name] for name in arrays.files if name not in _PICTURES}
+                    distances = np.load(self.distances(row.index), allow_pickle=False)
+                    found[row.index] = _restored(row, center, distances, kept, summary["config"])
         except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
             raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
         if not found:
             raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
         return found
+
+
+def _restored(
+    row: Row,
+    center: torch.Tensor,
+    distances: NDArray[np.float64],
+    kept: Mapping[str, NDArray[Any]],
+    config: Mapping[str, Any],
+) -> AnyCertificate:
+    """The certificate of one example from what the folder holds, as the configuration says which it is of."""
+    given: dict[str, Any] = {"sigma": row.sigma, "smoothing_loss": row.smoothing_loss}
+    if config.get("smoother") == "mean":
+        output, budget = MeanOutput(center, row.abstained), MeanBudget(**config["budget"])
+        return MeanCertificate.from_kept(distances, kept, budget=budget, output=output, **given)
+    if "tuple_sizes" not in config["budget"]:  # written before there were probes
+        kept = {"probe_sizes": np.zeros(0)}
+    return Certificate.from_kept(
+        distances,
+        kept,
+        relaxation=float(config["relaxation"]),
+        budget=SmoothingBudget(**config["budget"]),
+        output=SmoothedOutput(center, math.nan, math.nan, row.abstained),
+        **given,
+    )
 
 
 def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]:
@@ -252,6 +282,29 @@ def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]
             }
         )
     return results
+
+
+def line_of(result: Mapping[str, Any], *, several_levels: bool) -> tuple[str, ...]:
+    """What sets the line that a result belongs to apart from the other lines; nothing where there is only one.
+
+    Args:
+        result: of summary.json, with its ``smoother`` where there are several.
+        several_levels: whether there are several noise levels, which change along a line of one h.
+
+    Example:
+        >>> line_of({"smoother": "mean", "h": 1.5, "eps_in": 0.3}, several_levels=True)
+        ('mean', 'h=1.5')
+    """
+    smoother = (str(result["smoother"]),) if "smoother" in result else ()
+    return (*smoother, f"h={result['h']:g}") if several_levels else smoother
+
+
+def lines(results: Sequence[dict[str, Any]], *, several_levels: bool) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """The results of each line, see :func:`line_of`, by ascending h and eps_in."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for result in sorted(results, key=lambda result: (result["h"], result["eps_in"])):
+        found.setdefault(line_of(result, several_levels=several_levels), []).append(result)
+    return found
 
 
 def write_as_a_whole(path: Path, text: str) -> None:

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 
 from callbacks import certified_fraction
-from callbacks.certification_folder import COLUMNS, CertificationFolder, Row
-from callbacks.example_pictures import example_pictures
-from center_smoothing import Distance, SmoothingBudget
+from callbacks.certification_folder import COLUMNS, CertificationFolder, Row, line_of
+from callbacks.example_pictures import Shown, example_pictures
+from center_smoothing import Distance, MeanBudget, MeanSmoother, SmoothingBudget
 
+# What a reader of certificates of both must know.
+TWO_FUNCTIONS = (
+    "Center and mean are two different smoothed functions, each with a promise of its own: a certificate of the center "
+    "says nothing about the mean, nor the other way round, and neither says how far the two are apart."
+)
 _IMAGES = 10
 # Radii above 0 are shown as at least this.
 _TINY = 1e-12
@@ -56,20 +61,57 @@ def plan_lines(
     return lines
 
 
-def result_lines(results: Sequence[dict[str, float | int]]) -> list[str]:
+def mean_plan_lines(smoother: MeanSmoother, *, levels: Mapping[float, Sequence[float]], num_examples: int) -> list[str]:
+    """What will be sampled for certificates of means, and what they have to assume beyond the samples.
+
+    Args:
+        smoother: at one of the noise levels.
+        levels: the eps_in that are answered at each sigma.
+        num_examples: certified at each sigma.
+    """
+    budget, bound = smoother.budget, smoother.largest_bound
+    given = (
+        f"clip_norm={smoother.clip_norm:g}" if smoother.clip_norm is not None else f"output_bound={smoother.bound:g}"
+    )
+    lines = [
+        f"plan: {num_examples} examples, {smoother.distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
+        f"method={budget.method}, n={budget.n}, m={budget.m}, {given}, alpha={budget.alpha:g}",
+        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'tail':>9} {'tail * B':>9}  the part of eps_out that no sample shows, "
+        f"B <= {rounded_up(bound)}",
+    ]
+    for sigma, radius in ((sigma, radius) for sigma, radii in levels.items() for radius in radii):
+        plan = budget.plan(radius / sigma)
+        lines.append(
+            f"  {sigma:>8.4g} {plan.h:>6.4g} {radius:>8.4g} {rounded_up(plan.tail_at_bound, 6):>9} "
+            f"{up(plan.tail_at_bound * bound):>9}"
+        )
+    lines.append(
+        f"  {budget.evaluations:,} evaluations per example and sigma, "
+        f"{budget.evaluations * num_examples * len(levels):,} in all; abstains where an output is not finite"
+    )
+    return lines
+
+
+def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
     """The medians, certified radii rounded up."""
-    lines = [f"{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} {'examples':>9}"]
+    several = any("smoother" in result for result in results)
+    lines = [
+        " " * 9 * several
+        + f"{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} {'examples':>9}"
+    ]
     for result in results:
         lines.append(
-            f"{result['h']:>6.4g} {result['eps_in']:>8.4g} {up(result['median_eps_out']):>15} "
+            (f"{result['smoother']:<9}" if several else "")
+            + f"{result['h']:>6.4g} {result['eps_in']:>8.4g} {up(result['median_eps_out']):>15} "
             f"{result['median_smoothing_loss']:>15.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
         )
     return lines
 
 
-def promise_line(budget: SmoothingBudget, distance: Distance, *, coverage: str) -> str:
-    """What exactly holds."""
-    each = "each eps_in by itself" if coverage == "pointwise" else "all eps_in at once"
+def promise_line(budget: SmoothingBudget | MeanBudget, distance: Distance, *, coverage: str) -> str:
+    """What exactly holds. One sampling run answers all eps_in at once where means are certified (theory T11)."""
+    pointwise = coverage == "pointwise" and not isinstance(budget, MeanBudget)
+    each = "each eps_in by itself" if pointwise else "all eps_in at once"
     return (
         f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more "
         f"than its eps_out ({distance!r}), with probability {confidence(budget)} over the sampling, unless one of "
@@ -77,7 +119,7 @@ def promise_line(budget: SmoothingBudget, distance: Distance, *, coverage: str) 
     )
 
 
-def confidence(budget: SmoothingBudget) -> str:
+def confidence(budget: SmoothingBudget | MeanBudget) -> str:
     """1 - alpha for the eye, never above the true one."""
     alpha = Decimal(repr(budget.alpha))
     quantum = Decimal(1).scaleb(alpha.adjusted() - 2)
@@ -93,7 +135,7 @@ def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[s
     shown = ", ".join(map(str, affected[:5])) + (", ..." if len(affected) > 5 else "")
     return [
         f"note: the model returned NaN or inf {sum(counts.values()):,} times, around examples {shown}: such outputs "
-        "count as outside every ball"
+        f"count as {'at the bound on distances' if rows[0].smoother == 'mean' else 'outside every ball'}"
     ]
 
 
@@ -168,7 +210,7 @@ def log_to_wandb(
     rows: Sequence[Row],
     results: Sequence[dict[str, Any]],
     *,
-    examples: CertificationFolder,
+    examples: Shown,
     config: dict[str, Any],
     group: str | None,
     offline: bool,
@@ -178,9 +220,9 @@ def log_to_wandb(
     Args:
         folder: with the files.
         rows: of certificates.csv.
-        results: of summary.json; each is logged with eps_in as the x axis, and with its h in the keys where the noise
-            level changes along that axis.
-        examples: folder with the outputs to be shown.
+        results: of summary.json; each is logged with eps_in as the x axis, and with its smoother in the keys where
+            there are several, and its h where the noise level changes along that axis.
+        examples: folder with the outputs to be shown, or one for each smoother.
         config: of the certification.
         group: the run of the training that the checkpoint came from: W&B shows both together.
         offline: write to disk instead of the server.
@@ -199,13 +241,15 @@ def log_to_wandb(
     run.define_metric("eps_in")
     several = len({row.sigma for row in rows}) > 1
     for result in results:
-        suffix = f"/h={result['h']:g}" if several else ""
-        for key in result.keys() - {"eps_in"}:
+        suffix = "".join(f"/{part}" for part in line_of(result, several_levels=several))
+        values = {key: value for key, value in result.items() if key not in ("eps_in", "smoother")}
+        for key in values:
             run.define_metric(f"{key}{suffix}", step_metric="eps_in")
-        run.log({key if key == "eps_in" else f"{key}{suffix}": value for key, value in result.items()})
+        run.log({"eps_in": result["eps_in"], **{f"{key}{suffix}": value for key, value in values.items()}})
     run.log({"certificates": wandb.Table(list(COLUMNS), [[getattr(row, name) for name in COLUMNS] for row in rows])})
-    steps = certified_fraction.steps(certified_fraction.certified_fractions(rows))
-    run.log({"certified_fraction": wandb.Table(list(certified_fraction.COLUMNS), [list(step) for step in steps])})
+    curves = certified_fraction.certified_fractions(rows)
+    columns, steps = certified_fraction.columns(curves), certified_fraction.steps(curves)
+    run.log({"certified_fraction": wandb.Table(list(columns), [list(step) for step in steps])})
     images: dict[int, Any] = {}
     shapes = set()
     for index in list(dict.fromkeys(row.index for row in rows))[:_IMAGES]:

@@ -14,6 +14,8 @@ from itertools import accumulate
 from callbacks.certification_folder import Row
 
 COLUMNS = ("sigma", "eps_in", "eps_out", "fraction")
+# Of curves of several smoothers.
+COLUMNS_OF_SEVERAL = ("smoother", *COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class FractionCurve:
         eps_out: (S,) the steps, ascending and finite. The first is 0, where the curve begins.
         counts: (S,) ascending: how many examples are certified to at most that.
         num_examples: all of them, also those that abstained or have no certificate.
+        smoother: which smoothed function, where there are several; else empty.
     """
 
     sigma: float
@@ -36,15 +39,17 @@ class FractionCurve:
     eps_out: tuple[float, ...]
     counts: tuple[int, ...]
     num_examples: int
+    smoother: str = ""
 
     @classmethod
-    def of(cls, radii: Iterable[float], *, sigma: float, eps_in: float) -> FractionCurve:
+    def of(cls, radii: Iterable[float], *, sigma: float, eps_in: float, smoother: str = "") -> FractionCurve:
         """The curve of certified output radii, one for each example.
 
         Args:
             radii: (N,), N >= 1. inf, where there is no certificate, and NaN count as never certified.
             sigma: noise level, in units of x.
             eps_in: input radius, in units of x.
+            smoother: which smoothed function, where there are several.
 
         Raises:
             ValueError: if there is no radius.
@@ -59,7 +64,7 @@ class FractionCurve:
             raise ValueError("radii must hold at least one certified output radius, got none")
         at = Counter(value for value in values if value < math.inf)
         steps = tuple(sorted({0.0, *at}))
-        return cls(sigma, eps_in, steps, tuple(accumulate(at[step] for step in steps)), len(values))
+        return cls(sigma, eps_in, steps, tuple(accumulate(at[step] for step in steps)), len(values), smoother)
 
     @property
     def h(self) -> float:
@@ -90,17 +95,18 @@ class FractionCurve:
 
 
 def certified_fractions(rows: Iterable[Row]) -> list[FractionCurve]:
-    """The curves of all eps_in, and of all noise levels where there are several, by sigma and eps_in.
+    """The curves of all eps_in, and of all smoothers and noise levels where there are several, by sigma and eps_in.
 
     Args:
-        rows: one for each example and eps_in. Of rows of one example, sigma and eps_in the first counts.
+        rows: one for each example and eps_in. Of rows of one example, smoother, sigma and eps_in the first counts.
     """
-    groups: dict[tuple[float, float], dict[int, float]] = {}
+    groups: dict[tuple[float, float, str], dict[int, float]] = {}
     for row in rows:
-        groups.setdefault((row.sigma, row.eps_in), {}).setdefault(row.index, row.eps_out)
+        groups.setdefault((row.sigma, row.eps_in, row.smoother), {}).setdefault(row.index, row.eps_out)
+    several = len({smoother for *_, smoother in groups}) > 1
     return [
-        FractionCurve.of(radii.values(), sigma=sigma, eps_in=eps_in)
-        for (sigma, eps_in), radii in sorted(groups.items())
+        FractionCurve.of(radii.values(), sigma=sigma, eps_in=eps_in, smoother=smoother if several else "")
+        for (sigma, eps_in, smoother), radii in sorted(groups.items())
     ]
 
 
@@ -114,19 +120,25 @@ def panels(curves: Sequence[FractionCurve]) -> list[tuple[str, list[FractionCurv
     ]
 
 
-def steps(curves: Iterable[FractionCurve]) -> list[tuple[float, float, float, float]]:
-    """One row for each step of each curve, in the order of ``COLUMNS``."""
+def columns(curves: Sequence[FractionCurve]) -> tuple[str, ...]:
+    """The columns of the table of the steps of these curves."""
+    return COLUMNS_OF_SEVERAL if any(curve.smoother for curve in curves) else COLUMNS
+
+
+def steps(curves: Sequence[FractionCurve]) -> list[tuple[str | float, ...]]:
+    """One row for each step of each curve, in the order of their ``columns``."""
+    first = len(COLUMNS_OF_SEVERAL) - len(columns(curves))
     return [
-        (curve.sigma, curve.eps_in, step, share)
+        (curve.smoother, curve.sigma, curve.eps_in, step, share)[first:]
         for curve in curves
         for step, share in zip(curve.eps_out, curve.fraction, strict=True)
     ]
 
 
-def as_csv(curves: Iterable[FractionCurve]) -> str:
+def as_csv(curves: Sequence[FractionCurve]) -> str:
     """What certified_fraction.csv holds: all digits, so that the curves can be drawn again exactly."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns(curves))
     writer.writerows(steps(curves))
     return text.getvalue()

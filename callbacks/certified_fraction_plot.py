@@ -43,6 +43,8 @@ def write_fractions(folder: CertificationFolder, rows: Sequence[Row], title: str
 def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool = False) -> Figure:
     """Step lines of the certified fraction against eps_out, one for each eps_in; side by side for several h.
 
+    A colour for each eps_in, and a style for each smoother where there are several.
+
     Args:
         curves: of ``certified_fractions``.
         title: one line above it all.
@@ -58,14 +60,17 @@ def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool
     figure = Figure(figsize=(max(7.5, 4.2 * columns), 1.2 + 3.8 * rows), layout="constrained")
     figure.suptitle(fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    radii = sorted({curve.eps_in for curve in curves})
-    looks = dict(zip(radii, zip(_colours(len(radii)), cycle(_STYLES), strict=False), strict=False))
+    radii, smoothers = sorted({curve.eps_in for curve in curves}), sorted({curve.smoother for curve in curves})
+    colours = dict(zip(radii, _colours(len(radii)), strict=False))
+    styles = dict(zip(smoothers if len(smoothers) > 1 else radii, cycle(_STYLES), strict=False))
     limit = math.nextafter(1.0, 0.0) if overlap else math.inf
     right = min(1.05 * max((curve.eps_out[-1] for curve in curves), default=0.0) or 1.0, 1.0 if overlap else math.inf)
     for axis, (heading, group) in zip(axes.flat, groups, strict=False):
         for curve in group:
-            colour, style = looks[curve.eps_in]
+            colour = colours[curve.eps_in]
+            style = styles[curve.smoother if len(smoothers) > 1 else curve.eps_in]
             label = f"eps_in = {curve.eps_in:g}" + ("" if heading else f" (h = {curve.h:g})")
+            label = f"{curve.smoother}, {label}" if curve.smoother else label
             places, shares = [*curve.eps_out, max(right, curve.eps_out[-1])], [*curve.fraction, curve.fraction[-1]]
             axis.step(places, shares, where="post", color=colour, linestyle=style, linewidth=1.8, label=label)
         _finish(axis, heading, right=right, overlap=overlap)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from PIL import Image, ImageDraw
 
 from callbacks.certification_folder import CertificationFolder, Row
 from center_smoothing import BoxJaccard
+
+# The folder of the examples; or several, that smooth the same examples each in its way, with what to call them.
+Shown = CertificationFolder | Mapping[str, CertificationFolder]
 
 _NAMES = {"image": "input", "base": "base output", "smoothed": "smoothed output"}
 _VALUES = 6  # shown of an output that is no picture
@@ -53,13 +56,31 @@ class ExamplePictures:
     words: list[str]
 
 
-def example_pictures(folder: CertificationFolder, index: int) -> ExamplePictures:
+def example_pictures(shown: Shown, index: int) -> ExamplePictures:
     """Pictures of a finished example.
 
     Args:
-        folder: that holds its outputs.
+        shown: the folder that holds its outputs. Of several folders their pictures stand beside each other, without
+            those that are there already.
         index: of the example in its data set.
     """
+    if isinstance(shown, CertificationFolder):
+        return _pictures_of_one(shown, index)
+    pictures: list[Picture] = []
+    words: list[str] = []
+    for label, folder in shown.items():
+        found = _pictures_of_one(folder, index)
+        for picture in found.pictures:
+            if not any(np.array_equal(picture.array, there.array, equal_nan=True) for there in pictures):
+                named = (
+                    picture if picture.name == _NAMES["image"] else replace(picture, name=f"{picture.name}, {label}")
+                )
+                pictures.append(named)
+        words += [f"{label[:1].upper()}{label[1:]}: {line}" for line in found.words]
+    return ExamplePictures(pictures, list(dict.fromkeys(words)))
+
+
+def _pictures_of_one(folder: CertificationFolder, index: int) -> ExamplePictures:
     with np.load(folder.outputs(index), allow_pickle=False) as arrays:
         image, base, smoothed = (arrays[key] for key in _NAMES)
     if holds_boxes(folder) and _is_image(image):
@@ -141,8 +162,9 @@ def guaranteed_overlap(eps_out: float) -> str:
     return f"{math.floor(1000.0 * max(0.0, 1.0 - eps_out)) / 1000.0:.3f}"
 
 
-def holds_boxes(folder: CertificationFolder) -> bool:
+def holds_boxes(shown: Shown) -> bool:
     """Whether the outputs of a certification are boxes."""
+    folder = shown if isinstance(shown, CertificationFolder) else next(iter(shown.values()))
     summary = folder.read_summary() or {}
     return bool(summary.get("config", {}).get("distance") == repr(BoxJaccard()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -83,6 +84,11 @@ class MeanCertificate:
         return self.output.center
 
     @property
+    def m(self) -> int:
+        """How many certification outputs were drawn."""
+        return self.budget.m
+
+    @property
     def non_finite(self) -> int:
         """How many of the distances are those of NaN or infinite outputs. They count as if at the bound."""
         return int(np.isinf(self.distances).sum())
@@ -133,6 +139,36 @@ class MeanCertificate:
         _check_coverage(coverage)
         certified = np.array([self._eps_in(value) for value in radii.tolist()])
         return float(certified[0]) if np.ndim(eps_out) == 0 else certified
+
+    def kept_arrays(self) -> dict[str, NDArray[Any]]:
+        """What besides the distances and the output answers questions, by name; :meth:`from_kept` takes it back."""
+        return {"bound": np.array(self.bound, dtype=np.float64)}
+
+    @classmethod
+    def from_kept(
+        cls,
+        distances: NDArray[np.float64],
+        kept: Mapping[str, NDArray[Any]],
+        *,
+        sigma: float,
+        budget: MeanBudget,
+        output: MeanOutput,
+        smoothing_loss: float,
+    ) -> MeanCertificate:
+        """A certificate from its distances and :meth:`kept_arrays`; arrays of other names are passed over.
+
+        Raises:
+            KeyError: if an array is missing.
+            ValueError: as the class does.
+        """
+        return cls(
+            distances=distances,
+            sigma=sigma,
+            bound=float(kept["bound"]),
+            budget=budget,
+            output=output,
+            smoothing_loss=smoothing_loss,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to one ``.npz`` file, free of pickles; an existing file is replaced as a whole."""

@@ -86,6 +86,14 @@ class MeanSmoother:
         """Noise level, in units of x."""
         return self.outputs.sigma
 
+    @property
+    def largest_bound(self) -> float:
+        """What B is at most, at whatever x: 2 gamma clip_norm, or the bound that was promised (theory T11)."""
+        if self.clip_norm is None:
+            assert self.bound is not None  # one of the two is given
+            return self.bound * _ROUNDING
+        return 2.0 * self.distance.relaxation * self.clip_norm * _ROUNDING
+
     def smooth(self, x: Tensor, *, example: int = 0) -> MeanOutput:
         """The smoothed function at x: the mean of n outputs.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from callbacks import certification_report
-from callbacks.certified_fraction import FractionCurve, panels, steps
+from callbacks.certified_fraction import FractionCurve, panels
 from callbacks.html_report.content import Curve, ReportExample
 
 _INTERVAL = "95% bootstrap interval"
@@ -85,12 +85,13 @@ def fraction_charts(curves: Sequence[FractionCurve]) -> list[dict[str, Any]]:
 
 def fraction_steps(curves: Sequence[FractionCurve]) -> dict[str, Any]:
     """The table of all steps of the certified fraction: its titles, and a row for each step."""
+    several = any(curve.smoother for curve in curves)
     rows = [
-        [number(sigma), number(eps_in), up(eps_out), _percent(curve, eps_out)]
+        [*[curve.smoother] * several, number(curve.sigma), number(curve.eps_in), up(eps_out), _percent(curve, eps_out)]
         for curve in curves
-        for sigma, eps_in, eps_out, _ in steps([curve])
+        for eps_out in curve.eps_out
     ]
-    return {"titles": ["sigma", "eps_in", "eps_out", "Certified"], "rows": rows}
+    return {"titles": [*["Smoother"] * several, "sigma", "eps_in", "eps_out", "Certified"], "rows": rows}
 
 
 def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
@@ -186,9 +187,9 @@ def _fraction_lines(curves: Sequence[FractionCurve], labels: Sequence[str]) -> l
 
 
 def _fraction_label(curve: FractionCurve, heading: str) -> str:
-    return (
-        f"eps_in = {number(curve.eps_in)} ({f'sigma = {number(curve.sigma)}' if heading else f'h = {number(curve.h)}'})"
-    )
+    smoother = f"{curve.smoother}, " if curve.smoother else ""
+    other = f"sigma = {number(curve.sigma)}" if heading else f"h = {number(curve.h)}"
+    return f"{smoother}eps_in = {number(curve.eps_in)} ({other})"
 
 
 def _fraction_finding(curve: FractionCurve, label: str) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from callbacks.certification_folder import CertificationFolder, Row
+from callbacks.certification_folder import AnyCertificate, CertificationFolder, Row
 from callbacks.certified_fraction import certified_fractions
 from callbacks.example_pictures import difference, example_pictures, guarantees, holds_boxes
 from callbacks.html_report.charts import number, up
 from callbacks.html_report.content import Curve, Report, ReportExample
-from center_smoothing import Certificate
+from center_smoothing import MeanCertificate
 from center_smoothing.budget import Coverage
 from center_smoothing.metrics import upper_median
 
@@ -42,11 +42,14 @@ def report_of_folder(folder: CertificationFolder, rows: Sequence[Row], *, promis
     """
     summary = folder.read_summary() or {}
     config = summary.get("config", {})
+    certificates = folder.certificates()
     coverage: Coverage = config.get("coverage", "pointwise")
+    if isinstance(next(iter(certificates.values())), MeanCertificate):
+        coverage = "dkw"  # the answers of a mean hold all together, whatever was asked for
     by_index: dict[int, list[Row]] = {}
     for row in rows:
         by_index.setdefault(row.index, []).append(row)
-    eps_in, eps_out = _radii(by_index, folder.certificates(), coverage=coverage)
+    eps_in, eps_out = _radii(by_index, certificates, coverage=coverage)
     curve = _median_curve(by_index, eps_in, list(eps_out.values()))
     examples = [
         _example(folder, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
@@ -57,8 +60,8 @@ def report_of_folder(folder: CertificationFolder, rows: Sequence[Row], *, promis
         title=f"Certified output radii of {config.get('model', 'a model')}",
         summary=_summary(config, curve, examples),
         promise=_sentence(promise.removeprefix("promise, ")) + ".",
-        reading=_READING,
-        not_promised=_not_promised(coverage),
+        reading=[*_READING, *_of_the_base_output(config)],
+        not_promised=_not_promised(config, coverage),
         curves=[curve],
         fractions=certified_fractions(rows),
         examples=examples,
@@ -68,7 +71,7 @@ def report_of_folder(folder: CertificationFolder, rows: Sequence[Row], *, promis
 
 
 def report_of_folders(
-    reports: Sequence[Report],
+    reports: Mapping[str, Report],
     curves: Sequence[Curve],
     *,
     title: str,
@@ -77,12 +80,13 @@ def report_of_folders(
     notes: Sequence[str] = (),
     reference_lines: Mapping[str, float] | None = None,
 ) -> Report:
-    """One report of several certifications, at different noise levels, with curves across them.
+    """One report of several certifications, at different noise levels or by different smoothers, and curves across them.
 
-    The curves of the certified fraction are those of all of them.
+    The curves of the certified fraction are those of all of them. The same example at one noise level stands beside
+    itself, and what is not said of all smoothers says of which.
 
     Args:
-        reports: of the folders, which make the same promise.
+        reports: of the folders, by what sets each apart from the others, "sigma = 0.2", say.
         curves: that stand in place of theirs.
         title: heading of the page.
         summary: plain words on what was certified, one paragraph each.
@@ -90,17 +94,22 @@ def report_of_folders(
         notes: remarks below the charts.
         reference_lines: output distances to compare with, by name.
     """
-    examples = [
-        replace(example, name=f"{example.name}, sigma = {example.rows[0].sigma!r}")
-        for report in reports
-        for example in report.examples
+    levels = list(dict.fromkeys(example.rows[0].sigma for report in reports.values() for example in report.examples))
+    placed = [
+        (levels.index(example.rows[0].sigma), position, replace(example, name=f"{example.name}, {label}"))
+        for label, report in reports.items()
+        for position, example in enumerate(report.examples)
     ]
+    examples = [example for *_, example in sorted(placed, key=lambda item: item[:2])]
     return replace(
-        reports[0],
+        next(iter(reports.values())),
         title=title,
         summary=summary,
+        promise=" ".join(_said(reports.values(), lambda report: [report.promise])),
+        reading=_said(reports.values(), lambda report: report.reading),
+        not_promised=_said(reports.values(), lambda report: report.not_promised),
         curves=curves,
-        fractions=[curve for report in reports for curve in report.fractions],
+        fractions=certified_fractions(row for example in examples for row in example.rows),
         examples=examples,
         configuration=configuration,
         notes=notes,
@@ -108,8 +117,22 @@ def report_of_folders(
     )
 
 
+def _said(reports: Collection[Report], items: Callable[[Report], Sequence[str]]) -> list[str]:
+    """What any of the reports says, once; what is not said of all smoothers with the one that it is said of."""
+    by_smoother: dict[str, dict[str, None]] = {}
+    for report in reports:
+        smoother = next((row.smoother for example in report.examples for row in example.rows), "center")
+        by_smoother.setdefault(smoother, {}).update(dict.fromkeys(items(report)))
+    said: dict[str, None] = {}
+    for smoother, found in by_smoother.items():
+        for item in found:
+            of_all = all(item in others for others in by_smoother.values())
+            said[item if of_all else f"{_sentence(smoother)}: {item[:1].lower()}{item[1:]}"] = None
+    return list(said)
+
+
 def _radii(
-    by_index: Mapping[int, Sequence[Row]], certificates: Mapping[int, Certificate], *, coverage: Coverage
+    by_index: Mapping[int, Sequence[Row]], certificates: Mapping[int, AnyCertificate], *, coverage: Coverage
 ) -> tuple[list[float], dict[int, list[float]]]:
     """Ascending eps_in (J,), and the certified radius of each example at each of them (J,).
 
@@ -123,6 +146,8 @@ def _radii(
     own = {index: certificates[index] for index in by_index}
     certifiable = max(certificate.eps_in(math.inf, coverage=coverage) for certificate in own.values())
     top = min(certifiable * (1.0 - 1e-9), 1.5 * asked[-1] or math.inf)  # eps_in is rounded by less than that
+    if top == math.inf:  # a mean never moves by more than the bound
+        top = 2.0 * next(iter(own.values())).sigma
     grid = np.unique([*asked, *np.linspace(0.0, top, _DENSE + 1)])
     return grid.tolist(), {
         index: [
@@ -195,16 +220,35 @@ def _summary(config: Mapping[str, Any], curve: Curve, examples: Sequence[ReportE
         f"{config.get('model', 'A model')}, smoothed with Gaussian noise of standard deviation {curve.label}, was "
         f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "
         f"Outputs are compared by {config.get('distance', 'the distance of the configuration')}.",
+        *_smoothed_output(config),
         f"If an input changes by at most eps_in = {eps_in} (l2 norm), {moves}. "
         f"The smoothed function abstained on {abstained or 'none'} of the {count} inputs.",
     ]
 
 
-def _not_promised(coverage: Coverage) -> list[str]:
+def _smoothed_output(config: Mapping[str, Any]) -> list[str]:
+    """What the smoothed function returns, where it is not the center."""
+    if config.get("smoother") != "mean":
+        return []
+    return [f"The smoothed output is the mean of {config['budget']['n']:,} outputs under noise, not their center."]
+
+
+def _of_the_base_output(config: Mapping[str, Any]) -> list[str]:
+    """What the base output is where the base model is not smoothed as it is."""
+    if "clip_norm" not in config:
+        return []
+    return [
+        f"Outputs further than clip_norm = {number(config['clip_norm'])} from zero are scaled down to it. This clipped "
+        "model is what is smoothed: base output and smoothing loss are those of the clipped model."
+    ]
+
+
+def _not_promised(config: Mapping[str, Any], coverage: Coverage) -> list[str]:
     """What a reader might take the promise for."""
+    smoother = config.get("smoother", "center")
     items = [
-        "Nothing about the base model alone: the promise is about the smoothed function, whose output is the center of "
-        "the base model's outputs under noise.",
+        "Nothing about the base model alone: the promise is about the smoothed function, whose output is the "
+        f"{smoother} of the base model's outputs under noise.",
         "Nothing where the smoothed function abstains: such inputs have eps_out = inf and count so in the medians.",
         "Nothing about all changed inputs at once: the probability is for each changed input, fixed before sampling, "
         "and for each example.",

@@ -252,7 +252,7 @@ def test_a_folder_without_an_example_is_refused(write: Write) -> None:
 def test_a_folder_of_several_noise_levels_is_refused(parts: list[str], write: Write) -> None:
     folder = write(config={"sigma": [0.2, 0.4]})
     for part in parts:
-        (folder.path / part).mkdir()
+        (folder.path / part / "distances").mkdir(parents=True)
     with pytest.raises(ValueError, match="--from must be the folder of one noise level") as refused:
         answers.certificates_of_finished(folder)
     assert all(part in str(refused.value) for part in parts or ["once they are there"])
