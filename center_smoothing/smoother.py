@@ -76,7 +76,7 @@ class CenterSmoother:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
         center, radius = self._select(x, example)
-        return self._checked(center, radius, self._check_distances(None, x, example, center))
+        return self._checked(center, radius, self._check_distances(x, example, center))
 
     def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> Certificate:
         """The smoothed function at x and what holds around it: Algorithm 2, theory T3 to T8.
@@ -92,7 +92,10 @@ class CenterSmoother:
         center, radius = self._select(x, example)
         sample, output = CertificationSample(self.budget, self.distance, center), None
         for m in self._looks(sample, x, example):
-            output = output or self._checked(center, radius, self._check_distances(sample, x, example, center))
+            if output is None:
+                paper = self.budget.method == "paper"  # else one batch serves for both (T8)
+                check = self._check_distances(x, example, center) if paper else sample.first(self.budget.n_check)
+                output = self._checked(center, radius, check)
             certificate = Certificate(
                 distances=sample.ascending(m),
                 probes=sample.probe_distances(m),
@@ -150,10 +153,8 @@ class CenterSmoother:
             while looks and sample.drawn >= (looks[0] if len(looks) > 1 else count):
                 yield looks.pop(0)
 
-    def _check_distances(self, sample: CertificationSample | None, x: Tensor, example: int, center: Tensor) -> Tensor:
+    def _check_distances(self, x: Tensor, example: int, center: Tensor) -> Tensor:
         """Distances (n_check,) of outputs that are independent of the center and its radius."""
-        if sample is not None and self.budget.method == "exact":
-            return sample.first(self.budget.n_check)  # T8: one batch serves for both
         stage = Stage.CHECK if self.budget.method == "paper" else Stage.CERTIFICATION
         embedded = self.distance.embed(center.unsqueeze(0))
         batches = self.outputs.draw(x, example=example, stage=stage, count=self.budget.n_check)

@@ -139,7 +139,7 @@ def test_keys_are_logged_exactly_at_each_validation() -> None:
 
 
 def test_first_h_has_the_plain_name_and_the_others_their_value() -> None:
-    smoothing = CenterSmoothing(SIGMA, n=200, m=300, k=16, h=(1.0, 1.5, 0.123456))
+    smoothing = CenterSmoothing(SIGMA, n=200, m=400, k=16, h=(1.0, 1.5, 0.123456))
     assert smoothing.keys == [
         "val/certified_radius",
         "val/certified_radius/h=1.5",

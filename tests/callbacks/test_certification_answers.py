@@ -43,7 +43,8 @@ def write(tmp_path: Path) -> Write:
         for index, certificate in certify(count).items():
             center = certificate.center.numpy()
             np.save(folder.distances(index), certificate.distances)
-            np.savez(folder.outputs(index), image=center, base=center, smoothed=center)
+            kept = certificate.kept_arrays()
+            np.savez(folder.outputs(index), image=center, base=center, smoothed=center, **kept)
             folder.append(Row.of(index, certificate, eps_in=[0.1], coverage="pointwise", seconds=1.0))
         settings = {"budget": BUDGET.as_dict(), "relaxation": 1.0, "sigma": 0.25, "distance": "Lp(p=2.0)"}
         folder.write_summary({"config": {**settings, "num_examples": count, **(config or {})}, "results": []})

@@ -71,7 +71,8 @@ def write(folder: CertificationFolder, certificates: Sequence[Certificate], eps_
     for index, certificate in enumerate(certificates):
         center = certificate.center.numpy()
         np.save(folder.distances(index), certificate.distances)
-        np.savez(folder.outputs(index), image=center, base=center, smoothed=center)
+        kept = certificate.kept_arrays()
+        np.savez(folder.outputs(index), image=center, base=center, smoothed=center, **kept)
         loss, abstained = certificate.smoothing_loss, certificate.abstained
         folder.append(
             row(index, radius, certificate.eps_out(radius), smoothing_loss=loss, abstained=abstained)

@@ -91,7 +91,7 @@ def test_plan_tells_what_will_be_sampled() -> None:
 
 def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
     lines = report.plan_lines(BUDGET, TotalVariation(), levels={0.25: [0.25, 0.5]}, num_examples=7)
-    assert lines[1].split() == ["sigma", "h", "eps_in", "p", "rank", "of", "m", "least", "m"]
+    assert lines[1].split() == ["sigma", "h", "eps_in", "p", "rank", "of", "m", "least", "m", "theorem"]
     assert len(lines) == 5
     for line, radius in zip(lines[2:4], (0.25, 0.5), strict=True):
         plan = BUDGET.plan(radius / 0.25)
@@ -102,12 +102,20 @@ def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
             f"{plan.p:.6f}",
             f"{plan.rank}/2000",
             f"{plan.least_m:.0f}",
+            *plan.theorem.split(),
         ]
+
+
+def test_plan_says_where_sampling_may_stop() -> None:
+    budget = SmoothingBudget(n=100, m=800, k=16, looks=3)
+    lines = report.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=7)
+    assert lines[3] == "  may stop an example at 200, 400, 800 certification outputs, each with alpha_2 / 3"
+    assert lines[4].startswith("  at most 916 evaluations")
 
 
 def test_plan_can_show_a_radius_that_no_m_certifies() -> None:
     lines = report.plan_lines(BUDGET, TotalVariation(), levels={0.25: [5.0]}, num_examples=7)
-    assert lines[2].split()[-2:] == ["2001/2000", "inf"]
+    assert lines[2].split()[-3:] == ["2001/2000", "inf", "T3"]
 
 
 @pytest.mark.parametrize("delta", [0.1, 0.1042, 0.107, 0.112, 0.2])

@@ -383,6 +383,42 @@ def test_paper_mode_and_simultaneous_coverage(
     assert {row["method"] for row in table(paper)} == {"paper"}
 
 
+def test_sampling_stops_where_more_samples_would_change_little(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folder = run(checkpoint, tmp_path / "a", "--h", "0", "0.5", "--m=1600", "--rtol=0.3")
+    printed = capsys.readouterr().out
+    assert "may stop an example at 100, 200, 400, 800, 1,600 certification outputs, each with alpha_2 / 5" in printed
+    rows = table(folder)
+    drawn = {row["index"]: int(row["m"]) for row in rows}
+    assert min(drawn.values()) < 1600
+    assert all(len(np.load(folder / "distances" / f"{index}.npy")) == m for index, m in drawn.items())
+    config = json.loads((folder / "summary.json").read_text())["config"]
+    assert (config["rtol"], config["budget"]["looks"]) == (0.3, 5)
+    for index, certificate in CertificationFolder(folder).certificates().items():
+        there = [row for row in rows if row["index"] == str(index)]
+        assert [certificate.eps_out(float(row["eps_in"])) for row in there] == [float(row["eps_out"]) for row in there]
+    line = refused(
+        capsys, f"--ckpt={checkpoint}", f"--out={folder}", *TINY, "--h", "0", "0.5", "--m=1600", "--rtol=0.2"
+    )
+    assert "--out must be another folder" in line
+    assert "rtol=0.3, not 0.2" in line
+
+
+def test_sampling_stops_where_a_question_is_decided(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    common = ["--h", "0.5", "--m=1600", "--num-examples=2"]
+    full = [float(row["eps_out"]) for row in table(run(checkpoint, tmp_path / "full", *common))]
+    easy = table(run(checkpoint, tmp_path / "easy", *common, f"--eps-out-at-most={3 * max(full)}"))
+    hard = table(run(checkpoint, tmp_path / "hard", *common, f"--eps-out-at-most={min(full) / 3}"))
+    assert all(float(row["eps_out"]) <= 3 * max(full) for row in easy)
+    assert all(float(row["eps_out"]) > min(full) / 3 for row in hard)
+    assert all(int(row["m"]) < 1600 for row in (*easy, *hard))
+
+
 def test_default_folder_lies_beside_the_checkpoints(
     checkpoint: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +448,10 @@ def test_default_folder_lies_beside_the_checkpoints(
         (["--distance=hamming"], ["--distance must be one of tv", "'hamming'"]),
         (["--budget=huge"], ["--budget must be one of paper, quick, standard", "'huge'"]),
         (["--method=magic"], ["--method must be one of exact, paper", "'magic'"]),
+        (["--rtol=1"], ["--rtol must lie in (0, 1), such as 0.02, got 1"]),
+        (["--rtol=0.1", "--eps-out-at-most=40"], ["--rtol and --eps-out-at-most are two rules"]),
+        (["--h", "0", "--m=150", "--rtol=0.1"], ["m must be at least about 200 to stop early at h=0", "got 150"]),
+        (["--rtol=0.1", "--method=paper", "--delta=0.3", "--h", "0"], ["looks must be 1 for method='paper'"]),
         (["--n=0"], ["--n must be a whole number of at least 1", "'0'"]),
         (["--m=many"], ["--m must be a whole number of at least 1", "'many'"]),
         (["--batch-size=0"], ["--batch-size must be auto or a whole number", "'0'"]),
@@ -584,11 +624,11 @@ def test_what_is_finished_survives_an_error(
 ) -> None:
     certify_once, calls = certify.CenterSmoother.certify, []
 
-    def fails_at_the_second(self: certify.CenterSmoother, x: torch.Tensor, *, example: int = 0) -> Certificate:
+    def fails_at_the_second(self: certify.CenterSmoother, x: torch.Tensor, *, example: int, stop: None) -> Certificate:
         calls.append(example)
         if len(calls) == 2:
             raise ValueError("model must return a tensor, got NoneType")
-        return certify_once(self, x, example=example)
+        return certify_once(self, x, example=example, stop=stop)
 
     monkeypatch.setattr(certify.CenterSmoother, "certify", fails_at_the_second)
     line = refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--h=0")

@@ -110,7 +110,8 @@ def certified(tmp_path: Path) -> Callable[..., CertificationFolder]:
                 smoothing_loss=math.inf if index == count - 1 else 0.5 + index,
             )
             np.save(folder.distances(index), certificate.distances)
-            np.savez(folder.outputs(index), image=image, base=base, smoothed=smoothed)
+            arrays = {"image": image, "base": base, "smoothed": smoothed, **certificate.kept_arrays()}
+            np.savez(folder.outputs(index), **arrays)
             folder.append(Row.of(index, certificate, eps_in=eps_in, coverage=coverage, seconds=1.0))
         return folder
 

@@ -91,7 +91,8 @@ def certification(tmp_path_factory: pytest.TempPathFactory) -> Path:
             smoothing_loss=math.inf if index == 11 else 0.5 + index,
         )
         np.save(folder.distances(index), certificate.distances)
-        np.savez(folder.outputs(index), image=image, base=base, smoothed=smoothed)
+        arrays = {"image": image, "base": base, "smoothed": smoothed, **certificate.kept_arrays()}
+        np.savez(folder.outputs(index), **arrays)
         folder.append(Row.of(index, certificate, eps_in=[0.25, 0.5], coverage="pointwise", seconds=1.0))
     promise = words.promise_line(BUDGET, TotalVariation(), coverage="pointwise")
     path = folder.path / "report.html"
