@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
-from center_smoothing import CenterSmoother
+from center_smoothing import CenterSmoother, MeanSmoother
 from center_smoothing.budget import Coverage
 from center_smoothing.sampling import Stage
 from center_smoothing.smoother import StoppingRule
@@ -41,7 +41,7 @@ class Job:
         model: the base model.
         examples: of the test split, in the order in which they were drawn.
         indices: theirs in the data set, in the same order.
-        smoother: of the model.
+        smoother: of the model; which one, the configuration says.
         folder: where the results go.
         eps_in: distinct input radii, in units of x.
         coverage: of the certificates.
@@ -54,7 +54,7 @@ class Job:
     model: BaseModel
     examples: Subset[dict[str, torch.Tensor]]
     indices: list[int]
-    smoother: CenterSmoother
+    smoother: CenterSmoother | MeanSmoother
     folder: CertificationFolder
     eps_in: list[float]
     coverage: Coverage
@@ -62,6 +62,11 @@ class Job:
     checkpoint_sha256: str | None
     names: Mapping[int, str]
     stop: StoppingRule | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which smoothed function: "center" or "mean"."""
+        return str(self.config["smoother"])
 
 
 class Run:

@@ -6,8 +6,9 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Subset
 
+import conclusion
 import datamodules
 import entrypoint
-from callbacks import CertificationFolder, draw, html_report
+from callbacks import CertificationFolder
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
-from callbacks.certified_fraction_plot import write_fractions
-from center_smoothing import CenterSmoother, Decided, TightEnough
+from center_smoothing import CenterSmoother, Decided, Distance, MeanSmoother, TightEnough
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
 from center_smoothing.sampling import check_point
 from center_smoothing.smoother import StoppingRule
@@ -58,6 +59,25 @@ class Subject:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Smoothing:
+    """One of the smoothed functions that are to be certified.
+
+    Attributes:
+        kind: "center" or "mean".
+        make: its smoother, from base model and distance, with sigma, seed and batch_size.
+        config: what the results depend on besides.
+        name: in the name of a folder.
+        rules: the argument that says when to stop early.
+    """
+
+    kind: str
+    make: Callable[..., CenterSmoother | MeanSmoother]
+    config: dict[str, Any]
+    name: str
+    rules: dict[str, float]
+
+
 def main(args: Sequence[str] | None = None) -> Path:
     """Certify, and return the certification folder.
 
@@ -80,11 +100,12 @@ def main(args: Sequence[str] | None = None) -> Path:
         where = {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
         runs = [Run(job, **where) for job in jobs]
         _preflight(runs)
-        if len(runs) > 1 and out.read_summary() is None and rank_zero_only.rank == 0:
-            runs[0].write_summary([], folder=out, config=_config_of_all(jobs[0].config, _levels(jobs)))
+        for folder, below in conclusion.folders(out, jobs):
+            if len(below) > 1 and folder.read_summary() is None and rank_zero_only.rank == 0:
+                runs[0].write_summary([], folder=folder, config=conclusion.config_of_all(below))
     for run in runs:
         if len(runs) > 1 and run.todo:
-            _say(f"sigma={run.job.smoother.sigma:g}:")
+            _say(f"{conclusion.label_of(out, run.job)}:")
         run.execute()
     if runs[0].trainer.is_global_zero:
         with entrypoint.user_errors():
@@ -120,9 +141,21 @@ def _parser() -> ArgumentParser:
         default="tv",
         help=f"one of {', '.join(entrypoint.DISTANCES)}",
     )
+    add(
+        "--smoother",
+        type=choice("--smoother", *entrypoint.SMOOTHERS),
+        default="center",
+        help=f"what of the noisy outputs is certified: one of {', '.join(entrypoint.SMOOTHERS)}",
+    )
+    add("--clip-norm", type=positive("--clip-norm"), help="of means: outputs further from zero are scaled down to it")
+    add(
+        "--output-bound",
+        type=positive("--output-bound"),
+        help="of means: no two outputs are further apart, as you know",
+    )
     add("--sigma", type=positive("--sigma"), help="noise level, in units of x; default: the checkpoint's")
     add("--budget", type=choice("--budget", *entrypoint.BUDGETS), default="standard", help=budgets)
-    add("--n", type=count("--n"), help="ranked outputs")
+    add("--n", type=count("--n"), help="ranked outputs, or outputs that are averaged")
     add("--m", type=count("--m"), help="certification outputs")
     add("--k", type=count("--k"), help="pilot outputs, the candidate centers")
     add("--delta", type=positive("--delta"), help="margin; default: the least that abstains on at most 1%% of inputs")
@@ -178,7 +211,21 @@ def _parse(args: Sequence[str] | None) -> Namespace:
             f"--eps-out must be asked of a finished folder, got it with {given[0]}: certify first, and then ask with "
             f"--from FOLDER --eps-out {options.eps_out[0]:g}"
         )
+    _check_smoother(options)
     return parser.instantiate(options)
+
+
+def _check_smoother(options: Namespace) -> None:
+    """Refuse arguments that mean nothing for the smoother, before anything is loaded."""
+    bounds = {"--clip-norm": options.clip_norm, "--output-bound": options.output_bound}
+    if options["from"] is None:
+        names = ("method", "k", "delta", "rtol", "eps_out_at_most")
+        of_centers = {f"--{name.replace('_', '-')}": options[name] for name in names}
+        entrypoint.check_smoother(
+            options.smoother, distance=options.distance, budget=options.budget, bounds=bounds, of_centers=of_centers
+        )
+    elif options.smoother != "center" or any(value is not None for value in bounds.values()):
+        raise ValueError("--from takes no --smoother, --clip-norm and --output-bound: the folder has its own")
 
 
 def _subject(options: Namespace) -> Subject:
@@ -204,16 +251,9 @@ def _subject(options: Namespace) -> Subject:
 
 def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder, list[Job]]:
     """Check everything that can be checked without sampling: the folder, and a job for each noise level."""
-    given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
-    budget, distance = entrypoint.budget(options.budget, **given), entrypoint.DISTANCES[options.distance]
-    levels = _noise_levels(options, subject.sigma)
-    budget = budget if distance.averages else budget.without_averages()
-    if rules := _stopping(options):
-        largest = max(radius / sigma for sigma, radii in levels.items() for radius in radii)
-        budget = with_looks(budget, largest)
-    for sigma, radii in levels.items():
-        for radius in radii:
-            entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
+    distance, levels = entrypoint.DISTANCES[options.distance], _noise_levels(options, subject.sigma)
+    kinds = {"center": _centers, "mean": _means}
+    smoothings = [kinds[kind](options, distance, levels) for kind in entrypoint.SMOOTHERS[options.smoother]]
     examples, indices, digest = _draw_examples(subject.data, options.num_examples, options.seed)
     config = {
         "model": type(subject.model).__name__,
@@ -225,34 +265,65 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
         "distance": repr(distance),
         "relaxation": distance.relaxation,
         "coverage": options.coverage,
-        "budget": budget.as_dict(),
         "precision": options.precision,
-        **rules,
     }
-    out = Path(options.out) if options.out is not None else _default_folder(options, subject, config, levels)
-    entrypoint.make_writable(out, "--out")
-    if len(levels) > 1:
-        check_same(CertificationFolder(out), _config_of_all(config, levels), subject.sha256)
+    path = (
+        Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
+    )
+    entrypoint.make_writable(path, "--out")
     names = getattr(subject.data, "names", None)
     jobs = [
         Job(
             model=subject.model,
             examples=examples,
             indices=indices,
-            smoother=CenterSmoother(
-                subject.model, distance, sigma=sigma, budget=budget, seed=options.seed, batch_size=options.batch_size
+            smoother=smoothing.make(
+                subject.model, distance, sigma=sigma, seed=options.seed, batch_size=options.batch_size
             ),
-            folder=CertificationFolder(out if len(levels) == 1 else out / f"sigma={sigma!r}"),
+            folder=CertificationFolder(
+                path.joinpath(
+                    *[smoothing.kind] * (len(smoothings) > 1),
+                    *[f"sigma={sigma!r}"] * (len(levels) > 1),
+                )
+            ),
             eps_in=radii,
             coverage=options.coverage,
-            config={**config, "sigma": sigma, "eps_in": radii},
+            config={"smoother": smoothing.kind, **config, **smoothing.config, "sigma": sigma, "eps_in": radii},
             checkpoint_sha256=subject.sha256,
             names={} if names is None else {index: names[index] for index in indices},
-            stop=_stopping_rule(rules, radii, options.coverage),
+            stop=_stopping_rule(smoothing.rules, radii, options.coverage),
         )
+        for smoothing in smoothings
         for sigma, radii in levels.items()
     ]
-    return CertificationFolder(out), jobs
+    for folder, below in conclusion.folders(CertificationFolder(path), jobs):
+        if len(below) > 1:
+            check_same(folder, conclusion.config_of_all(below), subject.sha256)
+    return CertificationFolder(path), jobs
+
+
+def _centers(options: Namespace, distance: Distance, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+    """Center smoothing, where it can certify all that is asked."""
+    given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
+    budget = entrypoint.budget(options.budget, **given)
+    budget = budget if distance.averages else budget.without_averages()
+    if rules := _stopping(options):
+        largest = max(radius / sigma for sigma, radii in levels.items() for radius in radii)
+        budget = with_looks(budget, largest)
+    for sigma, radii in levels.items():
+        for radius in radii:
+            entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
+    config = {"budget": budget.as_dict(), **rules}
+    return Smoothing("center", partial(CenterSmoother, budget=budget), config, budget.method, rules)
+
+
+def _means(options: Namespace, distance: Distance, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+    """Mean smoothing, which certifies something at every h."""
+    budget = entrypoint.mean_budget(options.budget, **{name: options[name] for name in ("n", "m", "alpha1", "alpha2")})
+    make = partial(MeanSmoother, budget=budget, clip_norm=options.clip_norm, bound=options.output_bound)
+    bounds = {name: options[name] for name in ("clip_norm", "output_bound") if options[name] is not None}
+    name = "-".join(["mean", *(f"{flag}={value:g}" for flag, value in bounds.items())])
+    return Smoothing("mean", make, {"budget": budget.as_dict(), **bounds}, name, {})
 
 
 def _stopping(options: Namespace) -> dict[str, float]:
@@ -290,15 +361,6 @@ def _noise_levels(options: Namespace, sigma: float | None) -> dict[float, list[f
     if sigma is None:
         raise ValueError("--sigma must be given for a pretrained model, or both --h and --eps-in: sigma is eps_in / h")
     return {sigma: _input_radii(options, sigma)}
-
-
-def _config_of_all(config: Mapping[str, Any], levels: Mapping[float, Sequence[float]]) -> dict[str, Any]:
-    """What is written above the folders of several noise levels."""
-    return {
-        **config,
-        "sigma": list(levels),
-        "eps_in": sorted({radius for radii in levels.values() for radius in radii}),
-    }
 
 
 def _input_radii(options: Namespace, sigma: float) -> list[float]:
@@ -359,12 +421,18 @@ def _draw_examples(
 
 
 def _default_folder(
-    options: Namespace, subject: Subject, config: dict[str, Any], levels: dict[float, list[float]]
+    options: Namespace,
+    subject: Subject,
+    config: dict[str, Any],
+    smoothings: Sequence[Smoothing],
+    levels: dict[float, list[float]],
 ) -> Path:
     """The same command finds the same folder again."""
-    identity = json.dumps([config, sorted(levels.items()), subject.sha256, options.batch_size], sort_keys=True)
+    configs = {smoothing.kind: {**config, **smoothing.config} for smoothing in smoothings}
+    identity = json.dumps([configs, sorted(levels.items()), subject.sha256, options.batch_size], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    return _relative(subject.folder / "certification" / f"{options.distance}-{config['budget']['method']}-{digest}")
+    name = "-".join([options.distance, *(smoothing.name for smoothing in smoothings), digest])
+    return _relative(subject.folder / "certification" / name)
 
 
 def _relative(path: Path) -> Path:
@@ -373,95 +441,56 @@ def _relative(path: Path) -> Path:
 
 
 def _plan(jobs: Sequence[Job]) -> list[str]:
-    smoother, count = jobs[0].smoother, len(jobs[0].examples)
-    return report.plan_lines(smoother.budget, smoother.distance, levels=_levels(jobs), num_examples=count)
-
-
-def _levels(jobs: Sequence[Job]) -> dict[float, list[float]]:
-    return {job.smoother.sigma: job.eps_in for job in jobs}
+    given: dict[str, Any] = {"levels": conclusion.radii_by_sigma(jobs), "num_examples": len(jobs[0].examples)}
+    found = []
+    for smoother in {job.kind: job.smoother for job in jobs}.values():
+        if isinstance(smoother, MeanSmoother):
+            found += report.mean_plan_lines(smoother, **given)
+        else:
+            found += report.plan_lines(smoother.budget, smoother.distance, **given)
+    return found
 
 
 def _preflight(runs: Sequence[Run]) -> None:
     """See that it can work, and say how long it will take."""
-    todo = sum(len(run.todo) for run in runs)
-    if todo == 0:
+    todo = [run for run in runs if run.todo]
+    if not todo:
         return
-    rate, budget = runs[0].preflight(), runs[0].job.smoother.budget
-    seconds = report.duration(budget.evaluations * todo / rate)
-    what = f"{todo} examples" if len(runs) == 1 else f"{todo} examples at {len(runs)} noise levels together"
+    rates = {kind: run.preflight() for kind, run in {run.job.kind: run for run in reversed(todo)}.items()}
+    seconds = sum(run.job.smoother.budget.evaluations * len(run.todo) / rates[run.job.kind] for run in todo)
+    levels, kinds = len(conclusion.radii_by_sigma([run.job for run in runs])), {run.job.kind for run in runs}
+    what = f"{sum(len(run.todo) for run in todo)} examples"
+    what += (f" at {levels} noise levels" if levels > 1 else "") + (" by two smoothers" if len(kinds) > 1 else "")
     _say(
-        f"  about {seconds} for {what} at {rate:,.0f} samples/s in batches of {runs[0].job.smoother.outputs.batch_size}"
+        f"  about {report.duration(seconds)} for {what}{' together' if len(runs) > 1 else ''} at "
+        f"{min(rates.values()):,.0f} samples/s in batches of {todo[0].job.smoother.outputs.batch_size}"
     )
 
 
 def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> None:
     """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B."""
-    parts = [(run.job, *run.conclude()) for run in runs]
-    job, rows = parts[0][0], [row for _, found, _ in parts for row in found]
-    results = sorted((each for *_, found in parts for each in found), key=lambda each: (each["h"], each["eps_in"]))
-    shown = parts[len(parts) // 2][0].folder
-    if len(parts) > 1:
-        out.write_rows(rows)
-        config = _config_of_all(job.config, _levels([run.job for run in runs]))
-        rate = max((part.folder.read_summary() or {}).get("samples_per_second", 0.0) for part, *_ in parts)
-        runs[0].write_summary(results, folder=out, config=config, samples_per_second=rate)
-    else:
-        config = job.config
-    promise = report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage)
-    draw(shown, rows, results, _title(job, config)).savefig(out.picture, dpi=150)
-    write_fractions(out, rows, _title(job, config))
-    pages = [html_report.report_of_folder(part.folder, found, promise=promise) for part, found, _ in parts]
-    page = pages[0] if len(pages) == 1 else _report_of_all(pages, results, out, _title(job, config))
-    html_report.write(page, out.path / "report.html")
+    jobs, parts = [run.job for run in runs], [conclusion.Part.of(run) for run in runs]
+    for folder, below in conclusion.folders(out, jobs):
+        rows, results = conclusion.write_files(folder, [part for part in parts if part.job in below], runs[0])
     print(*report.result_lines(results), sep="\n")
-    print(*(line for part, found, _ in parts for line in report.non_finite_lines(part.folder, found)), sep="\n", end="")
-    print(promise)
+    said = (line for part in parts for line in report.non_finite_lines(part.job.folder, part.rows))
+    print(*said, sep="\n", end="")
+    promises = {part.job.kind: part.promise for part in parts}
+    print(*(f"{kind}: {line}" if len(promises) > 1 else line for kind, line in promises.items()), sep="\n")
+    if len(promises) > 1:
+        print(report.TWO_FUNCTIONS)
     for name, reason in subject.data.left_out.items():
         print(f"left out: {name!r}, {reason}")
     files = ", ".join(path.name for path in (out.table, out.fractions, out.summary, out.picture, out.fraction_picture))
-    where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma"
+    single = len(promises) == 1
+    where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma" if single else "center/, mean/"
     print(f"written: {out.path} ({files}, report.html, {where})")
     if any(run.todo for run in runs):
-        config = {**config, "checkpoint_sha256": subject.sha256}
+        config = {**conclusion.config_of_all(jobs), "checkpoint_sha256": subject.sha256}
+        shown = conclusion.shown(jobs)
         report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
         if offline:
             entrypoint.say_offline(out.path)
-
-
-def _report_of_all(
-    pages: Sequence[html_report.Report],
-    results: Sequence[dict[str, float | int]],
-    out: CertificationFolder,
-    title: str,
-) -> html_report.Report:
-    """One page for all noise levels, a line for each h."""
-    curves = []
-    for h in dict.fromkeys(result["h"] for result in results):
-        line = [result for result in results if result["h"] == h]
-        curves.append(
-            html_report.Curve(
-                f"h = {h:g}",
-                [result["eps_in"] for result in line],
-                [result["median_eps_out"] for result in line],
-                smoothing_loss=[result["median_smoothing_loss"] for result in line],
-                abstention_rate=[result["abstention_rate"] for result in line],
-                sigma=[result["eps_in"] / h for result in line],
-                num_examples=int(line[0]["num_examples"]),
-            )
-        )
-    summary = [*pages[0].summary[:1], "The noise grows with the input radius, sigma = eps_in / h."]
-    configuration = {
-        name: value for name, value in (out.read_summary() or {}).items() if name not in ("results", "names")
-    }
-    return html_report.report_of_folders(pages, curves, title=title, summary=summary, configuration=configuration)
-
-
-def _title(job: Job, config: dict[str, Any]) -> str:
-    sigma = "eps_in / h" if isinstance(config["sigma"], list) else f"{config['sigma']:g}"
-    return (
-        f"{config['model']}, {job.smoother.distance!r}, sigma = {sigma}, {len(job.examples)} examples"
-        f", each radius certified with probability {report.confidence(job.smoother.budget)}"
-    )
 
 
 def _answer(options: Namespace) -> Path:

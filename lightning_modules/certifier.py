@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from center_smoothing import CenterSmoother, Certificate
+from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother
 from center_smoothing.smoother import StoppingRule
 from lightning_modules.base import Batch
 
@@ -20,7 +20,7 @@ class CertifiedExample:
     Attributes:
         index: of the example in its data set.
         image: (C, H, W).
-        base_output: f(x), (*out).
+        base_output: f(x), (*out), of the function that was smoothed: clipped where its outputs are.
         certificate: with the smoothed output.
         seconds: it took.
     """
@@ -28,7 +28,7 @@ class CertifiedExample:
     index: int
     image: Tensor
     base_output: Tensor
-    certificate: Certificate
+    certificate: Certificate | MeanCertificate
     seconds: float
 
     def to(self, device: object, **_: object) -> CertifiedExample:
@@ -42,10 +42,12 @@ class Certifier(LightningModule):
     Args:
         model: the base model, moved to the Trainer's device with this module.
         smoother: smooths that model.
-        stop: when to stop sampling an example, at one of the looks of the smoother's budget.
+        stop: when to stop sampling an example, at one of the looks of the budget of a center.
     """
 
-    def __init__(self, model: nn.Module, smoother: CenterSmoother, stop: StoppingRule | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, smoother: CenterSmoother | MeanSmoother, stop: StoppingRule | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.smoother = smoother
@@ -57,8 +59,13 @@ class Certifier(LightningModule):
         for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
             began = time.perf_counter()
             x = self.model.point(image.unsqueeze(0))[0]
-            certificate = self.smoother.certify(x, example=index, stop=self.stop)
+            certificate = self._certify(x, index)
             base_output = self.smoother.outputs.base_output(x)
             seconds = time.perf_counter() - began
             examples.append(CertifiedExample(index, image.cpu(), base_output.cpu(), certificate, seconds))
         return examples
+
+    def _certify(self, x: Tensor, index: int) -> Certificate | MeanCertificate:
+        if isinstance(self.smoother, MeanSmoother):
+            return self.smoother.certify(x, example=index)
+        return self.smoother.certify(x, example=index, stop=self.stop)

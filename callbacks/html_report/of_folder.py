@@ -80,7 +80,7 @@ def report_of_folders(
     notes: Sequence[str] = (),
     reference_lines: Mapping[str, float] | None = None,
 ) -> Report:
-    """One report of several certifications, at different noise levels or by different smoothers, and curves across them.
+    """One report of several certifications, at other noise levels or by other smoothers, with curves across them.
 
     The curves of the certified fraction are those of all of them. The same example at one noise level stands beside
     itself, and what is not said of all smoothers says of which.
@@ -105,9 +105,9 @@ def report_of_folders(
         next(iter(reports.values())),
         title=title,
         summary=summary,
-        promise=" ".join(_said(reports.values(), lambda report: [report.promise])),
-        reading=_said(reports.values(), lambda report: report.reading),
-        not_promised=_said(reports.values(), lambda report: report.not_promised),
+        promise=" ".join(said(reports.values(), lambda report: [report.promise])),
+        reading=said(reports.values(), lambda report: report.reading),
+        not_promised=said(reports.values(), lambda report: report.not_promised),
         curves=curves,
         fractions=certified_fractions(row for example in examples for row in example.rows),
         examples=examples,
@@ -117,8 +117,13 @@ def report_of_folders(
     )
 
 
-def _said(reports: Collection[Report], items: Callable[[Report], Sequence[str]]) -> list[str]:
-    """What any of the reports says, once; what is not said of all smoothers with the one that it is said of."""
+def said(reports: Collection[Report], items: Callable[[Report], Sequence[str]]) -> list[str]:
+    """What any of the reports says, once; what is not said of all smoothers with the one that it is said of.
+
+    Args:
+        reports: of folders.
+        items: of a report, sentences.
+    """
     by_smoother: dict[str, dict[str, None]] = {}
     for report in reports:
         smoother = next((row.smoother for example in report.examples for row in example.rows), "center")

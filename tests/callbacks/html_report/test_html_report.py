@@ -253,7 +253,8 @@ def test_several_certifications_make_one_report(certified: Callable[..., Certifi
     second = replace(first, examples=[replace(example, rows=[row for row in doubled if str(row.index) == example.name])
                                       for example in first.examples])  # fmt: skip
     curves = [Curve("h = 1", [0.25, 0.5], [1.0, 2.0]), Curve("h = 2", [0.25, 0.5], [0.5, 1.0])]
-    report = report_of_folders([first, second], curves, title="both", summary=["all of it"], configuration={"n": 7})
+    reports = {"sigma = 0.25": first, "sigma = 0.5": second}
+    report = report_of_folders(reports, curves, title="both", summary=["all of it"], configuration={"n": 7})
     assert [example.name for example in report.examples[::4]] == ["0, sigma = 0.25", "0, sigma = 0.5"]
     assert len({example.name for example in report.examples}) == 8
     assert report.promise == first.promise
@@ -330,9 +331,11 @@ def test_the_report_of_a_folder_has_the_fractions_of_its_rows(certified: Callabl
     report = of(folder)
     assert report.fractions == certified_fractions(folder.rows())
     assert [curve.counts[-1] for curve in report.fractions] == [3, 3]
-    other = replace(report, examples=[])
-    together = report_of_folders([report, other], report.curves, title="both", summary=[], configuration={})
-    assert together.fractions == [*report.fractions, *report.fractions]
+    doubled = [replace(row, sigma=0.5) for row in folder.rows()]
+    other = replace(report, examples=[html_report.ReportExample("all", doubled)])
+    reports = {"sigma = 0.25": report, "sigma = 0.5": other}
+    together = report_of_folders(reports, report.curves, title="both", summary=[], configuration={})
+    assert together.fractions == [*report.fractions, *certified_fractions(doubled)]
 
 
 def test_examples_have_the_names_of_their_data_set(certified: Callable[..., CertificationFolder]) -> None:
