@@ -47,8 +47,8 @@ class TotalVariation(Distance):
         count, channels, height, width = z.shape
         below, right = (height - 1) * width, height * (width - 1)
         pairs = z.new_empty((count, channels, below + right))
-        torch.sub(z[:, :, 1:], z[:, :, :-1], out=pairs[..., :below].unflatten(2, (height - 1, width)))
-        torch.sub(z[..., 1:], z[..., :-1], out=pairs[..., below:].unflatten(2, (height, width - 1)))
+        torch.sub(z[:, :, 1:], z[:, :, :-1], out=pairs[..., :below].view(count, channels, height - 1, width))
+        torch.sub(z[..., 1:], z[..., :-1], out=pairs[..., below:].view(count, channels, height, width - 1))
         return pairs
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:

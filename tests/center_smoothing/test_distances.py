@@ -365,6 +365,15 @@ def test_short_floats_are_compared_in_float64(distance: Distance, dtype: torch.d
 
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_mixed_precision_does_not_reach_the_distances(distance: Distance) -> None:
+    a, b = noise(9, 3, 4, 4, seed=1, dtype=torch.bfloat16), noise(9, 3, 4, 4, seed=2, dtype=torch.bfloat16)
+    pairwise, paired = distance.pairwise(a, b), distance(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance.pairwise(a, b), pairwise)
+        assert torch.equal(distance(a, b), paired)
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
 def test_no_outputs_at_all(distance: Distance) -> None:
     none = torch.empty(0, 3, 2, 2)
     assert distance(none, none).shape == (0,)
