@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
 from center_smoothing import CenterSmoother, MeanSmoother
 from center_smoothing.budget import Coverage
-from center_smoothing.sampling import Stage
+from center_smoothing.sampling import NoisyOutputs, Stage
 from center_smoothing.smoother import StoppingRule
 from lightning_modules import BaseModel, Certifier
 
@@ -28,6 +29,11 @@ _PACKAGES = (
     *("center-smoothing", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "scipy", "pillow"),
     "facenet-pytorch",
 )
+
+# Noisy copies that a model is tried on.
+_CALIBRATION = 64
+# Relative; far above what bfloat16 rounds off in a deep network, far below what a wrong fusion of layers does.
+_ALIKE = 0.1
 
 # A distributed run has several processes and one terminal.
 _say = rank_zero_only(print)
@@ -38,7 +44,8 @@ class Job:
     """Everything that a certification at one noise level needs, checked before any sample is drawn.
 
     Attributes:
-        model: the base model.
+        model: the base model, as it is evaluated.
+        original: the base model as it was given; the same function up to rounding.
         examples: of the test split, in the order in which they were drawn.
         indices: theirs in the data set, in the same order.
         smoother: of the model; which one, the configuration says.
@@ -52,6 +59,7 @@ class Job:
     """
 
     model: BaseModel
+    original: BaseModel
     examples: Subset[dict[str, torch.Tensor]]
     indices: list[int]
     smoother: CenterSmoother | MeanSmoother
@@ -120,34 +128,61 @@ class Run:
     def preflight(self) -> float:
         """See on a few examples that the model and the distance fit: they may differ in size.
 
+        In the precision of the run, and with the compiled model if there is one.
+
         Returns:
             Noisy copies a second.
 
         Raises:
-            ValueError: if the model or the distance cannot do with the examples.
+            ValueError: if the model or the distance cannot do with the examples, or if making the model faster made
+                it another function.
         """
-        job, outputs = self.job, self.job.smoother.outputs
-        job.model.to(self.trainer.strategy.root_device)
+        job, precision, device = self.job, self.trainer.precision_plugin, self.trainer.strategy.root_device
+        for model in (job.original, job.model):
+            precision.convert_module(model.to(device))
         seconds, finite = [], False
         for position in sorted({0, len(job.indices) // 2, len(job.indices) - 1}):
-            image = job.examples[position]["image"].to(job.model.device)
-            try:
-                x = job.model.point(image.unsqueeze(0))[0]
-                batches = outputs.draw(x, example=job.indices[position], stage=Stage.CALIBRATION, count=64)
-                drawn = torch.cat(list(batches))
-            except RuntimeError as error:  # what PyTorch's layers raise for shapes that don't fit
-                raise ValueError(
-                    f"--data must hold examples that the model takes, got {tuple(image.shape)}: {error}"
-                ) from error
+            image = precision.convert_input(job.examples[position]["image"]).to(device)
+            with precision.predict_step_context():
+                x, drawn = self._calibration_outputs(image, job.indices[position])
+                seconds.append(1.0 / job.smoother.outputs.evaluations_per_second(x))
             job.smoother.distance.embed(drawn)
             finite |= bool(torch.isfinite(drawn).flatten(1).all(dim=1).any())
-            seconds.append(1.0 / outputs.evaluations_per_second(x))
         if not finite:
             raise ValueError(
                 "--ckpt or --model must be a model with finite outputs: on 64 noisy copies of each of "
                 f"{len(seconds)} test images all were NaN"
             )
         return len(seconds) / sum(seconds)
+
+    def _calibration_outputs(self, image: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """The point (*in) of an image, and outputs (64, *out) of noisy copies, compared with the original model's."""
+        job, outputs = self.job, self.job.smoother.outputs
+        original = job.smoother.clipped(job.original) if isinstance(job.smoother, MeanSmoother) else job.original
+        plain = NoisyOutputs(original, sigma=outputs.sigma, seed=outputs.seed, batch_size=_CALIBRATION)
+        given = {"example": index, "stage": Stage.CALIBRATION, "count": _CALIBRATION}
+        try:
+            x = job.original.point(image.unsqueeze(0))[0]
+            expected = torch.cat(list(plain.draw(x, **given)))
+        except RuntimeError as error:  # what PyTorch's layers raise for shapes that don't fit
+            raise ValueError(
+                f"--data must hold examples that the model takes, got {tuple(image.shape)}: {error}"
+            ) from error
+        try:
+            drawn = torch.cat(list(outputs.draw(x, **given)))
+        except RuntimeError as error:
+            reason = str(error).strip().split("\n\n")[0]
+            raise ValueError(f"{self._made_fast()} does not work with this model here: {reason}") from error
+        if not _are_alike(drawn, expected):
+            raise ValueError(
+                f"{self._made_fast()} must not be used with this model: its outputs on {_CALIBRATION} noisy copies "
+                f"of test image {index} become others"
+            )
+        return x, drawn
+
+    def _made_fast(self) -> str:
+        names = ("fold_batch_norm", "channels_last", "compile")
+        return " ".join(f"--{name.replace('_', '-')}={self.job.config[name]}".lower() for name in names)
 
     def execute(self) -> None:
         """Certify what is not finished; each example is on disk as soon as it is.
@@ -157,7 +192,9 @@ class Run:
         """
         if not self.todo:
             return
-        loader = DataLoader(Subset(self.job.examples, self.todo), batch_size=1)
+        # Lightning copies pinned examples to a GPU without waiting
+        pin_memory = self.trainer.strategy.root_device.type == "cuda"
+        loader = DataLoader(Subset(self.job.examples, self.todo), batch_size=1, pin_memory=pin_memory)
         if threading.current_thread() is threading.main_thread():
             # Lightning's own handler waits for the end of a prediction
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -248,6 +285,15 @@ def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoin
                 f"{key}={there.get(key)!r}, not {wanted[key]!r}"
             )
     return True
+
+
+def _are_alike(outputs: Tensor, expected: Tensor) -> bool:
+    """Whether most of the outputs (N, *out) are the expected ones up to rounding, which may flip a few."""
+    if outputs.shape != expected.shape:
+        return False
+    a, b = (torch.nan_to_num(z.double().flatten(1)) for z in (outputs, expected))
+    errors, sizes = torch.linalg.vector_norm(a - b, dim=1), torch.linalg.vector_norm(b, dim=1)
+    return bool((errors <= _ALIKE * sizes).double().mean() >= 0.5)
 
 
 def _finished(job: Job) -> set[int]:

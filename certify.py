@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 from torch.utils.data import Subset
 
 import conclusion
@@ -31,7 +32,14 @@ from center_smoothing.smoother import StoppingRule
 from center_smoothing.stopping import with_looks
 from certification import Job, Run, check_same
 from datamodules import ImageDataModule
-from lightning_modules import BaseModel, LoadedCheckpoint, load_checkpoint
+from lightning_modules import (
+    COMPILE_MODES,
+    BaseModel,
+    CompiledModel,
+    LoadedCheckpoint,
+    folded,
+    load_checkpoint,
+)
 
 DEFAULT_H = (1.0, 1.5, 2.0)
 # A distributed run has several processes and one terminal.
@@ -187,6 +195,15 @@ def _parser() -> ArgumentParser:
     add("--num-nodes", type=count("--num-nodes"), default=1)
     add("--strategy", type=str, default="auto")
     add("--precision", type=str, default="32-true")
+    add("--fold-batch-norm", type=bool, default=True, help="make it part of the layer before it: faster, same function")
+    add("--channels-last", type=bool, default=True, help="memory layout of convolutions: faster on CPUs, same function")
+    compile_modes = ("off", *COMPILE_MODES)
+    add(
+        "--compile",
+        type=choice("--compile", *compile_modes),
+        default="off",
+        help=f"torch.compile of the base model, one of {', '.join(compile_modes)}",
+    )
     return parser
 
 
@@ -266,19 +283,23 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
         "relaxation": distance.relaxation,
         "coverage": options.coverage,
         "precision": options.precision,
+        # the same function up to rounding, which may decide where a certificate is close
+        **{name: options[name] for name in ("fold_batch_norm", "channels_last", "compile")},
     }
     path = (
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
     )
     entrypoint.make_writable(path, "--out")
     names = getattr(subject.data, "names", None)
+    model, base_function = _fast(subject.model, options)
     jobs = [
         Job(
-            model=subject.model,
+            model=model,
+            original=subject.model,
             examples=examples,
             indices=indices,
             smoother=smoothing.make(
-                subject.model, distance, sigma=sigma, seed=options.seed, batch_size=options.batch_size
+                base_function, distance, sigma=sigma, seed=options.seed, batch_size=options.batch_size
             ),
             folder=CertificationFolder(
                 path.joinpath(
@@ -340,6 +361,15 @@ def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Co
     if "rtol" in given:
         return TightEnough(eps_in, given["rtol"], coverage)
     return Decided(eps_in, given["eps_out_at_most"], coverage) if given else None
+
+
+def _fast(model: BaseModel, options: Namespace) -> tuple[BaseModel, nn.Module]:
+    """The base model as it is evaluated fastest, and what evaluates it."""
+    if options.fold_batch_norm:
+        model = folded(model)
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model, model if options.compile == "off" else CompiledModel(model, options.compile)
 
 
 def _noise_levels(options: Namespace, sigma: float | None) -> dict[float, list[float]]:

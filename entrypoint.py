@@ -297,7 +297,7 @@ def make_writable(folder: Path, name: str) -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next forward pass instead of returning it to the kernel after each.
 
-    On a CPU, getting the activations' pages back can cost a third of a forward pass; benchmarks/bench_certify.py
+    On a CPU, getting the activations' pages back can cost a third of a forward pass; benchmarks/throughput.py
     shows the ratio. Without glibc nothing happens.
     """
     try:

@@ -78,13 +78,20 @@ class MeanSmoother:
         self.budget = MeanBudget() if budget is None else budget
         self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
         self.bound = None if bound is None else _positive("bound", bound)
-        function = model if self.clip_norm is None or not callable(model) else Clipped(model, distance, self.clip_norm)
-        self.outputs = NoisyOutputs(function, sigma=sigma, seed=seed, batch_size=batch_size, progress=progress)
+        self.outputs = NoisyOutputs(
+            self.clipped(model), sigma=sigma, seed=seed, batch_size=batch_size, progress=progress
+        )
 
     @property
     def sigma(self) -> float:
         """Noise level, in units of x."""
         return self.outputs.sigma
+
+    def clipped(self, model: BaseFunction) -> BaseFunction:
+        """A model with its outputs clipped as this smoother does it; the model itself with a ``bound``."""
+        if self.clip_norm is None or not callable(model):
+            return model
+        return Clipped(model, self.distance, self.clip_norm)
 
     @property
     def largest_bound(self) -> float:

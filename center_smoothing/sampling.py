@@ -113,7 +113,7 @@ class NoisyOutputs:
         """f(x), without noise: (*in) -> (*out)."""
         check_point(x)
         with evaluating(self.model):
-            return self._call(x.detach().unsqueeze(0).clone())[0]
+            return self._call(x.detach().unsqueeze(0).clone())[0].clone()  # as in draw
 
     def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
         """Yield ``count`` outputs in batches (N, *out).
@@ -179,6 +179,8 @@ class NoisyOutputs:
 
     def _fastest_batch_size(self, x: Tensor) -> int:
         """The batch size with the most evaluations a second: measured here, on this x, in about a second."""
+        with evaluating(self.model):
+            self._call(self._noisy_batch(x, BLOCK))  # the first call of all may compile the model
         best, best_rate, began = BLOCK, 0.0, time.perf_counter()
         for size in _BATCH_SIZES:
             try:

@@ -4,17 +4,22 @@ from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import BaseModel, NoisyModule
 from lightning_modules.certifier import CertifiedExample, Certifier
 from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint
+from lightning_modules.compiled import COMPILE_MODES, CompiledModel
 from lightning_modules.face_detector import FaceDetector
+from lightning_modules.folding import folded
 from lightning_modules.reconstructor import NoisyReconstructor
 
 __all__ = [
+    "COMPILE_MODES",
     "BaseModel",
     "CertifiedExample",
     "Certifier",
+    "CompiledModel",
     "FaceDetector",
     "LoadedCheckpoint",
     "NoisyAutoencoder",
     "NoisyModule",
     "NoisyReconstructor",
+    "folded",
     "load_checkpoint",
 ]

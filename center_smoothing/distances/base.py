@@ -51,7 +51,7 @@ class Distance(ABC):
         if prod(z.shape[1:]) == 0:
             raise ValueError(f"outputs must not be empty, got shape {tuple(z.shape)}")
         z = _to_float64(z)
-        finite = torch.isfinite(z).flatten(1).all(dim=1)
+        finite = _rows_are_finite(z.flatten(1))
         embedded = self._embed(z)
         if _known_at_once(finite) and bool(finite.all()):
             return embedded
@@ -161,6 +161,11 @@ def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice
 def _known_at_once(mask: Tensor) -> bool:
     """Whether a number can be read without waiting for all that a device still has to do."""
     return mask.is_cpu
+
+
+def _rows_are_finite(z: Tensor) -> Tensor:
+    """(N, D) -> (N,). Both extremes are NaN where one number is; faster than to ask each of the numbers."""
+    return torch.isfinite(z.amin(dim=1)) & torch.isfinite(z.amax(dim=1))
 
 
 def _check_paired(a: Tensor, b: Tensor) -> None:

@@ -56,7 +56,7 @@ class BoxJaccard(Distance):
         return sum_over_tuples(outputs.masked_fill(empty[..., None], 0.0)) / others
 
     def _embed(self, z: Tensor) -> Tensor:
-        boxes = torch.where(self.is_empty(z)[:, None], z.new_tensor(NO_BOX), z)
+        boxes = z.masked_fill(self.is_empty(z)[:, None], 0.0)  # NO_BOX
         overflow = torch.isinf(boxes[:, 2:] - boxes[:, :2]).any(dim=1, keepdim=True)
         return boxes.masked_fill(overflow, torch.nan)
 

@@ -46,8 +46,12 @@ class TotalVariation(Distance):
                 "total variation compares images, outputs (N, C, H, W) or (N, H, W) of at least two pixels, "
                 f"got outputs of shape {tuple(z.shape)}"
             )
-        rows, columns = z.diff(dim=2), z.diff(dim=3)
-        return torch.cat([rows.flatten(2), columns.flatten(2)], dim=2)
+        count, channels, height, width = z.shape
+        below, right = (height - 1) * width, height * (width - 1)
+        pairs = z.new_empty((count, channels, below + right))
+        torch.sub(z[:, :, 1:], z[:, :, :-1], out=pairs[..., :below].view(count, channels, height - 1, width))
+        torch.sub(z[..., 1:], z[..., :-1], out=pairs[..., below:].view(count, channels, height, width - 1))
+        return pairs
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         if self.p == 1 or a.shape[1] == 1:

@@ -311,6 +311,24 @@ def test_digits_are_the_same_where_nothing_is_waited_for(distance: Distance, mon
     assert torch.equal(paired, torch.stack([d[rows, (rows + shift) % len(z)] for shift in range(len(z))]))
 
 
+@pytest.mark.parametrize("distance", [*DISTANCES, BoxJaccard()], ids=names)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_nothing_waits_for_a_device(distance: Distance, dtype: torch.dtype) -> None:
+    # on the device "meta" there are shapes and no numbers: whoever asks for one gets an error
+    shape = (4,) if isinstance(distance, BoxJaccard) else (3, 4, 4)
+    a, b = (distance.embed(torch.empty(count, *shape, dtype=dtype, device="meta")) for count in (20, 7))
+    assert distance.compare(a, b).shape == (20, 7)
+    assert distance.paired(a, a).shape == (20,)
+    if distance.averages:
+        assert distance.averages_of_tuples(torch.empty(5, 3, *shape, dtype=dtype, device="meta")).shape == (5, *shape)
+
+
+def test_waiting_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_known_at_once", lambda mask: True)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        Lp(2).embed(torch.empty(3, 4, device="meta"))
+
+
 @pytest.mark.usefixtures("known")
 def test_l2_keeps_its_digits_beside_large_coordinates() -> None:
     z = far_and_near()
@@ -362,6 +380,15 @@ def test_short_floats_are_compared_in_float64(distance: Distance, dtype: torch.d
     assert d.dtype == torch.float64
     assert torch.equal(d, distance.pairwise(a.double(), b.double()))
     assert distance(a, a).dtype == torch.float64
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+def test_mixed_precision_does_not_reach_the_distances(distance: Distance) -> None:
+    a, b = noise(9, 3, 4, 4, seed=1, dtype=torch.bfloat16), noise(9, 3, 4, 4, seed=2, dtype=torch.bfloat16)
+    pairwise, paired = distance.pairwise(a, b), distance(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance.pairwise(a, b), pairwise)
+        assert torch.equal(distance(a, b), paired)
 
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=names)

@@ -38,6 +38,9 @@ class SquaredL2(Lp):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         return super()._compare(a, b) ** 2
 
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare_paired(a, b) ** 2
+
 
 def group(budget: object) -> str:
     return f"group{budget.group}" if isinstance(budget, MeanBudget) else repr(budget)

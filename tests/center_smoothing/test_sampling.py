@@ -1,4 +1,5 @@
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -294,6 +295,32 @@ def test_automatic_batch_size_is_measured_once_and_kept() -> None:
     list(draw(count=300))
     assert outputs.batch_size is chosen
     assert torch.equal(first, drawn(torch.zeros(2), count=100, sigma=1.0))
+
+
+def test_the_first_call_which_may_compile_does_not_choose_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sizes = [0.0], []
+
+    def slow_at_first(z: Tensor) -> Tensor:
+        sizes.append(len(z))
+        clock[0] += 100.0 if len(sizes) == 1 else 1e-3
+        return z
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    outputs = NoisyOutputs(slow_at_first, sigma=1.0)
+    list(outputs.draw(torch.zeros(2), example=0, stage=Stage.PILOT, count=1))
+    assert outputs.batch_size == 4096  # each call takes as long as any other
+
+
+def test_a_buffer_that_the_model_fills_again_is_copied() -> None:
+    buffer = torch.zeros(1, 2)
+
+    def fill(z: Tensor) -> Tensor:
+        return torch.add(z, 1.0, out=buffer[: len(z)])
+
+    outputs = NoisyOutputs(fill, sigma=1.0, batch_size=1)
+    first = outputs.base_output(torch.zeros(2))
+    outputs.base_output(torch.ones(2))
+    assert first.tolist() == [1.0, 1.0]
 
 
 def test_measuring_the_speed_chooses_nothing() -> None:

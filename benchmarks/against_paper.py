@@ -1,13 +1,12 @@
-"""What certification costs beyond the forward passes, and against the paper's procedure.
+"""Wall time and certified radius against the paper's procedure, on the same digit at equal alpha.
 
-``python benchmarks/bench_certify.py --ckpt runs/latest/checkpoints/best.ckpt``; without a checkpoint an untrained
+``python benchmarks/against_paper.py --ckpt runs/latest/checkpoints/best.ckpt``; without a checkpoint an untrained
 autoencoder of the same architecture is timed, whose forward passes cost the same. All ratios come from one run.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import entrypoint
-from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp, SmoothingBudget, TotalVariation
+from center_smoothing import CenterSmoother, Certificate, SmoothingBudget, TotalVariation
 from center_smoothing.sampling import evaluating
 from datamodules import MNIST
 from lightning_modules import NoisyAutoencoder, NoisyModule, load_checkpoint
@@ -31,11 +30,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Print a table of ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", help="checkpoint of train.py; default: an untrained autoencoder")
-    parser.add_argument("--n", type=int, default=2_000, help="ranked outputs of the first comparison")
-    parser.add_argument("--m", type=int, default=4_000, help="certification outputs of the first comparison")
-    parser.add_argument("--paper-n", type=int, default=2_000, help="ranked outputs of the paper's procedure")
-    parser.add_argument("--paper-m", type=int, default=100_000, help="certification outputs of the paper's procedure")
-    parser.add_argument("--repeats", type=int, default=5, help="alternating repetitions, of which the median counts")
+    parser.add_argument("--n", type=int, default=2_000, help="ranked outputs of the paper's procedure")
+    parser.add_argument("--m", type=int, default=100_000, help="certification outputs of the paper's procedure")
     options = parser.parse_args(args)
     torch.manual_seed(0)
     model = NoisyAutoencoder(sigma=0.25) if options.ckpt is None else load_checkpoint(options.ckpt).model
@@ -43,41 +39,12 @@ def main(args: Sequence[str] | None = None) -> None:
     data = MNIST()
     data.setup()
     x = data.test_set[0]["image"]
-    kept_memory(model, x)
-    overhead(model, x, SmoothingBudget(n=options.n, m=options.m), options.repeats)
-    against_paper(model, x, n=options.paper_n, m=options.paper_m)
-
-
-def kept_memory(model: NoisyModule, x: Tensor) -> None:
-    """Forward passes before and after glibc is told to keep freed memory, as both scripts tell it to."""
-    before = [bare(model, x, 2048, size) for size in _BATCH_SIZES]
     entrypoint.keep_freed_memory()
-    after = [bare(model, x, 2048, size) for size in _BATCH_SIZES]
-    print("seconds of 2,048 forward passes before / after freed memory is kept, by batch size")
-    for size, first, second in zip(_BATCH_SIZES, before, after, strict=True):
-        print(f"  {size:>4} {first:6.2f} / {second:.2f}, ratio {first / second:.2f}")
-
-
-def overhead(model: NoisyModule, x: Tensor, budget: SmoothingBudget, repeats: int) -> None:
-    """Certification of one example against the bare forward passes of as many noisy images."""
-    images = budget.evaluations + 1  # and f(x) itself, for the smoothing loss
-    size = min(_BATCH_SIZES, key=lambda size: bare(model, x, 2048, size))
-    print(f"one digit, n={budget.n}, m={budget.m}, k={budget.k}: {images:,} evaluations in batches of {size}")
-    distances: list[Distance] = [TotalVariation(), Angular(), Lp(2)]
-    for distance in distances:
-        smoother = CenterSmoother(model, distance, sigma=model.sigma, budget=budget, batch_size=size)
-        smoother.certify(x)
-        pairs = [
-            (seconds(lambda smoother=smoother: smoother.certify(x)), bare(model, x, images, size))
-            for _ in range(repeats)
-        ]
-        ours, forward = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in pairs)
-        print(f"  {distance!r:<22} {ours:6.2f} s certify, {forward:6.2f} s forward passes, ratio {ratio:.3f}")
+    against_paper(model, x, n=options.n, m=options.m)
 
 
 def against_paper(model: NoisyModule, x: Tensor, *, n: int, m: int) -> None:
-    """Wall time and radius against the paper's procedure, on the same example at equal alpha."""
+    """Print the seconds and radii of both."""
     paper = SmoothingBudget(n=n, m=m, delta=max(0.05, _up(SmoothingBudget(n=n, m=m, method="paper").least_delta)),
                             method="paper")  # fmt: skip
     size = min(_BATCH_SIZES, key=lambda size: bare(model, x, 2048, size))

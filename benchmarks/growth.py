@@ -1,0 +1,136 @@
+"""How time and memory of a certification grow with its sample sizes, candidates and outputs.
+
+``python benchmarks/growth.py`` needs nothing. The base function is a matrix product with small outputs, so that nothing
+hides behind it. Times are those of one run. The peak of the memory is that of fresh processes, as Linux tells it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import entrypoint
+from center_smoothing import CenterSmoother, Lp, SmoothingBudget
+
+_INPUT = 8
+_BATCH = 4096
+# Sizes of what does not vary.
+_LITTLE = {"n": 2_000, "m": 2_000, "k": 16, "size": 16}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Print a table for each size that grows, and the memory."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, nargs="+", default=[20_000, 40_000, 80_000, 160_000], help="ranked outputs")
+    parser.add_argument("--m", type=int, nargs="+", default=[250_000, 500_000, 1_000_000], help="certification outputs")
+    parser.add_argument("--k", type=int, nargs="+", default=[64, 128, 256, 512, 1024], help="candidates")
+    parser.add_argument("--size", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="numbers of an output")
+    parser.add_argument("--memory-n", type=int, nargs="+", default=[50_000, 100_000, 200_000])
+    parser.add_argument("--memory-m", type=int, nargs="+", default=[1_000_000, 2_000_000, 4_000_000])
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args(args)
+    if options.measure is not None:
+        print(peak_bytes(**json.loads(options.measure)))
+        return
+    entrypoint.keep_freed_memory()
+    certify(**_LITTLE)
+    for name in ("n", "m", "k", "size"):
+        growth(name, getattr(options, name))
+    memory("n", options.memory_n)
+    memory("m", options.memory_m)
+
+
+def growth(name: str, values: Sequence[int]) -> None:
+    """Seconds against one size, the others little."""
+    others = ", ".join(f"{key}={value:,}" for key, value in _LITTLE.items() if key != name)
+    print(f"\n{name:>10}   seconds   per doubling   ({others})")
+    times: list[float] = []
+    for value in values:
+        times.append(min(seconds(lambda value=value: certify(**{**_LITTLE, name: value})) for _ in range(2)))
+        doubled = "" if len(times) == 1 else f"{ratio_per_doubling(values[: len(times)][-2:], times[-2:]):14.2f}"
+        print(f"{value:>10,} {times[-1]:>9.2f} {doubled}")
+    print(f"  fitted: time grows as {name} to the power {exponent(values, times):.2f}")
+
+
+def memory(name: str, values: Sequence[int]) -> None:
+    """Peak of the memory against one size, above that of little samples, in fresh processes."""
+    least = in_fresh_process(**_LITTLE)
+    k = _LITTLE["k"] + 2
+    print(
+        f"\n{name:>10}   peak MB   bytes per sample"
+        + (f"   numbers per sample and candidate ({k})" if name == "n" else "")
+    )
+    for value in values:
+        peak = in_fresh_process(**{**_LITTLE, name: value}) - least
+        each = peak / (value - _LITTLE[name])
+        print(f"{value:>10,} {peak / 1e6:>9.1f} {each:>18.1f}" + (f"   {each / 8 / k:.2f}" if name == "n" else ""))
+
+
+def certify(*, n: int, m: int, k: int, size: int) -> None:
+    """One certificate of a matrix product; of the k candidates two are the pilot's mean and median."""
+    weights = torch.randn(_INPUT, size, generator=torch.Generator().manual_seed(0)) / math.sqrt(_INPUT)
+
+    def base_function(x: Tensor) -> Tensor:
+        return x @ weights
+
+    budget = SmoothingBudget(n=n, m=m, k=k, n_check=min(n, m), delta=0.4)
+    CenterSmoother(base_function, Lp(1), sigma=0.25, budget=budget, batch_size=_BATCH).certify(torch.zeros(_INPUT))
+
+
+def in_fresh_process(**sizes: int) -> int:
+    """Bytes."""
+    command = [sys.executable, __file__, f"--measure={json.dumps(sizes)}"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def peak_bytes(**sizes: int) -> int:
+    """By how much a certificate raises this process's memory at its peak; Linux and glibc tell it."""
+    entrypoint.keep_freed_memory()
+    certify(**_LITTLE)
+    ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is needed
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
+    before = resident("VmRSS")
+    certify(**sizes)
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    """Bytes of this process in memory: now (VmRSS), or at the peak (VmHWM)."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
+
+
+def ratio_per_doubling(values: Sequence[int], times: Sequence[float]) -> float:
+    """By which factor the time grows where the size doubles, between two sizes."""
+    return (times[1] / times[0]) ** (math.log(2) / math.log(values[1] / values[0]))
+
+
+def exponent(values: Sequence[int], times: Sequence[float]) -> float:
+    """The slope of the line of least squares through the logarithms."""
+    x, y = ([math.log(value) for value in column] for column in (values, times))
+    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - middle_x) ** 2 for a in x)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""How fast certification is, against bare forward passes and against the matrix products of the same machine.
+
+``python benchmarks/throughput.py`` needs nothing: an untrained autoencoder is as fast as that of ``--ckpt``. What is
+compared is measured in one run and in turns; each ratio is the median of the ratios of the repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import entrypoint
+from center_smoothing import CenterSmoother, Distance, SmoothingBudget
+from center_smoothing.sampling import BLOCK, NoisyOutputs, Stage, evaluating
+from datamodules import MNIST
+from lightning_modules import CompiledModel, NoisyAutoencoder, NoisyModule, folded, load_checkpoint
+
+_BATCH_SIZES = (64, 128, 256, 512)
+_MATRIX = 2048
+# Sample sizes of `certify.py --budget standard`.
+_N, _M = 10_000, 20_000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to evaluate the base model.
+
+    Attributes:
+        flags: of certify.py.
+        function: the base function.
+        precision: of matrix products and convolutions.
+    """
+
+    flags: str
+    function: nn.Module
+    precision: torch.dtype = torch.float32
+
+    def context(self) -> AbstractContextManager[object]:
+        """Where to call the function."""
+        mixed = self.precision != torch.float32
+        return torch.autocast("cpu", self.precision) if mixed else nullcontext()
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Print three tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt", help="checkpoint of train.py; default: an untrained autoencoder")
+    parser.add_argument("--distance", choices=entrypoint.DISTANCES, default="tv", help="between outputs")
+    parser.add_argument("--n", type=int, default=1_000, help="ranked outputs")
+    parser.add_argument("--m", type=int, default=2_000, help="certification outputs")
+    parser.add_argument("--k", type=int, default=98, help="pilot outputs; their mean and median are candidates too")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions in turns")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes about a minute more")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    options = parser.parse_args(args)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    model = NoisyAutoencoder(sigma=0.25) if options.ckpt is None else load_checkpoint(options.ckpt).model
+    model.eval()
+    data = MNIST()
+    data.setup()
+    x, distance = data.test_set[0]["image"], entrypoint.DISTANCES[options.distance]
+    print(f"{type(model).__name__}, {distance!r}, {torch.get_num_threads()} threads of {torch.__version__}")
+    kept_memory(model, x)
+    budget = SmoothingBudget(n=options.n, m=options.m, k=options.k, delta=0.4)
+    ways = variants(model, compiled=options.compile)
+    throughput(ways, x, distance, budget, repeats=options.repeats)
+    parts(ways[3], x, distance, candidates=budget.k + 2)
+
+
+def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
+    """What certify.py can make of a model; its default is the fourth."""
+    fast = folded(model).to(memory_format=torch.channels_last)
+    ways = [
+        Variant("--fold-batch-norm=false --channels-last=false", model),
+        Variant("--channels-last=false", folded(model)),
+        Variant("--fold-batch-norm=false", copy.deepcopy(model).to(memory_format=torch.channels_last)),
+        Variant("(default)", fast),
+        Variant("--precision=bf16-mixed", fast, torch.bfloat16),
+    ]
+    if compiled:
+        ways.append(Variant("--compile=default", CompiledModel(fast)))
+        ways.append(Variant("--compile=default --precision=bf16-mixed", CompiledModel(fast), torch.bfloat16))
+    return ways
+
+
+def kept_memory(model: NoisyModule, x: Tensor) -> None:
+    """Forward passes before and after glibc is told to keep freed memory, as both scripts tell it to."""
+    way = Variant("", model)
+    before = {size: forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES}
+    entrypoint.keep_freed_memory()
+    after = {size: forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES}
+    ratios = ", ".join(f"{before[size] / after[size]:.2f} in batches of {size}" for size in _BATCH_SIZES)
+    print(f"forward passes without / with freed memory kept: {ratios}")
+
+
+def throughput(
+    ways: Sequence[Variant], x: Tensor, distance: Distance, budget: SmoothingBudget, *, repeats: int
+) -> None:
+    """Certification of one example against the bare forward passes of as many noisy images, for each variant."""
+    images = budget.evaluations + 1  # and f(x) itself, for the smoothing loss
+    flops = operations(ways[0].function, x)
+    sizes = [min(_BATCH_SIZES, key=lambda size, way=way: forward_seconds(way, x, 1024, size)) for way in ways]
+    smoothers = [
+        CenterSmoother(way.function, distance, sigma=0.25, budget=budget, batch_size=size)
+        for way, size in zip(ways, sizes, strict=True)
+    ]
+    passes, runs, products = [[[] for _ in ways] for _ in range(3)]
+    for _ in range(repeats):
+        for position, (way, size, smoother) in enumerate(zip(ways, sizes, smoothers, strict=True)):
+            products[position].append(product_seconds(way.precision))
+            passes[position].append(forward_seconds(way, x, images, size))
+            with way.context():
+                runs[position].append(seconds(lambda smoother=smoother: smoother.certify(x)))
+    work = f"{images:,} images of {flops / 1e6:.1f} MFLOP"
+    print(f"\none digit, n={budget.n:,}, m={budget.m:,}, {budget.k + 2} candidates: {work}")
+    print(f"{'':<46} batch  certified   forward  GFLOP/s  of matrix    forward   rest of")
+    print(f"{'':<46}        images/s  images/s           product   relative  the run")
+    for position, (way, size) in enumerate(zip(ways, sizes, strict=True)):
+        forward, certify = statistics.median(passes[position]), statistics.median(runs[position])
+        share = median_ratio(products[position], passes[position]) * flops * images / (2 * _MATRIX**3)
+        relative, rest = median_ratio(passes[position], passes[0]), 1 - median_ratio(passes[position], runs[position])
+        print(
+            f"{way.flags:<46} {size:>5} {images / certify:>10,.0f} {images / forward:>9,.0f} "
+            f"{flops * images / forward / 1e9:>8.0f} {share:>10.0%} {relative:>10.3f} {rest:>9.1%}"
+        )
+
+
+def parts(way: Variant, x: Tensor, distance: Distance, *, candidates: int, size: int = 256) -> None:
+    """Microseconds per sample of all that a certification does, and their share at the standard sample sizes."""
+    outputs = NoisyOutputs(way.function, sigma=0.25, batch_size=size)
+    (batch,) = outputs.draw(x, example=0, stage=Stage.RANKING, count=size)
+    pilot = torch.cat(list(outputs.draw(x, example=0, stage=Stage.PILOT, count=candidates)))
+    embedded, centers = distance.embed(batch), distance.embed(pilot)
+    other, noisy, block = embedded.flip(0), x + 0.25 * torch.randn(size, *x.shape), torch.randn(BLOCK, *x.shape)
+    generator, buffer = torch.Generator(), torch.empty(size, *x.shape)
+
+    def noise() -> None:
+        for number in range(0, size, BLOCK):
+            generator.manual_seed(number)
+            torch.add(x, block.normal_(generator=generator), alpha=0.25, out=buffer[number : number + BLOCK])
+
+    def forward() -> None:
+        with evaluating(way.function):
+            way.function(noisy)
+
+    calls: dict[str, Callable[[], object]] = {
+        "forward pass": forward,
+        "noise": noise,
+        "copy of the outputs": batch.clone,
+        "embedding": lambda: distance.embed(batch),
+        f"distances to {candidates} candidates": lambda: distance.compare(embedded, centers),
+        "distance to the center": lambda: distance.compare(embedded, centers[:1]),
+        "paired distance": lambda: distance.paired(embedded, other),
+    }
+    measured: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(9):
+        for name, call in calls.items():
+            measured[name].append(seconds(call) / size * 1e6)
+    forward_time, *others = (statistics.median(values[1:]) for values in measured.values())
+    each, to_all, to_center, paired = sum(others[:3]), *others[3:]
+    print(f"\nmicroseconds per sample, in batches of {size}")
+    for name, time_of_it in zip(calls, (forward_time, *others), strict=True):
+        print(f"  {name:<32} {time_of_it:8.2f}")
+    rest = _N * (each + to_all) + _M * (each + to_center) + _M / 2 * paired
+    share = rest / (rest + (_N + _M) * forward_time)
+    print(f"  all but the forward passes at n={_N:,}, m={_M:,}, with m/2 paired distances: {share:.1%} of the run")
+
+
+def operations(function: nn.Module, x: Tensor) -> int:
+    """Floating-point operations of f(x): two for each multiplication with addition."""
+    with FlopCounterMode(display=False) as counter, evaluating(function):
+        function(x.unsqueeze(0))
+    return counter.get_total_flops()
+
+
+def product_seconds(precision: torch.dtype) -> float:
+    """Of a product of two square matrices, the faster one of two."""
+    a, b = (torch.randn(_MATRIX, _MATRIX).to(precision) for _ in range(2))
+    a @ b
+    return min(seconds(lambda: a @ b) for _ in range(2))
+
+
+def forward_seconds(way: Variant, x: Tensor, images: int, size: int) -> float:
+    """Of the forward passes of so many noisy images, which are there already."""
+    noisy = x + 0.25 * torch.randn(size, *x.shape)
+
+    def forward() -> None:
+        with evaluating(way.function), way.context():
+            for start in range(0, images, size):
+                way.function(noisy[: min(size, images - start)])
+
+    return seconds(forward)
+
+
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median of the ratios of pairs measured one after the other."""
+    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
