@@ -61,7 +61,14 @@ def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Pict
         for axis, picture in zip(axes[:, column], pictures, strict=False):
             axis.imshow(picture.array, cmap="gray", vmin=0.0, vmax=1.0)
             if column == 0:
-                axis.set_ylabel(picture.name.replace("smoothed ", "smoothed\n").replace(", ", ",\n"), fontsize=8)
+                axis.set_ylabel(_in_lines(picture.name), fontsize=8)
+
+
+def _in_lines(name: str) -> str:
+    """The name of a picture, narrow enough to stand beside it."""
+    for word in ("smoothed", "clipped", "output,"):
+        name = name.replace(f"{word} ", f"{word}\n")
+    return name
 
 
 def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> None:
@@ -98,8 +105,8 @@ def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
         eps_in, loss_colour = [result["eps_in"] for result in drawn[line]], colour if line else _LOSS
         axis.plot(eps_in, medians, "o-", color=colour, label=f"median certified radius eps_out{name}")
         losses = [result["median_smoothing_loss"] for result in drawn[line]]
-        center = smoother or rows[0].smoother
-        axis.plot(eps_in, losses, "s--", color=loss_colour, label=f"median smoothing loss d(f(x), {center}){name}")
+        label = f"median smoothing loss d(f(x), {smoother or rows[0].smoother}){name.replace(f', {smoother}', '')}"
+        axis.plot(eps_in, losses, "s--", color=loss_colour, label=label)
         for result in drawn[line]:
             if np.isfinite(result["median_eps_out"]):
                 at = (result["eps_in"], result["median_eps_out"])

@@ -66,7 +66,7 @@ def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool
     limit = math.nextafter(1.0, 0.0) if overlap else math.inf
     right = min(1.05 * max((curve.eps_out[-1] for curve in curves), default=0.0) or 1.0, 1.0 if overlap else math.inf)
     for axis, (heading, group) in zip(axes.flat, groups, strict=False):
-        for curve in group:
+        for curve in sorted(group, key=lambda curve: curve.smoother):
             colour = colours[curve.eps_in]
             style = styles[curve.smoother if len(smoothers) > 1 else curve.eps_in]
             label = f"eps_in = {curve.eps_in:g}" + ("" if heading else f" (h = {curve.h:g})")
@@ -79,7 +79,8 @@ def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool
         axis.set_axis_off()
     lines = {str(line.get_label()): line for axis in axes.flat for line in axis.get_lines()}
     if lines:
-        place = {"loc": "outside lower center", "ncols": min(4 if columns == 1 else 8, len(lines))}
+        wide = 2 if any(smoothers) else 1  # a label that names its smoother
+        place = {"loc": "outside lower center", "ncols": min((4 if columns == 1 else 8) // wide, len(lines))}
         figure.legend(list(lines.values()), list(lines), fontsize=8, **place)
     return figure
 

@@ -60,24 +60,21 @@ def example_pictures(shown: Shown, index: int) -> ExamplePictures:
     """Pictures of a finished example.
 
     Args:
-        shown: the folder that holds its outputs. Of several folders their pictures stand beside each other, without
-            those that are there already.
+        shown: the folder that holds its outputs. Of several folders their pictures stand beside each other, those that
+            they share once.
         index: of the example in its data set.
     """
     if isinstance(shown, CertificationFolder):
         return _pictures_of_one(shown, index)
-    pictures: list[Picture] = []
-    words: list[str] = []
+    pictures: dict[str, Picture] = {}
+    words: dict[str, None] = {}
     for label, folder in shown.items():
         found = _pictures_of_one(folder, index)
         for picture in found.pictures:
-            if not any(np.array_equal(picture.array, there.array, equal_nan=True) for there in pictures):
-                named = (
-                    picture if picture.name == _NAMES["image"] else replace(picture, name=f"{picture.name}, {label}")
-                )
-                pictures.append(named)
-        words += [f"{label[:1].upper()}{label[1:]}: {line}" for line in found.words]
-    return ExamplePictures(pictures, list(dict.fromkeys(words)))
+            name = f"{picture.name}, {label}" if picture.name == _NAMES["smoothed"] else picture.name
+            pictures.setdefault(name, replace(picture, name=name))
+        words.update(dict.fromkeys(f"{label[:1].upper()}{label[1:]}: {line}" for line in found.words))
+    return ExamplePictures(list(pictures.values()), list(words))
 
 
 def _pictures_of_one(folder: CertificationFolder, index: int) -> ExamplePictures:
@@ -88,7 +85,8 @@ def _pictures_of_one(folder: CertificationFolder, index: int) -> ExamplePictures
         words = [f"Base output: {_box_in_words(base)}", f"Smoothed output: {_box_in_words(smoothed)}"]
         return ExamplePictures([Picture("input with boxes", with_boxes(image, base, smoothed), note)], words)
     pictures, words = [], []
-    for array, name in zip((image, base, smoothed), _NAMES.values(), strict=True):
+    names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if _is_clipped(folder) else _NAMES["base"]}
+    for array, name in zip((image, base, smoothed), names.values(), strict=True):
         if _is_image(array):
             pictures.append(Picture(name, np.moveaxis(array, 0, -1)))
         else:
@@ -167,6 +165,12 @@ def holds_boxes(shown: Shown) -> bool:
     folder = shown if isinstance(shown, CertificationFolder) else next(iter(shown.values()))
     summary = folder.read_summary() or {}
     return bool(summary.get("config", {}).get("distance") == repr(BoxJaccard()))
+
+
+def _is_clipped(folder: CertificationFolder) -> bool:
+    """Whether the base output is that of a clipped model."""
+    summary = folder.read_summary() or {}
+    return "clip_norm" in summary.get("config", {})
 
 
 def _is_image(array: NDArray[Any]) -> bool:
