@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import TypeVar
 
 from torch import Tensor
@@ -13,7 +15,7 @@ import entrypoint
 from benchmarks.versus.paper_procedure import Estimate, eps_out_of, paper_budget, run_paper
 from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother, Recording, record
 from benchmarks.versus.rows import Digit, Row
-from benchmarks.versus.settings import CLIP_NORM, RTOL, Settings
+from benchmarks.versus.settings import CLIP_NORM, RTOLS, Settings
 from benchmarks.versus.steps import Steps
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TightEnough
 from center_smoothing.sampling import BatchSize, NoisyOutputs, Stage
@@ -128,12 +130,13 @@ class Comparisons:
         return Steps(self.recording, self.x, self.distance, self._paper, 2 * self.settings.n, self.settings.h).rows()
 
     def looks(self) -> list[Row]:
-        """Sampling that stops when it is tight enough at one h."""
-        rows = []
-        for h in self.settings.h_of_looks:
-            smoother = RecordedSmoother(self.recording, self.distance, self.settings.looking_budget)
-            certificate = smoother.certify(self.x, stop=TightEnough([h * self.recording.sigma], RTOL))
-            rows.append(Row.of(f"h = {h:g}", certificate, [h], seconds=smoother.outputs.seconds))
+        """All outputs at once, and sampling that stops when it is tight enough at one h."""
+        budget = self.settings.looking_budget
+        rows = [self._recorded(replace(budget, looks=1))]
+        for h, rtol in product(self.settings.h_of_looks, RTOLS):
+            smoother = RecordedSmoother(self.recording, self.distance, budget)
+            certificate = smoother.certify(self.x, stop=TightEnough([h * self.recording.sigma], rtol))
+            rows.append(Row.of(f"h = {h:g}, {rtol:.0%}", certificate, [h], seconds=smoother.outputs.seconds))
         return rows
 
     def mean(self) -> list[Row]:

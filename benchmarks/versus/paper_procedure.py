@@ -86,6 +86,7 @@ class PaperRun:
         return self.selection + self.check + self.certification
 
 
+@lru_cache
 def paper_budget(n: int, m: int) -> SmoothingBudget:
     """The paper's settings: delta = .05, more only where n is too small for it, and alpha = .005 + .005."""
     budget = SmoothingBudget(n=n, m=m, method="paper")
@@ -137,7 +138,7 @@ def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
 
     Example:
         >>> rank_among(984_862, 1_000_000, 100_000)
-        (98407, 98487, 98566)
+        (98406, 98487, 98566)
     """
     if drawn == m:
         return rank, rank, rank

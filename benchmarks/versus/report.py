@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from benchmarks.versus.rows import Digit, Row, median, median_eps_out, no_larger, over_digits
-from benchmarks.versus.settings import CLIP_NORM, RTOL, Settings
+from benchmarks.versus.settings import CLIP_NORM, Settings
 from benchmarks.versus.tables import down, estimate, excess, paragraph, seconds, share, table, times, up
 
 _TITLES = {"tv": "total variation", "angular": "angular distance", "l2": "l2 distance"}
@@ -38,7 +38,7 @@ def report(digits: Sequence[Digit], settings: Settings, about: Mapping[str, str]
     """
     sections = [
         "# Against the paper's procedure",
-        "\n".join(f"- {name}: {value}" for name, value in about.items()),
+        "\n".join(f"- {name}: {value}" for name, value in {**about, "abstentions": _abstentions(digits)}.items()),
         _HOW.format(drawn=settings.drawn_m, m=settings.paper_m, clock=_clock(digits, settings)),
         "## The paper's procedure",
         papers_table(digits, settings),
@@ -72,7 +72,11 @@ def papers_table(digits: Sequence[Digit], settings: Settings) -> str:
                 *(_seconds(paper), *(estimate(median_eps_out(paper, h)) for h in settings.h), _loss(paper)),
             ]
         )
-    return table(header, rows)
+    first = settings.distances[0]
+    (paper,) = over_digits(digits, first, "paper")
+    measured = median(paper, lambda row: sum(row.parts.values()))
+    said = f"Of the {_seconds(paper)} s of a full run under {_TITLES[first]}, {seconds(measured)} s were measured."
+    return f"{table(header, rows)}\n\n{paragraph(said)}"
 
 
 def fast_table(digits: Sequence[Digit], distance: str) -> str:
@@ -142,31 +146,31 @@ def steps_table(digits: Sequence[Digit], settings: Settings) -> str:
     said = (
         "Each step keeps what those above it with the same m brought, but that pairs and probes stand for each other. "
         '"Pairs moved together" bound the radius of the other ball by the Gaussian shift of an average of J outputs '
-        "and one more output as a whole; they are computed here for comparison, from the same certification outputs, and "
-        "are not part of the package."
+        "and one more output as a whole; they are computed here for comparison, from the same certification outputs, "
+        "and are not part of the package."
     )
     return f"{table(header, rows)}\n\n{paragraph(said)}"
 
 
 def looks_table(digits: Sequence[Digit], settings: Settings) -> str:
     """What stopping rules save and what they cost; empty without them."""
-    looks = over_digits(digits, "tv", "looks")
-    if not looks:
+    if not over_digits(digits, "tv", "looks"):
         return ""
+    whole, *looks = over_digits(digits, "tv", "looks")
     budget = settings.looking_budget
-    whole = next(rows for rows in over_digits(digits, "tv", "full") if (rows[0].n, rows[0].m) == (budget.n, budget.m))
-    header = ["", "evaluations", "fewest", "most", "saved", "eps_out", "with all outputs at once", "larger by"]
-    rows = [_looks_row(rows, whole, h) for h, rows in zip(settings.h_of_looks, looks, strict=True)]
+    header = ["tight enough", "evaluations", "fewest", "most", "saved", "eps_out", "all at once", "larger by"]
     said = (
         f"n = {budget.n:,}, at most {budget.m:,} certification outputs, looked at after "
         f"{', '.join(f'{size:,}' for size in budget.look_sizes)}: sampling stops where further outputs could not lower "
-        f"eps_out at that h by more than {RTOL:.0%}. Evaluations saved are those of all digits together."
+        "eps_out at that h by more than so much of it. Evaluations saved are those of all digits together; "
+        f'"all at once" are the same outputs without looks, {whole[0].evaluations:,} evaluations.'
     )
-    return f"{paragraph(said)}\n\n{table(header, rows)}"
+    return f"{paragraph(said)}\n\n{table(header, [_looks_row(rows, whole) for rows in looks])}"
 
 
-def _looks_row(rows: Sequence[Row], whole: Sequence[Row], h: float) -> list[str]:
-    """Of the digits with a rule for h, and without one."""
+def _looks_row(rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
+    """Of the digits with a rule for one h, and without any."""
+    (h,) = rows[0].eps_out
     drawn = [row.evaluations for row in rows]
     saved = 1.0 - sum(drawn) / sum(row.evaluations for row in whole)
     ours, all_at_once = (median_eps_out(each, h).value for each in (rows, whole))
@@ -222,6 +226,12 @@ def aims_table(digits: Sequence[Digit]) -> str:
     return table(["", "aim", "measured", ""], rows)
 
 
+def _abstentions(digits: Sequence[Digit]) -> str:
+    rows = [row for digit in digits for of in digit.rows.values() for listed in of.values() for row in listed]
+    number = sum(row.smoothing_loss == math.inf for row in rows)
+    return f"{number} of {len(rows)} runs; they count as inf" if number else f"none in {len(rows)} runs"
+
+
 def _clock(digits: Sequence[Digit], settings: Settings) -> str:
     """How well seconds with recorded outputs agree with those of a run with its own."""
     (live,), (recorded,) = over_digits(digits[:1], settings.distances[0], "clock")
@@ -258,6 +268,8 @@ def _reached(yes: bool) -> str:
 
 
 def _radii(ours: Sequence[Row], paper: Sequence[Row], h: Sequence[float]) -> list[str]:
-    """Two cells for each h: the median radius, and what share of the paper's it is."""
-    pairs = ((estimate(median_eps_out(ours, each)), _share_of_radius(ours, paper, each)) for each in h)
-    return [cell for pair in pairs for cell in pair]
+    """Two cells for each h: the median radius, and what share of the paper's it is, if it is not the paper's."""
+    cells = []
+    for each in h:
+        cells += [estimate(median_eps_out(ours, each)), "" if ours is paper else _share_of_radius(ours, paper, each)]
+    return cells

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from center_smoothing import SmoothingBudget
 from center_smoothing.sampling import Stage
 
 # Mean smoothing clips outputs to this total variation, which those of digits rarely exceed.
 CLIP_NORM = 150.0
-# Sampling stops where further outputs could not lower eps_out by more than this share.
-RTOL = 0.02
+# Sampling stops where further outputs could not lower eps_out by more than such a share.
+RTOLS = (0.02, 0.05)
+
+
+@lru_cache
+def exact_budget(n: int, m: int, *, tuple_sizes: tuple[int, ...] | None = None, looks: int = 1) -> SmoothingBudget:
+    """A budget of this package with its default delta, which is looked for once and not for each digit."""
+    return SmoothingBudget(n=n, m=m, tuple_sizes=tuple_sizes, looks=looks)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class Settings:
         digits: how many test digits.
         other_digits: how many of them for other distances than the first.
         distances: by the names of certify.py.
-        fast: (n, m) of small budgets.
+        fast: (n, m) of small budgets, as many as are to be tried.
         h: eps_in / sigma, with 1 and 2 at the ends.
 
     Raises:
@@ -44,9 +51,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Validate."""
         for name in ("measured_m", "paper_m"):
-            if getattr(self, name) < 4 * self.n:
+            if getattr(self, name) < 8 * self.n:
                 flag = "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} must be at least {4 * self.n}, four times --n, got {getattr(self, name)}")
+                raise ValueError(f"{flag} must be at least {8 * self.n}, eight times --n, got {getattr(self, name)}")
 
     @property
     def drawn_m(self) -> int:
@@ -56,18 +63,18 @@ class Settings:
     @property
     def fast_budgets(self) -> list[SmoothingBudget]:
         """For a radius like the paper's, quickly."""
-        return [SmoothingBudget(n=n, m=m) for n, m in self.fast]
+        return [exact_budget(n, m) for n, m in self.fast]
 
     @property
     def full_budgets(self) -> list[SmoothingBudget]:
         """For a small radius."""
         n = self.n
-        return [SmoothingBudget(n=n, m=2 * n), SmoothingBudget(n=n, m=4 * n), SmoothingBudget(n=2 * n, m=4 * n)]
+        return [exact_budget(n, 2 * n), exact_budget(n, 4 * n), exact_budget(2 * n, 4 * n)]
 
     @property
     def looking_budget(self) -> SmoothingBudget:
         """For a stopping rule: the first look has just enough outputs for the check."""
-        return SmoothingBudget(n=self.n, m=4 * self.n, looks=3)
+        return exact_budget(self.n, 8 * self.n, looks=4)
 
     @property
     def h_of_looks(self) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.versus.paper_procedure import Estimate, PaperRun, eps_out_of
 from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother, Recording
 from benchmarks.versus.rows import Row
+from benchmarks.versus.settings import exact_budget
 from center_smoothing import Certificate, Distance, SmoothingBudget, bounds
 from center_smoothing.sampling import Stage
 
@@ -45,9 +46,9 @@ class Steps:
         """One a step, from the paper's procedure to this package's."""
         return [
             self.full_run("the paper's", self.paper.budget),
-            self.full_run("exact bound, same center and delta", self._exact(delta=self.paper.budget.delta, full=True)),
+            self.full_run("exact bound, same center and delta", self._exact_with_papers_delta(self.paper.budget.m)),
             self.all_pairs("the paper's", replace(self.paper.budget, m=self.m)),
-            self.all_pairs("exact bound, same center and delta", self._exact(delta=self.paper.budget.delta)),
+            self.all_pairs("exact bound, same center and delta", self._exact_with_papers_delta(self.m)),
             self.all_pairs("delta as the exact check admits it", self._exact()),
             self.with_averages("mean and median are candidates too (T2)", self._exact()),
             self.of_pilot("candidates of a pilot, not all pairs", self._exact()),
@@ -126,11 +127,11 @@ class Steps:
         output = self.paper.certificate.output
         return output.center, output.radius
 
-    def _exact(
-        self, *, delta: float | None = None, tuple_sizes: tuple[int, ...] | None = (), full: bool = False
-    ) -> SmoothingBudget:
-        m = self.paper.budget.m if full else self.m
-        return SmoothingBudget(n=self.paper.budget.n, m=m, delta=delta, tuple_sizes=tuple_sizes)
+    def _exact(self, *, tuple_sizes: tuple[int, ...] | None = ()) -> SmoothingBudget:
+        return exact_budget(self.paper.budget.n, self.m, tuple_sizes=tuple_sizes)
+
+    def _exact_with_papers_delta(self, m: int) -> SmoothingBudget:
+        return replace(self._exact(), m=m, delta=self.paper.budget.delta)
 
     def _evaluations(self, budget: SmoothingBudget) -> int:
         """Of a procedure without a pilot."""
