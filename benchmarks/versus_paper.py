@@ -1,7 +1,7 @@
 """This package against the paper's procedure: speed, certified radii, and what each step contributes. In one run.
 
 ``python benchmarks/versus_paper.py --ckpt runs/latest/checkpoints/best.ckpt --out versus.md`` takes about half an hour
-on two cores beside which nothing else runs. ``--digits``, ``--other-digits``, ``--distance``, ``--n`` and
+on two cores, if nothing else runs beside it. ``--digits``, ``--other-digits``, ``--distance``, ``--n`` and
 ``--measured-m`` make it shorter.
 """
 
@@ -53,7 +53,9 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         model, checkpoint = base_model(options.ckpt, untrained=options.untrained)
         if options.out is not None:
-            entrypoint.make_writable(options.out.parent, "--out's folder")
+            if options.out.suffix != ".md":
+                raise ValueError(f"--out must be a Markdown file such as versus.md, got {options.out}")
+            entrypoint.make_writable(options.out.parent, "the folder of --out")
     entrypoint.keep_freed_memory()
     run(model, settings, about(model, checkpoint), out=options.out, batch_size=options.batch_size)
 
@@ -132,7 +134,7 @@ def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
     """What a reader needs to know to repeat a run."""
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of PyTorch",
+        "machine": f"{_processor()}, {os.cpu_count()} cores; threads of PyTorch: {torch.get_num_threads()}",
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]
         ),

@@ -156,7 +156,7 @@ class Comparisons:
                 procedure=f"n = {n:,}, m = {m:,}",
                 n=n,
                 m=m,
-                delta=budget.delta,
+                delta=0.0,
                 evaluations=budget.evaluations,
                 seconds=clock.seconds,
                 eps_out={h: Estimate.exactly(certificate.eps_out(h * sigma)) for h in self.settings.h},

@@ -22,7 +22,7 @@ class Row:
         procedure: what it is called in tables.
         n: outputs that it ranked, or averaged.
         m: certification outputs, of the full run where only a part was run.
-        delta: margin of the smoothed function.
+        delta: margin of the smoothed function; 0 for a mean.
         evaluations: of the base function, with m certification outputs.
         seconds: what they and all the rest take.
         eps_out: certified radius by h.

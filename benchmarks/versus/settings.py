@@ -45,7 +45,7 @@ class Settings:
     digits: int = 10
     other_digits: int = 5
     distances: tuple[str, ...] = ("tv", "angular", "l2")
-    fast: tuple[tuple[int, int], ...] = ((500, 1_000), (1_000, 1_000), (1_000, 2_000), (2_000, 2_000), (2_500, 5_000))
+    fast: tuple[tuple[int, int], ...] = ((500, 1_000), (1_000, 1_000), (1_000, 2_000), (2_000, 2_000))
     h: tuple[float, ...] = (1.0, 1.5, 2.0)
 
     def __post_init__(self) -> None:

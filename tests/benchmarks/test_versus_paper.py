@@ -18,7 +18,7 @@ from benchmarks.versus.settings import Settings
 from benchmarks.versus.steps import eps_out_by_pairs
 from center_smoothing import CenterSmoother, Certificate, Lp, SmoothedOutput, SmoothingBudget, TotalVariation
 from center_smoothing.sampling import NoisyOutputs, Stage
-from lightning_modules import NoisyModule
+from lightning_modules import LoadedCheckpoint, NoisyModule
 
 
 class Dimmed(NoisyModule):
@@ -81,6 +81,24 @@ def test_without_a_checkpoint_there_is_one_line(tmp_path: Path, capsys: pytest.C
         versus_paper.main(["--ckpt", str(tmp_path / "best.ckpt")])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --ckpt must be a checkpoint file")
+
+
+def test_a_model_of_other_data_is_refused(
+    model: NoisyModule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = LoadedCheckpoint(model, {"class": "CIFAR10", "init_args": {}})
+    monkeypatch.setattr(versus_paper, "load_checkpoint", lambda path: loaded)
+    with pytest.raises(SystemExit, match="2"):
+        versus_paper.main(["--ckpt", "best.ckpt"])
+    assert "--ckpt must be of a model of MNIST digits, got best.ckpt, which was trained on CIFAR10" in (
+        capsys.readouterr().err
+    )
+
+
+def test_tables_and_figures_are_not_written_to_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        versus_paper.main(["--untrained", "--out", "versus.json"])
+    assert "--out must be a Markdown file such as versus.md, got versus.json" in capsys.readouterr().err
 
 
 def test_too_few_outputs_are_refused() -> None:
