@@ -252,7 +252,7 @@ def test_center_among_two_atoms_holds_its_mass(method: Method, share: float) -> 
     assert not refuted(failures, 500, ALPHA_1)
 
 
-def check_on_the_ranking_batch(self: CenterSmoother, sample: object, x: Tensor, example: int, center: Tensor) -> Tensor:
+def check_on_the_ranking_batch(self: CenterSmoother, x: Tensor, example: int, center: Tensor) -> Tensor:
     batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n_check)
     return torch.cat([self.distance.pairwise(batch, center[None])[:, 0] for batch in batches])
 
