@@ -6,7 +6,8 @@ import json
 import platform
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -138,16 +139,19 @@ class Run:
                 it another function.
         """
         job, precision, device = self.job, self.trainer.precision_plugin, self.trainer.strategy.root_device
+        home = job.original.device
         for model in (job.original, job.model):
             precision.convert_module(model.to(device))
         seconds, finite = [], False
         for position in sorted({0, len(job.indices) // 2, len(job.indices) - 1}):
             image = precision.convert_input(job.examples[position]["image"]).to(device)
             with precision.predict_step_context():
-                x, drawn = self._calibration_outputs(image, job.indices[position])
+                x, drawn = self._calibration_outputs(image, job.indices[position], compare=not seconds)
                 seconds.append(1.0 / job.smoother.outputs.evaluations_per_second(x))
             job.smoother.distance.embed(drawn)
             finite |= bool(torch.isfinite(drawn).flatten(1).all(dim=1).any())
+        if job.original is not job.model:
+            job.original.to(home)  # its memory is of more use to the run
         if not finite:
             raise ValueError(
                 "--ckpt or --model must be a model with finite outputs: on 64 noisy copies of each of "
@@ -155,34 +159,29 @@ class Run:
             )
         return len(seconds) / sum(seconds)
 
-    def _calibration_outputs(self, image: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    def _calibration_outputs(self, image: Tensor, index: int, *, compare: bool) -> tuple[Tensor, Tensor]:
         """The point (*in) of an image, and outputs (64, *out) of noisy copies, compared with the original model's."""
         job, outputs = self.job, self.job.smoother.outputs
-        original = job.smoother.clipped(job.original) if isinstance(job.smoother, MeanSmoother) else job.original
-        plain = NoisyOutputs(original, sigma=outputs.sigma, seed=outputs.seed, batch_size=_CALIBRATION)
         given = {"example": index, "stage": Stage.CALIBRATION, "count": _CALIBRATION}
-        try:
-            x = job.original.point(image.unsqueeze(0))[0]
-            expected = torch.cat(list(plain.draw(x, **given)))
-        except RuntimeError as error:  # what PyTorch's layers raise for shapes that don't fit
-            raise ValueError(
-                f"--data must hold examples that the model takes, got {tuple(image.shape)}: {error}"
-            ) from error
-        try:
+        unfit = f"--data must hold examples that the model takes, got {tuple(image.shape)}"
+        names = ("fold_batch_norm", "channels_last", "compile")
+        flags = " ".join(f"--{name.replace('_', '-')}={job.config[name]}".lower() for name in names)
+        with _value_errors(unfit):
+            x = job.model.point(image.unsqueeze(0))[0]
+            if compare:
+                original = job.original
+                if isinstance(job.smoother, MeanSmoother):
+                    original = job.smoother.clipped(original)
+                plain = NoisyOutputs(original, sigma=outputs.sigma, seed=outputs.seed, batch_size=_CALIBRATION)
+                expected = torch.cat(list(plain.draw(x, **given)))
+        with _value_errors(f"{flags} does not work with this model here" if compare else unfit):
             drawn = torch.cat(list(outputs.draw(x, **given)))
-        except RuntimeError as error:
-            reason = str(error).strip().split("\n\n")[0]
-            raise ValueError(f"{self._made_fast()} does not work with this model here: {reason}") from error
-        if not _are_alike(drawn, expected):
+        if compare and not _are_alike(drawn, expected):
             raise ValueError(
-                f"{self._made_fast()} must not be used with this model: its outputs on {_CALIBRATION} noisy copies "
+                f"{flags} must not be used with this model: its outputs on {_CALIBRATION} noisy copies "
                 f"of test image {index} become others"
             )
         return x, drawn
-
-    def _made_fast(self) -> str:
-        names = ("fold_batch_norm", "channels_last", "compile")
-        return " ".join(f"--{name.replace('_', '-')}={self.job.config[name]}".lower() for name in names)
 
     def execute(self) -> None:
         """Certify what is not finished; each example is on disk as soon as it is.
@@ -285,6 +284,16 @@ def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoin
                 f"{key}={there.get(key)!r}, not {wanted[key]!r}"
             )
     return True
+
+
+@contextmanager
+def _value_errors(message: str) -> Iterator[None]:
+    """Turn what PyTorch raises for shapes that don't fit, and for what it cannot compile, into ValueErrors."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n\n")[0]
+        raise ValueError(f"{message}: {reason}") from error
 
 
 def _are_alike(outputs: Tensor, expected: Tensor) -> bool:

@@ -49,7 +49,7 @@ def with_looks(budget: SmoothingBudget, h: float) -> SmoothingBudget:
 
 @dataclass(frozen=True)
 class TightEnough:
-    """Stop where more samples could lower no eps_out by more than a share ``rtol`` of it.
+    """Stop where the samples that are left could hardly lower any eps_out by more than a share ``rtol`` of it.
 
     Args:
         eps_in: input radii that are to be certified, in units of x.
@@ -80,15 +80,22 @@ class TightEnough:
         return True
 
     def _ranks_below(self, certificate: Certificate, eps_in: float) -> Ranks:
-        """Order statistics that hardly exceed what any number of further samples would give."""
-        budget, h = certificate.budget, eps_in / certificate.sigma
-        p = bounds.gaussian_shift_up(0.5 + budget.delta, h)
+        """Order statistics that those of the last look will hardly fall below.
+
+        The last look takes the samples at certain levels; their quantiles are bounded from below.
+        """
+        budget, m = certificate.budget, certificate.m
         last = _ranks(certificate, budget.m, eps_in, self.coverage, self.eps_in)
-        within = bounds.order_statistic_rank_below(max(1, budget.compared(certificate.m)), p, _ALPHA_BELOW)
+        compared = (budget.compared(m), budget.compared(budget.m))
         return Ranks(
-            bounds.order_statistic_rank_below(certificate.m, p, _ALPHA_BELOW),
-            tuple((size, among, within) for size, among, _ in last.probes),
+            _rank_below(m, last.distances, budget.m),
+            tuple((size, among, _rank_below(compared[0], within, compared[1])) for size, among, within in last.probes),
         )
+
+
+def _rank_below(m: int, rank: int, of: int) -> int:
+    """The rank among m that is at most the quantile of level rank / of, with confidence."""
+    return bounds.order_statistic_rank_below(m, min(1.0, rank / of), _ALPHA_BELOW)
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
 from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp, SmoothedOutput, SmoothingBudget, bounds
 from center_smoothing.budget import Coverage, Method
 from center_smoothing.sampling import Stage
-
-
-def refuted(failures: int, runs: int, alpha: float) -> bool:
-    print(f"{failures} failures in {runs} runs: {failures / runs:.4f}, at most {alpha} promised")
-    return bool(stats.binom.sf(failures - 1, runs, alpha) < 1e-4)
+from tests.center_smoothing.refutation import refuted
 
 
 class SampleCenters(Lp):
@@ -256,7 +252,7 @@ def test_center_among_two_atoms_holds_its_mass(method: Method, share: float) -> 
     assert not refuted(failures, 500, ALPHA_1)
 
 
-def check_on_the_ranking_batch(self: CenterSmoother, sample: object, x: Tensor, example: int, center: Tensor) -> Tensor:
+def check_on_the_ranking_batch(self: CenterSmoother, x: Tensor, example: int, center: Tensor) -> Tensor:
     batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n_check)
     return torch.cat([self.distance.pairwise(batch, center[None])[:, 0] for batch in batches])
 

@@ -25,6 +25,7 @@ from center_smoothing import (
 from center_smoothing.budget import _ranks as certificate_ranks
 from center_smoothing.certification_sample import CertificationSample, kept_ranks, tuples_of
 from center_smoothing.sampling import NoisyOutputs, Stage
+from tests.center_smoothing.refutation import refuted
 
 SMALL = SmoothingBudget(n=201, m=1200, k=32, alpha_1=0.1, alpha_2=0.1, delta=0.2)
 
@@ -33,11 +34,6 @@ class SampleCenters(Lp):
     """Lp of outputs that cannot be averaged."""
 
     averages = False
-
-
-def refuted(failures: int, runs: int, alpha: float) -> bool:
-    print(f"{failures} failures in {runs} runs: {failures / runs:.4f}, at most {alpha} promised")
-    return bool(stats.binom.sf(failures - 1, runs, alpha) < 1e-4)
 
 
 @given(st.integers(1, 20_000))

@@ -624,11 +624,13 @@ def test_what_is_finished_survives_an_error(
 ) -> None:
     certify_once, calls = certify.CenterSmoother.certify, []
 
-    def fails_at_the_second(self: certify.CenterSmoother, x: torch.Tensor, *, example: int, stop: None) -> Certificate:
+    def fails_at_the_second(
+        self: certify.CenterSmoother, x: torch.Tensor, *, example: int, **options: None
+    ) -> Certificate:
         calls.append(example)
         if len(calls) == 2:
             raise ValueError("model must return a tensor, got NoneType")
-        return certify_once(self, x, example=example, stop=stop)
+        return certify_once(self, x, example=example, **options)
 
     monkeypatch.setattr(certify.CenterSmoother, "certify", fails_at_the_second)
     line = refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--h=0")

@@ -218,9 +218,9 @@ def test_certification_goes_on_where_it_was_interrupted(
 ) -> None:
     half, certify_once, asked = tmp_path / "half", certify.CenterSmoother.certify, []
 
-    def counted(self: certify.CenterSmoother, x: torch.Tensor, *, example: int = 0) -> Certificate:
+    def counted(self: certify.CenterSmoother, x: torch.Tensor, *, example: int, **options: None) -> Certificate:
         asked.append(example)
-        return certify_once(self, x, example=example)
+        return certify_once(self, x, example=example, **options)
 
     monkeypatch.setattr(certify.CenterSmoother, "certify", counted)
     shutil.copytree(certified.folder, half)

@@ -1,0 +1,1 @@
+"""What the project measures and no test does: speed, and what each improvement buys."""

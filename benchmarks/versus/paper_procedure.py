@@ -1,0 +1,161 @@
+"""The paper's procedure at a sample size that takes too long: a part of it is run, and what all of it would give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from benchmarks.versus.recorded_outputs import RecordedSmoother, Recording
+from center_smoothing import Certificate, Distance, SmoothingBudget
+from center_smoothing.budget import Ranks
+from center_smoothing.metrics import upper_median
+from center_smoothing.sampling import Stage
+
+# The chance that what a full run gives lies outside of the interval that is told, half of it on either side.
+_OUTSIDE = 0.05
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run gives, and the interval in which it lies with probability 95%; one number where the run was made.
+
+    Attributes:
+        low: lower end of the interval.
+        value: the estimate.
+        high: upper end of the interval.
+    """
+
+    low: float
+    value: float
+    high: float
+
+    @classmethod
+    def exactly(cls, value: float) -> Estimate:
+        """Of a run that was made."""
+        return cls(value, value, value)
+
+    @classmethod
+    def median(cls, estimates: Iterable[Estimate]) -> Estimate:
+        """Upper medians of the estimates, and of either end of their intervals."""
+        columns = zip(*((each.low, each.value, each.high) for each in estimates), strict=True)
+        return cls(*(float(upper_median(torch.tensor(column, dtype=torch.float64))) for column in columns))
+
+    @property
+    def measured(self) -> bool:
+        """Whether the run was made."""
+        return self.low == self.high
+
+
+@dataclass(frozen=True, eq=False)
+class PaperRun:
+    """The paper's procedure around one x: its selection and its check in full, and the first certification outputs.
+
+    Attributes:
+        certificate: from the certification outputs that there are.
+        budget: of the full run.
+        selection: seconds of the n outputs and of all their pairs.
+        check: seconds of the n outputs of the check.
+        certification: seconds of the certification outputs that there are.
+    """
+
+    certificate: Certificate
+    budget: SmoothingBudget
+    selection: float
+    check: float
+    certification: float
+
+    @property
+    def seconds_per_output(self) -> float:
+        """Of the certification."""
+        return self.certification / self.certificate.m
+
+    @property
+    def seconds(self) -> float:
+        """Of the full run, whose certification takes as much longer as it has more outputs."""
+        return self.selection + self.check + self.budget.m * self.seconds_per_output
+
+    @property
+    def measured_seconds(self) -> float:
+        """The part of :attr:`seconds` that was measured."""
+        return self.selection + self.check + self.certification
+
+
+@lru_cache
+def paper_budget(n: int, m: int) -> SmoothingBudget:
+    """The paper's settings: delta = .05, more only where n is too small for it, and alpha = .005 + .005."""
+    budget = SmoothingBudget(n=n, m=m, method="paper")
+    return replace(budget, delta=max(0.05, budget.delta))
+
+
+def run_paper(recording: Recording, x: Tensor, distance: Distance, budget: SmoothingBudget) -> PaperRun:
+    """The paper's procedure with all pairs around x (*in), as far as certification outputs were recorded."""
+    part = replace(budget, m=min(budget.m, len(recording.outputs[Stage.CERTIFICATION])))
+    smoother = RecordedSmoother(recording, distance, part)
+    clock = smoother.outputs
+    certificate = smoother.certify(x)
+    total, (selection, _), (began, ended) = clock.seconds, clock.used(Stage.CERTIFICATION), clock.used(Stage.CHECK)
+    check = ended - began
+    return PaperRun(certificate, budget, selection, check, total - selection - check)
+
+
+def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> Estimate:
+    """What eps_out at h a run of this budget would give by T3, from a certificate of fewer certification outputs.
+
+    The certification outputs are independent and alike, so that how the order statistics of a full run lie among
+    those that there are has a known distribution. Nothing is extrapolated beyond the outputs that there are.
+
+    Args:
+        certificate: of the same center.
+        budget: of the full run, without looks.
+        h: eps_in / sigma.
+    """
+    rank = budget.ranks(h, tuple_sizes=()).distances
+    if certificate.abstained or rank > budget.m:
+        return Estimate.exactly(math.inf)
+    ranks = rank_among(rank, budget.m, certificate.m)
+    return Estimate(*(certificate.radius_at(Ranks(each)) for each in ranks))
+
+
+@lru_cache(maxsize=256)
+def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
+    """Where the rank-th smallest of m further draws lies among those that were drawn.
+
+    Args:
+        rank: in 1..m.
+        m: number of further draws.
+        drawn: number of draws that there are; if they are the m draws themselves their rank is known.
+
+    Returns:
+        Ranks (low, middle, high) among the draws that there are: the rank-th smallest of the further ones is, whatever
+        the distribution, at least the low-th smallest with probability 97.5%, and at most the high-th. The low one may
+        be 0, and the high one ``drawn + 1``: beyond all draws.
+
+    Example:
+        >>> rank_among(984_862, 1_000_000, 100_000)
+        (98406, 98487, 98566)
+    """
+    if drawn == m:
+        return rank, rank, rank
+
+    def at_most(place: int) -> float:
+        """P[the rank-th further draw <= the place-th draw]: at least rank of the first place + rank - 1 are further."""
+        return float(stats.hypergeom.sf(rank - 1, m + drawn, m, place + rank - 1))
+
+    low = _last(lambda place: place == 0 or at_most(place) <= _OUTSIDE / 2.0, drawn)
+    high = _last(lambda place: place == 0 or at_most(place) < 1.0 - _OUTSIDE / 2.0, drawn) + 1
+    return low, math.ceil(rank / m * drawn), high
+
+
+def _last(holds: Callable[[int], bool], end: int) -> int:
+    """The last of 0..end at which it holds, if it holds at 0 and nowhere after it fails."""
+    low, high = 0, end + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

@@ -1,0 +1,124 @@
+"""Base outputs that are drawn once and given to many procedures, each of which is timed as if it had drawn its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from center_smoothing import CenterSmoother, Distance, SmoothingBudget
+from center_smoothing.sampling import NoisyOutputs, Stage
+
+# Mean smoothing averages outputs that are independent of its certification outputs. Those of the check are.
+_INSTEAD = {"MEAN": Stage.CHECK}
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Outputs around one x, and how long they took.
+
+    Attributes:
+        outputs: by stage (count, *out), in the order of the draws.
+        seconds: by stage, of an evaluation on average.
+        base_output: (*out), f(x).
+        sigma: noise level, in units of x.
+        batch_size: outputs that were drawn at a time.
+    """
+
+    outputs: Mapping[Stage, Tensor]
+    seconds: Mapping[Stage, float]
+    base_output: Tensor
+    sigma: float
+    batch_size: int
+
+
+def record(source: NoisyOutputs, x: Tensor, *, example: int, counts: Mapping[Stage, int]) -> Recording:
+    """Draw so many outputs of each stage around x (*in), as any procedure with this source and example would."""
+    outputs, seconds = {}, {}
+    for stage, count in counts.items():
+        began = time.perf_counter()
+        batches = list(source.draw(x, example=example, stage=stage, count=count))
+        seconds[stage] = (time.perf_counter() - began) / count
+        outputs[stage] = torch.cat(batches)
+    size = source.batch_size
+    assert isinstance(size, int)  # "auto" has been replaced by what was measured
+    return Recording(outputs, seconds, source.base_output(x), source.sigma, size)
+
+
+class RecordedOutputs(NoisyOutputs):
+    """Stands in for the noisy outputs of a smoother, ``smoother.outputs``, and keeps its time.
+
+    The clock goes on by itself and, whenever recorded outputs are used, by what it took to draw them. So it shows what
+    the smoother would need alone, with draws of its own.
+
+    Args:
+        recording: the outputs, around the x that is smoothed. Seed, example and x are not looked at.
+        after: applied to each batch of outputs (N, *out), where the smoothed function is more than the recorded one.
+    """
+
+    def __init__(self, recording: Recording, *, after: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__(lambda outputs: outputs, sigma=recording.sigma, batch_size=recording.batch_size)
+        self._recording = recording
+        self._after = after or (lambda outputs: outputs)
+        self._not_spent = 0.0
+        self._started = time.perf_counter()
+        self._used: dict[Stage, tuple[float, float]] = {}
+
+    @property
+    def seconds(self) -> float:
+        """What the clock shows since these outputs were made."""
+        return time.perf_counter() - self._started + self._not_spent
+
+    def used(self, stage: Stage) -> tuple[float, float]:
+        """What the clock showed when outputs of that stage were first asked for, and after the use of the last one."""
+        return self._used[stage]
+
+    def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
+        """Yield the first ``count`` recorded outputs of a stage in batches (N, *out).
+
+        Raises:
+            ValueError: if fewer were recorded.
+        """
+        began = self._used[stage][0] if stage in self._used else self.seconds
+        recorded = _INSTEAD.get(stage.name, stage)
+        outputs = self._recording.outputs[recorded][:count]
+        if len(outputs) < count:
+            raise ValueError(f"count must be at most the {len(outputs)} recorded of {recorded.name}, got {count}")
+        for batch in torch.split(outputs, self._recording.batch_size):
+            self._not_spent += len(batch) * self._recording.seconds[recorded]
+            yield self._after(batch)
+            self._used[stage] = (began, self.seconds)
+
+    def base_output(self, x: Tensor) -> Tensor:
+        """What the smoothed function makes of x without noise, (*out)."""
+        return self._after(self._recording.base_output.unsqueeze(0))[0]
+
+
+class RecordedSmoother(CenterSmoother):
+    """A center smoother on recorded outputs.
+
+    Args:
+        recording: of the outputs around the x that is smoothed, as many as the budget asks for.
+        distance: between outputs.
+        budget: of the smoother.
+        chosen: a center (*out) and the radius of its ball, chosen by something else than the budget's selection, from
+            pilot and ranking outputs alone; default: the smoother chooses.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        distance: Distance,
+        budget: SmoothingBudget,
+        *,
+        chosen: tuple[Tensor, float] | None = None,
+    ) -> None:
+        super().__init__(lambda outputs: outputs, distance, sigma=recording.sigma, budget=budget)
+        self.outputs: RecordedOutputs = RecordedOutputs(recording)
+        self._chosen = chosen
+
+    def _select(self, x: Tensor, example: int) -> tuple[Tensor, float]:
+        return super()._select(x, example) if self._chosen is None else self._chosen

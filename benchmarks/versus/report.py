@@ -1,0 +1,275 @@
+"""The tables, from the rows of all digits: medians over digits, and what is said of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from benchmarks.versus.rows import Digit, Row, median, median_eps_out, no_larger, over_digits
+from benchmarks.versus.settings import CLIP_NORM, Settings
+from benchmarks.versus.tables import down, estimate, excess, paragraph, seconds, share, table, times, up
+
+_TITLES = {"tv": "total variation", "angular": "angular distance", "l2": "l2 distance"}
+# What the package is to reach under total variation.
+_LEAST_SPEED_UP = 200
+_LARGEST_SHARE_OF_MEAN = {1.0: 0.4, 2.0: 0.55}
+
+_HOW = """\
+n outputs are ranked, m are for the certificate; h = eps_in / sigma. Figures are upper medians over digits, and
+comparisons are ratios of these medians, unless digits are counted.
+
+- **Full runs of the paper's procedure are not made.** Selection (n outputs and all n^2 distances, computed as fast as
+  this package can) and check are run in full, certification with {drawn:,} of the {m:,} outputs; its seconds are
+  multiplied by the ratio of the two. Its eps_out is an order statistic of the {m:,} distances: told are an estimate
+  from the {drawn:,}, and the interval in which a run with {m:,} has its own with probability 95%, whatever the
+  distribution of the distances. **Comparisons are with the lower end of that interval.**
+- **Seconds are those of a procedure that runs alone.** Base outputs are drawn once for each digit and used by all
+  procedures that are not marked "live"; what it took to draw them is added to the seconds of each of these.
+  {clock}"""
+
+
+def report(digits: Sequence[Digit], settings: Settings, about: Mapping[str, str]) -> str:
+    """All sections in Markdown.
+
+    Args:
+        digits: at least one.
+        settings: that they were measured with.
+        about: what else a reader needs to know: machine, versions, checkpoint.
+    """
+    sections = [
+        "# Against the paper's procedure",
+        "\n".join(f"- {name}: {value}" for name, value in {**about, "abstentions": _abstentions(digits)}.items()),
+        _HOW.format(drawn=settings.drawn_m, m=settings.paper_m, clock=_clock(digits, settings)),
+        "## The paper's procedure",
+        papers_table(digits, settings),
+    ]
+    for distance in settings.distances:
+        sections += [f"## Equal or smaller eps_out at h = 2, {_TITLES[distance]}", fast_table(digits, distance)]
+        sections += [f"## More samples, {_TITLES[distance]}", full_table(digits, settings, distance)]
+    for title, section in (
+        ("What each step contributes, total variation", steps_table(digits, settings)),
+        ("Sampling that stops by itself, total variation", looks_table(digits, settings)),
+        ("Mean smoothing, total variation", mean_table(digits, settings)),
+        ("What is to be reached, total variation", aims_table(digits)),
+    ):
+        sections += [f"## {title}", section] if section else []
+    return "\n\n".join(sections) + "\n"
+
+
+def papers_table(digits: Sequence[Digit], settings: Settings) -> str:
+    """The paper's procedure by distance: what it costs and what it certifies."""
+    header = [
+        *("distance", "digits", "evaluations", "selection, s", "check, s", f"{settings.drawn_m:,} outputs, s"),
+        *("full run, s", *(f"eps_out, h = {h:g}" for h in settings.h), "smoothing loss"),
+    ]
+    rows = []
+    for distance in settings.distances:
+        (paper,) = over_digits(digits, distance, "paper")
+        parts = [median(paper, lambda row, part=part: row.parts[part]) for part in paper[0].parts]
+        rows.append(
+            [
+                *(_TITLES[distance], str(len(paper)), f"{paper[0].evaluations:,}", *map(seconds, parts)),
+                *(_seconds(paper), *(estimate(median_eps_out(paper, h)) for h in settings.h), _loss(paper)),
+            ]
+        )
+    first = settings.distances[0]
+    (paper,) = over_digits(digits, first, "paper")
+    measured = median(paper, lambda row: sum(row.parts.values()))
+    said = f"Of the {_seconds(paper)} s of a full run under {_TITLES[first]}, {seconds(measured)} s were measured."
+    return f"{table(header, rows)}\n\n{paragraph(said)}"
+
+
+def fast_table(digits: Sequence[Digit], distance: str) -> str:
+    """Small budgets, and which of them is the cheapest that is no worse than the paper's."""
+    (paper,), ours, h = over_digits(digits, distance, "paper"), over_digits(digits, distance, "fast"), 2.0
+    header = [
+        *("live", "delta", "evaluations", "seconds", "times faster", "eps_out, h = 2", "of the paper's"),
+        *("digits with no larger one", "smoothing loss", "of the paper's"),
+    ]
+    rows = [
+        [
+            *(rows[0].procedure, f"{rows[0].delta:.4f}", f"{rows[0].evaluations:,}", _seconds(rows)),
+            *(_times_faster(paper, rows), up(median_eps_out(rows, h).value), _share_of_radius(rows, paper, h)),
+            *(f"{no_larger(rows, paper, h)} of {len(rows)}", _loss(rows), _share_of_loss(rows, paper)),
+        ]
+        for rows in ours
+    ]
+    cheapest = cheapest_no_worse(paper, ours, h)
+    said = "None of them has a median eps_out at h = 2 as small as the paper's."
+    if cheapest is not None:
+        said = (
+            f"The cheapest whose median eps_out at h = 2 is no larger than the paper's, {cheapest[0].procedure}, is "
+            f"{_times_faster(paper, cheapest)} times faster; its radius is no larger on "
+            f"{no_larger(cheapest, paper, h)} of {len(cheapest)} digits."
+        )
+    return f"{table(header, rows)}\n\n{paragraph(said)}"
+
+
+def cheapest_no_worse(paper: Sequence[Row], ours: Sequence[Sequence[Row]], h: float) -> Sequence[Row] | None:
+    """The procedure with the fewest evaluations whose median radius is at most the paper's; None if there is none."""
+    most = median_eps_out(paper, h).low
+    no_worse = [rows for rows in ours if median_eps_out(rows, h).value <= most < math.inf]
+    return min(no_worse, key=lambda rows: rows[0].evaluations, default=None)
+
+
+def full_table(digits: Sequence[Digit], settings: Settings, distance: str) -> str:
+    """Budgets with as many ranked outputs as the paper's."""
+    (paper,), ours = over_digits(digits, distance, "paper"), over_digits(digits, distance, "full")
+    header = [
+        *("", "times fewer evaluations", "seconds", "times faster"),
+        *(name for h in settings.h for name in (f"eps_out, h = {h:g}", "of the paper's")),
+        *("smoothing loss", "of the paper's"),
+    ]
+    rows = [
+        [
+            *(rows[0].procedure, times(paper[0].evaluations, rows[0].evaluations), _seconds(rows)),
+            *(_times_faster(paper, rows), *_radii(rows, paper, settings.h), _loss(rows), _share_of_loss(rows, paper)),
+        ]
+        for rows in ours
+    ]
+    return table(header, rows)
+
+
+def steps_table(digits: Sequence[Digit], settings: Settings) -> str:
+    """The ablation; empty without one."""
+    steps = over_digits(digits, "tv", "steps")
+    if not steps:
+        return ""
+    header = ["step", "m", "evaluations", "seconds", "eps_out, h = 1", "eps_out, h = 2", "smoothing loss"]
+    rows = [
+        [
+            *(rows[0].procedure, f"{rows[0].m:,}", f"{rows[0].evaluations:,}", _seconds(rows)),
+            *(estimate(median_eps_out(rows, 1.0)), estimate(median_eps_out(rows, 2.0)), _loss(rows)),
+        ]
+        for rows in steps
+    ]
+    said = (
+        "Each step keeps what those above it with the same m brought, but that pairs and probes stand for each other. "
+        '"Pairs moved together" bound the radius of the other ball by the Gaussian shift of an average of J outputs '
+        "and one more output as a whole; they are computed here for comparison, from the same certification outputs, "
+        "and are not part of the package."
+    )
+    return f"{table(header, rows)}\n\n{paragraph(said)}"
+
+
+def looks_table(digits: Sequence[Digit], settings: Settings) -> str:
+    """What stopping rules save and what they cost; empty without them."""
+    if not over_digits(digits, "tv", "looks"):
+        return ""
+    whole, *looks = over_digits(digits, "tv", "looks")
+    budget = settings.looking_budget
+    header = ["tight enough", "evaluations", "fewest", "most", "saved", "eps_out", "all at once", "larger by"]
+    said = (
+        f"n = {budget.n:,}, at most {budget.m:,} certification outputs, looked at after "
+        f"{', '.join(f'{size:,}' for size in budget.look_sizes)}: sampling stops where further outputs could not lower "
+        "eps_out at that h by more than so much of it. Evaluations saved are those of all digits together; "
+        f'"all at once" are the same outputs without looks, {whole[0].evaluations:,} evaluations.'
+    )
+    return f"{paragraph(said)}\n\n{table(header, [_looks_row(rows, whole) for rows in looks])}"
+
+
+def _looks_row(rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
+    """Of the digits with a rule for one h, and without any."""
+    (h,) = rows[0].eps_out
+    drawn = [row.evaluations for row in rows]
+    saved = 1.0 - sum(drawn) / sum(row.evaluations for row in whole)
+    ours, all_at_once = (median_eps_out(each, h).value for each in (rows, whole))
+    return [
+        *(rows[0].procedure, f"{median(rows, lambda row: row.evaluations):,.0f}", f"{min(drawn):,}", f"{max(drawn):,}"),
+        *(f"{saved:.0%}", up(ours), up(all_at_once), excess(ours, all_at_once)),
+    ]
+
+
+def mean_table(digits: Sequence[Digit], settings: Settings) -> str:
+    """The paper's, this package's center and the mean side by side; empty in a version without mean smoothing."""
+    means = over_digits(digits, "tv", "mean")
+    if not means:
+        return ""
+    (paper,), full = over_digits(digits, "tv", "paper"), over_digits(digits, "tv", "full")
+    header = [
+        *("smoothed function", "evaluations", "seconds"),
+        *(name for h in settings.h for name in (f"eps_out, h = {h:g}", "of the paper's")),
+        "smoothing loss",
+    ]
+    named = [
+        (f"center, the paper's, m = {paper[0].m:,}", paper),
+        *((f"center, {rows[0].procedure}", rows) for rows in full),
+        *((f"mean, n = {rows[0].n:,}, m = {rows[0].m:,}, outputs clipped", rows) for rows in means),
+    ]
+    rows = [
+        [name, f"{rows[0].evaluations:,}", _seconds(rows), *_radii(rows, paper, settings.h), _loss(rows)]
+        for name, rows in named
+    ]
+    said = (
+        "The mean and the center are different functions: each certificate says how far its own smoothed output moves, "
+        "and nothing of the other. The mean needs a distance that is convex in the output, and outputs that are "
+        f"clipped (here to a total variation of {CLIP_NORM:g}), which is a part of its base function."
+    )
+    return f"{table(header, rows)}\n\n{paragraph(said)}"
+
+
+def aims_table(digits: Sequence[Digit]) -> str:
+    """Whether the package reaches what it is to reach; empty without total variation."""
+    papers = over_digits(digits, "tv", "paper")
+    if not papers:
+        return ""
+    (paper,), rows = papers, []
+    cheapest = cheapest_no_worse(paper, over_digits(digits, "tv", "fast"), 2.0)
+    ratio = 0.0 if cheapest is None else _ratio(paper, cheapest)
+    aim = "times faster at an equal or smaller median eps_out, h = 2"
+    rows.append([aim, f"at least {_LEAST_SPEED_UP}", down(ratio), _reached(ratio >= _LEAST_SPEED_UP)])
+    for mean in over_digits(digits, "tv", "mean"):
+        for h, most in _LARGEST_SHARE_OF_MEAN.items():
+            ratio = median_eps_out(mean, h).value / median_eps_out(paper, h).low
+            aim = f"median eps_out of the mean / of the paper's center, h = {h:g}"
+            rows.append([aim, f"at most {most:g}", up(ratio), _reached(ratio <= most)])
+    return table(["", "aim", "measured", ""], rows)
+
+
+def _abstentions(digits: Sequence[Digit]) -> str:
+    rows = [row for digit in digits for of in digit.rows.values() for listed in of.values() for row in listed]
+    number = sum(row.smoothing_loss == math.inf for row in rows)
+    return f"{number} of {len(rows)} runs; they count as inf" if number else f"none in {len(rows)} runs"
+
+
+def _clock(digits: Sequence[Digit], settings: Settings) -> str:
+    """How well seconds with recorded outputs agree with those of a run with its own."""
+    (live,), (recorded,) = over_digits(digits[:1], settings.distances[0], "clock")
+    taken, counted = seconds(live.seconds), seconds(recorded.seconds)
+    return f"On the first digit {live.procedure} took {taken} s live, and {counted} s by this account."
+
+
+def _ratio(paper: Sequence[Row], ours: Sequence[Row]) -> float:
+    return median(paper, lambda row: row.seconds) / median(ours, lambda row: row.seconds)
+
+
+def _times_faster(paper: Sequence[Row], ours: Sequence[Row]) -> str:
+    return times(median(paper, lambda row: row.seconds), median(ours, lambda row: row.seconds))
+
+
+def _seconds(rows: Sequence[Row]) -> str:
+    return seconds(median(rows, lambda row: row.seconds))
+
+
+def _loss(rows: Sequence[Row]) -> str:
+    return up(median(rows, lambda row: row.smoothing_loss))
+
+
+def _share_of_loss(ours: Sequence[Row], paper: Sequence[Row]) -> str:
+    return share(*(median(rows, lambda row: row.smoothing_loss) for rows in (ours, paper)))
+
+
+def _share_of_radius(ours: Sequence[Row], paper: Sequence[Row], h: float) -> str:
+    return share(median_eps_out(ours, h).value, median_eps_out(paper, h).low)
+
+
+def _reached(yes: bool) -> str:
+    return "reached" if yes else "missed"
+
+
+def _radii(ours: Sequence[Row], paper: Sequence[Row], h: Sequence[float]) -> list[str]:
+    """Two cells for each h: the median radius, and what share of the paper's it is, if it is not the paper's."""
+    cells = []
+    for each in h:
+        cells += [estimate(median_eps_out(ours, each)), "" if ours is paper else _share_of_radius(ours, paper, each)]
+    return cells

@@ -1,0 +1,195 @@
+"""This package against the paper's procedure: speed, certified radii, and what each step contributes. In one run.
+
+``python benchmarks/versus_paper.py --ckpt runs/latest/checkpoints/best.ckpt --out versus.md`` takes about half an hour
+on two cores, if nothing else runs beside it. ``--digits``, ``--other-digits``, ``--distance``, ``--n`` and
+``--measured-m`` make it shorter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import entrypoint
+from benchmarks.versus.comparisons import measure
+from benchmarks.versus.report import report
+from benchmarks.versus.rows import Digit
+from benchmarks.versus.settings import Settings
+from center_smoothing.sampling import BatchSize
+from datamodules import MNIST
+from lightning_modules import NoisyAutoencoder, NoisyModule, load_checkpoint
+
+_PACKAGES = ("torch", "numpy", "scipy")
+# Test digits are drawn as certify.py draws them.
+_SEED = 0
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measure, print the tables, and write them if asked to."""
+    options = _parser().parse_args(args)
+    with entrypoint.user_errors():
+        torch.set_num_threads(options.threads)
+        settings = Settings(
+            n=options.n,
+            paper_m=options.paper_m,
+            measured_m=options.measured_m,
+            digits=options.digits,
+            other_digits=options.other_digits,
+            distances=tuple(options.distance),
+        )
+        model, checkpoint = base_model(options.ckpt, untrained=options.untrained)
+        if options.out is not None:
+            if options.out.suffix != ".md":
+                raise ValueError(f"--out must be a Markdown file such as versus.md, got {options.out}")
+            entrypoint.make_writable(options.out.parent, "the folder of --out")
+    entrypoint.keep_freed_memory()
+    run(model, settings, about(model, checkpoint), out=options.out, batch_size=options.batch_size)
+
+
+def run(
+    model: NoisyModule,
+    settings: Settings,
+    known: Mapping[str, str],
+    *,
+    out: Path | None = None,
+    batch_size: BatchSize = "auto",
+) -> str:
+    """Measure digit by digit, and print the report.
+
+    Args:
+        model: the base model, in eval mode.
+        settings: what is compared.
+        known: what else the report says of the run.
+        out: where to write the report, after each digit, and all figures next to it in the ``.json`` of the same name.
+        batch_size: of the model's calls.
+
+    Returns:
+        The report, in Markdown.
+    """
+    digits: list[Digit] = []
+    began = time.perf_counter()
+    for index, x in test_digits(model, settings.digits):
+        print(f"digit {len(digits) + 1} of {settings.digits}, number {index} of the data set", flush=True)
+        distances = settings.distances_of(len(digits))
+        digits.append(
+            measure(model, x, index, settings, distances=distances, batch_size=batch_size, with_clock=not digits)
+        )
+        print(f"  {(time.perf_counter() - began) / 60.0:.1f} minutes so far", flush=True)
+        text = report(digits, settings, known)
+        if out is not None:
+            write(out, text, digits, settings, known)
+    print(f"\n{text}")
+    return text
+
+
+def write(out: Path, text: str, digits: Sequence[Digit], settings: Settings, known: Mapping[str, str]) -> None:
+    """The report, and all figures that it was made of; inf is written as Infinity, as Python's json reads it."""
+    out.write_text(text, encoding="utf-8")
+    figures = {"about": dict(known), "settings": asdict(settings), "digits": [digit.as_dict() for digit in digits]}
+    out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def base_model(path: Path, *, untrained: bool = False) -> tuple[NoisyModule, str]:
+    """The model, in eval mode, and a line about its checkpoint.
+
+    Raises:
+        ValueError: if there is no checkpoint there, or one that was not trained on digits.
+    """
+    if untrained:
+        torch.manual_seed(0)
+        return NoisyAutoencoder(sigma=0.25).eval(), "none, an untrained autoencoder: eps_out says nothing"
+    loaded = load_checkpoint(path)
+    data = (loaded.data or {}).get("class")
+    if data not in (None, MNIST.__name__):
+        raise ValueError(f"--ckpt must be of a model of MNIST digits, got {path}, which was trained on {data}")
+    name = f"{type(loaded.model).__name__} of run {loaded.run}" if loaded.run else type(loaded.model).__name__
+    return loaded.model, f"{name}, sha256 {entrypoint.sha256(path)[:12]}"
+
+
+def test_digits(model: NoisyModule, count: int) -> Iterator[tuple[int, Tensor]]:
+    """Indices in the data set and points (*in) of so many test digits, the ones that certify.py takes."""
+    data = MNIST()
+    data.setup()
+    order = torch.randperm(len(data.test_set), generator=torch.Generator().manual_seed(_SEED))
+    for position in order[:count].tolist():
+        example = data.test_set[position]
+        yield int(example["index"]), model.point(example["image"].unsqueeze(0))[0].detach()
+
+
+def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
+    """What a reader needs to know to repeat a run."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{_processor()}, {os.cpu_count()} cores; threads of PyTorch: {torch.get_num_threads()}",
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]
+        ),
+        "checkpoint": checkpoint,
+        "noise": f"sigma = {model.sigma:g}; alpha = .005 + .005",
+    }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    defaults = Settings()
+    add = parser.add_argument
+    add("--ckpt", type=Path, default=Path("runs/latest/checkpoints/best.ckpt"), help="checkpoint of train.py")
+    add("--untrained", action="store_true", help="an untrained autoencoder instead, to see how long everything takes")
+    add("--digits", type=entrypoint.count("--digits"), default=defaults.digits, help="test digits")
+    add(
+        "--other-digits",
+        type=entrypoint.count("--other-digits"),
+        default=defaults.other_digits,
+        help="test digits for other distances than the first, at most",
+    )
+    add(
+        "--distance",
+        nargs="+",
+        choices=defaults.distances,
+        default=list(defaults.distances),
+        help="distances; steps, stopping rules and mean smoothing are those of tv",
+    )
+    add("--n", type=entrypoint.count("--n"), default=defaults.n, help="ranked outputs of the paper's procedure")
+    add(
+        "--paper-m",
+        type=entrypoint.count("--paper-m"),
+        default=defaults.paper_m,
+        help="certification outputs of the paper's procedure",
+    )
+    add(
+        "--measured-m",
+        type=entrypoint.count("--measured-m"),
+        default=defaults.measured_m,
+        help="how many of them are drawn; the rest is estimated",
+    )
+    add("--threads", type=entrypoint.count("--threads"), default=torch.get_num_threads(), help="threads of PyTorch")
+    add("--batch-size", type=entrypoint.batch_size, default="auto", help="noisy images per call of the model")
+    add("--out", type=Path, help="Markdown file for the tables; all figures go to the .json next to it")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
