@@ -25,6 +25,7 @@ CORE = {
     "certificate": {"bounds", "budget", "certification_sample", "distances", "sampling"},
     "smoother": {"bounds", "budget", "certificate", "certification_sample", "distances", "sampling"},
     "stopping": {"bounds", "budget", "certificate"},
+    "planner": {"bounds", "budget", "stopping"},
     "mean_budget": {"bounds", "budget"},
     "mean_certificate": {"bounds", "budget", "certificate", "mean_budget"},
     "mean_smoother": {"certificate", "distances", "mean_budget", "mean_certificate", "sampling"},
