@@ -20,6 +20,7 @@ from torch.utils.data import Subset
 
 import datamodules
 import entrypoint
+import planning
 from callbacks import CertificationFolder, draw, html_report
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
@@ -28,7 +29,6 @@ from center_smoothing import CenterSmoother, Decided, TightEnough
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
 from center_smoothing.sampling import check_point
 from center_smoothing.smoother import StoppingRule
-from center_smoothing.stopping import with_looks
 from certification import Job, Run, check_same
 from datamodules import ImageDataModule
 from lightning_modules import (
@@ -66,8 +66,8 @@ class Subject:
     folder: Path
 
 
-def main(args: Sequence[str] | None = None) -> Path:
-    """Certify, and return the certification folder.
+def main(args: Sequence[str] | None = None) -> Path | None:
+    """Certify, and return the certification folder; None where only the plan was asked for.
 
     Args:
         args: command-line arguments; default those of the process.
@@ -82,11 +82,13 @@ def main(args: Sequence[str] | None = None) -> Path:
         options = _parse(args)
         if options["from"] is not None:
             return _answer(options)
+        if options.plan:
+            _say(*_plan_only(options), sep="\n")
+            return None
         subject = _subject(options)
         out, jobs = _prepare(options, subject)
         _say(*_plan(jobs), sep="\n")
-        where = {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
-        runs = [Run(job, **where) for job in jobs]
+        runs = [Run(job, **_where(options)) for job in jobs]
         _preflight(runs)
         if len(runs) > 1 and out.read_summary() is None and rank_zero_only.rank == 0:
             runs[0].write_summary([], folder=out, config=_config_of_all(jobs[0].config, _levels(jobs)))
@@ -131,7 +133,7 @@ def _parser() -> ArgumentParser:
     add("--sigma", type=positive("--sigma"), help="noise level, in units of x; default: the checkpoint's")
     add("--budget", type=choice("--budget", *entrypoint.BUDGETS), default="standard", help=budgets)
     add("--n", type=count("--n"), help="ranked outputs")
-    add("--m", type=count("--m"), help="certification outputs")
+    add("--m", type=entrypoint.counts("--m"), help="certification outputs; several, to compare them with --plan")
     add("--k", type=count("--k"), help="pilot outputs, the candidate centers")
     add("--delta", type=positive("--delta"), help="margin; default: the least that abstains on at most 1%% of inputs")
     add("--alpha1", type=positive("--alpha1"), help="failure probability of the smoothed output")
@@ -143,6 +145,9 @@ def _parser() -> ArgumentParser:
         type=entrypoint.radius("--eps-out-at-most"),
         help="stop where eps_out is certified to be at most this, or cannot be with --m samples any more",
     )
+    add("--plan", action="store_true", help="only say what it costs and can certify; loads no data, writes nothing")
+    limited = entrypoint.time_span("--time-limit")
+    add("--time-limit", type=limited, help="choose n, m, k and delta so that all takes about that long: 90s, 30m, 2h")
     add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
     add(
@@ -175,7 +180,7 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(args: Sequence[str] | None) -> Namespace:
-    parser, words = _parser(), sys.argv[1:] if args is None else list(args)
+    parser, words = _parser(), entrypoint.joined(sys.argv[1:] if args is None else args, "--m")
     parser.set_defaults(data=_data_that_arguments_change(words))
     try:
         options = parser.parse_args(words)
@@ -184,18 +189,30 @@ def _parse(args: Sequence[str] | None) -> Namespace:
             raise
         raise ValueError("--data must name a data module, e.g. PhotoFolder, with the arguments --data.*") from error
     given = [f"--{name}" for name in ("ckpt", "model", "from") if options[name] is not None]
-    if len(given) != 1:
+    if len(given) > 1 or not (given or options.plan):
         got = " and ".join(given) or "none of them"
         raise ValueError(
             "--ckpt must name a checkpoint that train.py wrote, or --model a pretrained model, or --from a finished "
             f"folder, got {got}"
         )
+    _check_planning(options)
     if options.eps_out is not None and options["from"] is None:
         raise ValueError(
-            f"--eps-out must be asked of a finished folder, got it with {given[0]}: certify first, and then ask with "
-            f"--from FOLDER --eps-out {options.eps_out[0]:g}"
+            f"--eps-out must be asked of a finished folder, got it with {given[0] if given else '--plan'}: certify "
+            f"first, and then ask with --from FOLDER --eps-out {options.eps_out[0]:g}"
         )
     return parser.instantiate(options)
+
+
+def _check_planning(options: Namespace) -> None:
+    """Raise ValueError where --plan, --time-limit and several --m do not go together."""
+    if options["from"] is not None and (options.plan or options.time_limit is not None):
+        raise ValueError("--plan and --time-limit must be left out with --from, which draws no samples")
+    if options.m is not None and options.time_limit is not None:
+        raise ValueError("--m must be left out with --time-limit, which chooses it")
+    if options.m is not None and len(options.m) > 1 and not options.plan:
+        got = " ".join(map(str, options.m))
+        raise ValueError(f"--m must be one number, or several to compare them with --plan, got {got}")
 
 
 def _subject(options: Namespace) -> Subject:
@@ -221,16 +238,14 @@ def _subject(options: Namespace) -> Subject:
 
 def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder, list[Job]]:
     """Check everything that can be checked without sampling: the folder, and a job for each noise level."""
-    given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
-    budget, distance = entrypoint.budget(options.budget, **given), entrypoint.DISTANCES[options.distance]
-    levels = _noise_levels(options, subject.sigma)
-    budget = budget if distance.averages else budget.without_averages()
-    if rules := _stopping(options):
-        largest = max(radius / sigma for sigma, radii in levels.items() for radius in radii)
-        budget = with_looks(budget, largest)
-    for sigma, radii in levels.items():
-        for radius in radii:
-            entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
+    distance, rules, limit = entrypoint.DISTANCES[options.distance], _stopping(options), options.time_limit
+    levels, budget = _noise_levels(options, subject.sigma), None
+    request = planning.Request(options, levels, stops=bool(rules))
+    if limit is None:
+        budget = request.budget(None if options.m is None else options.m[0])
+        for sigma, radii in levels.items():
+            for radius in radii:
+                entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
     examples, indices, digest = _draw_examples(subject.data, options.num_examples, options.seed)
     config = {
         "model": type(subject.model).__name__,
@@ -242,7 +257,9 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
         "distance": repr(distance),
         "relaxation": distance.relaxation,
         "coverage": options.coverage,
-        "budget": budget.as_dict(),
+        **({} if limit is None else {"time_limit": limit}),
+        # before the choice: the default folder goes by what is asked, and not by what today's speed makes of it
+        "budget": request.fixed if budget is None else budget.as_dict(),
         "precision": options.precision,
         **rules,
         # the same function up to rounding, which may decide where a certificate is close
@@ -250,6 +267,10 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
     }
     out = Path(options.out) if options.out is not None else _default_folder(options, subject, config, levels)
     entrypoint.make_writable(out, "--out")
+    if budget is None:
+        budget, lines = planning.in_time(request, subject.model, examples, CertificationFolder(out), _where(options))
+        _say(*lines, sep="\n")
+        config["budget"] = budget.as_dict()
     if len(levels) > 1:
         check_same(CertificationFolder(out), _config_of_all(config, levels), subject.sha256)
     names = getattr(subject.data, "names", None)
@@ -274,6 +295,23 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
         for sigma, radii in levels.items()
     ]
     return CertificationFolder(out), jobs
+
+
+def _plan_only(options: Namespace) -> list[str]:
+    """What --plan prints, from the flags and the model alone."""
+    model, sigma = options.model, options.sigma
+    if options.ckpt is not None:
+        model = load_checkpoint(options.ckpt).model
+        sigma = model.sigma if sigma is None else sigma
+    known = model is not None or sigma is not None or options.eps_in is not None
+    levels = _noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
+    request = planning.Request(options, levels, stops=bool(_stopping(options)))
+    return planning.only_plan(request, model, where=_where(options), sigma_known=known)
+
+
+def _where(options: Namespace) -> dict[str, Any]:
+    """On what to compute, as in lightning.pytorch.Trainer."""
+    return {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
 
 
 def _stopping(options: Namespace) -> dict[str, float]:

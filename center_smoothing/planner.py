@@ -158,9 +158,10 @@ def _smallest_budgets(n: int, demand: Demand) -> Iterator[SmoothingBudget]:
     """For each k that is considered the budget of that n with the least m; none where n is too small."""
     for k in dict.fromkeys([demand.fixed["k"]] if "k" in demand.fixed else [None, _MOST_PILOT]):
         try:
-            yield _budget(n, {**demand.fixed, "k": k})
+            budget = _budget(n, {**demand.fixed, "k": k})
         except ValueError:  # this n does not admit the delta, or its default
             return
+        yield budget if demand.averages else budget.without_averages()
 
 
 def _budget(n: int, fixed: Mapping[str, Any]) -> SmoothingBudget:

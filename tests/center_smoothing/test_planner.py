@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from center_smoothing import CenterSmoother, Lp, SmoothingBudget
+from center_smoothing.budget import Coverage
 from center_smoothing.planner import Demand, best_budget, least_evaluations, predicted_eps_out
 
 USUAL = Demand(h=(1.0, 1.5, 2.0))
@@ -52,7 +53,7 @@ def test_sample_centers_are_predicted_to_be_worse() -> None:
 
 
 @pytest.mark.parametrize(("coverage", "answers"), [("pointwise", 1), ("bonferroni", 3), ("dkw", 3)])
-def test_the_prediction_is_inf_where_the_budget_certifies_nothing(coverage: Any, answers: int) -> None:
+def test_the_prediction_is_inf_where_the_budget_certifies_nothing(coverage: Coverage, answers: int) -> None:
     for m in (20, 40, 80, 160, 320, 640, 1280):
         budget = SmoothingBudget(n=500, m=m, delta=0.2)
         certifiable = budget.ranks(1.5, coverage=coverage, answers=answers).distances <= m
