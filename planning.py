@@ -27,6 +27,8 @@ from lightning_modules import BaseModel
 
 # How long the speed is measured after the batch size is found.
 _SECONDS = 1.0
+# More outputs than are drawn in that time.
+_MANY = 1 << 30
 # A speed differs a little each time: the time that an error message offers has to do the next time too.
 _SLACK = 1.2
 # Flags of the budget; --m goes its own way.
@@ -131,23 +133,31 @@ def measure(
     """
     trainer, outputs = make_trainer(**where), NoisyOutputs(model, sigma=sigma, batch_size=batch_size)
     model.to(trainer.strategy.root_device)
-    seconds, drawn = 0.0, 0
+    drawn, seconds = 0, 0.0
     for image in images:
         try:
             with trainer.precision_plugin.forward_context():
                 x = model.point(image.unsqueeze(0).to(model.device))[0]
                 next(outputs.draw(x, example=0, stage=Stage.CALIBRATION, count=1))  # finds the batch size
-                rate = outputs.evaluations_per_second(x)
-                count = max(int(outputs.batch_size), round(rate * _SECONDS / len(images)))
-                began = time.perf_counter()
-                for batch in outputs.draw(x, example=0, stage=Stage.CALIBRATION, count=count):
-                    batch.flatten()[0].item()  # reading one number waits for the device
+                outputs.evaluations_per_second(x)  # the first calls of a shape do not count
+                count, took = _drawn_within(outputs, x, _SECONDS / len(images))
         except RuntimeError as error:  # what PyTorch's layers raise for shapes that don't fit
             raise ValueError(
                 f"--data must hold examples that the model takes, got {tuple(image.shape)}: {error}"
             ) from error
-        seconds, drawn = seconds + time.perf_counter() - began, drawn + count
-    return Speed(drawn / max(seconds, 1e-9), int(outputs.batch_size), trainer.world_size, tuple(images[0].shape))
+        drawn, seconds = drawn + count, seconds + took
+    return Speed(drawn / seconds, int(outputs.batch_size), trainer.world_size, tuple(images[0].shape))
+
+
+def _drawn_within(outputs: NoisyOutputs, x: Tensor, seconds: float) -> tuple[int, float]:
+    """How many outputs were drawn before so much time was over, at least a batch, and the time that it took."""
+    drawn, began, took = 0, time.perf_counter(), 0.0
+    for batch in outputs.draw(x, example=0, stage=Stage.CALIBRATION, count=_MANY):
+        batch.flatten()[0].item()  # reading one number waits for the device
+        drawn, took = drawn + len(batch), time.perf_counter() - began
+        if took >= seconds:
+            break
+    return drawn, max(took, 1e-9)
 
 
 def only_plan(request: Request, model: BaseModel | None, *, where: dict[str, Any], sigma_known: bool) -> list[str]:

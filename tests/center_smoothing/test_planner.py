@@ -69,6 +69,7 @@ def test_the_chosen_budget_is_within_the_evaluations_and_certifies_all(name: str
     assert 0.8 * 20_000 < budget.evaluations <= 20_000 or "n" in demand.fixed or "delta" in demand.fixed
     assert budget.m >= budget.n == budget.n_check
     assert demand.predicted(budget) < math.inf
+    assert demand.averages or budget.without_averages() == budget
     assert dataclasses.replace(budget, **demand.fixed) == budget
     assert (budget.looks > 1) == demand.stops
 
