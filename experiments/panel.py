@@ -18,7 +18,8 @@ from jsonargparse import ArgumentParser, Namespace
 import datamodules
 import entrypoint
 from callbacks import CertificationFolder, html_report
-from callbacks.certification_report import rounded_up
+from callbacks.certification_report import TWO_FUNCTIONS, rounded_up
+from center_smoothing import MeanBudget, SmoothingBudget
 from datamodules import ImageDataModule
 from experiments import trained_models
 from experiments.findings import findings
@@ -49,7 +50,7 @@ NUM_EXAMPLES = 50
 QUICK_EXAMPLES, QUICK_EPOCHS = 10, 3
 # Of a panel's table: a row for each point, the intervals being the bootstrap's.
 COLUMNS = (
-    *("h", "eps_in", "sigma", "training_sigma", "median_eps_out", "eps_out_low", "eps_out_high"),
+    *("smoother", "h", "eps_in", "sigma", "training_sigma", "median_eps_out", "eps_out_low", "eps_out_high"),
     *("median_smoothing_loss", "smoothing_loss_low", "smoothing_loss_high", "abstention_rate", "num_examples"),
 )
 
@@ -67,6 +68,7 @@ class Point:
         smoothing_loss: median smoothing loss with its interval.
         abstention_rate: share of the examples.
         num_examples: how many.
+        smoother: which smoothed function, "center" or "mean".
     """
 
     h: float
@@ -77,6 +79,7 @@ class Point:
     smoothing_loss: Median
     abstention_rate: float
     num_examples: int
+    smoother: str = "center"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Plan:
         distance: certify.py's name of it.
         options: of the command line.
         settings: of the trainings.
-        pairs: (h, eps_in) of each point, in the order of the table.
+        pairs: (h, eps_in) of each point of a smoother, in the order of the table.
         out: folder of the panel.
         image_shape: (C, H, W).
         images: of an epoch, training and validation together.
@@ -104,6 +107,11 @@ class Plan:
     images: int
 
     @property
+    def smoothers(self) -> tuple[str, ...]:
+        """The smoothed functions that are certified: "center", "mean"."""
+        return entrypoint.SMOOTHERS[self.options.smoother]
+
+    @property
     def sigmas(self) -> list[float]:
         """Distinct noise levels of the smoothing; the noise grows with the input radius, sigma = eps_in / h."""
         return sorted({entrypoint.noise_level(h=h, eps_in=eps_in) for h, eps_in in self.pairs})
@@ -117,9 +125,14 @@ class Plan:
         folder = trained_models.finished_run(Path(self.options.runs), self.settings, sigma=sigma)
         return None if folder is None else folder / "checkpoints" / "best.ckpt"
 
-    def certification(self, sigma: float) -> CertificationFolder:
-        """Where the certification at this noise level of smoothing goes."""
-        return CertificationFolder(self.out / "certifications" / f"sigma={sigma!r}")
+    def budget(self, smoother: str) -> SmoothingBudget | MeanBudget:
+        """Of each certification by this smoother."""
+        return (entrypoint.budget if smoother == "center" else entrypoint.mean_budget)(self.options.budget)
+
+    def certification(self, smoother: str, sigma: float) -> CertificationFolder:
+        """Where the certification at this noise level of smoothing goes; those of centers are not moved by others."""
+        folder = self.out / "certifications"
+        return CertificationFolder((folder if smoother == "center" else folder / smoother) / f"sigma={sigma!r}")
 
     def radii(self, sigma: float) -> list[float]:
         """Input radii that are answered at this noise level of smoothing."""
@@ -145,13 +158,14 @@ def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
         with entrypoint.user_errors():
             plan = _plan(figure, distance, _parser(figure).parse_args(None if args is None else list(args)))
             print(
-                f"{figure}, {plan.distance}: {len(plan.pairs)} points, {len(plan.sigmas)} noise levels, "
+                f"{figure}, {plan.distance}, {' and '.join(plan.smoothers)}: "
+                f"{len(plan.pairs) * len(plan.smoothers)} points, {len(plan.sigmas)} noise levels, "
                 f"{plan.options.num_examples} test examples each"
             )
             try:
                 with FileLock(plan.out / ".lock", timeout=0):
                     run(_steps(plan), plan.out / "log.txt")
-                    _conclude(plan, [_point(plan, h, eps_in) for h, eps_in in plan.pairs])
+                    _conclude(plan, [_point(plan, *place) for place in itertools.product(plan.smoothers, plan.pairs)])
             except Timeout:
                 raise ValueError(f"--out must be of one experiment, got {plan.out}: another one works there") from None
     except KeyboardInterrupt:
@@ -182,6 +196,13 @@ def _parser(figure: str) -> ArgumentParser:
         default="standard",
         help=f"certify.py's; quick also takes {QUICK_EXAMPLES} examples and {QUICK_EPOCHS} epochs",
     )
+    add(
+        "--smoother",
+        type=choice("--smoother", *entrypoint.SMOOTHERS),
+        default="center",
+        help=f"certify.py's, one of {', '.join(entrypoint.SMOOTHERS)}",
+    )
+    add("--clip-norm", type=positive("--clip-norm"), help="certify.py's, of means")
     add("--num-examples", type=count("--num-examples"), help=f"test examples; default {NUM_EXAMPLES}")
     add("--epochs", type=count("--epochs"), help="of each training; default: the configuration's")
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
@@ -192,6 +213,8 @@ def _parser(figure: str) -> ArgumentParser:
 
 def _plan(figure: str, distance: str, options: Namespace) -> Plan:
     """Check everything that can be checked without training and sampling."""
+    bounds = {"--clip-norm": options.clip_norm}
+    entrypoint.check_smoother(options.smoother, distance=distance, budget=options.budget, bounds=bounds, of_centers={})
     quick = options.budget == "quick"
     options.num_examples = options.num_examples or (QUICK_EXAMPLES if quick else NUM_EXAMPLES)
     settings = trained_models.settings(CONFIGS[options.data, options.task])
@@ -199,15 +222,17 @@ def _plan(figure: str, distance: str, options: Namespace) -> Plan:
         settings["data"].setdefault("init_args", {})["root"] = options.data_root
     if options.epochs or quick:
         settings["trainer"]["max_epochs"] = options.epochs or QUICK_EPOCHS
-    budget = entrypoint.budget(options.budget)
-    for h in options.h:
-        entrypoint.check_certifiable(budget, sigma=1.0, eps_in=h)
+    if "center" in entrypoint.SMOOTHERS[options.smoother]:
+        for h in options.h:
+            entrypoint.check_certifiable(entrypoint.budget(options.budget), sigma=1.0, eps_in=h)
     data = _datamodule(settings)
     if options.num_examples > len(data.test_set):
         raise ValueError(
             f"--num-examples must be at most {len(data.test_set)}, the size of the test set, got {options.num_examples}"
         )
     name = f"{figure}-{options.data}-{options.task}-{options.budget}"
+    if options.smoother != "center":
+        name += f"-{options.smoother}-clip_norm={options.clip_norm:g}"
     out = Path(options.out) if options.out is not None else Path(options.runs) / "figures" / name
     entrypoint.make_writable(out, "--out")
     return Plan(
@@ -232,7 +257,6 @@ def _datamodule(settings: dict[str, Any]) -> ImageDataModule:
 
 def _steps(plan: Plan) -> list[Step]:
     epochs = int(plan.settings["trainer"]["max_epochs"])
-    budget = entrypoint.budget(plan.options.budget)
     levels = sorted({plan.training_sigma(sigma) for sigma in plan.sigmas})
     trainings = [
         Step(
@@ -248,12 +272,13 @@ def _steps(plan: Plan) -> list[Step]:
     certifications = [
         Step(
             kind="certify",
-            title=f"certify at sigma={sigma:g}",
+            title=f"certify{' the mean' if smoother == 'mean' else ''} at sigma={sigma:g}",
             parts=plan.options.num_examples,
-            work=budget.evaluations,
-            command=partial(_certify_command, plan, sigma),
-            finished=partial(_is_certified, plan, sigma),
+            work=plan.budget(smoother).evaluations,
+            command=partial(_certify_command, plan, smoother, sigma),
+            finished=partial(_is_certified, plan, smoother, sigma),
         )
+        for smoother in plan.smoothers
         for sigma in plan.sigmas
     ]
     return [*trainings, *certifications]
@@ -272,18 +297,20 @@ def _is_trained(plan: Plan, sigma: float) -> bool:
     return plan.checkpoint(sigma) is not None
 
 
-def _certify_command(plan: Plan, sigma: float) -> list[str]:
+def _certify_command(plan: Plan, smoother: str, sigma: float) -> list[str]:
     options = plan.options
     checkpoint = plan.checkpoint(plan.training_sigma(sigma))
     command = [str(trained_models.ROOT / "certify.py"), "--ckpt", str(checkpoint), "--distance", plan.distance]
     command += ["--sigma", repr(sigma), "--eps-in", *map(repr, plan.radii(sigma))]
     command += ["--num-examples", str(options.num_examples), "--budget", options.budget]
-    return [*command, "--seed", str(options.seed), "--out", str(plan.certification(sigma).path)]
+    command += ["--smoother", smoother, *(["--clip-norm", repr(options.clip_norm)] if smoother == "mean" else [])]
+    return [*command, "--seed", str(options.seed), "--out", str(plan.certification(smoother, sigma).path)]
 
 
-def _is_certified(plan: Plan, sigma: float) -> bool:
+def _is_certified(plan: Plan, smoother: str, sigma: float) -> bool:
     """Whether this very certification is there as a whole; certify.py names what differs in another one."""
-    checkpoint, summary = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(sigma).read_summary()
+    checkpoint, folder = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(smoother, sigma)
+    summary = folder.read_summary()
     if checkpoint is None or summary is None or not summary.get("results"):
         return False
     wanted = {
@@ -293,17 +320,19 @@ def _is_certified(plan: Plan, sigma: float) -> bool:
         "seed": plan.options.seed,
         "sigma": sigma,
         "eps_in": plan.radii(sigma),
-        "budget": entrypoint.budget(plan.options.budget).as_dict(),
+        "smoother": smoother,
+        "budget": plan.budget(smoother).as_dict(),
+        **({"clip_norm": plan.options.clip_norm} if smoother == "mean" else {}),
     }
     same = all(summary["config"].get(key) == value for key, value in wanted.items())
-    finished = plan.certification(sigma).finished(plan.radii(sigma))
-    whole = len(finished) == plan.options.num_examples
+    whole = len(folder.finished(plan.radii(sigma))) == plan.options.num_examples
     return same and whole and summary.get("checkpoint_sha256") == entrypoint.sha256(checkpoint)
 
 
-def _point(plan: Plan, h: float, eps_in: float) -> Point:
+def _point(plan: Plan, smoother: str, pair: tuple[float, float]) -> Point:
+    h, eps_in = pair
     sigma = entrypoint.noise_level(h=h, eps_in=eps_in)
-    rows = [row for row in plan.certification(sigma).rows() if row.eps_in == eps_in]
+    rows = [row for row in plan.certification(smoother, sigma).rows() if row.eps_in == eps_in]
     return Point(
         h=h,
         eps_in=eps_in,
@@ -313,6 +342,7 @@ def _point(plan: Plan, h: float, eps_in: float) -> Point:
         smoothing_loss=Median.of([row.smoothing_loss for row in rows]),
         abstention_rate=sum(row.abstained for row in rows) / len(rows),
         num_examples=len(rows),
+        smoother=smoother,
     )
 
 
@@ -321,21 +351,25 @@ def _conclude(plan: Plan, points: Sequence[Point]) -> None:
     table, drawing = plan.out / f"{plan.figure}.csv", plan.out / f"{plan.figure}.png"
     _write_table(table, points)
     distance = "total variation" if plan.distance == "tv" else "angular distance"
-    options = plan.options
+    options, several = plan.options, len(plan.smoothers) > 1
+    means = f", means clipped to {options.clip_norm:g}" if options.clip_norm is not None else ""
     title = (
         f"Figure {plan.figure[-1]}: {options.data}, {options.task}, {distance}, "
-        f"{options.num_examples} random test examples, budget {options.budget}"
+        f"{options.num_examples} random test examples, budget {options.budget}{means}"
     )
     scale = _scale(plan)
     draw(points, title=title, distance=distance, scale=scale).savefig(drawing, dpi=150)
     html_report.write(panel_report(plan, points, title=title, scale=scale), plan.out / "report.html")
     for point in points:
+        which = f"{point.smoother:<7}" if several else ""
         print(
-            f"h={point.h:<4g} eps_in={point.eps_in:<5g} sigma={point.sigma:<7.4g} median eps_out "
+            f"{which}h={point.h:<4g} eps_in={point.eps_in:<5g} sigma={point.sigma:<7.4g} median eps_out "
             f"{_shown(point.eps_out)}, median smoothing loss {_shown(point.smoothing_loss)}, "
             f"abstained {point.abstention_rate:.0%}"
         )
     print(*(f"found: {line}" for line in findings(points)), sep="\n")
+    if several:
+        print(TWO_FUNCTIONS)
     print(f"written: {plan.out} ({table.name}, {drawing.name}, report.html, certifications/)")
 
 
@@ -358,7 +392,7 @@ def _write_table(path: Path, points: Sequence[Point]) -> None:
     writer.writerow(COLUMNS)
     for point in points:
         eps_out, loss = point.eps_out, point.smoothing_loss
-        setting = (point.h, point.eps_in, point.sigma, point.training_sigma)
+        setting = (point.smoother, point.h, point.eps_in, point.sigma, point.training_sigma)
         medians = (eps_out.value, eps_out.low, eps_out.high, loss.value, loss.low, loss.high)
         writer.writerow((*setting, *medians, point.abstention_rate, point.num_examples))
     path.write_text(text.getvalue())

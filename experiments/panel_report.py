@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import entrypoint
-from callbacks.certification_report import promise_line
+from callbacks.certification_report import TWO_FUNCTIONS, promise_line
 from callbacks.html_report import Curve, Report, report_of_folder, report_of_folders
 from experiments.findings import findings
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: float | None) -> Report:
-    """One line for each h, and all examples of all certifications.
+    """One line for each smoother and h, and all examples of all certifications.
 
     Args:
         plan: of the panel.
@@ -23,19 +24,28 @@ def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: floa
         title: of the page.
         scale: the figure that the paper gives as the scale of the distance.
     """
-    promise = promise_line(
-        entrypoint.budget(plan.options.budget), entrypoint.DISTANCES[plan.distance], coverage="pointwise"
-    )
-    folders = [plan.certification(sigma) for sigma in plan.sigmas]
+    several = len(plan.smoothers) > 1
+    reports = {
+        f"{f'{smoother}, ' if several else ''}sigma = {sigma!r}": _report_of_one(plan, smoother, sigma)
+        for smoother in plan.smoothers
+        for sigma in plan.sigmas
+    }
+    lines = dict.fromkeys((point.smoother, point.h) for point in points)
     return report_of_folders(
-        [report_of_folder(folder, folder.rows(), promise=promise) for folder in folders],
-        [_curve(points, h) for h in dict.fromkeys(point.h for point in points)],
+        reports,
+        [_curve(points, smoother, h, f"{f'{smoother}, ' if several else ''}h = {h:g}") for smoother, h in lines],
         title=title,
-        summary=[_what(plan), *(f"Found: {line}." for line in findings(points))],
+        summary=[_what(plan), *(f"Found: {line}." for line in findings(points)), *[TWO_FUNCTIONS] * several],
         configuration=_configuration(plan),
         notes=[] if scale is None else [_scale_note(points, scale)],
         reference_lines={} if scale is None else {"the paper's scale": scale},
     )
+
+
+def _report_of_one(plan: Plan, smoother: str, sigma: float) -> Report:
+    folder, distance = plan.certification(smoother, sigma), entrypoint.DISTANCES[plan.distance]
+    promise = promise_line(plan.budget(smoother), distance, coverage="pointwise")
+    return report_of_folder(folder, folder.rows(), promise=promise)
 
 
 def _what(plan: Plan) -> str:
@@ -47,10 +57,10 @@ def _what(plan: Plan) -> str:
     )
 
 
-def _curve(points: Sequence[Point], h: float) -> Curve:
-    line = [point for point in points if point.h == h]
+def _curve(points: Sequence[Point], smoother: str, h: float, label: str) -> Curve:
+    line = [point for point in points if (point.smoother, point.h) == (smoother, h)]
     return Curve(
-        f"h = {h:g}",
+        label,
         [point.eps_in for point in line],
         [point.eps_out.value for point in line],
         smoothing_loss=[point.smoothing_loss.value for point in line],
@@ -67,9 +77,11 @@ def _curve(points: Sequence[Point], h: float) -> Curve:
 def _configuration(plan: Plan) -> dict[str, Any]:
     """What was asked for, what was trained, and what each certification recorded."""
     certifications = {}
-    for sigma in plan.sigmas:
-        summary = plan.certification(sigma).read_summary() or {}
-        certifications[f"sigma={sigma!r}"] = {name: value for name, value in summary.items() if name != "results"}
+    for smoother, sigma in product(plan.smoothers, plan.sigmas):
+        folder = plan.certification(smoother, sigma)
+        place = folder.path.relative_to(plan.out / "certifications").as_posix()
+        summary = folder.read_summary() or {}
+        certifications[place] = {name: value for name, value in summary.items() if name != "results"}
     return {
         "command line": plan.options.as_dict(),
         "training": {name: plan.settings[name] for name in ("experiment", "seed_everything", "model", "data")},
