@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -225,14 +225,14 @@ class CertificationFolder:
         if summary is None:
             raise ValueError(f"--from must be a folder that certify.py wrote, got {self.path}: it has no summary.json")
         try:
-            found: dict[int, AnyCertificate] = {}
+            restored, found = _restoration(summary["config"]), {}
             for row in self.rows():
                 if row.index not in found:
                     with np.load(self.outputs(row.index), allow_pickle=False) as arrays:
                         center = torch.from_numpy(arrays["smoothed"])
                         kept = {name: arrays[name] for name in arrays.files if name not in _PICTURES}
                     distances = np.load(self.distances(row.index), allow_pickle=False)
-                    found[row.index] = _restored(row, center, distances, kept, summary["config"])
+                    found[row.index] = restored(row, center, distances, kept)
         except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
             raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
         if not found:
@@ -240,27 +240,32 @@ class CertificationFolder:
         return found
 
 
-def _restored(
-    row: Row,
-    center: torch.Tensor,
-    distances: NDArray[np.float64],
-    kept: Mapping[str, NDArray[Any]],
-    config: Mapping[str, Any],
-) -> AnyCertificate:
-    """The certificate of one example from what the folder holds, as the configuration says which it is of."""
-    given: dict[str, Any] = {"sigma": row.sigma, "smoothing_loss": row.smoothing_loss}
+# A certificate from its row, its center, its distances and what else was kept of it.
+_Restoration = Callable[[Row, torch.Tensor, NDArray[np.float64], Mapping[str, NDArray[Any]]], AnyCertificate]
+
+
+def _restoration(config: Mapping[str, Any]) -> _Restoration:
+    """How certificates come back from disk, as the configuration says what they are of."""
     if config.get("smoother") == "mean":
-        output, budget = MeanOutput(center, row.abstained), MeanBudget(**config["budget"])
-        return MeanCertificate.from_kept(distances, kept, budget=budget, output=output, **given)
-    if "tuple_sizes" not in config["budget"]:  # written before there were probes
-        kept = {"probe_sizes": np.zeros(0)}
-    return Certificate.from_kept(
+        mean_budget = MeanBudget(**config["budget"])
+        return lambda row, center, distances, kept: MeanCertificate.from_kept(
+            distances,
+            kept,
+            sigma=row.sigma,
+            budget=mean_budget,
+            output=MeanOutput(center, row.abstained),
+            smoothing_loss=row.smoothing_loss,
+        )
+    budget, relaxation = SmoothingBudget(**config["budget"]), float(config["relaxation"])
+    without_probes = {"probe_sizes": np.zeros(0)} if "tuple_sizes" not in config["budget"] else None  # as once written
+    return lambda row, center, distances, kept: Certificate.from_kept(
         distances,
-        kept,
-        relaxation=float(config["relaxation"]),
-        budget=SmoothingBudget(**config["budget"]),
+        without_probes or kept,
+        sigma=row.sigma,
+        relaxation=relaxation,
+        budget=budget,
         output=SmoothedOutput(center, math.nan, math.nan, row.abstained),
-        **given,
+        smoothing_loss=row.smoothing_loss,
     )
 
 
