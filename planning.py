@@ -20,7 +20,7 @@ from callbacks import certification_report as report
 from center_smoothing import Distance, SmoothingBudget
 from center_smoothing.budget import METHODS
 from center_smoothing.planner import Demand, best_budget, least_evaluations
-from center_smoothing.sampling import BatchSize, NoisyOutputs, Stage
+from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs, Stage
 from center_smoothing.stopping import with_looks
 from certification import make_trainer
 from lightning_modules import BaseModel
@@ -124,6 +124,7 @@ def measure(
     images: Sequence[Tensor],
     distance: Distance,
     *,
+    function: BaseFunction | None = None,
     sigma: float,
     batch_size: BatchSize,
     where: dict[str, Any],
@@ -134,6 +135,7 @@ def measure(
         model: moved to the device.
         images: at least one, each (C, H, W); they may differ in size.
         distance: between outputs.
+        function: what evaluates the model; default: itself.
         sigma: noise level, in units of the point.
         batch_size: noisy copies per call of the model, or ``"auto"``.
         where: arguments of :func:`certification.make_trainer`.
@@ -141,7 +143,8 @@ def measure(
     Raises:
         ValueError: if the model or the distance cannot do with an image, or ``where`` does not work on this machine.
     """
-    trainer, outputs = make_trainer(**where), NoisyOutputs(model, sigma=sigma, batch_size=batch_size)
+    trainer = make_trainer(**where)
+    outputs = NoisyOutputs(model if function is None else function, sigma=sigma, batch_size=batch_size)
     model.to(trainer.strategy.root_device)
     drawn, seconds = 0, 0.0
     for image in images:
@@ -172,12 +175,20 @@ def _compared_within(outputs: NoisyOutputs, x: Tensor, distance: Distance, secon
     return drawn, max(took, 1e-9)
 
 
-def only_plan(request: Request, model: BaseModel | None, *, where: dict[str, Any], sigma_known: bool) -> list[str]:
+def only_plan(
+    request: Request,
+    model: BaseModel | None,
+    function: BaseFunction | None = None,
+    *,
+    where: dict[str, Any],
+    sigma_known: bool,
+) -> list[str]:
     """What --plan prints: what the budgets cost and can certify. Neither data nor disk are touched.
 
     Args:
         request: whose ``m`` may be several.
         model: whose speed is measured, on a random image.
+        function: what evaluates the model; default: itself.
         where: arguments of :func:`certification.make_trainer`.
         sigma_known: whether the levels are in units of x.
 
@@ -190,7 +201,7 @@ def only_plan(request: Request, model: BaseModel | None, *, where: dict[str, Any
     budgets = [request.budget(m) for m in ms] if options.time_limit is None else []
     image = None if model is None else random_image(model)
     if model is not None and image is not None:
-        speed = measure(model, [image], request.distance, sigma=max(levels), batch_size=options.batch_size, where=where)
+        speed = _speed(request, model, function, [image], where)
     if not budgets:
         if speed is None or examples is None:
             raise ValueError(
@@ -214,6 +225,7 @@ def only_plan(request: Request, model: BaseModel | None, *, where: dict[str, Any
 def in_time(
     request: Request,
     model: BaseModel,
+    function: BaseFunction,
     examples: Subset[dict[str, Tensor]],
     folder: CertificationFolder,
     where: dict[str, Any],
@@ -223,6 +235,7 @@ def in_time(
     Args:
         request: with a time limit.
         model: whose speed is measured, on a few of the examples.
+        function: what evaluates the model.
         examples: to be certified at each noise level.
         folder: where the results go.
         where: arguments of :func:`certification.make_trainer`.
@@ -240,9 +253,19 @@ def in_time(
             "the --n, --m, --k and --delta that --plan --time-limit prints"
         )
     images = [examples[position]["image"] for position in sorted({0, len(examples) // 2, len(examples) - 1})]
-    sigma, batch_size = max(request.levels), request.options.batch_size
-    speed = measure(model, images, request.distance, sigma=sigma, batch_size=batch_size, where=where)
+    speed = _speed(request, model, function, images, where)
     return choose(demand, speed, seconds=seconds, examples=len(examples), levels=len(request.levels))
+
+
+def _speed(
+    request: Request,
+    model: BaseModel,
+    function: BaseFunction | None,
+    images: Sequence[Tensor],
+    where: dict[str, Any],
+) -> Speed:
+    sigma, batch_size = max(request.levels), request.options.batch_size
+    return measure(model, images, request.distance, function=function, sigma=sigma, batch_size=batch_size, where=where)
 
 
 def choose(

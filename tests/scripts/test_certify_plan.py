@@ -310,6 +310,25 @@ def test_the_speed_is_measured_in_the_precision_asked_for(checkpoint: Path, monk
     assert all(seen)
 
 
+def test_the_speed_is_that_of_the_model_as_it_will_be_evaluated(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def watched(model: BaseModel, images: list[torch.Tensor], *_: object, function: object, **__: object) -> object:
+        measured.append((sum(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules()), function is model))
+        return SPEED
+
+    monkeypatch.setattr(planning, "measure", watched)
+    for flags in ([], ["--fold-batch-norm=false"], ["--compile=default"]):
+        planned(capsys, f"--ckpt={checkpoint}", *TIMED, *flags)
+    folded, whole, compiled = (norms for norms, _ in measured)
+    assert folded == compiled < whole
+    assert [itself for _, itself in measured] == [True, True, False]
+    certify.main([f"--ckpt={checkpoint}", *TIMED, f"--out={tmp_path}"])
+    assert measured[-1] == measured[0]
+
+
 @pytest.mark.parametrize("batch_size", [7, 300])
 def test_every_output_that_is_counted_was_evaluated_and_compared(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
