@@ -312,13 +312,13 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
     )
     entrypoint.make_writable(path, "--out")
+    model, base_function = _fast(subject.model, options)
     if options.time_limit is not None:
-        request = _request(options, levels)
-        budget, lines = planning.in_time(request, subject.model, examples, CertificationFolder(path), _where(options))
+        request, folder = _request(options, levels), CertificationFolder(path)
+        budget, lines = planning.in_time(request, model, base_function, examples, folder, _where(options))
         _say(*lines, sep="\n")
         smoothings = [_centers(options, levels, budget)]
     names = getattr(subject.data, "names", None)
-    model, base_function = _fast(subject.model, options)
     jobs = [
         Job(
             model=model,
@@ -396,7 +396,8 @@ def _plan_only(options: Namespace) -> list[str]:
         sigma = model.sigma if sigma is None else sigma
     known = model is not None or sigma is not None or options.eps_in is not None
     levels = _noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
-    return planning.only_plan(_request(options, levels), model, where=_where(options), sigma_known=known)
+    model, function = (None, None) if model is None else _fast(model.eval(), options)
+    return planning.only_plan(_request(options, levels), model, function, where=_where(options), sigma_known=known)
 
 
 def _where(options: Namespace) -> dict[str, Any]:

@@ -20,13 +20,16 @@ from callbacks import certification_report as report
 from center_smoothing import Distance, SmoothingBudget
 from center_smoothing.budget import METHODS
 from center_smoothing.planner import Demand, best_budget, least_evaluations
-from center_smoothing.sampling import BatchSize, NoisyOutputs, Stage
+from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs, Stage
 from center_smoothing.stopping import with_looks
 from certification import make_trainer
 from lightning_modules import BaseModel
 
 # How long the speed is measured after the batch size is found.
 _SECONDS = 1.0
+# With so many others an output is compared, on average: up to 194 candidates when it is ranked, about 64 probes in the
+# certification sample.
+_COMPARISONS = 128
 # More outputs than are drawn in that time.
 _MANY = 1 << 30
 # A speed differs a little each time: the time that an error message offers has to do the next time too.
@@ -95,7 +98,7 @@ class Speed:
     """How fast a model makes noisy outputs.
 
     Attributes:
-        samples_per_second: of one process: noise, batches and evaluations together.
+        samples_per_second: of one process: noise, evaluations and distances together.
         batch_size: at which that is so.
         processes: that share the examples.
         shape: of the first image that it was measured on.
@@ -117,21 +120,31 @@ def random_image(model: BaseModel) -> Tensor | None:
 
 
 def measure(
-    model: BaseModel, images: Sequence[Tensor], *, sigma: float, batch_size: BatchSize, where: dict[str, Any]
+    model: BaseModel,
+    images: Sequence[Tensor],
+    distance: Distance,
+    *,
+    function: BaseFunction | None = None,
+    sigma: float,
+    batch_size: BatchSize,
+    where: dict[str, Any],
 ) -> Speed:
     """Measure on noisy copies of images; takes about two seconds, or a few batches.
 
     Args:
         model: moved to the device.
         images: at least one, each (C, H, W); they may differ in size.
+        distance: between outputs.
+        function: what evaluates the model; default: itself.
         sigma: noise level, in units of the point.
         batch_size: noisy copies per call of the model, or ``"auto"``.
         where: arguments of :func:`certification.make_trainer`.
 
     Raises:
-        ValueError: if the model cannot do with an image, or ``where`` does not work on this machine.
+        ValueError: if the model or the distance cannot do with an image, or ``where`` does not work on this machine.
     """
-    trainer, outputs = make_trainer(**where), NoisyOutputs(model, sigma=sigma, batch_size=batch_size)
+    trainer = make_trainer(**where)
+    outputs = NoisyOutputs(model if function is None else function, sigma=sigma, batch_size=batch_size)
     model.to(trainer.strategy.root_device)
     drawn, seconds = 0, 0.0
     for image in images:
@@ -140,7 +153,7 @@ def measure(
                 x = model.point(image.unsqueeze(0).to(model.device))[0]
                 next(outputs.draw(x, example=0, stage=Stage.CALIBRATION, count=1))  # finds the batch size
                 outputs.evaluations_per_second(x)  # the first calls of a shape do not count
-                count, took = _drawn_within(outputs, x, _SECONDS / len(images))
+                count, took = _compared_within(outputs, x, distance, _SECONDS / len(images))
         except RuntimeError as error:  # what PyTorch's layers raise for shapes that don't fit
             raise ValueError(
                 f"--data must hold examples that the model takes, got {tuple(image.shape)}: {error}"
@@ -149,23 +162,33 @@ def measure(
     return Speed(drawn / seconds, int(outputs.batch_size), trainer.world_size, tuple(images[0].shape))
 
 
-def _drawn_within(outputs: NoisyOutputs, x: Tensor, seconds: float) -> tuple[int, float]:
-    """How many outputs were drawn before so much time was over, at least a batch, and the time that it took."""
+def _compared_within(outputs: NoisyOutputs, x: Tensor, distance: Distance, seconds: float) -> tuple[int, float]:
+    """How many outputs were drawn and compared before so much time was over, at least a batch, and the time it took."""
     drawn, began, took = 0, time.perf_counter(), 0.0
     for batch in outputs.draw(x, example=0, stage=Stage.CALIBRATION, count=_MANY):
-        batch.flatten()[0].item()  # reading one number waits for the device
+        embedded = distance.embed(batch)
+        others = embedded.repeat(-(-_COMPARISONS // len(embedded)), *[1] * (embedded.ndim - 1))[:_COMPARISONS]
+        distance.compare(embedded, others).flatten()[0].item()  # reading one number waits for the device
         drawn, took = drawn + len(batch), time.perf_counter() - began
         if took >= seconds:
             break
     return drawn, max(took, 1e-9)
 
 
-def only_plan(request: Request, model: BaseModel | None, *, where: dict[str, Any], sigma_known: bool) -> list[str]:
+def only_plan(
+    request: Request,
+    model: BaseModel | None,
+    function: BaseFunction | None = None,
+    *,
+    where: dict[str, Any],
+    sigma_known: bool,
+) -> list[str]:
     """What --plan prints: what the budgets cost and can certify. Neither data nor disk are touched.
 
     Args:
         request: whose ``m`` may be several.
         model: whose speed is measured, on a random image.
+        function: what evaluates the model; default: itself.
         where: arguments of :func:`certification.make_trainer`.
         sigma_known: whether the levels are in units of x.
 
@@ -178,7 +201,7 @@ def only_plan(request: Request, model: BaseModel | None, *, where: dict[str, Any
     budgets = [request.budget(m) for m in ms] if options.time_limit is None else []
     image = None if model is None else random_image(model)
     if model is not None and image is not None:
-        speed = measure(model, [image], sigma=max(levels), batch_size=options.batch_size, where=where)
+        speed = _speed(request, model, function, [image], where)
     if not budgets:
         if speed is None or examples is None:
             raise ValueError(
@@ -202,6 +225,7 @@ def only_plan(request: Request, model: BaseModel | None, *, where: dict[str, Any
 def in_time(
     request: Request,
     model: BaseModel,
+    function: BaseFunction,
     examples: Subset[dict[str, Tensor]],
     folder: CertificationFolder,
     where: dict[str, Any],
@@ -211,6 +235,7 @@ def in_time(
     Args:
         request: with a time limit.
         model: whose speed is measured, on a few of the examples.
+        function: what evaluates the model.
         examples: to be certified at each noise level.
         folder: where the results go.
         where: arguments of :func:`certification.make_trainer`.
@@ -228,9 +253,19 @@ def in_time(
             "the --n, --m, --k and --delta that --plan --time-limit prints"
         )
     images = [examples[position]["image"] for position in sorted({0, len(examples) // 2, len(examples) - 1})]
-    sigma, batch_size = max(request.levels), request.options.batch_size
-    speed = measure(model, images, sigma=sigma, batch_size=batch_size, where=where)
+    speed = _speed(request, model, function, images, where)
     return choose(demand, speed, seconds=seconds, examples=len(examples), levels=len(request.levels))
+
+
+def _speed(
+    request: Request,
+    model: BaseModel,
+    function: BaseFunction | None,
+    images: Sequence[Tensor],
+    where: dict[str, Any],
+) -> Speed:
+    sigma, batch_size = max(request.levels), request.options.batch_size
+    return measure(model, images, request.distance, function=function, sigma=sigma, batch_size=batch_size, where=where)
 
 
 def choose(

@@ -142,7 +142,8 @@ def _costs(
         seconds = math.nan if samples_per_second is None else budget.evaluations / samples_per_second
         in_all = "" if math.isnan(seconds) or inputs is None else duration(seconds * inputs)
         abstains = f"{rounded_up(100 * budget.abstention_probability(), 1)}% of inputs"
-        table.append([f"{budget.m:,}", f"{budget.evaluations:,}", f"{seconds:.3g}", in_all, abstains])
+        each = f"{seconds:.3g}" if seconds < 100 else f"{seconds:,.0f}"
+        table.append([f"{budget.m:,}", f"{budget.evaluations:,}", each, in_all, abstains])
     shown = [True, True, samples_per_second is not None, samples_per_second is not None and inputs is not None, True]
     return [list(compress(row, shown)) for row in table]
 

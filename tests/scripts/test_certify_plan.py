@@ -12,7 +12,7 @@ import entrypoint
 import lightning_modules
 import planning
 from callbacks import CertificationFolder
-from center_smoothing import CenterSmoother, SmoothingBudget
+from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
 from center_smoothing.planner import Demand
 from datamodules import MNIST
 from lightning_modules import BaseModel
@@ -302,14 +302,52 @@ def test_the_speed_is_measured_in_the_precision_asked_for(checkpoint: Path, monk
     monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", watched)
     model = certify.load_checkpoint(checkpoint).model
     where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "bf16-mixed"}
-    speed = planning.measure(model, [torch.rand(1, 28, 28)] * 2, sigma=0.25, batch_size=32, where=where)
+    speed = planning.measure(
+        model, [torch.rand(1, 28, 28)] * 2, TotalVariation(), sigma=0.25, batch_size=32, where=where
+    )
     assert speed.batch_size == 32
     assert speed.samples_per_second > 0
     assert all(seen)
+
+
+def test_the_speed_is_that_of_the_model_as_it_will_be_evaluated(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def watched(model: BaseModel, images: list[torch.Tensor], *_: object, function: object, **__: object) -> object:
+        measured.append((sum(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules()), function is model))
+        return SPEED
+
+    monkeypatch.setattr(planning, "measure", watched)
+    for flags in ([], ["--fold-batch-norm=false"], ["--compile=default"]):
+        planned(capsys, f"--ckpt={checkpoint}", *TIMED, *flags)
+    folded, whole, compiled = (norms for norms, _ in measured)
+    assert folded == compiled < whole
+    assert [itself for _, itself in measured] == [True, True, False]
+    certify.main([f"--ckpt={checkpoint}", *TIMED, f"--out={tmp_path}"])
+    assert measured[-1] == measured[0]
+
+
+@pytest.mark.parametrize("batch_size", [7, 300])
+def test_every_output_that_is_counted_was_evaluated_and_compared(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    model, compared = certify.load_checkpoint(checkpoint).model, []
+    compare = TotalVariation.compare
+    monkeypatch.setattr(
+        TotalVariation, "compare", lambda self, a, b: (compared.append((len(a), len(b))), compare(self, a, b))[1]
+    )
+    monkeypatch.setattr(planning.time, "perf_counter", iter(range(10**6)).__next__)
+    where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+    image = torch.rand(1, 28, 28)
+    speed = planning.measure(model, [image, image], TotalVariation(), sigma=0.25, batch_size=batch_size, where=where)
+    assert compared == [(batch_size, 128)] * 2
+    assert speed.samples_per_second == batch_size  # one batch a second of that clock
 
 
 def test_images_that_the_model_does_not_take_are_one_line(checkpoint: Path) -> None:
     model = certify.load_checkpoint(checkpoint).model
     where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
     with pytest.raises(ValueError, match=r"--data must hold examples that the model takes, got \(3, 9, 9\)"):
-        planning.measure(model, [torch.rand(3, 9, 9)], sigma=0.25, batch_size=8, where=where)
+        planning.measure(model, [torch.rand(3, 9, 9)], TotalVariation(), sigma=0.25, batch_size=8, where=where)
