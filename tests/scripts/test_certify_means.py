@@ -1,0 +1,460 @@
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import certify
+import entrypoint
+from callbacks import CertificationFolder
+from callbacks import certification_report as report
+from center_smoothing import Certificate, MeanCertificate, MeanSmoother, TotalVariation
+from center_smoothing.mean_smoother import clip
+from datamodules import MNIST
+from lightning_modules import load_checkpoint
+
+TINY = ["--n=100", "--m=400", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
+MEANS = ["--smoother=mean", "--clip-norm=20"]
+BOTH = ["--smoother=both", "--clip-norm=20", "--k=8"]
+SWEEP = ["--h", "0.5", "1", "--eps-in", "0.2", "0.4", "--num-examples=2"]
+FILES = {
+    "certificates.csv", "certificates.png", "certified_fraction.csv", "certified_fraction.png", "report.html",
+    "summary.json",
+}  # fmt: skip
+
+
+def run(checkpoint: Path, out: Path, *arguments: str) -> Path:
+    return certify.main([f"--ckpt={checkpoint}", f"--out={out}", *TINY, *arguments])
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Of certificates.csv, without the seconds."""
+    return [{key: value for key, value in row.items() if key != "seconds"}
+            for row in table(folder / "certificates.csv")]  # fmt: skip
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found = CertificationFolder(folder).read_summary()
+    assert found is not None
+    return found
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of an error with exit code 2."""
+    with pytest.raises(SystemExit) as exit_info:
+        certify.main(list(arguments))
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def means(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Means of three digits at two radii."""
+    return run(checkpoint, tmp_path_factory.mktemp("means"), *MEANS, "--h", "0", "1")
+
+
+@pytest.fixture(scope="module")
+def both(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Centers and means of the same three digits at the same radii."""
+    return run(checkpoint, tmp_path_factory.mktemp("both"), *BOTH, "--h", "0", "1")
+
+
+@pytest.fixture(scope="module")
+def swept(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both of two digits at two h and two radii, so that there are three noise levels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+        return run(checkpoint, tmp_path_factory.mktemp("swept"), *BOTH, *SWEEP)
+
+
+def test_rows_of_means_say_so(means: Path) -> None:
+    found = rows(means)
+    assert len(found) == 6
+    assert {(row["method"], row["delta"], row["n"], row["m"]) for row in found} == {("mean", "0.0", "100", "400")}
+    assert all(0.0 < float(row["eps_out"]) < 40.0 for row in found)
+    assert names(means) == FILES | {"distances", "outputs", "wandb"}
+
+
+def test_the_summary_says_what_was_smoothed_and_how(means: Path) -> None:
+    found = summary(means)
+    assert found["config"]["smoother"] == "mean"
+    assert found["config"]["clip_norm"] == 20.0
+    assert found["config"]["budget"] == {"n": 100, "m": 400, "group": 1, "alpha_1": 0.005, "alpha_2": 0.005}
+    assert not {"output_bound", "rtol", "eps_out_at_most"} & set(found["config"])
+    assert [set(result) for result in found["results"]] == 2 * [
+        {"eps_in", "h", "median_eps_out", "median_smoothing_loss", "abstention_rate", "num_examples"}
+    ]
+
+
+def test_a_row_is_what_the_smoother_of_the_library_certifies(means: Path, checkpoint: Path) -> None:
+    model, digits = load_checkpoint(checkpoint).model.eval(), MNIST()
+    digits.setup()
+    budget = entrypoint.mean_budget("standard", n=100, m=400)
+    smoother = MeanSmoother(model, TotalVariation(), sigma=0.25, budget=budget, clip_norm=20.0, batch_size=64)
+    images = {int(example["index"]): example["image"] for example in map(digits.test_set.__getitem__, range(500))}
+    for row in rows(means):
+        certificate = smoother.certify(images[int(row["index"])], example=int(row["index"]))
+        assert float(row["eps_out"]) == pytest.approx(certificate.eps_out(float(row["eps_in"])), rel=1e-4)
+        assert float(row["smoothing_loss"]) == pytest.approx(certificate.smoothing_loss, rel=1e-3)
+
+
+def test_base_output_and_smoothing_loss_are_those_of_the_clipped_model(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    norm = 2.0
+    folder = run(checkpoint, tmp_path, "--smoother=mean", f"--clip-norm={norm}", "--h=1", "--num-examples=1")
+    (row,) = rows(folder)
+    with np.load(folder / "outputs" / f"{row['index']}.npz") as arrays:
+        image, base, smoothed = (torch.from_numpy(arrays[name])[None] for name in ("image", "base", "smoothed"))
+    distance, model = TotalVariation(), load_checkpoint(checkpoint).model.eval()
+    with torch.no_grad():
+        output = model(image)
+    assert float(distance(torch.zeros_like(output), output)) > 1.5 * norm
+    torch.testing.assert_close(base.double(), clip(output, distance, norm), rtol=1e-4, atol=1e-5)
+    assert float(row["smoothing_loss"]) == pytest.approx(float(distance(base, smoothed)), rel=1e-3)
+    page = (folder / "report.html").read_text()
+    assert "base output and smoothing loss are those of the clipped model" in page
+    assert "clipped base output" in page
+
+
+def test_a_folder_of_means_restores_them(means: Path) -> None:
+    certificates = CertificationFolder(means).certificates()
+    for row in rows(means):
+        certificate = certificates[int(row["index"])]
+        assert isinstance(certificate, MeanCertificate)
+        assert certificate.eps_out(float(row["eps_in"])) == float(row["eps_out"])
+        assert 20.0 < certificate.bound < 40.0001
+        assert certificate.smoothing_loss == float(row["smoothing_loss"])
+
+
+def test_a_folder_of_means_answers_both_ways_without_sampling(
+    means: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("certify.load_checkpoint", "center_smoothing.MeanSmoother.__init__", "torch.nn.Module.__call__"):
+        monkeypatch.setattr(name, None)
+    out = tmp_path / "answers.csv"
+    certify.main([f"--from={means}", "--eps-in", "0.25", "0.7", "--eps-out", "5", "100", f"--out={out}"])
+    printed = capsys.readouterr().out
+    assert "promise (mean), for all answers of an example at once, also to whatever is asked later" in printed
+    found, exact = table(out), {row["index"]: row["eps_out"] for row in rows(means) if row["eps_in"] == "0.25"}
+    at_025 = {row["index"]: row["eps_out"] for row in found if (row["asked"], row["eps_in"]) == ("eps_in", "0.25")}
+    assert at_025 == exact
+    certificates = CertificationFolder(means).certificates()
+    back = {row["index"]: float(row["eps_in"]) for row in found if (row["asked"], row["eps_out"]) == ("eps_out", "5.0")}
+    assert back == {str(index): certificate.eps_in(5.0) for index, certificate in certificates.items()}
+    assert {row["eps_in"] for row in found if (row["asked"], row["eps_out"]) == ("eps_out", "100.0")} == {"inf"}
+
+
+def test_the_plan_of_means_says_what_it_costs_and_what_no_sample_shows(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run(checkpoint, tmp_path, *MEANS, "--h", "1", "2", "--num-examples=1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(
+        "plan: 1 examples, TotalVariation(p=1), sigma=0.25, method=mean, n=100, m=400, clip_norm=20"
+    )
+    budget = entrypoint.mean_budget("standard", n=100, m=400)
+    for line, h in zip(lines[2:4], (1.0, 2.0), strict=True):
+        tail = budget.plan(h).tail_at_bound
+        sigma, shown_h, eps_in, shown_tail, product = map(float, line.split())
+        assert (sigma, shown_h, eps_in) == (0.25, h, h * 0.25)
+        assert tail <= shown_tail <= tail + 1e-6
+        assert 40.0 * tail <= product <= 40.0 * tail + 0.02
+    assert "500 evaluations per example and sigma, 500 in all" in lines[4]
+    assert any(line.startswith("promise, for all eps_in at once:") for line in lines)
+
+
+def test_the_same_command_keeps_means_and_another_norm_is_refused(
+    means: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (means / "certificates.csv").read_bytes()
+    monkeypatch.setattr("center_smoothing.MeanSmoother.certify", None)
+    run(checkpoint, means, *MEANS, "--h", "0", "1")
+    assert (means / "certificates.csv").read_bytes() == before
+    capsys.readouterr()
+    given = [f"--ckpt={checkpoint}", f"--out={means}", *TINY, "--h", "0", "1"]
+    assert "clip_norm=20.0, not 30.0" in refused(capsys, *given, "--smoother=mean", "--clip-norm=30")
+    assert "output_bound=None, not 99.0" in refused(capsys, *given, "--smoother=mean", "--output-bound=99")
+    assert "smoother='mean', not 'center'" in refused(capsys, *given, "--k=8")
+    assert "smoother='mean', not ['center', 'mean']" in refused(capsys, *given, *BOTH)
+
+
+def test_means_go_on_where_they_were_interrupted(
+    means: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    shutil.copytree(means, tmp_path / "half", ignore=shutil.ignore_patterns("wandb"))
+    part = tmp_path / "half" / "certificates.csv"
+    part.write_text("".join(part.read_text().splitlines(keepends=True)[:3]) + "1536,0.25,0.0,1")
+    assert rows(run(checkpoint, tmp_path / "half", *MEANS, "--h", "0", "1")) == rows(means)
+
+
+def test_a_promised_bound_is_recorded_and_one_that_does_not_hold_is_an_error(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    largest = 2.0 * 2 * 28 * 27
+    folder = run(
+        checkpoint, tmp_path / "a", "--smoother=mean", f"--output-bound={largest}", "--h=1", "--num-examples=1"
+    )
+    assert summary(folder)["config"]["output_bound"] == largest
+    (certificate,) = CertificationFolder(folder).certificates().values()
+    assert isinstance(certificate, MeanCertificate)
+    assert certificate.bound == pytest.approx(largest)
+    assert "clipped" not in (folder / "report.html").read_text().split("<footer>")[0].split("<body>")[1]
+    capsys.readouterr()
+    arguments = [f"--ckpt={checkpoint}", f"--out={tmp_path / 'b'}", *TINY, "--smoother=mean", "--output-bound=0.01"]
+    line = refused(capsys, *arguments, "--h=1")
+    assert "bound must be at least every distance between two outputs, got 0.01" in line
+    assert "0 of 3 examples are finished and kept" in line
+
+
+def test_the_default_folder_is_named_after_what_was_smoothed(
+    checkpoint: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    given = [f"--ckpt={checkpoint}", *TINY, "--num-examples=1", "--h", "0"]
+    folders = [certify.main([*given, *MEANS]).name, certify.main([*given, "--smoother=mean", "--clip-norm=30"]).name]
+    assert [name.rsplit("-", 1)[0] for name in folders] == ["tv-mean-clip_norm=20", "tv-mean-clip_norm=30"]
+    assert certify.main([*given, *BOTH]).name.startswith("tv-exact-mean-clip_norm=20-")
+
+
+@pytest.mark.parametrize(("name", "n", "m"), [("quick", 1_000, 10_000), ("standard", 10_000, 100_000)])
+def test_budgets_of_means(name: str, n: int, m: int) -> None:
+    budget = entrypoint.mean_budget(name)
+    assert (budget.n, budget.m, budget.group) == (n, m, 1)
+    assert entrypoint.mean_budget(name, n=7, m=None, alpha1=0.1, alpha2=0.2).as_dict() == {
+        "n": 7, "m": m, "group": 1, "alpha_1": 0.1, "alpha_2": 0.2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--smoother=median"], ["--smoother must be one of center, mean, both", "'median'"]),
+        (
+            ["--smoother=mean"],
+            ["exactly one of --clip-norm and --output-bound, got none", "part of the model", "who knows"],
+        ),
+        (
+            ["--smoother=both", "--clip-norm=1", "--output-bound=2"],
+            ["exactly one", "got --clip-norm and --output-bound"],
+        ),
+        (["--clip-norm=1"], ["--clip-norm bounds the outputs of means", "--smoother mean or both", "got center"]),
+        (["--output-bound=1"], ["--output-bound bounds the outputs of means", "got center"]),
+        ([*MEANS, "--distance=angular"], ["convex in the output (tv, tv-l2, l1, l2, linf)", "got angular"]),
+        ([*BOTH, "--distance=jaccard"], ["--smoother=both", "convex", "got jaccard"]),
+        ([*MEANS, "--distance=mask-jaccard"], ["convex", "got mask-jaccard", "further away than each of its outputs"]),
+        ([*MEANS, "--method=paper"], ["--method is of centers alone", "--smoother=mean"]),
+        ([*MEANS, "--rtol=0.1"], ["--rtol is of centers alone"]),
+        ([*MEANS, "--eps-out-at-most=3"], ["--eps-out-at-most is of centers alone"]),
+        ([*MEANS, "--k=8"], ["--k is of centers alone"]),
+        ([*MEANS, "--delta=0.1"], ["--delta is of centers alone"]),
+        ([*BOTH, "--budget=paper"], ["--budget must be one of quick, standard", "got paper"]),
+        (["--smoother=mean", "--clip-norm=0"], ["--clip-norm must be a positive number", "'0'"]),
+        (["--smoother=mean", "--output-bound=inf"], ["--output-bound must be a positive number", "'inf'"]),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("certify.load_checkpoint", None)
+    line = refused(capsys, "--ckpt=none.ckpt", "--h=1", *arguments)
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+
+
+def test_questions_take_no_smoother(means: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--smoother=mean"], ["--clip-norm=20"], ["--output-bound=20"]):
+        assert "the folder has its own" in refused(capsys, f"--from={means}", "--h=1", *arguments)
+
+
+def test_both_are_two_folders_and_what_brings_them_together(both: Path) -> None:
+    assert names(both) == FILES | {"center", "mean", "wandb"}
+    for kind, certificate in (("center", Certificate), ("mean", MeanCertificate)):
+        assert names(both / kind) == FILES | {"distances", "outputs"}
+        certificates = CertificationFolder(both / kind).certificates()
+        assert {type(found) for found in certificates.values()} == {certificate}
+        assert summary(both / kind)["config"]["smoother"] == kind
+        assert not any("smoother" in result for result in summary(both / kind)["results"])
+    assert rows(both) == rows(both / "center") + rows(both / "mean")
+    assert [row["method"] for row in rows(both)] == ["exact"] * 6 + ["mean"] * 6
+    assert {row["index"] for row in rows(both / "center")} == {row["index"] for row in rows(both / "mean")}
+
+
+def test_each_of_both_is_what_it_is_alone(
+    both: Path, means: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert rows(both / "mean") == rows(means)
+    assert rows(both / "center") == rows(run(checkpoint, tmp_path, "--k=8", "--h", "0", "1"))
+    assert summary(both / "mean")["config"] == summary(means)["config"]
+    assert summary(both / "center")["config"] == summary(tmp_path)["config"]
+
+
+def test_results_of_both_stand_side_by_side(both: Path) -> None:
+    found = summary(both)
+    assert [(result["smoother"], result["h"]) for result in found["results"]] == [
+        ("center", 0.0), ("mean", 0.0), ("center", 1.0), ("mean", 1.0),
+    ]  # fmt: skip
+    for kind in ("center", "mean"):
+        own = [{key: value for key, value in result.items() if key != "smoother"} for result in found["results"]
+               if result["smoother"] == kind]  # fmt: skip
+        assert own == summary(both / kind)["results"]
+    config = found["config"]
+    assert config["smoother"] == ["center", "mean"]
+    assert set(config["budget"]) == {"center", "mean"}
+    assert config["budget"]["mean"]["m"] == config["budget"]["center"]["m"] == 400
+    assert (config["sigma"], config["eps_in"], config["clip_norm"]) == (0.25, [0.0, 0.25], 20.0)
+
+
+def test_fractions_of_both_name_their_smoother(both: Path) -> None:
+    found = table(both / "certified_fraction.csv")
+    assert list(found[0]) == ["smoother", "sigma", "eps_in", "eps_out", "fraction"]
+    for kind in ("center", "mean"):
+        own = [{key: value for key, value in step.items() if key != "smoother"} for step in found
+               if step["smoother"] == kind]  # fmt: skip
+        assert own == table(both / kind / "certified_fraction.csv")
+
+
+def test_the_report_of_both_has_them_side_by_side_and_says_that_they_are_two_functions(both: Path) -> None:
+    page = (both / "report.html").read_text()
+    assert report.TWO_FUNCTIONS in page
+    assert "Mean: the smoothed output is the mean of 100 outputs under noise" in page
+    assert "Mean: outputs further than clip_norm = 20 from zero are scaled down to it" in page
+    assert "Center: for each eps_in by itself" in page
+    assert "Mean: for all eps_in at once" in page
+    assert "Center: nothing about several eps_in at once" in page
+    first, second = (f"Example {rows(both)[0]['index']}, {kind}</h3>" for kind in ("center", "mean"))
+    assert 0 < page.index(first) < page.index(second)
+    assert page.index(second) < page.index(f"Example {rows(both)[2]['index']}, center</h3>")
+    for kind in ("center", "mean"):
+        (row,) = (result for result in summary(both)["results"] if (result["smoother"], result["h"]) == (kind, 1.0))
+        cells = [kind, "0.25", "1", "0.25", report.up(row["median_eps_out"]), f"{row['median_smoothing_loss']:.4g}"]
+        assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) in page
+        assert report.TWO_FUNCTIONS not in (both / kind / "report.html").read_text()
+    for name in ("certificates.png", "certified_fraction.png"):
+        with Image.open(both / name) as picture:
+            assert min(picture.size) > 400
+
+
+def test_the_terminal_says_of_both_what_holds(both: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(checkpoint, both, *BOTH, "--h", "0", "1")
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("plan: ") for line in lines) == 2
+    assert [line.split()[:3] for line in lines if line.startswith(("center  ", "mean  "))] == [
+        ["center", "0", "0"], ["mean", "0", "0"], ["center", "1", "0.25"], ["mean", "1", "0.25"],
+    ]  # fmt: skip
+    assert any(line.startswith("center: promise, for each eps_in by itself") for line in lines)
+    assert any(line.startswith("mean: promise, for all eps_in at once") for line in lines)
+    assert report.TWO_FUNCTIONS in lines
+    assert "center/, mean/" in lines[-1]
+
+
+def test_both_are_one_run_of_wandb(both: Path, wandb_history: Callable[[Path], list[dict[str, object]]]) -> None:
+    history = wandb_history(both)
+    for result in summary(both)["results"]:
+        key = f"median_eps_out/{result['smoother']}"
+        (logged,) = (row for row in history if key in row and row["eps_in"] == result["eps_in"])
+        assert logged[key] == result["median_eps_out"]
+        assert logged[f"median_smoothing_loss/{result['smoother']}"] == result["median_smoothing_loss"]
+    assert not any("median_eps_out" in row for row in history)
+    (run_folder,) = both.glob("wandb/offline-run-*")
+    (logged,) = (row for row in history if "certified_fraction/path" in row)
+    written = json.loads((run_folder / "files" / str(logged["certified_fraction/path"])).read_text())
+    assert written["columns"][0] == "smoother"
+    assert {row[0] for row in written["data"]} == {"center", "mean"}
+
+
+def test_both_go_on_where_they_were_interrupted(
+    both: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    shutil.copytree(both, tmp_path / "half", ignore=shutil.ignore_patterns("wandb"))
+    part = tmp_path / "half" / "mean" / "certificates.csv"
+    part.write_text("".join(part.read_text().splitlines(keepends=True)[:3]))
+    assert rows(run(checkpoint, tmp_path / "half", *BOTH, "--h", "0", "1")) == rows(both)
+    printed = capsys.readouterr().out.splitlines()
+    assert "mean:" in printed
+    assert "center:" not in printed
+
+
+def test_both_are_asked_one_by_one(both: Path, swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, f"--from={both}", "--h=1")
+    assert "--from must be the folder of one smoother" in line
+    assert f"take one of {both / 'center'}, {both / 'mean'}" in line
+    assert f"take one of {swept / 'center' / 'sigma=0.2'}, " in refused(capsys, f"--from={swept}", "--h=1")
+    assert f"{swept / 'mean' / 'sigma=0.8'}" in refused(capsys, f"--from={swept / 'mean'}", "--h=1")
+    assert certify.main([f"--from={both / 'mean'}", "--h=1"]) == both / "mean"
+
+
+def test_another_norm_or_smoother_for_both_is_refused(
+    both: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"--ckpt={checkpoint}", f"--out={both}", *TINY, "--h", "0", "1", "--k=8"]
+    assert "clip_norm=20.0, not 30.0" in refused(capsys, *given, "--smoother=both", "--clip-norm=30")
+    assert "smoother=['center', 'mean'], not 'center'" in refused(capsys, *given)
+
+
+def test_several_noise_levels_of_both_are_a_folder_each_and_a_line_each(swept: Path) -> None:
+    for kind in ("center", "mean"):
+        assert names(swept / kind) == FILES | {"sigma=0.2", "sigma=0.4", "sigma=0.8"}
+        assert summary(swept / kind)["config"]["sigma"] == [0.2, 0.4, 0.8]
+        assert "smoother" not in summary(swept / kind)["results"][0]
+    assert rows(swept) == rows(swept / "center") + rows(swept / "mean")
+    assert [(result["smoother"], result["h"], result["eps_in"]) for result in summary(swept)["results"]] == [
+        (kind, h, eps_in) for h in (0.5, 1.0) for eps_in in (0.2, 0.4) for kind in ("center", "mean")
+    ]
+    page = (swept / "report.html").read_text()
+    for words in ("center, h = 0.5", "mean, h = 1", f"Example {rows(swept)[0]['index']}, mean, sigma = 0.2</h3>"):
+        assert words in page
+    assert report.TWO_FUNCTIONS in page
+    fractions = table(swept / "certified_fraction.csv")
+    assert list(dict.fromkeys((step["smoother"], step["sigma"], step["eps_in"]) for step in fractions)) == [
+        (kind, sigma, eps_in)
+        for sigma, eps_in in (("0.2", "0.2"), ("0.4", "0.2"), ("0.4", "0.4"), ("0.8", "0.4"))
+        for kind in ("center", "mean")
+    ]
+
+
+def test_arguments_of_centers_are_taken_for_the_center_of_both(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folder = run(checkpoint, tmp_path, *BOTH, "--delta=0.3", "--method=paper", "--h=0.1", "--num-examples=1")
+    assert [row["method"] for row in rows(folder)] == ["paper", "mean"]
+    assert [row["delta"] for row in rows(folder)] == ["0.3", "0.0"]
+
+
+def test_a_mean_abstains_where_an_output_is_not_finite(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sometimes_nan(self: object, x: torch.Tensor) -> torch.Tensor:
+        return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) > x.mean() + 0.02, math.nan, x)
+
+    monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", sometimes_nan)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folder = run(checkpoint, tmp_path, *MEANS, "--h", "0", "--num-examples=1")
+    assert [(row["abstained"], row["eps_out"]) for row in rows(folder)] == [("True", "inf")]
+    assert "count as at the bound on distances" in capsys.readouterr().out
+    (certificate,) = CertificationFolder(folder).certificates().values()
+    assert certificate.eps_out(0.0) == math.inf
