@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -107,24 +107,14 @@ class Run:
         )
         job.smoother.outputs.progress = self.progress.advance
         writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage)
-        try:
-            self.trainer = Trainer(
-                accelerator=accelerator,
-                devices=int(devices) if devices.lstrip("-").isdigit() else devices,
-                num_nodes=num_nodes,
-                strategy=strategy,
-                precision=precision,
-                callbacks=[self.progress, writer],
-                logger=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                inference_mode=False,
-            )
-        except Exception as error:  # Lightning has its own exceptions for each of these arguments
-            raise ValueError(
-                f"--accelerator={accelerator} --devices={devices} --strategy={strategy} "
-                f"--precision={precision} do not work here: {error}"
-            ) from error
+        self.trainer = make_trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,
+            callbacks=[self.progress, writer],
+        )
 
     def preflight(self) -> float:
         """See on a few examples that the model and the distance fit: they may differ in size.
@@ -257,6 +247,40 @@ class Run:
     def _device_name(self) -> str:
         device = self.trainer.strategy.root_device
         return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+
+
+def make_trainer(
+    *,
+    accelerator: str,
+    devices: str,
+    num_nodes: int,
+    strategy: str,
+    precision: str,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """A Trainer that predicts and writes nothing by itself. Arguments are those of :class:`Run`.
+
+    Raises:
+        ValueError: for settings that do not work on this machine.
+    """
+    try:
+        return Trainer(
+            accelerator=accelerator,
+            devices=int(devices) if devices.lstrip("-").isdigit() else devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            inference_mode=False,
+        )
+    except Exception as error:  # Lightning has its own exceptions for each of these arguments
+        raise ValueError(
+            f"--accelerator={accelerator} --devices={devices} --strategy={strategy} "
+            f"--precision={precision} do not work here: {error}"
+        ) from error
 
 
 def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoint_sha256: str | None) -> bool:

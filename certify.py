@@ -22,14 +22,14 @@ from torch.utils.data import Subset
 import conclusion
 import datamodules
 import entrypoint
+import planning
 from callbacks import CertificationFolder
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
-from center_smoothing import CenterSmoother, Decided, Distance, MeanSmoother, TightEnough
+from center_smoothing import CenterSmoother, Decided, MeanSmoother, SmoothingBudget, TightEnough
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
 from center_smoothing.sampling import check_point
 from center_smoothing.smoother import StoppingRule
-from center_smoothing.stopping import with_looks
 from certification import Job, Run, check_same
 from datamodules import ImageDataModule
 from lightning_modules import (
@@ -86,8 +86,8 @@ class Smoothing:
     rules: dict[str, float]
 
 
-def main(args: Sequence[str] | None = None) -> Path:
-    """Certify, and return the certification folder.
+def main(args: Sequence[str] | None = None) -> Path | None:
+    """Certify, and return the certification folder; None where only the plan was asked for.
 
     Args:
         args: command-line arguments; default those of the process.
@@ -102,11 +102,13 @@ def main(args: Sequence[str] | None = None) -> Path:
         options = _parse(args)
         if options["from"] is not None:
             return _answer(options)
+        if options.plan:
+            _say(*_plan_only(options), sep="\n")
+            return None
         subject = _subject(options)
         out, jobs = _prepare(options, subject)
         _say(*_plan(jobs), sep="\n")
-        where = {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
-        runs = [Run(job, **where) for job in jobs]
+        runs = [Run(job, **_where(options)) for job in jobs]
         _preflight(runs)
         for folder, below in conclusion.folders(out, jobs):
             if len(below) > 1 and folder.read_summary() is None and rank_zero_only.rank == 0:
@@ -164,7 +166,7 @@ def _parser() -> ArgumentParser:
     add("--sigma", type=positive("--sigma"), help="noise level, in units of x; default: the checkpoint's")
     add("--budget", type=choice("--budget", *entrypoint.BUDGETS), default="standard", help=budgets)
     add("--n", type=count("--n"), help="ranked outputs, or outputs that are averaged")
-    add("--m", type=count("--m"), help="certification outputs")
+    add("--m", type=entrypoint.counts("--m"), help="certification outputs; several, to compare them with --plan")
     add("--k", type=count("--k"), help="pilot outputs, the candidate centers")
     add("--delta", type=positive("--delta"), help="margin; default: the least that abstains on at most 1%% of inputs")
     add("--alpha1", type=positive("--alpha1"), help="failure probability of the smoothed output")
@@ -176,6 +178,9 @@ def _parser() -> ArgumentParser:
         type=entrypoint.radius("--eps-out-at-most"),
         help="stop where eps_out is certified to be at most this, or cannot be with --m samples any more",
     )
+    add("--plan", action="store_true", help="only say what it costs and can certify; loads no data, writes nothing")
+    limited = entrypoint.time_span("--time-limit")
+    add("--time-limit", type=limited, help="choose n, m, k and delta so that all takes about that long: 90s, 30m, 2h")
     add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
     add(
@@ -208,7 +213,7 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(args: Sequence[str] | None) -> Namespace:
-    parser, words = _parser(), sys.argv[1:] if args is None else list(args)
+    parser, words = _parser(), entrypoint.joined(sys.argv[1:] if args is None else args, "--m")
     parser.set_defaults(data=_data_that_arguments_change(words))
     try:
         options = parser.parse_args(words)
@@ -217,16 +222,17 @@ def _parse(args: Sequence[str] | None) -> Namespace:
             raise
         raise ValueError("--data must name a data module, e.g. PhotoFolder, with the arguments --data.*") from error
     given = [f"--{name}" for name in ("ckpt", "model", "from") if options[name] is not None]
-    if len(given) != 1:
+    if len(given) > 1 or not (given or options.plan):
         got = " and ".join(given) or "none of them"
         raise ValueError(
             "--ckpt must name a checkpoint that train.py wrote, or --model a pretrained model, or --from a finished "
             f"folder, got {got}"
         )
+    _check_planning(options)
     if options.eps_out is not None and options["from"] is None:
         raise ValueError(
-            f"--eps-out must be asked of a finished folder, got it with {given[0]}: certify first, and then ask with "
-            f"--from FOLDER --eps-out {options.eps_out[0]:g}"
+            f"--eps-out must be asked of a finished folder, got it with {given[0] if given else '--plan'}: certify "
+            f"first, and then ask with --from FOLDER --eps-out {options.eps_out[0]:g}"
         )
     _check_smoother(options)
     return parser.instantiate(options)
@@ -238,11 +244,27 @@ def _check_smoother(options: Namespace) -> None:
     if options["from"] is None:
         names = ("method", "k", "delta", "rtol", "eps_out_at_most")
         of_centers = {f"--{name.replace('_', '-')}": options[name] for name in names}
+        if options.smoother != "center" and (options.plan or options.time_limit is not None):
+            raise ValueError(
+                "--plan and --time-limit compare budgets of centers: they must be left out with "
+                f"--smoother={options.smoother}, whose plan is printed before it samples"
+            )
         entrypoint.check_smoother(
             options.smoother, distance=options.distance, budget=options.budget, bounds=bounds, of_centers=of_centers
         )
     elif options.smoother != "center" or any(value is not None for value in bounds.values()):
         raise ValueError("--from takes no --smoother, --clip-norm and --output-bound: the folder has its own")
+
+
+def _check_planning(options: Namespace) -> None:
+    """Raise ValueError where --plan, --time-limit and several --m do not go together."""
+    if options["from"] is not None and (options.plan or options.time_limit is not None):
+        raise ValueError("--plan and --time-limit must be left out with --from, which draws no samples")
+    if options.m is not None and options.time_limit is not None:
+        raise ValueError("--m must be left out with --time-limit, which chooses it")
+    if options.m is not None and len(options.m) > 1 and not options.plan:
+        got = " ".join(map(str, options.m))
+        raise ValueError(f"--m must be one number, or several to compare them with --plan, got {got}")
 
 
 def _subject(options: Namespace) -> Subject:
@@ -270,7 +292,7 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
     """Check everything that can be checked without sampling: the folder, and a job for each noise level."""
     distance, levels = entrypoint.DISTANCES[options.distance], _noise_levels(options, subject.sigma)
     kinds = {"center": _centers, "mean": _means}
-    smoothings = [kinds[kind](options, distance, levels) for kind in entrypoint.SMOOTHERS[options.smoother]]
+    smoothings = [kinds[kind](options, levels) for kind in entrypoint.SMOOTHERS[options.smoother]]
     examples, indices, digest = _draw_examples(subject.data, options.num_examples, options.seed)
     config = {
         "model": type(subject.model).__name__,
@@ -290,8 +312,13 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
     )
     entrypoint.make_writable(path, "--out")
-    names = getattr(subject.data, "names", None)
     model, base_function = _fast(subject.model, options)
+    if options.time_limit is not None:
+        request, folder = _request(options, levels), CertificationFolder(path)
+        budget, lines = planning.in_time(request, model, base_function, examples, folder, _where(options))
+        _say(*lines, sep="\n")
+        smoothings = [_centers(options, levels, budget)]
+    names = getattr(subject.data, "names", None)
     jobs = [
         Job(
             model=model,
@@ -323,28 +350,59 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
     return CertificationFolder(path), jobs
 
 
-def _centers(options: Namespace, distance: Distance, levels: Mapping[float, Sequence[float]]) -> Smoothing:
-    """Center smoothing, where it can certify all that is asked."""
-    given = {name: options[name] for name in ("n", "m", "k", "delta", "alpha1", "alpha2", "method")}
-    budget = entrypoint.budget(options.budget, **given)
-    budget = budget if distance.averages else budget.without_averages()
-    if rules := _stopping(options):
-        largest = max(radius / sigma for sigma, radii in levels.items() for radius in radii)
-        budget = with_looks(budget, largest)
-    for sigma, radii in levels.items():
-        for radius in radii:
-            entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
-    config = {"budget": budget.as_dict(), **rules}
-    return Smoothing("center", partial(CenterSmoother, budget=budget), config, budget.method, rules)
+def _request(options: Namespace, levels: Mapping[float, Sequence[float]]) -> planning.Request:
+    return planning.Request(options, levels, stops=bool(_stopping(options)))
 
 
-def _means(options: Namespace, distance: Distance, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+def _centers(
+    options: Namespace, levels: Mapping[float, Sequence[float]], chosen: SmoothingBudget | None = None
+) -> Smoothing:
+    """Center smoothing, where it can certify all that is asked.
+
+    With a time limit its budget is still to be chosen, or ``chosen``. Before the choice the configuration, by which
+    the default folder goes, has what was asked, and not what today's speed makes of it.
+    """
+    request, rules, limit = _request(options, levels), _stopping(options), options.time_limit
+    budget = chosen
+    if limit is None:
+        budget = request.budget(None if options.m is None else options.m[0])
+        for sigma, radii in levels.items():
+            for radius in radii:
+                entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
+    config = {
+        **({} if limit is None else {"time_limit": limit}),
+        "budget": request.fixed if budget is None else budget.as_dict(),
+        **rules,
+    }
+    method = str(config["budget"]["method"])
+    return Smoothing("center", partial(CenterSmoother, budget=budget), config, method, rules)
+
+
+def _means(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
     """Mean smoothing, which certifies something at every h."""
-    budget = entrypoint.mean_budget(options.budget, **{name: options[name] for name in ("n", "m", "alpha1", "alpha2")})
+    given = {name: options[name] for name in ("n", "alpha1", "alpha2")}
+    budget = entrypoint.mean_budget(options.budget, m=None if options.m is None else options.m[0], **given)
     make = partial(MeanSmoother, budget=budget, clip_norm=options.clip_norm, bound=options.output_bound)
     bounds = {name: options[name] for name in ("clip_norm", "output_bound") if options[name] is not None}
     name = "-".join(["mean", *(f"{flag}={value:g}" for flag, value in bounds.items())])
     return Smoothing("mean", make, {"budget": budget.as_dict(), **bounds}, name, {})
+
+
+def _plan_only(options: Namespace) -> list[str]:
+    """What --plan prints, from the flags and the model alone."""
+    model, sigma = options.model, options.sigma
+    if options.ckpt is not None:
+        model = load_checkpoint(options.ckpt).model
+        sigma = model.sigma if sigma is None else sigma
+    known = model is not None or sigma is not None or options.eps_in is not None
+    levels = _noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
+    model, function = (None, None) if model is None else _fast(model.eval(), options)
+    return planning.only_plan(_request(options, levels), model, function, where=_where(options), sigma_known=known)
+
+
+def _where(options: Namespace) -> dict[str, Any]:
+    """On what to compute, as in lightning.pytorch.Trainer."""
+    return {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
 
 
 def _stopping(options: Namespace) -> dict[str, float]:

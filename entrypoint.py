@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentError, ArgumentTypeError
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -47,6 +47,9 @@ DISTANCES: dict[str, Distance] = {
     "jaccard": BoxJaccard(),
     "mask-jaccard": MaskJaccard(),
 }
+
+# Of the units of --time-limit.
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 # Lines of jsonargparse's messages that say nothing to who typed the argument.
 _NOISE = re.compile(
@@ -113,6 +116,56 @@ def count(name: str) -> Callable[[object], int]:
     return _argument(name, "a whole number of at least 1", _count)
 
 
+def counts(name: str) -> Callable[[object], list[int]]:
+    """The type of an argument that takes one or several whole numbers of at least 1: see :func:`joined`.
+
+    Example:
+        >>> counts("--m")("1e3,10_000")
+        [1000, 10000]
+    """
+    one = count(name)
+
+    def check(value: object) -> list[int]:
+        values = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+        return [one(each) for each in values]
+
+    return check
+
+
+def joined(words: Sequence[str], flag: str) -> list[str]:
+    """Command-line words in which the values that follow a flag are one word.
+
+    jsonargparse's ``nargs="+"`` would refuse a single number in a YAML file.
+
+    Example:
+        >>> joined(["--m", "1000", "10000", "--plan"], "--m")
+        ['--m', '1000,10000', '--plan']
+    """
+    kept: list[str] = []
+    for word in words:
+        if kept[-2:-1] == [flag] and not word.startswith("-"):
+            kept[-1] += f",{word}"
+        else:
+            kept.append(word)
+    return kept
+
+
+def time_span(name: str) -> Callable[[object], float]:
+    """The type of an argument that takes a time above 0, in seconds or with a unit: 90, 90s, 30m, 1.5h.
+
+    Example:
+        >>> time_span("--time-limit")("30m")
+        1800.0
+    """
+
+    def convert(value: object) -> float | None:
+        text = str(value)
+        unit = _SECONDS.get(text[-1:])
+        return _number(value, above=0.0) if unit is None else _seconds(text[:-1], unit)
+
+    return _argument(name, "a time such as 90s, 30m or 2h", convert)
+
+
 def choice(name: str, *options: str) -> Callable[[object], str]:
     """The type of an argument that takes one of a few words.
 
@@ -146,6 +199,11 @@ def _number(value: object, *, above: float = -math.inf, least: float = -math.inf
     return number if above < number < math.inf and number >= least else None
 
 
+def _seconds(text: str, unit: float) -> float | None:
+    number = _number(text, above=0.0)
+    return None if number is None else number * unit
+
+
 def _count(value: object) -> int | None:
     number = _number(value, least=1.0)
     return int(number) if number is not None and number < 2**63 and number == int(number) else None
@@ -162,18 +220,24 @@ batch_size = _word_or_count("--batch-size", "auto")
 num_examples = _word_or_count("--num-examples", "all")
 
 
-def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as SmoothingBudget's own
-    """The budget of a file in configs/certify/.
+def budget_values(name: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as SmoothingBudget's own
+    """What a file in configs/certify/ and flags say of a budget, under the names of :class:`SmoothingBudget`.
 
     Args:
         name: one of ``BUDGETS``.
         given: what differs from the file, under the names of the flags (n, m, k, delta, alpha1, alpha2, method); None
             leaves the file's value.
+    """
+    return _budget_values(_BUDGETS / f"{name}.yaml", given)
+
+
+def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as SmoothingBudget's own
+    """The budget of a file in configs/certify/. Arguments are those of :func:`budget_values`.
 
     Raises:
         ValueError: as :class:`SmoothingBudget` does.
     """
-    return SmoothingBudget(**_budget_values(_BUDGETS / f"{name}.yaml", given))
+    return SmoothingBudget(**budget_values(name, **given))
 
 
 def mean_budget(name: str, **given: Any) -> MeanBudget:  # noqa: ANN401  # as MeanBudget's own

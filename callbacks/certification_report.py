@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from callbacks import certified_fraction
 from callbacks.certification_folder import COLUMNS, CertificationFolder, Row, line_of
 from callbacks.example_pictures import Shown, example_pictures
 from center_smoothing import Distance, MeanBudget, MeanSmoother, SmoothingBudget
+from center_smoothing.budget import Coverage
+from center_smoothing.planner import predicted_eps_out
 
 # What a reader of certificates of both must know.
 TWO_FUNCTIONS = (
@@ -51,8 +54,7 @@ def plan_lines(
         )
     in_all = budget.evaluations * num_examples * len(levels)
     if budget.looks > 1:
-        looks = ", ".join(f"{m:,}" for m in budget.look_sizes)
-        lines.append(f"  may stop an example at {looks} certification outputs, each with alpha_2 / {budget.looks}")
+        lines.append(f"  may stop an example at {_looks(budget)}")
     lines.append(
         f"  {'at most ' if budget.looks > 1 else ''}{budget.evaluations:,} evaluations per example and sigma, "
         f"{in_all:,} in all; "
@@ -90,6 +92,100 @@ def mean_plan_lines(smoother: MeanSmoother, *, levels: Mapping[float, Sequence[f
         f"{budget.evaluations * num_examples * len(levels):,} in all; abstains where an output is not finite"
     )
     return lines
+
+
+def planning_table(
+    budgets: Sequence[SmoothingBudget],
+    distance: Distance,
+    *,
+    h: Sequence[float],
+    sigma: float | None,
+    coverage: Coverage,
+    inputs: int | None,
+    samples_per_second: float | None,
+) -> list[str]:
+    """What budgets that differ in m cost, and what they can certify at each h, to choose among them.
+
+    Args:
+        budgets: at least one, by m.
+        distance: between outputs.
+        h: the eps_in / sigma in question.
+        sigma: noise level, in units of x; None where there is no single one.
+        coverage: of the answers.
+        inputs: how many are to be certified, at all noise levels together; None where that is not known.
+        samples_per_second: of all processes together; None where that is not known.
+    """
+    first = budgets[0]
+    lines = [
+        f"plan: {distance!r}, {'' if sigma is None else f'sigma={sigma:g}, '}method={first.method}, n={first.n}, "
+        f"k={first.k}, delta={first.delta:g}, alpha={first.alpha:g}",
+        *_aligned(_costs(budgets, inputs=inputs, samples_per_second=samples_per_second)),
+        *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage)),
+    ]
+    if len(budgets) > 1:
+        lines.append(
+            "  *: relative to the least at that h, predicted for Gaussian outputs in 16 dimensions: a guide only"
+        )
+    if coverage != "pointwise":
+        lines.append(f"  p, rank and least m are those of a single radius: --coverage {coverage} takes larger ranks")
+    if budgets[-1].looks > 1:
+        lines.append(f"  at most so many evaluations: may stop an example at {_looks(budgets[-1])}")
+    return lines
+
+
+def _costs(
+    budgets: Sequence[SmoothingBudget], *, inputs: int | None, samples_per_second: float | None
+) -> list[list[str]]:
+    """A row for each m."""
+    table = [["m", "evaluations", "s per input", f"{inputs} inputs", "abstains on at most"]]
+    for budget in budgets:
+        seconds = math.nan if samples_per_second is None else budget.evaluations / samples_per_second
+        in_all = "" if math.isnan(seconds) or inputs is None else duration(seconds * inputs)
+        abstains = f"{rounded_up(100 * budget.abstention_probability(), 1)}% of inputs"
+        each = f"{seconds:.3g}" if seconds < 100 else f"{seconds:,.0f}"
+        table.append([f"{budget.m:,}", f"{budget.evaluations:,}", each, in_all, abstains])
+    shown = [True, True, samples_per_second is not None, samples_per_second is not None and inputs is not None, True]
+    return [list(compress(row, shown)) for row in table]
+
+
+def _certifiable(
+    budgets: Sequence[SmoothingBudget],
+    distance: Distance,
+    *,
+    h: Sequence[float],
+    sigma: float | None,
+    coverage: Coverage,
+) -> list[list[str]]:
+    """A row for each h and m."""
+    table = [["h", "eps_in", "p", "rank of m", "least m", "eps_out*", "theorem"]]
+    how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": len(h)}
+    for each in h:
+        predicted = [predicted_eps_out(budget, each, **how) for budget in budgets]
+        for budget, eps_out in zip(budgets, predicted, strict=True):
+            plan = budget.plan(each)
+            eps_in = "" if sigma is None else f"{each * sigma:.4g}"
+            rank, theorem = f"{plan.rank}/{budget.m}", plan.theorem
+            if not plan.certifiable:
+                enough = f"m must be at least {plan.least_m:.0f}" if plan.least_m < math.inf else "no m is enough"
+                rank, theorem = f"none of {budget.m}", f"none: {enough}"
+            relative = f"{eps_out / min(predicted):.3f}" if eps_out < math.inf else "inf"
+            table.append([f"{each:.4g}", eps_in, f"{plan.p:.6f}", rank, f"{plan.least_m:.0f}", relative, theorem])
+    shown = [True, sigma is not None, True, True, True, len(budgets) > 1, True]
+    return [list(compress(row, shown)) for row in table]
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: numbers at the right of their columns, the last column at the left of its own."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)][:-1]
+    return [
+        "  ".join(["", *(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in table
+    ]
+
+
+def _looks(budget: SmoothingBudget) -> str:
+    looks = ", ".join(f"{m:,}" for m in budget.look_sizes)
+    return f"{looks} certification outputs, each with alpha_2 / {budget.looks}"
 
 
 def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:

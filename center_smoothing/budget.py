@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from center_smoothing import bounds
 
 Method = Literal["exact", "paper"]
@@ -255,7 +252,7 @@ class SmoothingBudget:
 
     def abstention_probability(self) -> float:
         """Upper bound on the chance of abstaining at one input, for every distance and f with finite outputs."""
-        return bounds.mean_shortfall(self._selected_masses(), self.n_check, self.least_inside())
+        return _abstention_probability(*self._selection(), self.n_check, self.least_inside())
 
     def plan(self, h: float) -> Plan:
         """What this budget can certify at h = eps_in / sigma, before any sampling.
@@ -293,18 +290,17 @@ class SmoothingBudget:
         spent += (1 + len(self.tuple_sizes)) * bounds.binomial_shortfall(self.n, theta, self.half)
         return (self.alpha_1 / 2.0 * (1.0 - 1e-9) - spent) / len(self.tuple_sizes)
 
-    def _selected_masses(self) -> NDArray[np.float64]:
+    def _selection(self) -> tuple[int, int, int]:
+        """Draws, rank and candidates, as in :func:`center_smoothing.bounds.mass_selected_by_minimum`."""
         if self.method == "paper":  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
-            return _selected_masses(max(1, self.n - 1), self.half - 1, self.n)
-        number = sum(self.tuples(size) for size in {1, *self.tuple_sizes})
-        return _selected_masses(self.n, self.half, number + _EXTRA_CANDIDATES)
+            return max(1, self.n - 1), self.half - 1, self.n
+        return self.n, self.half, sum(self.tuples(size) for size in {1, *self.tuple_sizes}) + _EXTRA_CANDIDATES
 
     def _default_delta(self) -> float:
-        masses = self._selected_masses()
+        most = _most_inside(*self._selection(), self.n_check)
 
         def abstains_rarely(delta: float) -> bool:
-            needed = _least_inside(self.n_check, delta, self.alpha_check, self.method)
-            return bounds.mean_shortfall(masses, self.n_check, needed) <= _DEFAULT_ABSTENTION
+            return _least_inside(self.n_check, delta, self.alpha_check, self.method) <= most
 
         low, high = self.least_delta, 0.4999
         if low <= high and abstains_rarely(low):
@@ -385,9 +381,21 @@ def _round_up(value: float, digits: int) -> float:
     return float(math.ceil(value * 10**digits) / 10**digits)
 
 
-@lru_cache(maxsize=64)
-def _selected_masses(draws: int, rank: int, candidates: int) -> NDArray[np.float64]:
-    return bounds.mass_selected_by_minimum(draws, rank, candidates)
+@lru_cache(maxsize=1024)
+def _abstention_probability(draws: int, rank: int, candidates: int, n_check: int, least_inside: int) -> float:
+    return bounds.mean_shortfall(bounds.mass_selected_by_minimum(draws, rank, candidates), n_check, least_inside)
+
+
+@lru_cache(maxsize=1024)
+def _most_inside(draws: int, rank: int, candidates: int, n_check: int) -> int:
+    """The most of n_check outputs that a selected ball may have to hold for the check to fail rarely."""
+    masses = bounds.mass_selected_by_minimum(draws, rank, candidates)
+    low, high = 0, n_check + 1  # it fails rarely at `low` and does not at `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        rarely = bounds.mean_shortfall_at_most(masses, n_check, middle, _DEFAULT_ABSTENTION)
+        low, high = (middle, high) if rarely else (low, middle)
+    return low
 
 
 @lru_cache(maxsize=1024)

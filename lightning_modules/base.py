@@ -28,6 +28,11 @@ class BaseModel(LightningModule, ABC):
     :meth:`point`. Each output must depend on its own input alone, as it does in eval mode.
     """
 
+    def example_shape(self) -> tuple[int, ...] | None:
+        """(C, H, W) of images that it takes, on which its speed is measured without any data; None if unknown."""
+        shape = self.hparams.get("image_shape")
+        return None if shape is None else tuple(shape)
+
     def point(self, image: Tensor) -> Tensor:
         """What the attacker perturbs and the noise is added to: (N, C, H, W) -> (N, *in)."""
         return image

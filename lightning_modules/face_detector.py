@@ -32,6 +32,10 @@ class FaceDetector(BaseModel):
         self.clip = clip
         self.mtcnn = FastMTCNN()
 
+    def example_shape(self) -> tuple[int, ...]:
+        """That of CelebA's photos; it takes any."""
+        return 3, 218, 178
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """The base function f."""

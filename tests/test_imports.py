@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"center_smoothing", "lightning_modules", "callbacks", "datamodules"}
 ENTRY_POINTS = {"train", "certify", "experiments", "benchmarks"}
-SHARED = {"certification", "conclusion", "entrypoint"}
+SHARED = {"certification", "conclusion", "entrypoint", "planning"}
 OURS = PACKAGES | ENTRY_POINTS | SHARED | {"tests"}
 OF_THE_CORE_NEVER = {
     *("lightning", "pytorch_lightning", "wandb", "torchvision", "matplotlib", "jsonargparse", "mlxtend", "rich"),
@@ -26,6 +26,7 @@ CORE = {
     "certificate": {"bounds", "budget", "certification_sample", "distances", "sampling"},
     "smoother": {"bounds", "budget", "certificate", "certification_sample", "distances", "sampling"},
     "stopping": {"bounds", "budget", "certificate"},
+    "planner": {"bounds", "budget", "stopping"},
     "mean_budget": {"bounds", "budget"},
     "mean_certificate": {"bounds", "budget", "certificate", "mean_budget"},
     "mean_smoother": {"certificate", "distances", "mean_budget", "mean_certificate", "sampling"},
@@ -41,6 +42,7 @@ ALLOWED = {
     "entrypoint": {"center_smoothing"},
     "certification": {"center_smoothing", "lightning_modules", "callbacks", "entrypoint"},
     "conclusion": {"callbacks", "certification"},
+    "planning": {"center_smoothing", "lightning_modules", "callbacks", "certification", "entrypoint"},
     "tests": OURS,
 }
 
@@ -141,6 +143,8 @@ def test_the_core_is_looked_at() -> None:
         ("entrypoint.py", "import certification"),
         ("certification.py", "import datamodules"),
         ("certification.py", "from certify import main"),
+        ("certification.py", "import planning"),
+        ("planning.py", "from certify import main"),
         ("certify.py", "from train import main"),
         ("train.py", "import experiments.digits"),
         ("experiments/digits.py", "import certify"),
@@ -166,7 +170,11 @@ def test_a_wrong_import_is_reported(path: str, source: str) -> None:
         ("callbacks/plot.py", "import matplotlib\nfrom lightning_modules import Certifier\nimport callbacks.writer"),
         ("datamodules/mnist.py", "import torchvision\nfrom datamodules.base import ImageDataModule"),
         ("entrypoint.py", "from center_smoothing import Lp"),
-        ("certify.py", "import entrypoint, callbacks, datamodules, lightning_modules, center_smoothing, wandb"),
+        ("planning.py", "from certification import make_trainer"),
+        (
+            "certify.py",
+            "import entrypoint, planning, callbacks, datamodules, lightning_modules, center_smoothing, wandb",
+        ),
         ("experiments/digits.py", "import entrypoint\nfrom experiments.shared import table"),
         ("tests/test_certify.py", "import certify, train, entrypoint"),
     ],

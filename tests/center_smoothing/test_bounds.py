@@ -212,6 +212,14 @@ def test_mean_shortfall_is_the_mean_of_shortfalls() -> None:
     assert bounds.mean_shortfall(masses, 50, 51) == 1.0
 
 
+@pytest.mark.parametrize("points", [96, 100])
+@pytest.mark.parametrize("limit", [0.0, 0.01, 0.3, 1.0])
+def test_mean_shortfall_is_compared_with_a_limit_as_if_all_masses_were_looked_at(points: int, limit: float) -> None:
+    masses = bounds.mass_selected_by_minimum(100, 50, 20, points)
+    for r in range(102):
+        assert bounds.mean_shortfall_at_most(masses, 100, r, limit) == (bounds.mean_shortfall(masses, 100, r) <= limit)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

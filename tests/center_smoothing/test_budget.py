@@ -73,6 +73,16 @@ def test_default_delta_is_the_least_that_abstains_rarely() -> None:
     assert dataclasses.replace(budget, delta=budget.delta - 0.001).abstention_probability() > 0.01
 
 
+@pytest.mark.parametrize(("method", "n_check"), [("exact", 120), ("exact", 77), ("paper", 120)])
+def test_default_delta_is_where_the_least_inside_rarely_misses(method: Method, n_check: int) -> None:
+    budget = SmoothingBudget(n=120, n_check=n_check, method=method)
+    rarely = [dataclasses.replace(budget, delta=budget.delta + shift).abstention_probability() <= 0.01
+              for shift in (-2e-4, 0.0, 2e-4)]  # fmt: skip
+    assert rarely[1:] == [True, True]
+    least_inside = dataclasses.replace(budget, delta=budget.delta - 2e-4).least_inside()
+    assert rarely[0] == (least_inside == budget.least_inside())
+
+
 @given(
     n=st.integers(1, 2000),
     k=st.integers(1, 80),

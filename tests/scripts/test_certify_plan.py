@@ -1,0 +1,353 @@
+"""Planning before sampling: --plan and --time-limit."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import certify
+import entrypoint
+import lightning_modules
+import planning
+from callbacks import CertificationFolder
+from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
+from center_smoothing.planner import Demand
+from datamodules import MNIST
+from lightning_modules import BaseModel
+
+CPU = ["--accelerator=cpu", "--batch-size=64"]
+SPEED = planning.Speed(samples_per_second=1000.0, batch_size=64, processes=1, shape=(1, 28, 28))
+
+
+class Unfamiliar(BaseModel):
+    """Says nothing of the images that it takes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line of an error with exit code 2."""
+    with pytest.raises(SystemExit) as exit_info:
+        certify.main(list(arguments))
+    assert exit_info.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert certify.main(["--plan", *CPU, *arguments]) is None
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.fixture
+def at_a_fixed_speed(monkeypatch: pytest.MonkeyPatch) -> list[planning.Speed]:
+    """Measuring gives these, one after the other, and the last one again and again."""
+    speeds = [SPEED]
+    monkeypatch.setattr(planning, "measure", lambda *_, **__: speeds.pop(0) if len(speeds) > 1 else speeds[0])
+    return speeds
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+
+
+def test_the_table_has_what_the_budgets_certify_at_each_h(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = planned(capsys, "--n=1000", "--m", "1000", "20", "5000", "--h", "0.5", "1", "--distance=l2")
+    assert "method=exact, n=1000, k=125, delta=" in lines[0]
+    start = next(number for number, line in enumerate(lines) if line.split()[0] == "h")
+    rows = [line.split() for line in lines[start + 1 : start + 7]]
+    expected = []
+    for h in (0.5, 1.0):
+        for m in (20, 1000, 5000):
+            plan = SmoothingBudget(n=1000, m=m).plan(h)
+            rank = f"{plan.rank}/{m}" if plan.certifiable else "none"
+            expected.append([f"{h:g}", f"{plan.p:.6f}", rank])
+            if not plan.certifiable:
+                assert f"none: m must be at least {plan.least_m:.0f}" in " ".join(rows[len(expected) - 1])
+            else:
+                assert " ".join(rows[len(expected) - 1]).endswith(plan.theorem)
+    assert [row[:3] for row in rows] == expected
+    assert expected[3][2] == "none"
+    costs = [line.split()[:2] for line in lines[2:5]]
+    assert costs == [["20", "2,125"], ["1,000", "2,125"], ["5,000", "6,125"]]
+    assert lines[-1] == "no seconds without --ckpt or --model, whose speed is measured"
+    assert max(map(len, lines)) <= 120
+    assert max(map(len, lines[1 : start + 7])) <= 100
+
+
+def test_the_prediction_is_relative_to_the_best_m(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = planned(capsys, "--n=1000", "--m", "1000", "50000", "--h", "1")
+    start = next(number for number, line in enumerate(lines) if line.split()[0] == "h")
+    assert "eps_out*" in lines[start]
+    small, large = (float(line.split()[4]) for line in lines[start + 1 : start + 3])
+    assert small > large == 1.0
+    assert "eps_out*" not in "".join(planned(capsys, "--n=1000", "--m=1000", "--h=1"))
+
+
+def test_a_plan_loads_no_data_and_writes_nothing(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(self: MNIST, stage: str | None = None) -> None:
+        raise AssertionError("data was loaded")
+
+    monkeypatch.setattr(MNIST, "setup", loaded)
+    monkeypatch.setattr(MNIST, "prepare_data", loaded)
+    monkeypatch.setattr(CenterSmoother, "certify", None)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(checkpoint.parents[1].rglob("*"))
+    lines = planned(capsys, f"--ckpt={checkpoint}", "--budget=quick", "--eps-in", "0.25", "0.5", "--num-examples=7")
+    assert "sigma=0.25" in lines[0]
+    assert {"s per input", "7 inputs"} <= set(re.split(r"  +", lines[1]))
+    assert [line.split()[:2] for line in lines[4:6]] == [["1", "0.25"], ["2", "0.5"]]
+    assert "samples/s in batches of 64 here, on random images 1x28x28" in lines[-1]
+    assert not list(tmp_path.iterdir())
+    assert sorted(checkpoint.parents[1].rglob("*")) == before
+
+
+def test_seconds_are_evaluations_by_the_speed(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+) -> None:
+    arguments = [f"--ckpt={checkpoint}", "--n=1000", "--m=10_000", "--h", "1"]
+    assert ["10,000", "11,125", "11.1", "9", "min"] == planned(capsys, *arguments)[2].split()[:5]
+    sweep = planned(capsys, *arguments, "1.5", "--eps-in", "0.1", "0.2", "--num-examples=10")
+    assert "40 inputs" in sweep[1]
+    assert "eps_in" not in "".join(sweep)
+    assert "50 inputs" not in "".join(planned(capsys, *arguments, "--num-examples=all"))
+
+
+def test_the_cost_of_several_processes_is_shared(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+) -> None:
+    at_a_fixed_speed[:] = [planning.Speed(1000.0, 64, 2, (1, 28, 28))]
+    assert planned(capsys, f"--ckpt={checkpoint}", "--n=1000", "--m=8875", "--h=1")[2].split()[2] == "5"
+
+
+@pytest.mark.parametrize("model", ["NoisyAutoencoder", "NoisyReconstructor", "FaceDetector"])
+def test_models_say_which_images_they_take(model: str) -> None:
+    made = getattr(lightning_modules, model)(**({} if model == "FaceDetector" else {"sigma": 0.5})).eval()
+    image = planning.random_image(made)
+    assert image is not None
+    assert image.shape == ((3, 218, 178) if model == "FaceDetector" else (1, 28, 28))
+    assert made(made.point(image[None])).shape[0] == 1
+
+
+def test_a_model_that_does_not_say_it_is_planned_without_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    options = certify._parse(["--plan", "--h=1", "--budget=quick"])
+    request = planning.Request(options, {1.0: [1.0]}, stops=False)
+    lines = planning.only_plan(request, Unfamiliar(), where={}, sigma_known=False)
+    assert lines[-1] == "no seconds: Unfamiliar does not say in example_shape() which images it takes"
+    assert "s per input" not in "".join(lines)
+
+
+def test_a_number_in_a_configuration_file_is_as_good_as_a_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, sizes in (("m: 1000", ["1,000"]), ("m: [1000, 2000]", ["1,000", "2,000"])):
+        (tmp_path / "plan.yaml").write_text(f"{text}\nn: 500\nh: [1]\n")
+        lines = planned(capsys, f"--config={tmp_path / 'plan.yaml'}")
+        assert [line.split()[0] for line in lines[2 : 2 + len(sizes)]] == sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--m", "100", "200"], ["--m must be one number, or several to compare them with --plan, got 100 200"]),
+        (["--m", "100", "many", "--plan"], ["--m must be a whole number of at least 1", "'many'"]),
+        (["--plan", "--n=10", "--h=1"], ["n=10", "too small"]),
+        (["--plan", "--eps-in", "0.5"], ["--sigma must be given"]),
+        (["--plan", "--time-limit=1h", "--h=1"], ["--time-limit with --plan must have --ckpt or --model"]),
+        (["--time-limit=soon"], ["--time-limit must be a time such as 90s, 30m or 2h", "'soon'"]),
+        (["--time-limit=0"], ["--time-limit must be a time", "'0'"]),
+        (["--time-limit=1h", "--m=100"], ["--m must be left out with --time-limit"]),
+        (["--from=x", "--plan"], ["--plan and --time-limit must be left out with --from"]),
+        (["--from=x", "--time-limit=5"], ["--plan and --time-limit must be left out with --from"]),
+        (["--plan", "--eps-out=5"], ["--eps-out must be asked of a finished folder, got it with --plan"]),
+        ([], ["--ckpt", "--model", "--from", "got none of them"]),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    needs_a_model = arguments and not {"--plan", "--from=x"} & set(arguments)
+    line = refused(capsys, *arguments, *([f"--ckpt={checkpoint}"] if needs_a_model else []))
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), (7, 7), (0.5, 0.5), ("1e2s", 100)]
+)
+def test_times_are_in_seconds_or_have_a_unit(text: object, seconds: float) -> None:
+    assert entrypoint.time_span("--time-limit")(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "-5s", "0m", "1h30m", "nan", "infh", True, None])
+def test_other_times_are_refused(text: object) -> None:
+    with pytest.raises(Exception, match="--time-limit must be a time"):
+        entrypoint.time_span("--time-limit")(text)
+
+
+def test_a_time_that_is_too_short_is_refused_with_one_that_does() -> None:
+    demand = Demand(h=(2.0,))
+    for speed in (20.0, 1000.0, 1e6):
+        fast = planning.Speed(speed, 64, 1, (1, 28, 28))
+        with pytest.raises(
+            ValueError, match=r"--time-limit must be at least .* to certify h=2 around 50 inputs"
+        ) as caught:
+            planning.choose(demand, fast, seconds=0.01, examples=50, levels=1)
+        offered = re.findall(r"at least (\S+) to", str(caught.value))[0]
+        seconds = entrypoint.time_span("--time-limit")(offered)
+        slower = planning.Speed(speed / 1.19, 64, 1, (1, 28, 28))
+        assert planning.choose(demand, slower, seconds=seconds, examples=50, levels=1)[0].plan(2.0).certifiable
+    with pytest.raises(ValueError, match="no number of samples certifies h=9"):
+        planning.choose(Demand(h=(9.0,)), SPEED, seconds=3600, examples=1, levels=1)
+
+
+def test_the_time_is_divided_by_examples_levels_and_processes() -> None:
+    demand = Demand(h=(1.0,))
+    alone, _ = planning.choose(demand, SPEED, seconds=100.0, examples=5, levels=2)
+    assert alone.evaluations <= 10_000
+    shared, _ = planning.choose(demand, planning.Speed(1000.0, 64, 5, ()), seconds=20.0, examples=5, levels=2)
+    assert shared == alone
+
+
+TIMED = ["--time-limit=2s", "--num-examples=2", "--h=1", *CPU]
+
+
+def test_a_time_limit_chooses_the_budget_and_says_why(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+) -> None:
+    planned_lines = planned(capsys, f"--ckpt={checkpoint}", *TIMED)
+    folder = certify.main([f"--ckpt={checkpoint}", *TIMED, f"--out={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert folder == tmp_path
+    assert lines[:3] == planned_lines[:3]
+    assert lines[0] == "time limit 2 s: 1,000 evaluations for each of 2 inputs at 1,000 samples/s in batches of 64"
+    config = json.loads((tmp_path / "summary.json").read_text())["config"]
+    budget = SmoothingBudget(**config["budget"])
+    assert f"chose n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}" in lines[1]
+    assert budget.n <= budget.m
+    assert 700 < budget.evaluations <= 1000
+    assert config["time_limit"] == 2.0
+    assert {row.m for row in CertificationFolder(tmp_path).rows()} == {budget.m}
+
+
+def test_the_same_command_keeps_the_budget_it_began_with(
+    checkpoint: Path, run_folder: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+) -> None:
+    command = [f"--ckpt={checkpoint}", *TIMED, "--seed=5"]
+    folder = certify.main(command)
+    assert folder is not None
+    rows = (folder / "certificates.csv").read_text()
+    at_a_fixed_speed[:] = [planning.Speed(5000.0, 64, 1, (1, 28, 28))]
+    (folder / "certificates.csv").write_text("".join(rows.splitlines(keepends=True)[:2]))
+    capsys.readouterr()
+    assert certify.main(command) == folder
+    assert capsys.readouterr().out.splitlines()[0] == f"time limit 2 s: the budget that {folder} was begun with"
+    without_seconds = [line.rsplit(",", 1)[0] for line in rows.splitlines()]
+    assert [
+        line.rsplit(",", 1)[0] for line in (folder / "certificates.csv").read_text().splitlines()
+    ] == without_seconds
+    assert certify.main([*command, "--time-limit=3s"]) != folder
+    assert "time_limit=2.0, not 4.0" in refused(capsys, *command, "--time-limit=4s", f"--out={folder}")
+    assert "another folder" in refused(capsys, *command, "--k=50", f"--out={folder}")
+    assert "another folder" in refused(capsys, *command, "--num-examples=1", f"--out={folder}")
+
+
+def test_a_sweep_of_noise_levels_has_one_budget_and_goes_on(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+) -> None:
+    command = [f"--ckpt={checkpoint}", "--time-limit=4s", "--num-examples=1", f"--out={tmp_path}", *CPU]
+    command += ["--h", "0.5", "1", "--eps-in", "0.2", "0.4"]
+    certify.main(command)
+    assert "evaluations for each of 3 inputs" in capsys.readouterr().out
+    config = json.loads((tmp_path / "summary.json").read_text())["config"]
+    parts = sorted(tmp_path.glob("sigma=*/summary.json"))
+    assert len(parts) == 3
+    assert all(json.loads(part.read_text())["config"]["budget"] == config["budget"] for part in parts)
+    at_a_fixed_speed[:] = [planning.Speed(50.0, 64, 1, (1, 28, 28))]
+    (tmp_path / "sigma=0.4" / "certificates.csv").unlink()
+    certify.main(command)
+    assert json.loads((tmp_path / "summary.json").read_text())["config"] == config
+
+
+def test_what_is_fixed_stays_and_early_stopping_has_its_looks(
+    checkpoint: Path, tmp_path: Path, at_a_fixed_speed: list[planning.Speed]
+) -> None:
+    fixed = ["--n=150", "--k=40", "--alpha1=0.1", "--alpha2=0.05", "--rtol=0.2"]
+    certify.main([f"--ckpt={checkpoint}", *TIMED, *fixed, f"--out={tmp_path}", "--num-examples=1"])
+    budget = SmoothingBudget(**json.loads((tmp_path / "summary.json").read_text())["config"]["budget"])
+    assert (budget.n, budget.k, budget.alpha_1, budget.alpha_2) == (150, 40, 0.1, 0.05)
+    assert budget.looks > 1
+
+
+def test_another_process_does_not_choose_by_itself(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning.rank_zero_only, "rank", 1)
+    line = refused(capsys, f"--ckpt={checkpoint}", *TIMED, f"--out={tmp_path}")
+    assert "--time-limit must be left out where several processes start at once" in line
+
+
+def test_the_speed_is_measured_in_the_precision_asked_for(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return x
+
+    monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", watched)
+    model = certify.load_checkpoint(checkpoint).model
+    where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "bf16-mixed"}
+    speed = planning.measure(
+        model, [torch.rand(1, 28, 28)] * 2, TotalVariation(), sigma=0.25, batch_size=32, where=where
+    )
+    assert speed.batch_size == 32
+    assert speed.samples_per_second > 0
+    assert all(seen)
+
+
+def test_the_speed_is_that_of_the_model_as_it_will_be_evaluated(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def watched(model: BaseModel, images: list[torch.Tensor], *_: object, function: object, **__: object) -> object:
+        measured.append((sum(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules()), function is model))
+        return SPEED
+
+    monkeypatch.setattr(planning, "measure", watched)
+    for flags in ([], ["--fold-batch-norm=false"], ["--compile=default"]):
+        planned(capsys, f"--ckpt={checkpoint}", *TIMED, *flags)
+    folded, whole, compiled = (norms for norms, _ in measured)
+    assert folded == compiled < whole
+    assert [itself for _, itself in measured] == [True, True, False]
+    certify.main([f"--ckpt={checkpoint}", *TIMED, f"--out={tmp_path}"])
+    assert measured[-1] == measured[0]
+
+
+@pytest.mark.parametrize("batch_size", [7, 300])
+def test_every_output_that_is_counted_was_evaluated_and_compared(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    model, compared = certify.load_checkpoint(checkpoint).model, []
+    compare = TotalVariation.compare
+    monkeypatch.setattr(
+        TotalVariation, "compare", lambda self, a, b: (compared.append((len(a), len(b))), compare(self, a, b))[1]
+    )
+    monkeypatch.setattr(planning.time, "perf_counter", iter(range(10**6)).__next__)
+    where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+    image = torch.rand(1, 28, 28)
+    speed = planning.measure(model, [image, image], TotalVariation(), sigma=0.25, batch_size=batch_size, where=where)
+    assert compared == [(batch_size, 128)] * 2
+    assert speed.samples_per_second == batch_size  # one batch a second of that clock
+
+
+def test_images_that_the_model_does_not_take_are_one_line(checkpoint: Path) -> None:
+    model = certify.load_checkpoint(checkpoint).model
+    where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+    with pytest.raises(ValueError, match=r"--data must hold examples that the model takes, got \(3, 9, 9\)"):
+        planning.measure(model, [torch.rand(3, 9, 9)], TotalVariation(), sigma=0.25, batch_size=8, where=where)
