@@ -70,7 +70,7 @@ def _finish(axis: Axes, label: str, points: Sequence[Point], scale: float | None
     axis.set_xlabel("input radius eps_in (l2), sigma = eps_in / h; bands: 95% bootstrap of the median", fontsize=8)
     axis.set_ylabel(label, fontsize=9)
     axis.set_xticks(sorted({point.eps_in for point in points}))
-    axis.set_ylim(bottom=0.0)
+    axis.set_ylim(0.0, (1.05 + 0.05 * len(axis.get_lines())) * axis.get_ylim()[1])  # room for the legend
     axis.margins(x=0.12)
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left", fontsize=8)

@@ -483,3 +483,18 @@ def test_golden() -> None:
     np.testing.assert_allclose(certificate.center.numpy(), [0.8755931562, -0.1685938540, 0.5319792040], rtol=1e-6)
     radii = [1.03376721, 1.13554927, 1.24464029]
     np.testing.assert_allclose(certificate.eps_out([0.0, 0.1, 0.2]), radii, rtol=1e-6)
+
+
+@pytest.mark.parametrize("relaxed", [False, True])
+def test_the_largest_bound_is_never_below_that_of_a_certificate(relaxed: bool) -> None:
+    made = smoother(lambda z: 100.0 * torch.ones_like(z), SquaredL2() if relaxed else Lp(2), clip_norm=1.5)
+    assert made.largest_bound == pytest.approx(6.0 if relaxed else 3.0)
+    assert (0.5 if relaxed else 0.99) * made.largest_bound <= made.certify(point()).bound <= made.largest_bound
+    assert smoother(curved, Lp(2), clip_norm=None, bound=8.0).largest_bound == pytest.approx(8.0)
+
+
+def test_a_model_is_clipped_as_the_smoother_does_it() -> None:
+    x = point()[None]
+    clipped = smoother(curved, Lp(2), clip_norm=1.0).clipped(curved)
+    np.testing.assert_allclose(clipped(x).numpy(), clipped_by_hand(curved(x).numpy(), 1.0, 2.0), rtol=1e-8)
+    assert smoother(curved, Lp(2), clip_norm=None, bound=8.0).clipped(curved) is curved
