@@ -33,6 +33,12 @@ class Distance(ABC):
     averages: bool = True
     convex: bool = False
 
+    def __init_subclass__(cls) -> None:
+        """A new way to compare all with all does not go with the inherited one for pairs."""
+        super().__init_subclass__()
+        if "_compare" in vars(cls) and "_compare_paired" not in vars(cls):
+            cls._compare_paired = Distance._compare_paired  # type: ignore[method-assign]  # chosen by class
+
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""
         _check_paired(a, b)

@@ -521,3 +521,16 @@ def test_lp_refuses_a_p_below_one(p: float) -> None:
 def test_total_variation_refuses_another_norm(p: int) -> None:
     with pytest.raises(ValueError, match="p must be 1 or 2, got"):
         TotalVariation(p)
+
+
+class Halved(Lp):
+    """Another comparison of all with all, and none of its own for pairs."""
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare(a, b) / 2.0
+
+
+def test_pairs_follow_a_new_comparison_of_all_with_all() -> None:
+    a, b = torch.zeros(20, 2), torch.ones(20, 2)
+    assert Halved(1)(a, b).tolist() == [1.0] * 20
+    assert Lp(1)(a, b).tolist() == [2.0] * 20
