@@ -153,8 +153,7 @@ def test_eps_out_of_eps_in_is_no_larger(
 ) -> None:
     made = certificate(distances, method=method, sigma=sigma)
     eps_in = made.eps_in(eps_out, coverage=coverage)
-    assume(eps_in > 0.0)
-    assert made.eps_out(eps_in * (1 - 1e-9), coverage=coverage) <= eps_out
+    assert eps_in == 0.0 or made.eps_out(eps_in * (1 - 1e-9), coverage=coverage) <= eps_out
 
 
 @given(distances=SAMPLES, radii=st.lists(RADII, min_size=1, max_size=6), **SETTINGS)
