@@ -127,7 +127,7 @@ def test_killed_and_started_again_gives_the_same_table(panel: Path, images: Path
             for line in (panel / "figure4.csv").read_bytes().splitlines()[1:]
             for cell in line.split(b",")[1:]
         ],
-    )
+    )  # noqa: E501
     assert first == pytest.approx(second, rel=1e-4)  # the batch size, measured anew, changes the last digits
 
 
