@@ -116,19 +116,7 @@ def test_killed_and_started_again_gives_the_same_table(panel: Path, images: Path
     certificates = (tmp_path / "certifications" / "sigma=0.1" / "certificates.csv").read_text()
     assert len(certificates.splitlines()) == 2  # the heading and one example
     figure4.main(args)
-    first, second = (
-        [
-            float(cell)
-            for line in (tmp_path / "figure4.csv").read_bytes().splitlines()[1:]
-            for cell in line.split(b",")[1:]
-        ],
-        [
-            float(cell)
-            for line in (panel / "figure4.csv").read_bytes().splitlines()[1:]
-            for cell in line.split(b",")[1:]
-        ],
-    )  # noqa: E501
-    assert first == pytest.approx(second, rel=1e-4)  # the batch size, measured anew, changes the last digits
+    assert (tmp_path / "figure4.csv").read_bytes() == (panel / "figure4.csv").read_bytes()
 
 
 def test_a_panel_that_another_process_works_on_is_refused(
