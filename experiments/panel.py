@@ -46,6 +46,8 @@ TRAINING_SIGMAS = (0.1, 0.2, 0.3, 0.4, 0.5)
 EPS_IN = (0.2, 0.4, 0.6, 0.8, 1.0)
 RATIOS = (1.0, 1.5, 2.0)
 NUM_EXAMPLES = 50
+# Noisy copies per call of a model: measured anew after a restart, another size would change the last digits.
+BATCH_SIZE = 64
 # What --budget quick saves besides samples.
 QUICK_EXAMPLES, QUICK_EPOCHS = 10, 3
 # Of a panel's table: a row for each point, the intervals being the bootstrap's.
@@ -303,6 +305,7 @@ def _certify_command(plan: Plan, smoother: str, sigma: float) -> list[str]:
     command = [str(trained_models.ROOT / "certify.py"), "--ckpt", str(checkpoint), "--distance", plan.distance]
     command += ["--sigma", repr(sigma), "--eps-in", *map(repr, plan.radii(sigma))]
     command += ["--num-examples", str(options.num_examples), "--budget", options.budget]
+    command += ["--batch-size", str(BATCH_SIZE)]
     command += ["--smoother", smoother, *(["--clip-norm", repr(options.clip_norm)] if smoother == "mean" else [])]
     return [*command, "--seed", str(options.seed), "--out", str(plan.certification(smoother, sigma).path)]
 
