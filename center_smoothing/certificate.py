@@ -237,7 +237,7 @@ class Certificate:
                 kept = {name: arrays[name] for name in arrays.files if name.startswith("probe")}
             return cls.from_kept(
                 distances,
-                kept,
+                kept_with(kept, values["budget"]),
                 sigma=float(values["sigma"]),
                 relaxation=float(values["relaxation"]),
                 budget=SmoothingBudget(**values["budget"]),
@@ -300,6 +300,16 @@ class Certificate:
         if certified == end:
             certified = _last(within, end, _LARGEST_H)
         return self.sigma * certified * (1.0 - 1e-15)
+
+
+def kept_with(kept: Mapping[str, NDArray[Any]], budget: Mapping[str, Any]) -> Mapping[str, NDArray[Any]]:
+    """Kept arrays for :meth:`Certificate.from_kept`, of a file with this budget; old files have no probes.
+
+    Args:
+        kept: arrays of the file by name.
+        budget: plain values, as the file has them.
+    """
+    return kept if "tuple_sizes" in budget else {"probe_sizes": np.zeros(0)}
 
 
 def _is_ascending(values: NDArray[Any]) -> bool:

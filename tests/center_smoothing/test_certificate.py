@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import os
 import pickle
@@ -378,6 +379,20 @@ def test_a_file_with_a_changed_number_of_distances_is_refused(tmp_path: Path) ->
     np.savez(tmp_path / "one.npz", **{**content, "distances": content["distances"][:-1]})
     with pytest.raises(ValueError, match=r"distances must have shape \(50,\)"):
         Certificate.load(tmp_path / "one.npz")
+
+
+def test_a_file_from_before_there_were_probes_answers_by_t3(tmp_path: Path) -> None:
+    path = tmp_path / "old.npz"
+    made = ranks(500)
+    made.save(path)
+    with np.load(path) as arrays:
+        content = dict(arrays)
+    described = json.loads(str(content["certificate"]))
+    for name in ("candidates", "tuple_sizes", "looks"):
+        del described["budget"][name]
+    del content["probe_sizes"]
+    np.savez(path, **{**content, "certificate": np.array(json.dumps(described))})
+    assert Certificate.load(path).eps_out([0.0, 0.1]).tolist() == made.eps_out([0.0, 0.1]).tolist()
 
 
 class Trap:
