@@ -200,8 +200,6 @@ class Certificate:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to one ``.npz`` file, free of pickles; an existing file is replaced as a whole."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.partial")
         described = {
             "sigma": self.sigma,
             "relaxation": self.relaxation,
@@ -211,15 +209,7 @@ class Certificate:
             "abstained": self.abstained,
             "smoothing_loss": self.smoothing_loss,
         }
-        with temporary.open("wb") as file:
-            arrays: dict[str, Any] = {
-                **self.kept_arrays(),
-                "distances": self.distances,
-                "center": self.center.detach().cpu().double().numpy(),
-                "certificate": np.array(json.dumps(described)),
-            }
-            np.savez(file, **arrays)
-        os.replace(temporary, target)
+        write_npz(path, described, {**self.kept_arrays(), "distances": self.distances, "center": self.center})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Certificate:
@@ -300,6 +290,25 @@ class Certificate:
         if certified == end:
             certified = _last(within, end, _LARGEST_H)
         return self.sigma * certified * (1.0 - 1e-15)
+
+
+def write_npz(path: str | os.PathLike[str], described: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Write arrays and plain values to one file without pickles; an existing file is replaced as a whole.
+
+    Args:
+        path: of the file.
+        described: values for JSON, kept as the array "certificate".
+        arrays: of any shapes by name; tensors are written in float64.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.partial")
+    plain: dict[str, Any] = {
+        name: array.detach().cpu().double().numpy() if isinstance(array, Tensor) else array
+        for name, array in arrays.items()
+    }
+    with temporary.open("wb") as file:
+        np.savez(file, certificate=np.array(json.dumps(described)), **plain)
+    os.replace(temporary, target)
 
 
 def kept_with(kept: Mapping[str, NDArray[Any]], budget: Mapping[str, Any]) -> Mapping[str, NDArray[Any]]:

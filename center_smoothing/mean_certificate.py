@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from center_smoothing import bounds
 from center_smoothing.budget import COVERAGES, Coverage
-from center_smoothing.certificate import _ROUNDING, _arguments
+from center_smoothing.certificate import _ROUNDING, _arguments, write_npz
 from center_smoothing.mean_budget import MeanBudget
 
 # Halvings of an interval of h: after these it is narrower than float64 can tell.
@@ -172,8 +171,6 @@ class MeanCertificate:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to one ``.npz`` file, free of pickles; an existing file is replaced as a whole."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.partial")
         described = {
             "sigma": self.sigma,
             "bound": self.bound,
@@ -181,14 +178,7 @@ class MeanCertificate:
             "abstained": self.abstained,
             "smoothing_loss": self.smoothing_loss,
         }
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                distances=self.distances,
-                center=self.center.detach().cpu().double().numpy(),
-                certificate=np.array(json.dumps(described)),
-            )
-        os.replace(temporary, target)
+        write_npz(path, described, {"distances": self.distances, "center": self.center})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MeanCertificate:
