@@ -132,8 +132,8 @@ class Distance(ABC):
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         """(N, *embedded), (N, *embedded) -> (N,). To be overridden together with a ``_compare`` that it belongs to."""
-        blocks = zip(torch.split(a, _BLOCK_PAIRED), torch.split(b, _BLOCK_PAIRED), strict=True)
-        return torch.cat([self._compare(first, second).diagonal() for first, second in blocks])
+        blocks = zip(_full_blocks(a), _full_blocks(b), strict=True)
+        return torch.cat([self._compare(first, second).diagonal() for first, second in blocks])[: len(a)]
 
     def __repr__(self) -> str:
         """Class name and parameters, as one would type them."""
@@ -182,6 +182,18 @@ def _check_paired(a: Tensor, b: Tensor) -> None:
 def _is_nan(embedded: Tensor) -> Tensor:
     """Which rows are NaN, from one coordinate of each: (N, *embedded) -> (N,)."""
     return torch.isnan(embedded.flatten(1)[:, 0])
+
+
+def _full_blocks(embedded: Tensor) -> tuple[Tensor, ...]:
+    """Blocks of equal size, the last filled up with its own first row.
+
+    Several threads add up one long row in another order than many: in blocks of one size the distance of a pair does
+    not depend on how many pairs there are.
+    """
+    blocks = torch.split(embedded, _BLOCK_PAIRED)
+    last = blocks[-1]
+    filling = last[:1].expand(-len(last) % _BLOCK_PAIRED, *last.shape[1:])
+    return (*blocks[:-1], torch.cat([last, filling]))
 
 
 def _infinite_where(not_finite: Tensor, distances: Tensor) -> Tensor:
