@@ -81,6 +81,8 @@ class TrainingCLI(LightningCLI):
             return {"save_dir": str(folder.parent), "name": "", "version": folder.name}
         if name == "WandbLogger":
             named = {"id": run_id, "name": folder.name, "group": folder.name, "job_type": "train"}
+            if self.offline:  # the logger's own way, an environment variable, comes too late for a second run here
+                named["mode"] = "offline"
             return {"save_dir": str(folder), "offline": self.offline, **named}
         return {"save_dir": str(folder)}
 

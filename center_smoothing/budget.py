@@ -19,8 +19,13 @@ COVERAGES: tuple[Coverage, ...] = ("pointwise", "bonferroni", "dkw")
 _EXTRA_CANDIDATES = 2
 # The default delta is the least one at which a model with finite outputs abstains on at most this share of inputs.
 _DEFAULT_ABSTENTION = 0.01
-# Comparisons with probes per certification output, on average: little next to one evaluation of a network.
-_COMPARISONS = 64
+# The defaults below keep ranking and probes, comparisons all, at a tenth of the time of a small convolutional network.
+_TUPLE_SIZES = (1, 3)
+# Probes of a tuple size: of a small budget as many as T7 needs at h = 2, of a large one ever more, up to a limit.
+_LEAST_PROBES, _OUTPUTS_PER_PROBE, _MOST_PROBES = 32, 100, 128
+# Comparisons with probes per certification output, on average, where that is enough for each probe.
+_COMPARISONS = 24
+_ENOUGH_COMPARED = 1500
 # More outputs than these are not compared with the probes, so that memory does not grow with m.
 _MOST_COMPARED = 1 << 14
 # The h at which probes bound the whole curve at once (theory T7): others are rounded up to the next of them.
@@ -113,7 +118,7 @@ class SmoothingBudget:
     alpha_1: float = 0.005
     alpha_2: float = 0.005
     n_check: int = None  # type: ignore[assignment]  # likewise
-    candidates: int = 64
+    candidates: int = 56
     tuple_sizes: tuple[int, ...] = None  # type: ignore[assignment]  # likewise
     looks: int = 1
     method: Method = "exact"
@@ -192,7 +197,8 @@ class SmoothingBudget:
         """How many probes of each tuple size a certificate has (theory T7); 0 for none."""
         if not self.tuple_sizes or self._alpha_hit() <= 0.0:
             return 0
-        number = min(192, max(32, self.m // 100), self.look_sizes[0] // (2 * self.tuple_sizes[-1]))
+        number = min(_MOST_PROBES, max(_LEAST_PROBES, self.m // _OUTPUTS_PER_PROBE))
+        number = min(number, self.look_sizes[0] // (2 * self.tuple_sizes[-1]))
         return number if number >= 8 else 0
 
     @property
@@ -204,7 +210,7 @@ class SmoothingBudget:
         """How many of m certification outputs are compared with the probes: those after :attr:`outputs_in_probes`."""
         if not self.probes:
             return 0
-        affordable = _COMPARISONS * m // (self.probes * len(self.tuple_sizes))
+        affordable = max(_ENOUGH_COMPARED, _COMPARISONS * m // (self.probes * len(self.tuple_sizes)))
         return max(1, min(m - self.outputs_in_probes, affordable, _MOST_COMPARED))
 
     def tuples(self, size: int) -> int:
@@ -367,11 +373,11 @@ def _check_count(name: str, value: object) -> None:
 
 def _check_tuple_sizes(sizes: object, method: Method) -> tuple[int, ...]:
     if sizes is None:
-        return () if method == "paper" else (1, 2, 4)
+        return () if method == "paper" else _TUPLE_SIZES
     listed = list(sizes) if isinstance(sizes, tuple | list) else [0]
     counts = all(isinstance(size, int) and not isinstance(size, bool) and size >= 1 for size in listed)
     if not counts or sorted(set(listed)) != listed:
-        raise ValueError(f"tuple_sizes must be ascending whole numbers of at least 1, such as (1, 2, 4), got {sizes!r}")
+        raise ValueError(f"tuple_sizes must be ascending whole numbers of at least 1, such as (1, 3), got {sizes!r}")
     if listed and method == "paper":
         raise ValueError(f"tuple_sizes must be () for method='paper', which has T3 alone, got {sizes!r}")
     return tuple(listed)

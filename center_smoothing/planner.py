@@ -46,7 +46,7 @@ def predicted_eps_out(
 
     Example:
         >>> round(predicted_eps_out(SmoothingBudget(n=10_000, m=20_000, delta=0.05), 1.0), 2)
-        10.38
+        10.56
     """
     if not averages:
         budget = budget.without_averages()

@@ -219,6 +219,7 @@ def test_paired_and_pairwise_distances_agree(distance: Distance, data: st.DataOb
     torch.testing.assert_close(distance(z, z.flip(0)), pairwise.diagonal(), rtol=1e-14, atol=0.0)
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("distance", DISTANCES, ids=names)
 @pytest.mark.parametrize("shape", [(1, 2, 3), (3, 5, 7), (3, 40, 40)])
 def test_a_distance_does_not_depend_on_its_neighbours_in_a_batch(distance: Distance, shape: tuple[int, ...]) -> None:
@@ -246,6 +247,7 @@ def test_paired_distances_are_the_diagonal_of_all(distance: Distance, data: st.D
             assert paired.tolist() == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("distance", DISTANCES, ids=names)
 @pytest.mark.parametrize("shape", [(1, 2, 3), (3, 5, 7), (3, 40, 40), (3, 150, 150)])
 def test_a_paired_distance_does_not_depend_on_its_neighbours_in_a_batch(

@@ -240,6 +240,7 @@ def same(a: MeanCertificate, b: MeanCertificate) -> bool:
     )
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("budget", BUDGETS, ids=group)
 @pytest.mark.parametrize("distance", [Lp(1), Lp(2), Lp(3), TotalVariation(1), TotalVariation(2)], ids=repr)
 @pytest.mark.parametrize("options", [{"clip_norm": 6.0}, {"bound": 1e4}])

@@ -50,8 +50,8 @@ def expected_ranks(budget: SmoothingBudget, h: float, size: int, sizes: int) -> 
     """Ranks among the probes and among their distances, from scipy's binomial and the statement of T7."""
     theta, share = 0.5 + budget.delta, budget.alpha_2 / 2 / sizes / 2
     shortfall = stats.binom.cdf(math.ceil(budget.n / 2) - 1, budget.n, theta)
-    left = budget.alpha_1 / 2 - (1 - theta) ** min(64, budget.k) - (1 + sizes) * shortfall
-    hit = 1 - (left / sizes) ** (1 / min(64, budget.k // size))
+    left = budget.alpha_1 / 2 - (1 - theta) ** min(budget.candidates, budget.k) - (1 + sizes) * shortfall
+    hit = 1 - (left / sizes) ** (1 / min(budget.candidates, budget.k // size))
     v = stats.norm.cdf(stats.norm.ppf(hit) + math.sqrt(size) * h)
     p = stats.norm.cdf(stats.norm.ppf(theta) + h)
     number, compared = budget.probes, budget.compared(budget.m)
@@ -63,7 +63,8 @@ def expected_ranks(budget: SmoothingBudget, h: float, size: int, sizes: int) -> 
 
 @pytest.mark.parametrize("h", [0.0, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize(
-    "budget", [SMALL, SmoothingBudget(), SmoothingBudget(n=1000, m=2000), SmoothingBudget(tuple_sizes=(1, 3))]
+    "budget",
+    [SMALL, SmoothingBudget(), SmoothingBudget(n=1000, m=2000), SmoothingBudget(tuple_sizes=(1, 2, 4), candidates=64)],
 )
 def test_ranks_are_those_of_the_statement(budget: SmoothingBudget, h: float) -> None:
     sizes = budget.tuple_sizes
@@ -145,7 +146,7 @@ def test_outputs_that_cannot_be_averaged_have_as_many_candidates() -> None:
     budget = SmoothingBudget()
     without = budget.without_averages()
     assert without.tuple_sizes == (1,)
-    assert without.tuples(1) == sum(budget.tuples(size) for size in (1, 2, 4))
+    assert without.tuples(1) == sum(budget.tuples(size) for size in budget.tuple_sizes)
     assert without.delta == budget.delta
     assert without.abstention_probability() <= budget.abstention_probability() + 1e-12
     assert CenterSmoother(lambda z: z, SampleCenters(), sigma=1.0).budget == without
@@ -191,7 +192,7 @@ def test_the_input_radius_is_where_the_curve_first_exceeds_the_output_radius() -
 # --- coverage -----------------------------------------------------------------------------------------------------
 
 
-TIGHT = SmoothingBudget(n=2001, m=900, k=64, alpha_1=0.1, alpha_2=0.4, delta=0.1)
+TIGHT = SmoothingBudget(n=2001, m=900, k=64, alpha_1=0.1, alpha_2=0.4, delta=0.1, tuple_sizes=(1, 2, 4))
 # 45 probes of single outputs, 400 comparisons each
 ONE = dataclasses.replace(TIGHT, tuple_sizes=(1,), candidates=64)
 

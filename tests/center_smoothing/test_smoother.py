@@ -13,7 +13,7 @@ from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp,
 from center_smoothing.budget import Method
 from center_smoothing.sampling import NoisyOutputs, Stage
 
-EXACT = SmoothingBudget(n=101, m=150, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2)
+EXACT = SmoothingBudget(n=101, m=150, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2, tuple_sizes=(1, 2, 4))
 PAPER = SmoothingBudget(n=101, m=150, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.3, method="paper")
 BUDGETS = [EXACT, PAPER]
 
@@ -203,6 +203,7 @@ def same(a: Certificate, b: Certificate) -> bool:
     )
 
 
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("budget", BUDGETS, ids=method)
 @pytest.mark.parametrize("distance", [Lp(1), Lp(2), Lp(3), Angular(), TotalVariation(1), TotalVariation(2)], ids=repr)
 def test_the_certificate_does_not_depend_on_the_batch_size(distance: Distance, budget: SmoothingBudget) -> None:

@@ -200,6 +200,7 @@ def test_a_sweep_is_one_run_of_wandb_with_a_line_for_each_h(
         assert [row["eps_in"] for row in history if f"median_eps_out/h={h:g}" in row] == [0.2, 0.4]
 
 
+@pytest.mark.usefixtures("threads")
 def test_another_batch_size_gives_the_same_radii(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
     other = run(checkpoint, tmp_path, "--h", "0", "1", "--batch-size=37")
     ours, theirs = ([float(row["eps_out"]) for row in table(folder)] for folder in (certified, other))
