@@ -27,8 +27,8 @@ from lightning_modules import BaseModel
 
 # How long the speed is measured after the batch size is found.
 _SECONDS = 1.0
-# With so many others an output is compared, on average: up to 114 candidates when it is ranked, 25 probes and centers in
-# the certification sample, of which there are more.
+# With so many others an output is compared, on average: when it is ranked with up to 114 candidates, in the
+# certification sample, which is larger, with 24 probes and the center.
 _COMPARISONS = 56
 # More outputs than are drawn in that time.
 _MANY = 1 << 30
