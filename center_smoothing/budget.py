@@ -22,7 +22,7 @@ _DEFAULT_ABSTENTION = 0.01
 # The defaults below keep ranking and probes, comparisons all, at a tenth of the time of a small convolutional network.
 _TUPLE_SIZES = (1, 3)
 # Probes of a tuple size: of a small budget as many as T7 needs at h = 2, of a large one ever more, up to a limit.
-_LEAST_PROBES, _OUTPUTS_PER_PROBE, _MOST_PROBES = 32, 100, 128
+_LEAST_PROBES, _OUTPUTS_PER_PROBE, _MOST_PROBES = 32, 64, 128
 # Comparisons with probes per certification output, on average, where that is enough for each probe.
 _COMPARISONS = 24
 _ENOUGH_COMPARED = 1500
