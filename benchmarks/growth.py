@@ -1,7 +1,8 @@
 """How time and memory of a certification grow with its sample sizes, candidates and outputs.
 
 ``python benchmarks/growth.py`` needs nothing. The base function is a matrix product with small outputs, so that nothing
-hides behind it. Times are those of one run. The peak of the memory is that of fresh processes, as Linux tells it.
+hides behind it. Times are those of the CPU, with one thread and in one run, so that other programs hardly change
+them. The peak of the memory is that of fresh processes, as Linux tells it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.measure is not None:
         print(peak_bytes(**json.loads(options.measure)))
         return
+    torch.set_num_threads(1)
     entrypoint.keep_freed_memory()
     certify(**_LITTLE)
     for name in ("n", "m", "k", "size"):
@@ -79,13 +81,13 @@ def memory(name: str, values: Sequence[int]) -> None:
 
 
 def certify(*, n: int, m: int, k: int, size: int) -> None:
-    """One certificate of a matrix product; of the k candidates two are the pilot's mean and median."""
+    """One certificate of a matrix product; candidates are the k outputs of the pilot, their mean and their median."""
     weights = torch.randn(_INPUT, size, generator=torch.Generator().manual_seed(0)) / math.sqrt(_INPUT)
 
     def base_function(x: Tensor) -> Tensor:
         return x @ weights
 
-    budget = SmoothingBudget(n=n, m=m, k=k, n_check=min(n, m), delta=0.4)
+    budget = SmoothingBudget(n=n, m=m, k=k, candidates=k, tuple_sizes=(1,), n_check=min(n, m), delta=0.4)
     CenterSmoother(base_function, Lp(1), sigma=0.25, budget=budget, batch_size=_BATCH).certify(torch.zeros(_INPUT))
 
 
@@ -126,10 +128,10 @@ def exponent(values: Sequence[int], times: Sequence[float]) -> float:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    began = time.perf_counter()
+    """CPU time of one call."""
+    began = time.process_time()
     call()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 if __name__ == "__main__":

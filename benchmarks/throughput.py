@@ -1,7 +1,8 @@
 """How fast certification is, against bare forward passes and against the matrix products of the same machine.
 
 ``python benchmarks/throughput.py`` needs nothing: an untrained autoencoder is as fast as that of ``--ckpt``. What is
-compared is measured in one run and in turns; each ratio is the median of the ratios of the repetitions.
+compared is measured in one run and in turns; each ratio is the median of the ratios of the repetitions. With
+``--threads 1`` the time is that of the CPU, which other programs on the machine hardly change, else that of the clock.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from lightning_modules import CompiledModel, NoisyAutoencoder, NoisyModule, fold
 
 _BATCH_SIZES = (64, 128, 256, 512)
 _MATRIX = 2048
-# Sample sizes of `certify.py --budget standard`.
-_N, _M = 10_000, 20_000
+# Candidates beside those of the budget's tuples: the pilot's mean and median.
+_EXTRA = 2
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--distance", choices=entrypoint.DISTANCES, default="tv", help="between outputs")
     parser.add_argument("--n", type=int, default=1_000, help="ranked outputs")
     parser.add_argument("--m", type=int, default=2_000, help="certification outputs")
-    parser.add_argument("--k", type=int, default=98, help="pilot outputs; their mean and median are candidates too")
+    parser.add_argument("--k", type=int, help="pilot outputs; default: the budget's")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions in turns")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes about a minute more")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
@@ -75,10 +76,20 @@ def main(args: Sequence[str] | None = None) -> None:
     x, distance = data.test_set[0]["image"], entrypoint.DISTANCES[options.distance]
     print(f"{type(model).__name__}, {distance!r}, {torch.get_num_threads()} threads of {torch.__version__}")
     kept_memory(model, x)
-    budget = SmoothingBudget(n=options.n, m=options.m, k=options.k, delta=0.4)
+    budget = SmoothingBudget(n=options.n, m=options.m, k=options.k)
     ways = variants(model, compiled=options.compile)
     throughput(ways, x, distance, budget, repeats=options.repeats)
-    parts(ways[3], x, distance, candidates=budget.k + 2)
+    parts(ways[3], x, distance, budget)
+
+
+def candidates_of(budget: SmoothingBudget) -> int:
+    """How many candidates each ranked output is compared with."""
+    return sum(budget.tuples(size) for size in {1, *budget.tuple_sizes}) + _EXTRA
+
+
+def comparisons_with_probes(budget: SmoothingBudget) -> int:
+    """Of a certification sample."""
+    return budget.probes * len(budget.tuple_sizes) * budget.compared(budget.m)
 
 
 def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
@@ -126,7 +137,7 @@ def throughput(
             with way.context():
                 runs[position].append(seconds(lambda smoother=smoother: smoother.certify(x)))
     work = f"{images:,} images of {flops / 1e6:.1f} MFLOP"
-    print(f"\none digit, n={budget.n:,}, m={budget.m:,}, {budget.k + 2} candidates: {work}")
+    print(f"\none digit, n={budget.n:,}, m={budget.m:,}, {candidates_of(budget)} candidates: {work}")
     print(f"{'':<46} batch  certified   forward  GFLOP/s  of matrix    forward   rest of")
     print(f"{'':<46}        images/s  images/s           product   relative  the run")
     for position, (way, size) in enumerate(zip(ways, sizes, strict=True)):
@@ -139,13 +150,14 @@ def throughput(
         )
 
 
-def parts(way: Variant, x: Tensor, distance: Distance, *, candidates: int, size: int = 256) -> None:
-    """Microseconds per sample of all that a certification does, and their share at the standard sample sizes."""
+def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, *, size: int = 256) -> None:
+    """Microseconds per sample of all that a certification does, and their share of it."""
+    candidates = candidates_of(budget)
     outputs = NoisyOutputs(way.function, sigma=0.25, batch_size=size)
     (batch,) = outputs.draw(x, example=0, stage=Stage.RANKING, count=size)
     pilot = torch.cat(list(outputs.draw(x, example=0, stage=Stage.PILOT, count=candidates)))
     embedded, centers = distance.embed(batch), distance.embed(pilot)
-    other, noisy, block = embedded.flip(0), x + 0.25 * torch.randn(size, *x.shape), torch.randn(BLOCK, *x.shape)
+    noisy, block = x + 0.25 * torch.randn(size, *x.shape), torch.randn(BLOCK, *x.shape)
     generator, buffer = torch.Generator(), torch.empty(size, *x.shape)
 
     def noise() -> None:
@@ -164,20 +176,22 @@ def parts(way: Variant, x: Tensor, distance: Distance, *, candidates: int, size:
         "embedding": lambda: distance.embed(batch),
         f"distances to {candidates} candidates": lambda: distance.compare(embedded, centers),
         "distance to the center": lambda: distance.compare(embedded, centers[:1]),
-        "paired distance": lambda: distance.paired(embedded, other),
     }
     measured: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(9):
         for name, call in calls.items():
             measured[name].append(seconds(call) / size * 1e6)
     forward_time, *others = (statistics.median(values[1:]) for values in measured.values())
-    each, to_all, to_center, paired = sum(others[:3]), *others[3:]
+    each, to_all, to_center = sum(others[:3]), *others[3:]
     print(f"\nmicroseconds per sample, in batches of {size}")
     for name, time_of_it in zip(calls, (forward_time, *others), strict=True):
         print(f"  {name:<32} {time_of_it:8.2f}")
-    rest = _N * (each + to_all) + _M * (each + to_center) + _M / 2 * paired
-    share = rest / (rest + (_N + _M) * forward_time)
-    print(f"  all but the forward passes at n={_N:,}, m={_M:,}, with m/2 paired distances: {share:.1%} of the run")
+    probes = comparisons_with_probes(budget) * to_all / candidates
+    ranking, certification = budget.n * to_all, max(budget.m, budget.n_check) * to_center + probes
+    rest = budget.evaluations * each + ranking + certification
+    share = rest / (rest + budget.evaluations * forward_time)
+    print(f"  all but the forward passes at n={budget.n:,}, m={budget.m:,}: {share:.1%} of the run")
+    print(f"  of it: distances to candidates {ranking / rest:.0%}, to center and probes {certification / rest:.0%}")
 
 
 def operations(function: nn.Module, x: Tensor) -> int:
@@ -212,10 +226,11 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    began = time.perf_counter()
+    """Of one call: of the CPU if there is one thread, else of the clock."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    began = clock()
     call()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 if __name__ == "__main__":
