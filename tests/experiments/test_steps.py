@@ -65,7 +65,8 @@ def test_time_left_follows_what_was_measured() -> None:
 def test_an_interrupted_experiment_ends_without_a_traceback(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     code = (
-        f"import sys, time; sys.path.insert(0, {str(root)!r})\n"
+        f"import signal, sys, time; sys.path.insert(0, {str(root)!r})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from experiments import panel\n"
         "panel._plan = lambda *_: time.sleep(60)\n"
         "print('ready', flush=True)\n"

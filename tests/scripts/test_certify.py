@@ -3,6 +3,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -238,12 +239,16 @@ def test_the_same_command_goes_on_after_an_interruption(certified: Path, checkpo
     command = [sys.executable, str(ROOT / "certify.py"), f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY]
     command += ["--h", "0", "1", "--n=3000", "--m=12000"]
     process = subprocess.Popen(
-        command, env=os.environ | {"WANDB_MODE": "disabled"}, cwd=tmp_path, stdout=subprocess.PIPE
+        command,
+        env=os.environ | {"WANDB_MODE": "disabled"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "certificates.csv").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(2)
+    process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0].decode()
     assert process.returncode != 0
     assert "the same command goes on from there" in output
