@@ -31,8 +31,6 @@ from lightning_modules import CompiledModel, NoisyAutoencoder, NoisyModule, fold
 
 _BATCH_SIZES = (64, 128, 256, 512)
 _MATRIX = 2048
-# Candidates beside those of the budget's tuples: the pilot's mean and median.
-_EXTRA = 2
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,6 @@ def main(args: Sequence[str] | None = None) -> None:
     ways = variants(model, compiled=options.compile)
     throughput(ways, x, distance, budget, repeats=options.repeats)
     parts(ways[3], x, distance, budget)
-
-
-def candidates_of(budget: SmoothingBudget) -> int:
-    """How many candidates each ranked output is compared with."""
-    return sum(budget.tuples(size) for size in {1, *budget.tuple_sizes}) + _EXTRA
 
 
 def comparisons_with_probes(budget: SmoothingBudget) -> int:
@@ -137,7 +130,7 @@ def throughput(
             with way.context():
                 runs[position].append(seconds(lambda smoother=smoother: smoother.certify(x)))
     work = f"{images:,} images of {flops / 1e6:.1f} MFLOP"
-    print(f"\none digit, n={budget.n:,}, m={budget.m:,}, {candidates_of(budget)} candidates: {work}")
+    print(f"\none digit, n={budget.n:,}, m={budget.m:,}, {budget.most_candidates} candidates: {work}")
     print(f"{'':<46} batch  certified   forward  GFLOP/s  of matrix    forward   rest of")
     print(f"{'':<46}        images/s  images/s           product   relative  the run")
     for position, (way, size) in enumerate(zip(ways, sizes, strict=True)):
@@ -152,7 +145,7 @@ def throughput(
 
 def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, *, size: int = 256) -> None:
     """Microseconds per sample of all that a certification does, and their share of it."""
-    candidates = candidates_of(budget)
+    candidates = budget.most_candidates
     outputs = NoisyOutputs(way.function, sigma=0.25, batch_size=size)
     (batch,) = outputs.draw(x, example=0, stage=Stage.RANKING, count=size)
     pilot = torch.cat(list(outputs.draw(x, example=0, stage=Stage.PILOT, count=candidates)))

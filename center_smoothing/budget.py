@@ -217,12 +217,18 @@ class SmoothingBudget:
         """How many candidates are averages of ``size`` pilot outputs: disjoint tuples, in the order of the draws."""
         return min(self.candidates, self.k // size)
 
+    @property
+    def most_candidates(self) -> int:
+        """How many candidates each of the n ranked outputs is compared with, at most (theory T2 and T7)."""
+        if self.method == "paper":
+            return self.n
+        return sum(self.tuples(size) for size in {1, *self.tuple_sizes}) + _EXTRA_CANDIDATES
+
     def without_averages(self) -> SmoothingBudget:
         """The same budget for outputs that cannot be averaged: as many candidates, all of them pilot outputs."""
         if self.method == "paper" or self.tuple_sizes in ((), (1,)):
             return self
-        number = sum(self.tuples(size) for size in {1, *self.tuple_sizes})
-        return replace(self, tuple_sizes=(1,), candidates=number)
+        return replace(self, tuple_sizes=(1,), candidates=self.most_candidates - _EXTRA_CANDIDATES)
 
     def mass_lower_bound(self, inside: int) -> float:
         """Lower confidence bound on the mass of a ball that held ``inside`` of n_check fresh outputs (T1.3)."""
@@ -299,8 +305,8 @@ class SmoothingBudget:
     def _selection(self) -> tuple[int, int, int]:
         """Draws, rank and candidates, as in :func:`center_smoothing.bounds.mass_selected_by_minimum`."""
         if self.method == "paper":  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
-            return max(1, self.n - 1), self.half - 1, self.n
-        return self.n, self.half, sum(self.tuples(size) for size in {1, *self.tuple_sizes}) + _EXTRA_CANDIDATES
+            return max(1, self.n - 1), self.half - 1, self.most_candidates
+        return self.n, self.half, self.most_candidates
 
     def _default_delta(self) -> float:
         most = _most_inside(*self._selection(), self.n_check)

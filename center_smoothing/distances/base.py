@@ -185,7 +185,7 @@ def _is_nan(embedded: Tensor) -> Tensor:
 
 
 def _full_blocks(embedded: Tensor) -> tuple[Tensor, ...]:
-    """Blocks of equal size, the last filled up with its own first row.
+    """(N, *embedded) in blocks (8, *embedded), the last filled up with its own first row.
 
     Several threads add up one long row in another order than many: in blocks of one size the distance of a pair does
     not depend on how many pairs there are.

@@ -147,6 +147,7 @@ def test_outputs_that_cannot_be_averaged_have_as_many_candidates() -> None:
     without = budget.without_averages()
     assert without.tuple_sizes == (1,)
     assert without.tuples(1) == sum(budget.tuples(size) for size in budget.tuple_sizes)
+    assert without.most_candidates == budget.most_candidates == sum(map(budget.tuples, budget.tuple_sizes)) + 2
     assert without.delta == budget.delta
     assert without.abstention_probability() <= budget.abstention_probability() + 1e-12
     assert CenterSmoother(lambda z: z, SampleCenters(), sigma=1.0).budget == without
@@ -193,7 +194,7 @@ def test_the_input_radius_is_where_the_curve_first_exceeds_the_output_radius() -
 
 
 TIGHT = SmoothingBudget(n=2001, m=900, k=64, alpha_1=0.1, alpha_2=0.4, delta=0.1, tuple_sizes=(1, 2, 4))
-# 45 probes of single outputs, 400 comparisons each
+# 32 probes of single outputs, 868 comparisons each
 ONE = dataclasses.replace(TIGHT, tuple_sizes=(1,), candidates=64)
 
 
