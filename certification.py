@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -88,6 +86,7 @@ class Run:
         num_nodes: of the cluster.
         strategy: of several devices.
         precision: of the base model.
+        split_samples: whether several processes share the samples of each example, and not the examples.
 
     Attributes:
         todo: positions of the examples that are not finished.
@@ -97,16 +96,28 @@ class Run:
     """
 
     def __init__(
-        self, job: Job, *, accelerator: str, devices: str, num_nodes: int, strategy: str, precision: str
+        self,
+        job: Job,
+        *,
+        accelerator: str,
+        devices: str,
+        num_nodes: int,
+        strategy: str,
+        precision: str,
+        split_samples: bool = False,
     ) -> None:
         self.job = job
+        self.split_samples = split_samples
         finished = _finished(job)
         self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
         self.progress = CertificationProgress(
-            evaluations=job.smoother.budget.evaluations, finished=len(finished), total=len(job.examples)
+            evaluations=job.smoother.budget.evaluations,
+            finished=len(finished),
+            total=len(job.examples),
+            split_samples=split_samples,
         )
         job.smoother.outputs.progress = self.progress.advance
-        writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage)
+        writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage, split_samples=split_samples)
         self.trainer = make_trainer(
             accelerator=accelerator,
             devices=devices,
@@ -116,13 +127,19 @@ class Run:
             callbacks=[self.progress, writer],
         )
 
+    @property
+    def most_examples(self) -> float:
+        """How many examples a process has to do at most, if it were alone with them."""
+        processes = self.trainer.world_size
+        return len(self.todo) / processes if self.split_samples else -(-len(self.todo) // processes)
+
     def preflight(self) -> float:
         """See on a few examples that the model and the distance fit: they may differ in size.
 
         In the precision of the run, and with the compiled model if there is one.
 
         Returns:
-            Noisy copies a second.
+            Noisy copies a second, of this process.
 
         Raises:
             ValueError: if the model or the distance cannot do with the examples, or if making the model faster made
@@ -181,18 +198,12 @@ class Run:
         """
         if not self.todo:
             return
-        # Lightning copies pinned examples to a GPU without waiting
-        pin_memory = self.trainer.strategy.root_device.type == "cuda"
-        loader = DataLoader(Subset(self.job.examples, self.todo), batch_size=1, pin_memory=pin_memory)
-        if threading.current_thread() is threading.main_thread():
-            # Lightning's own handler waits for the end of a prediction
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        remaining = _Remaining(self.job.examples, self.todo, shared=not self.split_samples)
+        certifier = Certifier(self.job.model, self.job.smoother, self.job.stop, split_samples=self.split_samples)
         try:
             if self.trainer.is_global_zero:
                 self.write_summary([])
-            self.trainer.predict(
-                Certifier(self.job.model, self.job.smoother, self.job.stop), loader, return_predictions=False
-            )
+            self.trainer.predict(certifier, datamodule=remaining, return_predictions=False)
             self.trainer.strategy.barrier()
         except (ValueError, OSError) as error:
             entrypoint.fail(f"{error}; {self._kept()}")
@@ -249,6 +260,35 @@ class Run:
         return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
 
 
+class _Remaining(LightningDataModule):
+    """The examples that are not finished, each for one of the processes, or all for each.
+
+    Which ones, the first process says: another one may have looked while files were moved.
+
+    Args:
+        examples: finished or not.
+        todo: positions of those that are not.
+        shared: whether each is for one process.
+    """
+
+    def __init__(self, examples: Subset[dict[str, Tensor]], todo: Sequence[int], *, shared: bool) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be more processes than examples
+        self.examples = examples
+        self.todo = list(todo)
+        self.shared = shared
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """One example after the other; Lightning asks for it once the processes know each other."""
+        assert self.trainer is not None  # it is the Trainer that asks
+        todo: list[int] = self.trainer.strategy.broadcast(self.todo)
+        if self.shared:
+            todo = todo[self.trainer.global_rank :: self.trainer.world_size]
+        # Lightning copies pinned examples to a GPU without waiting
+        pin_memory = self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(Subset(self.examples, todo), batch_size=1, pin_memory=pin_memory)
+
+
 def make_trainer(
     *,
     accelerator: str,
@@ -275,6 +315,7 @@ def make_trainer(
             enable_checkpointing=False,
             enable_model_summary=False,
             inference_mode=False,
+            use_distributed_sampler=False,  # it would give some examples twice, or none to a process
         )
     except Exception as error:  # Lightning has its own exceptions for each of these arguments
         raise ValueError(
@@ -336,6 +377,7 @@ def _finished(job: Job) -> set[int]:
     if not there:
         return set()
     if rank_zero_only.rank == 0:
+        job.folder.remove_partial_files()
         job.folder.merge(job.indices, job.eps_in)
     finished = job.folder.finished(job.eps_in) & set(job.indices)
     if finished:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -98,28 +99,30 @@ def main(args: Sequence[str] | None = None) -> Path | None:
     offline = entrypoint.wandb_offline()
     entrypoint.quiet_libraries(offline=offline)
     entrypoint.keep_freed_memory()
-    with entrypoint.user_errors():
-        options = _parse(args)
-        if options["from"] is not None:
-            return _answer(options)
-        if options.plan:
-            _say(*_plan_only(options), sep="\n")
-            return None
-        subject = _subject(options)
-        out, jobs = _prepare(options, subject)
-        _say(*_plan(jobs), sep="\n")
-        runs = [Run(job, **_where(options)) for job in jobs]
-        _preflight(runs)
-        for folder, below in conclusion.folders(out, jobs):
-            if len(below) > 1 and folder.read_summary() is None and rank_zero_only.rank == 0:
-                runs[0].write_summary([], folder=folder, config=conclusion.config_of_all(below))
-    for run in runs:
-        if len(runs) > 1 and run.todo:
-            _say(f"{conclusion.label_of(out, run.job)}:")
-        run.execute()
-    if runs[0].trainer.is_global_zero:
+    entrypoint.end_with_parent()
+    with entrypoint.sigterm_interrupts(), ExitStack() as locks:
         with entrypoint.user_errors():
-            _conclude(out, runs, subject, offline=offline)
+            options = _parse(args)
+            if options["from"] is not None:
+                return _answer(options)
+            if options.plan:
+                _say(*_plan_only(options), sep="\n")
+                return None
+            subject = _subject(options)
+            out, jobs = _prepare(options, subject, locks)
+            _say(*_plan(jobs), sep="\n")
+            runs = [Run(job, **_where(options), split_samples=options.split_samples) for job in jobs]
+            _preflight(runs)
+            for folder, below in conclusion.folders(out, jobs):
+                if len(below) > 1 and folder.read_summary() is None and rank_zero_only.rank == 0:
+                    runs[0].write_summary([], folder=folder, config=conclusion.config_of_all(below))
+        for run in runs:
+            if len(runs) > 1 and run.todo:
+                _say(f"{conclusion.label_of(out, run.job)}:")
+            run.execute()
+        if runs[0].trainer.is_global_zero:
+            with entrypoint.user_errors():
+                _conclude(out, runs, subject, offline=offline)
     return out.path
 
 
@@ -200,6 +203,13 @@ def _parser() -> ArgumentParser:
     add("--num-nodes", type=count("--num-nodes"), default=1)
     add("--strategy", type=str, default="auto")
     add("--precision", type=str, default="32-true")
+    add(
+        "--split-samples",
+        type=bool,
+        default=False,
+        help="several devices share the samples of each example, for few examples and very large m; else they share "
+        "the examples",
+    )
     add("--fold-batch-norm", type=bool, default=True, help="make it part of the layer before it: faster, same function")
     add("--channels-last", type=bool, default=True, help="memory layout of convolutions: faster on CPUs, same function")
     compile_modes = ("off", *COMPILE_MODES)
@@ -288,8 +298,11 @@ def _subject(options: Namespace) -> Subject:
     return subject
 
 
-def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder, list[Job]]:
-    """Check everything that can be checked without sampling: the folder, and a job for each noise level."""
+def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[CertificationFolder, list[Job]]:
+    """Check everything that can be checked without sampling: the folder, and a job for each noise level.
+
+    The folder stays locked until ``locks`` is closed.
+    """
     distance, levels = entrypoint.DISTANCES[options.distance], _noise_levels(options, subject.sigma)
     kinds = {"center": _centers, "mean": _means}
     smoothings = [kinds[kind](options, levels) for kind in entrypoint.SMOOTHERS[options.smoother]]
@@ -312,6 +325,8 @@ def _prepare(options: Namespace, subject: Subject) -> tuple[CertificationFolder,
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
     )
     entrypoint.make_writable(path, "--out")
+    if rank_zero_only.rank == 0:
+        locks.enter_context(CertificationFolder(path).locked())
     model, base_function = _fast(subject.model, options)
     if options.time_limit is not None:
         request, folder = _request(options, levels), CertificationFolder(path)
@@ -545,13 +560,14 @@ def _preflight(runs: Sequence[Run]) -> None:
     if not todo:
         return
     rates = {kind: run.preflight() for kind, run in {run.job.kind: run for run in reversed(todo)}.items()}
-    seconds = sum(run.job.smoother.budget.evaluations * len(run.todo) / rates[run.job.kind] for run in todo)
+    seconds = sum(run.job.smoother.budget.evaluations * run.most_examples / rates[run.job.kind] for run in todo)
     levels, kinds = len(conclusion.radii_by_sigma([run.job for run in runs])), {run.job.kind for run in runs}
     what = f"{sum(len(run.todo) for run in todo)} examples"
     what += (f" at {levels} noise levels" if levels > 1 else "") + (" by two smoothers" if len(kinds) > 1 else "")
+    speed, batch_size = min(rates.values()) * todo[0].trainer.world_size, todo[0].job.smoother.outputs.batch_size
     _say(
         f"  about {report.duration(seconds)} for {what}{' together' if len(runs) > 1 else ''} at "
-        f"{min(rates.values()):,.0f} samples/s in batches of {todo[0].job.smoother.outputs.batch_size}"
+        f"{speed:,.0f} samples/s in batches of {batch_size}"
     )
 
 

@@ -9,7 +9,9 @@ import math
 import netrc
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,9 +68,12 @@ def fail(message: str) -> NoReturn:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn what bad input raises while a script sets itself up into one line and exit code 2."""
+    """Turn what bad input raises while a script sets itself up into one line and exit code 2; Ctrl-C too, with 1."""
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted; nothing that was finished is lost", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
     except (ArgumentError, ArgumentTypeError, ValueError, TypeError, OSError) as error:
         fail(str(error) or type(error).__name__)
 
@@ -358,6 +363,37 @@ def make_writable(folder: Path, name: str) -> None:
         raise ValueError(f"{name} must be a folder that can be written to, got {folder}: {reason}") from error
 
 
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM, which cluster managers send before they kill, do what Ctrl-C does.
+
+    Lightning's own handler waits for the end of a prediction; it leaves one alone that is there already.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_with_parent() -> None:
+    """Let the kernel end a process that Lightning has launched when the process that launched it ends, however.
+
+    Orphans would go on in a folder that nobody holds locked any more. Elsewhere than on Linux nothing happens.
+    """
+    if "LOCAL_RANK" not in os.environ or os.environ["LOCAL_RANK"] == "0":
+        return
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError, TypeError):
+        return
+    pr_set_pdeathsig = 1  # from linux/prctl.h
+    prctl(pr_set_pdeathsig, int(signal.SIGKILL))
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next forward pass instead of returning it to the kernel after each.
 
@@ -378,6 +414,7 @@ def quiet_libraries(*, offline: bool) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.accelerators").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.distributed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")  # config.yaml is there already
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # metrics sync

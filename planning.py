@@ -265,7 +265,10 @@ def _speed(
     where: dict[str, Any],
 ) -> Speed:
     sigma, batch_size = max(request.levels), request.options.batch_size
-    return measure(model, images, request.distance, function=function, sigma=sigma, batch_size=batch_size, where=where)
+    speed = measure(model, images, request.distance, function=function, sigma=sigma, batch_size=batch_size, where=where)
+    if request.options.split_samples:  # all processes work on each example, as one that is faster
+        return replace(speed, samples_per_second=speed.samples_per_second * speed.processes, processes=1)
+    return speed
 
 
 def choose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from callbacks.certification_folder import CertificationFolder, Row
+from callbacks.certification_folder import CertificationFolder, Row, write_as_a_whole
 from center_smoothing.budget import Coverage
 from lightning_modules import CertifiedExample
 
@@ -23,13 +24,22 @@ class CertificateWriter(BasePredictionWriter):
         folder: where to.
         eps_in: input radii, one row each.
         coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
+        split_samples: whether all processes certify the same examples together, so that the first one writes.
     """
 
-    def __init__(self, folder: CertificationFolder, *, eps_in: Sequence[float], coverage: Coverage) -> None:
+    def __init__(
+        self,
+        folder: CertificationFolder,
+        *,
+        eps_in: Sequence[float],
+        coverage: Coverage,
+        split_samples: bool = False,
+    ) -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
         self.eps_in = list(eps_in)
         self.coverage = coverage
+        self.split_samples = split_samples
 
     def write_on_batch_end(
         self,
@@ -42,6 +52,8 @@ class CertificateWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the examples of one batch."""
+        if self.split_samples and trainer.global_rank > 0:
+            return
         part = f"rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         for example in prediction:
             self._write_arrays(example)
@@ -56,11 +68,14 @@ class CertificateWriter(BasePredictionWriter):
 
     def _write_arrays(self, example: CertifiedExample) -> None:
         certificate = example.certificate
-        np.save(self.folder.distances(example.index), certificate.distances)
+        distances, outputs = io.BytesIO(), io.BytesIO()
+        np.save(distances, certificate.distances)
         np.savez(
-            self.folder.outputs(example.index),
+            outputs,
             image=example.image.float().numpy(),
             base=example.base_output.float().numpy(),
             smoothed=certificate.center.cpu().float().numpy(),
             **certificate.kept_arrays(),
         )
+        write_as_a_whole(self.folder.distances(example.index), distances.getvalue())
+        write_as_a_whole(self.folder.outputs(example.index), outputs.getvalue())

@@ -7,7 +7,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from center_smoothing import Certificate, MeanBudget, MeanCertificate, SmoothedOutput, SmoothingBudget
@@ -125,8 +127,36 @@ class CertificationFolder:
 
     def create(self) -> None:
         """Make the folder and its subfolders."""
-        for folder in (self.path, self.path / "distances", self.path / "outputs"):
+        for folder in self._folders():
             folder.mkdir(parents=True, exist_ok=True)
+
+    def remove_partial_files(self) -> None:
+        """Remove what an interrupted process has left half written; no other process may be writing."""
+        for folder in self._folders():
+            for partial in folder.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process that wants to write here out, until this one ends in whatever way.
+
+        Raises:
+            ValueError: if another process has locked the folder.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"--out must be a folder that no other process is writing to, got {self.path}: a certification is "
+                "running there; wait for its end, or take another folder"
+            ) from error
+        except NotImplementedError:
+            pass  # a file system without locks: there is no way to tell
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read_summary(self) -> dict[str, Any] | None:
         """What summary.json holds; None if there is none.
@@ -151,9 +181,11 @@ class CertificationFolder:
     def rows(self) -> list[Row]:
         """All whole rows, those of interrupted processes included, without duplicates, in the order written."""
         found: dict[tuple[int, float], Row] = {}
-        for table in [self.table, *sorted(self.path.glob("certificates.rank*.csv"))]:
-            if table.is_file():
-                lines = table.read_text().splitlines(keepends=True)
+        # the processes' tables first: another process may be bringing them together in the one that is read last
+        parts = [_text(part) for part in sorted(self.path.glob("certificates.rank*.csv"))]
+        for text in (_text(self.table), *parts):
+            if text:
+                lines = text.splitlines(keepends=True)
                 whole = [line for line in lines if line.endswith("\n")]  # a line cut off by an interruption has no end
                 for row in map(Row.from_text, csv.reader(whole)):
                     if row is not None:
@@ -210,6 +242,9 @@ class CertificationFolder:
     def outputs(self, index: int) -> Path:
         """Where the image, the base output, the smoothed output and what the certificate keeps of an example are."""
         return self.path / "outputs" / f"{index}.npz"
+
+    def _folders(self) -> tuple[Path, ...]:
+        return self.path, self.path / "distances", self.path / "outputs"
 
     def parts(self) -> list[Path]:
         """The folders below this one that hold a certification each, where several were brought together."""
@@ -312,12 +347,28 @@ def lines(results: Sequence[dict[str, Any]], *, several_levels: bool) -> dict[tu
     return found
 
 
-def write_as_a_whole(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all.
+def write_as_a_whole(path: Path, content: str | bytes) -> None:
+    """Write a file as a whole or not at all, on the disk itself before its name points to it.
 
     Raises:
         OSError: if it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # its place may be what is missing
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _text(path: Path) -> str:
+    """Of a file; empty where there is none."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""

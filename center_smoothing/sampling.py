@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from center_smoothing.sharing import Share
 
 # Draws per block. The numbers depend on it: another block size is another random stream.
 BLOCK = 64
@@ -86,6 +89,9 @@ class NoisyOutputs:
         batch_size: noisy copies per call of the model, or ``"auto"``: measured once on the first x, in about a
             second, and kept.
         progress: called with the number of copies after each call of the model.
+
+    Attributes:
+        share: of the copies that this process evaluates; the others' outputs come from the others.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class NoisyOutputs:
         self.seed = int(seed)
         self.batch_size = batch_size
         self.progress = progress
+        self.share = Share()
 
     def base_output(self, x: Tensor) -> Tensor:
         """f(x), without noise: (*in) -> (*out)."""
@@ -129,27 +136,63 @@ class NoisyOutputs:
         Raises:
             ValueError: if x is not finite, or the model returns anything but a tensor (N, *out).
         """
+        for _, outputs in self._rounds(x, example, stage, count, common=count):
+            assert outputs is not None  # all are common
+            yield outputs
+
+    def draw_share(
+        self, x: Tensor, *, example: int, stage: Stage, count: int, common: int = 0
+    ) -> Iterator[tuple[slice, Tensor | None]]:
+        """Yield the place of each batch among the ``count`` outputs, and the batch (N, *out) if it is at hand.
+
+        Where processes share the copies, a batch is at hand for the process that evaluated it; for the others it is
+        None. Arguments and errors are those of :meth:`draw`.
+
+        Args:
+            x: (*in).
+            example: number of the example.
+            stage: what the outputs are for.
+            count: how many.
+            common: batches that begin before it are at hand for all processes.
+        """
+        if self.share.processes > 1:
+            yield from self._rounds(x, example, stage, count, common=common)
+            return
+        drawn = 0
+        for outputs in self.draw(x, example=example, stage=stage, count=count):
+            yield slice(drawn, drawn + len(outputs)), outputs
+            drawn += len(outputs)
+
+    def _rounds(
+        self, x: Tensor, example: int, stage: Stage, count: int, *, common: int
+    ) -> Iterator[tuple[slice, Tensor | None]]:
+        """In each round every process evaluates a batch, as long as there are any."""
         check_point(x)
         if self.batch_size == "auto":
             self.batch_size = self._fastest_batch_size(x)
-        x = x.detach()
-        noisy = x.new_empty((max(1, min(self.batch_size, count)), *x.shape))
-        blocks = self._blocks(x, example, stage)
-        block, used = next(blocks), 0
-        for start in range(0, count, len(noisy)):
-            batch = noisy[: min(len(noisy), count - start)]
-            filled = 0
-            while filled < len(batch):
-                if used == BLOCK:
-                    block, used = next(blocks), 0
-                take = min(BLOCK - used, len(batch) - filled)
-                torch.add(x, block[used : used + take], alpha=self.sigma, out=batch[filled : filled + take])
-                filled, used = filled + take, used + take
-            with evaluating(self.model):
-                outputs = self._call(batch)
-            if self.progress is not None:
-                self.progress(len(batch))
-            yield outputs.clone()  # it may be a view of the input, or a buffer that the model fills again
+        size, share = max(1, min(self.batch_size, count)), self.share
+        copies, like = _NoisyCopies(self, x.detach(), example, stage, size), None
+        for first in range(0, count, size * share.processes):
+            starts = range(first, min(first + size * share.processes, count), size)
+            places = [slice(start, min(start + size, count)) for start in starts]
+            own = self._evaluated(copies, places[share.rank]) if share.rank < len(places) else None
+            if first < common:
+                if like is None:
+                    like = self.base_output(x) if own is None else own[0]
+                exchanged = share.exchanged(own, like, [place.stop - place.start for place in places])
+            for rank, place in enumerate(places):
+                if place.start < common:
+                    yield place, exchanged[rank]
+                else:
+                    yield place, own if rank == share.rank else None
+
+    def _evaluated(self, copies: _NoisyCopies, place: slice) -> Tensor:
+        batch = copies.at(place)
+        with evaluating(self.model):
+            outputs = self._call(batch)
+        if self.progress is not None:
+            self.progress(len(batch))
+        return outputs.clone()  # it may be a view of the input, or a buffer that the model fills again
 
     def evaluations_per_second(self, x: Tensor) -> float:
         """Measured on noisy copies of x at the batch size in use; takes a few calls of the model."""
@@ -157,10 +200,10 @@ class NoisyOutputs:
         size = self._fastest_batch_size(x) if self.batch_size == "auto" else self.batch_size
         return self._rate(self._noisy_batch(x, size))
 
-    def _blocks(self, x: Tensor, example: int, stage: Stage) -> Iterator[Tensor]:
+    def _blocks(self, x: Tensor, example: int, stage: Stage, number: int = 0) -> Iterator[Tensor]:
+        """Noise, block by block, from the block of that number on."""
         generator = torch.Generator(device=x.device)
         noise = x.new_empty((BLOCK, *x.shape))
-        number = 0
         while True:
             generator.manual_seed(block_seed(self.seed, example, stage, number))
             yield noise.normal_(generator=generator)
@@ -207,6 +250,39 @@ class NoisyOutputs:
                 self._call(batch).flatten()[0].item()  # reading one number waits for the device
                 seconds.append(time.perf_counter() - began)
         return len(batch) / max(min(seconds[1:]), 1e-9)
+
+
+class _NoisyCopies:
+    """Noisy copies of x, in a buffer that the next batch fills again.
+
+    Args:
+        outputs: knows sigma and the seed.
+        x: (*in).
+        example: number of the example.
+        stage: what the copies are for.
+        size: of the largest batch.
+    """
+
+    def __init__(self, outputs: NoisyOutputs, x: Tensor, example: int, stage: Stage, size: int) -> None:
+        self._x, self._sigma, self._buffer = x, outputs.sigma, x.new_empty((size, *x.shape))
+        self._blocks_from = partial(outputs._blocks, x, example, stage)
+        self._blocks, self._next = self._blocks_from(), 0
+        self._block = self._buffer[:0]
+
+    def at(self, place: slice) -> Tensor:
+        """The copies (N, *in) of a place among all; fastest where it begins where the last one ended."""
+        if place.start != self._next:
+            self._blocks = self._blocks_from(place.start // BLOCK)
+            self._block = next(self._blocks)[place.start % BLOCK :]
+        batch, filled = self._buffer[: place.stop - place.start], 0
+        while filled < len(batch):
+            if len(self._block) == 0:
+                self._block = next(self._blocks)
+            take = min(len(self._block), len(batch) - filled)
+            torch.add(self._x, self._block[:take], alpha=self._sigma, out=batch[filled : filled + take])
+            filled, self._block = filled + take, self._block[take:]
+        self._next = place.stop
+        return batch
 
 
 def check_point(x: Tensor) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother
+from center_smoothing.sharing import Share
 from center_smoothing.smoother import StoppingRule
 from lightning_modules.base import Batch
 
@@ -43,15 +44,29 @@ class Certifier(LightningModule):
         model: the base model, moved to the Trainer's device with this module.
         smoother: smooths that model.
         stop: when to stop sampling an example, at one of the looks of the budget of a center.
+        split_samples: whether all processes get the same examples, and share the noisy copies of each.
     """
 
     def __init__(
-        self, model: nn.Module, smoother: CenterSmoother | MeanSmoother, stop: StoppingRule | None = None
+        self,
+        model: nn.Module,
+        smoother: CenterSmoother | MeanSmoother,
+        stop: StoppingRule | None = None,
+        *,
+        split_samples: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.smoother = smoother
         self.stop = stop
+        self.split_samples = split_samples
+
+    def on_predict_start(self) -> None:
+        """Agree on who evaluates which noisy copies."""
+        if self.split_samples:
+            outputs = self.smoother.outputs
+            outputs.share = Share.of_this_process()
+            outputs.batch_size = self.trainer.strategy.broadcast(outputs.batch_size)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[CertifiedExample]:
         """Certify each example of the batch."""

@@ -20,9 +20,10 @@ OF_THE_CORE_NEVER = {
 CORE = {
     "bounds": set(),
     "distances": set(),
-    "sampling": set(),
+    "sharing": set(),
+    "sampling": {"sharing"},
     "budget": {"bounds"},
-    "certification_sample": {"budget", "distances"},
+    "certification_sample": {"budget", "distances", "sharing"},
     "certificate": {"bounds", "budget", "certification_sample", "distances", "sampling"},
     "smoother": {"bounds", "budget", "certificate", "certification_sample", "distances", "sampling"},
     "stopping": {"bounds", "budget", "certificate"},
