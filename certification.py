@@ -34,6 +34,9 @@ _CALIBRATION = 64
 # Relative; far above what bfloat16 rounds off in a deep network, far below what a wrong fusion of layers does.
 _ALIKE = 0.1
 
+# Of the messages of gloo and NCCL about a process that is not there any more.
+_LOST = ("onnection", "peer", "imed out", "imeout", "NCCL")
+
 # A distributed run has several processes and one terminal.
 _say = rank_zero_only(print)
 
@@ -194,7 +197,7 @@ class Run:
         """Certify what is not finished; each example is on disk as soon as it is.
 
         Raises:
-            SystemExit: with code 2 and one line if the model or the disk fails on the way.
+            SystemExit: with code 2 and one line if the model, the disk or another process fails on the way.
         """
         if not self.todo:
             return
@@ -205,8 +208,8 @@ class Run:
                 self.write_summary([])
             self.trainer.predict(certifier, datamodule=remaining, return_predictions=False)
             self.trainer.strategy.barrier()
-        except (ValueError, OSError) as error:
-            entrypoint.fail(f"{error}; {self._kept()}")
+        except (ValueError, OSError, RuntimeError) as error:
+            entrypoint.fail(f"{self._what_failed(error)}; {self._kept()}; the same command goes on from there")
         except (SystemExit, KeyboardInterrupt):
             if self.trainer.is_global_zero:
                 print(f"interrupted; {self._kept()}; the same command goes on from there")
@@ -250,6 +253,11 @@ class Run:
                 **({"names": names} if names else {}),
             }
         )
+
+    def _what_failed(self, error: Exception) -> str:
+        if self.trainer.world_size > 1 and any(word in str(error) for word in _LOST):
+            return "another process has ended before its examples were done"
+        return entrypoint.one_line(str(error)) or type(error).__name__
 
     def _kept(self) -> str:
         count = len(self.job.folder.finished(self.job.eps_in) & set(self.job.indices))

@@ -1,0 +1,85 @@
+"""A checkpoint and images that certify in a moment, in a form that other processes can load."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import certify
+from lightning_modules import NoisyAutoencoder
+
+_SIZE = 8
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_account() -> Iterator[None]:
+    """W&B writes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.setenv("MPLBACKEND", "Agg")
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder of 8x8 grey images, and a folder with some beside it."""
+    folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for number in range(60):
+        pixels = rng.integers(0, 256, (_SIZE, _SIZE), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number:02}.png")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = NoisyAutoencoder(0.25, image_shape=(1, _SIZE, _SIZE), latent_dim=4)
+    data = {"root": str(folder / "images"), "image_size": [_SIZE, _SIZE], "mode": "grey", "test_fraction": 0.6}
+    content = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "pytorch-lightning_version": lightning.__version__,
+        "base_model": "NoisyAutoencoder",
+        "data": {"class": "ImageFolder", "init_args": data},
+    }
+    torch.save(content, folder / "tiny.ckpt")
+    return folder / "tiny.ckpt"
+
+
+@pytest.fixture(scope="session")
+def tiny_command(tiny_checkpoint: Path) -> list[str]:
+    """Arguments of certify.py for thirty examples, all but --out."""
+    return [
+        f"--ckpt={tiny_checkpoint}", "--n=100", "--m=400", "--k=8", "--num-examples=30", "--batch-size=64",
+        "--accelerator=cpu", "--h", "0.5", "1",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the certification that is interrupted elsewhere."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    certify.main([*tiny_command, f"--out={out}"])
+    return out
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """Gives the files of a folder by name, without times; W&B's and the lock are left out."""
+    return _contents
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.startswith("wandb/") and path.name != ".lock":
+            content = path.read_bytes()
+            if name == "certificates.csv":
+                content = re.sub(rb",[^,\n]*\n", b"\n", content)
+            elif path.suffix in (".json", ".html"):
+                content = re.sub(rb"(samples_per_second\D{1,30})[\d.e+-]+", rb"\1", content)
+            found[name] = content
+    return found

@@ -1,0 +1,93 @@
+"""Starts the processes of a distributed certification as torchrun or SLURM do: a script, run by tests.
+
+Imports take seconds, so the processes are forks of one that has imported everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+import certify
+
+
+def main() -> None:
+    """Run the cases of a JSON list one after the other, and print what became of each."""
+    json.dump([run(**case) for case in json.loads(sys.argv[1])], sys.stdout)
+
+
+def run(
+    arguments: Sequence[str], *, out: str, ranks: int, launcher: str = "torchrun", kill: int | None = None
+) -> dict[str, Any]:
+    """Certify in several processes.
+
+    Args:
+        arguments: of certify.py, but for --out, --devices and --strategy.
+        out: the folder.
+        ranks: how many processes.
+        launcher: "torchrun" or "slurm".
+        kill: the rank that is killed once it has finished an example.
+
+    Returns:
+        Exit codes and lines of output, both by rank.
+    """
+    command = [*arguments, f"--out={out}", f"--devices={ranks}", "--strategy=ddp"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = [Path(f"{out}.rank{rank}.log") for rank in range(ranks)]
+    children = [start(command, environment(launcher, rank, ranks, port), rank, logs[rank]) for rank in range(ranks)]
+    if kill is not None:
+        table = Path(out) / f"certificates.rank{kill}.csv"
+        while not (table.exists() and table.read_text().count("\n") > 1):
+            time.sleep(0.01)
+        os.kill(children[kill], signal.SIGKILL)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return {"codes": codes, "said": [log.read_text().splitlines() for log in logs]}
+
+
+def environment(launcher: str, rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What a launcher tells the process of a rank."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    if launcher == "torchrun":
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0}
+        return {**meeting, **{name: str(value) for name, value in names.items()}, "TORCHELASTIC_RUN_ID": "none"}
+    names = {"PROCID": rank, "LOCALID": rank, "NTASKS": ranks, "NTASKS_PER_NODE": ranks, "NNODES": 1, "NODEID": 0}
+    given = {"JOB_ID": "7", "JOB_NAME": "certify", "NODELIST": "localhost", "STEP_NODELIST": "localhost"}
+    slurm = {f"SLURM_{name}": str(value) for name, value in {**names, **given}.items()}
+    return {**meeting, **slurm}
+
+
+def start(command: Sequence[str], variables: dict[str, str], rank: int, log: Path) -> int:
+    """Certify in a process of its own, and return its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.environ.update(variables)
+        rank_zero_only.rank = rank  # Lightning has looked for it when it was imported
+        certify.main(command)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

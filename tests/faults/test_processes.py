@@ -1,0 +1,96 @@
+"""Certifications by several processes: the numbers of one, whoever starts them and whatever becomes of them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import certify
+from callbacks import CertificationFolder
+
+ROOT = Path(certify.__file__).parent
+HARNESS = Path(__file__).with_name("ranks_harness.py")
+
+Contents = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def cases(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What became of certifications by several processes, by the name of the case."""
+    folder, two_examples = tmp_path_factory.mktemp("ranks"), [*tiny_command, "--num-examples=2"]
+    asked: dict[str, dict[str, Any]] = {
+        "torchrun": {"ranks": 2, "arguments": tiny_command},
+        "slurm": {"ranks": 3, "arguments": two_examples, "launcher": "slurm"},
+        "split": {"ranks": 2, "arguments": [*tiny_command, "--split-samples=true"]},
+        "killed": {"ranks": 2, "arguments": tiny_command, "kill": 1},
+    }
+    for name, case in asked.items():
+        case["out"] = str(folder / name)
+    done = subprocess.run(
+        [sys.executable, HARNESS, json.dumps(list(asked.values()))], cwd=folder, text=True, timeout=300,
+        capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = zip(asked.items(), json.loads(done.stdout), strict=True)
+    return {name: {**result, "out": Path(case["out"])} for (name, case), result in found}
+
+
+@pytest.mark.parametrize("name", ["torchrun", "split"])
+def test_several_processes_write_the_files_of_one(
+    name: str, cases: dict[str, dict[str, Any]], uninterrupted: Path, contents: Contents
+) -> None:
+    case = cases[name]
+    assert case["codes"] == [0, 0]
+    assert case["said"][1] == []  # one of them talks
+    assert contents(case["out"]) == contents(uninterrupted)
+
+
+def test_more_processes_than_examples(cases: dict[str, dict[str, Any]], uninterrupted: Path) -> None:
+    case, first_two = cases["slurm"], CertificationFolder(uninterrupted).rows()[:4]
+    assert case["codes"] == [0, 0, 0]
+    rows = CertificationFolder(case["out"]).rows()
+    assert [row.as_text()[:-1] for row in rows] == [row.as_text()[:-1] for row in first_two]
+
+
+def test_what_others_finished_outlives_a_process(
+    cases: dict[str, dict[str, Any]], tiny_command: list[str], uninterrupted: Path, contents: Contents,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    case = cases["killed"]
+    assert case["codes"] == [2, -9]
+    line = case["said"][0][-1]
+    assert line.startswith("error: another process has ended before its examples were done; ")
+    assert line.endswith(f"finished and kept in {case['out']}; the same command goes on from there")
+    certify.main([*tiny_command, f"--out={case['out']}"])
+    assert "of 30 examples are there already and kept" in capsys.readouterr().out
+    assert contents(case["out"]) == contents(uninterrupted)
+
+
+def test_lightning_starts_the_processes(tiny_command: list[str], uninterrupted: Path, tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "certify.py", *tiny_command, "--num-examples=3", "--devices=2", "--strategy=ddp"]
+    done = subprocess.run(
+        [*command, f"--out={tmp_path / 'out'}"], cwd=tmp_path, text=True, capture_output=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("3 of 3 examples") == 1
+    rows, expected = CertificationFolder(tmp_path / "out").rows(), CertificationFolder(uninterrupted).rows()[:6]
+    assert [row.as_text()[:-1] for row in rows] == [row.as_text()[:-1] for row in expected]
+
+
+def test_a_second_process_on_a_folder_is_refused(
+    tiny_command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    with CertificationFolder(tmp_path / "out").locked(), pytest.raises(SystemExit, match="2"):
+        certify.main([*tiny_command, f"--out={tmp_path / 'out'}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"error: --out must be a folder that no other process is writing to, got {tmp_path / 'out'}: a certification "
+        "is running there; wait for its end, or take another folder"
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock"]
