@@ -41,6 +41,8 @@ class MeanSmoother:
         bound: a promise of yours that no two outputs are further apart.
         seed: of the noise, which depends on x too. The promise is over the draw of the noise: it does not cover an x'
             that was chosen knowing the seed.
+        grid: steps per unit of x. Then x is rounded to the grid and the noise is exact, so that rounding cannot make
+            the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
         batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
         progress: called with the number of noisy copies after each call of the model.
 
@@ -59,6 +61,7 @@ class MeanSmoother:
         clip_norm: float | None = None,
         bound: float | None = None,
         seed: int = 0,
+        grid: int | None = None,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -79,7 +82,7 @@ class MeanSmoother:
         self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
         self.bound = None if bound is None else _positive("bound", bound)
         self.outputs = NoisyOutputs(
-            self.clipped(model), sigma=sigma, seed=seed, batch_size=batch_size, progress=progress
+            self.clipped(model), sigma=sigma, seed=seed, grid=grid, batch_size=batch_size, progress=progress
         )
 
     @property

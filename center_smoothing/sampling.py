@@ -13,11 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from center_smoothing.discrete_gaussian import discrete_gaussian
 from center_smoothing.sharing import Share
 
 # Draws per block. The numbers depend on it: another block size is another random stream.
 BLOCK = 64
 _CALIBRATION_SECONDS = 1.0
+_MOST_STEPS = 2.0**51
 _BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 BaseFunction = Callable[[Tensor], Tensor]
@@ -82,10 +84,13 @@ def evaluating(model: object) -> Iterator[None]:
 class NoisyOutputs:
     """Draws f(x + delta), delta ~ N(0, sigma^2 I), in batches whose numbers do not depend on the batch size.
 
+    With a grid it draws f(round(x + delta)) for x rounded to the grid: noise and sum are exact (theory T10).
+
     Args:
         model: callable (N, *in) -> (N, *out).
         sigma: noise level, in units of x.
         seed: with the example's number, the stage and the block it determines the noise.
+        grid: steps per unit of x; default: none, and noise in floating point.
         batch_size: noisy copies per call of the model, or ``"auto"``: measured once on the first x, in about a
             second, and kept.
         progress: called with the number of copies after each call of the model.
@@ -100,6 +105,7 @@ class NoisyOutputs:
         *,
         sigma: float,
         seed: int = 0,
+        grid: int | None = None,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -109,18 +115,23 @@ class NoisyOutputs:
             raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be 'auto' or a whole number of at least 1, got {batch_size!r}")
+        if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
+            raise ValueError(f"grid must be a whole number of at least 1, such as 4080, got {grid!r}")
         self.model = model
         self.sigma = float(sigma)
+        self.grid = grid
+        self.law = None if grid is None else discrete_gaussian(self.sigma, grid)
         self.seed = int(seed)
         self.batch_size = batch_size
         self.progress = progress
         self.share = Share()
 
     def base_output(self, x: Tensor) -> Tensor:
-        """f(x), without noise: (*in) -> (*out)."""
+        """f(x), without noise, for x rounded to the grid if there is one: (*in) -> (*out)."""
         check_point(x)
+        x = x.detach() if self.grid is None else from_grid(to_grid(x, self.grid), self.grid, x.dtype)
         with evaluating(self.model):
-            return self._call(x.detach().unsqueeze(0).clone())[0].clone()  # as in draw
+            return self._call(x.unsqueeze(0).clone())[0].clone()  # as in draw
 
     def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
         """Yield ``count`` outputs in batches (N, *out).
@@ -201,13 +212,23 @@ class NoisyOutputs:
         return self._rate(self._noisy_batch(x, size))
 
     def _blocks(self, x: Tensor, example: int, stage: Stage, number: int = 0) -> Iterator[Tensor]:
-        """Noise, block by block, from the block of that number on."""
+        """Noise (64, *in), block by block, from the block of that number on; in steps of the grid if there is one."""
         generator = torch.Generator(device=x.device)
         noise = x.new_empty((BLOCK, *x.shape))
         while True:
             generator.manual_seed(block_seed(self.seed, example, stage, number))
-            yield noise.normal_(generator=generator)
+            if self.law is None:
+                yield noise.normal_(generator=generator)
+            else:
+                yield self.law.sample((BLOCK, *x.shape), generator)
             number += 1
+
+    def _add(self, x: Tensor, noise: Tensor, out: Tensor) -> None:
+        """Noisy copies (N, *in) of x: of (*in), or with a grid of its coordinates."""
+        if self.grid is None:
+            torch.add(x, noise, alpha=self.sigma, out=out)
+        else:
+            out.copy_(from_grid(x + noise, self.grid, out.dtype))
 
     def _call(self, batch: Tensor) -> Tensor:
         outputs = self.model(batch)
@@ -238,7 +259,7 @@ class NoisyOutputs:
 
     def _noisy_batch(self, x: Tensor, size: int) -> Tensor:
         """Something to measure on: ``size`` noisy copies, one block of noise over and over."""
-        copies = x + self.sigma * next(self._blocks(x, 0, Stage.CALIBRATION))
+        copies = _NoisyCopies(self, x, 0, Stage.CALIBRATION, BLOCK).at(slice(0, BLOCK))
         return copies.repeat(-(-size // BLOCK), *[1] * x.ndim)[:size]
 
     def _rate(self, batch: Tensor) -> float:
@@ -256,7 +277,7 @@ class _NoisyCopies:
     """Noisy copies of x, in a buffer that the next batch fills again.
 
     Args:
-        outputs: knows sigma and the seed.
+        outputs: knows the noise.
         x: (*in).
         example: number of the example.
         stage: what the copies are for.
@@ -264,7 +285,8 @@ class _NoisyCopies:
     """
 
     def __init__(self, outputs: NoisyOutputs, x: Tensor, example: int, stage: Stage, size: int) -> None:
-        self._x, self._sigma, self._buffer = x, outputs.sigma, x.new_empty((size, *x.shape))
+        self._x = x if outputs.grid is None else to_grid(x, outputs.grid)
+        self._add, self._buffer = outputs._add, x.new_empty((size, *x.shape))
         self._blocks_from = partial(outputs._blocks, x, example, stage)
         self._blocks, self._next = self._blocks_from(), 0
         self._block = self._buffer[:0]
@@ -279,10 +301,45 @@ class _NoisyCopies:
             if len(self._block) == 0:
                 self._block = next(self._blocks)
             take = min(len(self._block), len(batch) - filled)
-            torch.add(self._x, self._block[:take], alpha=self._sigma, out=batch[filled : filled + take])
+            self._add(self._x, self._block[:take], batch[filled : filled + take])
             filled, self._block = filled + take, self._block[take:]
         self._next = place.stop
         return batch
+
+
+def to_grid(x: Tensor, grid: int) -> Tensor:
+    """The nearest point of a grid, in steps: (*in) floating-point -> (*in) int64.
+
+    Args:
+        x: finite.
+        grid: steps per unit.
+
+    Raises:
+        ValueError: for values beyond 2^51 steps, where float64 has no exact sums left.
+    """
+    steps = x.detach().to(torch.float64) * grid
+    if x.numel() > 0 and float(steps.abs().max()) > _MOST_STEPS:
+        raise ValueError(
+            f"grid must be such that values of x are at most 2^51 steps, got {float(steps.abs().max()):g} with {grid}"
+        )
+    return steps.round().to(torch.int64)
+
+
+def from_grid(coordinates: Tensor, grid: int, dtype: torch.dtype) -> Tensor:
+    """What the base function sees of a point of a grid: a function of integers, whatever they came from.
+
+    Args:
+        coordinates: int64 of any shape.
+        grid: steps per unit.
+        dtype: of the result.
+    """
+    return (coordinates.to(torch.float64) / grid).to(dtype)
+
+
+def grid_change(x: Tensor, grid: int) -> tuple[float, float]:
+    """How far rounding to a grid moves a point (*in): the largest change of a coordinate, and the l2 norm."""
+    change = x.detach().to(torch.float64) - from_grid(to_grid(x, grid), grid, torch.float64)
+    return float(change.abs().max()), float(torch.linalg.vector_norm(change))
 
 
 def check_point(x: Tensor) -> None:

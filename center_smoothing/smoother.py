@@ -32,6 +32,8 @@ class CenterSmoother:
         budget: sample sizes, margin and failure probabilities; default ``SmoothingBudget()``.
         seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
             knowing the seed.
+        grid: steps per unit of x. Then x is rounded to the grid and the noise is exact, so that rounding cannot make
+            the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
         batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
         progress: called with the number of noisy copies after each call of the model.
 
@@ -47,6 +49,7 @@ class CenterSmoother:
         sigma: float,
         budget: SmoothingBudget | None = None,
         seed: int = 0,
+        grid: int | None = None,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -55,7 +58,7 @@ class CenterSmoother:
         self.distance = distance
         budget = SmoothingBudget() if budget is None else budget
         self.budget = budget if distance.averages else budget.without_averages()
-        self.outputs = NoisyOutputs(model, sigma=sigma, seed=seed, batch_size=batch_size, progress=progress)
+        self.outputs = NoisyOutputs(model, sigma=sigma, seed=seed, grid=grid, batch_size=batch_size, progress=progress)
 
     @property
     def sigma(self) -> float:

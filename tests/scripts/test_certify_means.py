@@ -89,7 +89,7 @@ def test_rows_of_means_say_so(means: Path) -> None:
     assert len(found) == 6
     assert {(row["method"], row["delta"], row["n"], row["m"]) for row in found} == {("mean", "0.0", "100", "400")}
     assert all(0.0 < float(row["eps_out"]) < 40.0 for row in found)
-    assert names(means) == FILES | {"distances", "outputs", "wandb"}
+    assert names(means) == FILES | {".lock", "distances", "outputs", "wandb"}
 
 
 def test_the_summary_says_what_was_smoothed_and_how(means: Path) -> None:
@@ -291,7 +291,7 @@ def test_questions_take_no_smoother(means: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_both_are_two_folders_and_what_brings_them_together(both: Path) -> None:
-    assert names(both) == FILES | {"center", "mean", "wandb"}
+    assert names(both) == FILES | {".lock", "center", "mean", "wandb"}
     for kind, certificate in (("center", Certificate), ("mean", MeanCertificate)):
         assert names(both / kind) == FILES | {"distances", "outputs"}
         certificates = CertificationFolder(both / kind).certificates()
