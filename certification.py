@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,7 +21,7 @@ import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
 from center_smoothing import CenterSmoother, MeanSmoother
 from center_smoothing.budget import Coverage
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.sampling import NoisyOutputs, Stage, grid_change
 from center_smoothing.smoother import StoppingRule
 from lightning_modules import BaseModel, Certifier
 
@@ -72,6 +73,18 @@ class Job:
     checkpoint_sha256: str | None
     names: Mapping[int, str]
     stop: StoppingRule | None = None
+
+    @cached_property
+    def grid_change(self) -> tuple[float, float] | None:
+        """How far rounding to the grid moves a point, any coordinate and in l2 norm, at most; None without a grid."""
+        grid = self.smoother.outputs.grid
+        if grid is None:
+            return None
+        with torch.no_grad(), _value_errors("--data must hold examples that the model takes"):
+            images = (self.examples[position]["image"] for position in range(len(self.examples)))
+            points = (self.original.point(image.unsqueeze(0).to(self.original.device))[0] for image in images)
+            changes = [grid_change(point, grid) for point in points]
+        return max(largest for largest, _ in changes), max(norm for _, norm in changes)
 
     @property
     def kind(self) -> str:
@@ -182,7 +195,8 @@ class Run:
                 original = job.original
                 if isinstance(job.smoother, MeanSmoother):
                     original = job.smoother.clipped(original)
-                plain = NoisyOutputs(original, sigma=outputs.sigma, seed=outputs.seed, batch_size=_CALIBRATION)
+                given_noise = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid}
+                plain = NoisyOutputs(original, **given_noise, batch_size=_CALIBRATION)
                 expected = torch.cat(list(plain.draw(x, **given)))
         with _value_errors(f"{flags} does not work with this model here" if compare else unfit):
             drawn = torch.cat(list(outputs.draw(x, **given)))
@@ -242,6 +256,7 @@ class Run:
         before = (folder.read_summary() or {}).get("samples_per_second", samples_per_second)
         rate = samples_per_second or self.progress.samples_per_second * self.trainer.world_size or before
         names = {str(index): name for index, name in self.job.names.items()}
+        change = self.job.grid_change
         folder.write_summary(
             {
                 "config": self.job.config if config is None else dict(config),
@@ -250,6 +265,7 @@ class Run:
                 "device": self._device_name(),
                 "samples_per_second": rate,
                 "results": list(results),
+                **({} if change is None else {"grid_change": {"largest": change[0], "l2_norm": change[1]}}),
                 **({"names": names} if names else {}),
             }
         )
@@ -350,11 +366,11 @@ def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoin
         return False
     there = {**summary.get("config", {}), "checkpoint_sha256": summary.get("checkpoint_sha256")}
     wanted = {**json.loads(json.dumps(config)), "checkpoint_sha256": checkpoint_sha256}
-    for key in wanted:
-        if there.get(key) != wanted[key]:
+    for key in {**wanted, **there}:
+        if there.get(key) != wanted.get(key):
             raise ValueError(
                 f"--out must be another folder, got {folder.path}: it holds a certification with "
-                f"{key}={there.get(key)!r}, not {wanted[key]!r}"
+                f"{key}={there.get(key)!r}, not {wanted.get(key)!r}"
             )
     return True
 

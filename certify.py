@@ -43,6 +43,9 @@ from lightning_modules import (
 )
 
 DEFAULT_H = (1.0, 1.5, 2.0)
+NOISES = ("gaussian", "discrete")
+# A multiple of 255, so that 8-bit images lie on it.
+DEFAULT_GRID = 4080
 # A distributed run has several processes and one terminal.
 _say = rank_zero_only(print)
 
@@ -167,6 +170,13 @@ def _parser() -> ArgumentParser:
         help="of means: no two outputs are further apart, as you know",
     )
     add("--sigma", type=positive("--sigma"), help="noise level, in units of x; default: the checkpoint's")
+    add(
+        "--noise",
+        type=choice("--noise", *NOISES),
+        default="gaussian",
+        help="discrete: exact noise on a grid, so that rounding cannot make a certificate false",
+    )
+    add("--grid", type=count("--grid"), help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
     add("--budget", type=choice("--budget", *entrypoint.BUDGETS), default="standard", help=budgets)
     add("--n", type=count("--n"), help="ranked outputs, or outputs that are averaged")
     add("--m", type=entrypoint.counts("--m"), help="certification outputs; several, to compare them with --plan")
@@ -245,6 +255,10 @@ def _parse(args: Sequence[str] | None) -> Namespace:
             f"first, and then ask with --from FOLDER --eps-out {options.eps_out[0]:g}"
         )
     _check_smoother(options)
+    if options.grid is not None and options.noise != "discrete":
+        raise ValueError(f"--grid is of discrete noise: it needs --noise discrete, got {options.noise}")
+    if options.noise == "discrete":
+        options.grid = options.grid or DEFAULT_GRID
     return parser.instantiate(options)
 
 
@@ -314,6 +328,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         "num_examples": len(examples),
         "examples_sha256": digest,
         "seed": options.seed,
+        **({} if options.grid is None else {"noise": options.noise, "grid": options.grid}),
         "distance": repr(distance),
         "relaxation": distance.relaxation,
         "coverage": options.coverage,
@@ -341,7 +356,12 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
             examples=examples,
             indices=indices,
             smoother=smoothing.make(
-                base_function, distance, sigma=sigma, seed=options.seed, batch_size=options.batch_size
+                base_function,
+                distance,
+                sigma=sigma,
+                seed=options.seed,
+                grid=options.grid,
+                batch_size=options.batch_size,
             ),
             folder=CertificationFolder(
                 path.joinpath(
@@ -551,6 +571,9 @@ def _plan(jobs: Sequence[Job]) -> list[str]:
             found += report.mean_plan_lines(smoother, **given)
         else:
             found += report.plan_lines(smoother.budget, smoother.distance, **given)
+    change = jobs[0].grid_change
+    if change is not None:
+        found.append(report.grid_line(jobs[0].config["grid"], change))
     return found
 
 

@@ -36,7 +36,8 @@ class Part:
     def of(cls, run: Run) -> Part:
         """Bring the files of a run together."""
         job, (rows, results) = run.job, run.conclude()
-        promise = report.promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage)
+        smoother, grid = job.smoother, job.smoother.outputs.grid
+        promise = report.promise_line(smoother.budget, smoother.distance, coverage=job.coverage, grid=grid)
         return cls(job, rows, results, promise, html_report.report_of_folder(job.folder, rows, promise=promise))
 
 

@@ -127,6 +127,7 @@ def measure(
     function: BaseFunction | None = None,
     sigma: float,
     batch_size: BatchSize,
+    grid: int | None = None,
     where: dict[str, Any],
 ) -> Speed:
     """Measure on noisy copies of images; takes about two seconds, or a few batches.
@@ -138,13 +139,14 @@ def measure(
         function: what evaluates the model; default: itself.
         sigma: noise level, in units of the point.
         batch_size: noisy copies per call of the model, or ``"auto"``.
+        grid: of discrete noise, steps per unit.
         where: arguments of :func:`certification.make_trainer`.
 
     Raises:
         ValueError: if the model or the distance cannot do with an image, or ``where`` does not work on this machine.
     """
     trainer = make_trainer(**where)
-    outputs = NoisyOutputs(model if function is None else function, sigma=sigma, batch_size=batch_size)
+    outputs = NoisyOutputs(model if function is None else function, sigma=sigma, grid=grid, batch_size=batch_size)
     model.to(trainer.strategy.root_device)
     drawn, seconds = 0, 0.0
     for image in images:
@@ -264,9 +266,10 @@ def _speed(
     images: Sequence[Tensor],
     where: dict[str, Any],
 ) -> Speed:
-    sigma, batch_size = max(request.levels), request.options.batch_size
-    speed = measure(model, images, request.distance, function=function, sigma=sigma, batch_size=batch_size, where=where)
-    if request.options.split_samples:  # all processes work on each example, as one that is faster
+    options = request.options
+    given = {"sigma": max(request.levels), "batch_size": options.batch_size, "grid": options.grid}
+    speed = measure(model, images, request.distance, function=function, **given, where=where)
+    if options.split_samples:  # all processes work on each example, as one that is faster
         return replace(speed, samples_per_second=speed.samples_per_second * speed.processes, processes=1)
     return speed
 

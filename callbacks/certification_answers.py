@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from callbacks.certification_folder import AnyCertificate, CertificationFolder, write_as_a_whole
-from callbacks.certification_report import confidence, down, percent, up
+from callbacks.certification_report import confidence, down, grid_clause, percent, up
 from callbacks.certified_fraction import FractionCurve
 from center_smoothing import MeanCertificate
 from center_smoothing.budget import Coverage
@@ -132,13 +132,15 @@ def lines(
         certificates: its own.
         tables: at least one, of one coverage.
     """
-    distance = (folder.read_summary() or {}).get("config", {}).get("distance", "the distance of the configuration")
+    config = (folder.read_summary() or {}).get("config", {})
+    distance = config.get("distance", "the distance of the configuration")
     found = [f"{len(certificates)} examples of {folder.path}, sigma={tables[0].sigma:g}, without sampling"]
     for table in tables:
         found += table_lines(table)
         if table.asked == "eps_in":
             found += fraction_lines(table)
-    return [*found, promise_line(next(iter(certificates.values())), distance, coverage=tables[0].coverage)]
+    promise = promise_line(next(iter(certificates.values())), distance, coverage=tables[0].coverage)
+    return [*found, promise + grid_clause(config.get("grid"))]
 
 
 def table_lines(answers: Answers) -> list[str]:

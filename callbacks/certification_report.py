@@ -94,6 +94,20 @@ def mean_plan_lines(smoother: MeanSmoother, *, levels: Mapping[float, Sequence[f
     return lines
 
 
+def grid_line(grid: int, change: tuple[float, float]) -> str:
+    """What discrete noise does to the inputs, before any sampling.
+
+    Args:
+        grid: steps per unit.
+        change: by rounding to it: of any value at most, and in l2 norm.
+    """
+    largest, norm = (f"{value * 1.005:.3g}" for value in change)  # rounded up
+    return (
+        f"  noise: discrete, exact on a grid of {grid} steps per unit; rounding the inputs to it changes no value by "
+        f"more than {largest}, and none in l2 norm by more than {norm}"
+    )
+
+
 def planning_table(
     budgets: Sequence[SmoothingBudget],
     distance: Distance,
@@ -204,15 +218,29 @@ def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def promise_line(budget: SmoothingBudget | MeanBudget, distance: Distance, *, coverage: str) -> str:
-    """What exactly holds. One sampling run answers all eps_in at once where means are certified (theory T11)."""
+def promise_line(
+    budget: SmoothingBudget | MeanBudget, distance: Distance, *, coverage: str, grid: int | None = None
+) -> str:
+    """What exactly holds. One sampling run answers all eps_in at once where means are certified (theory T11).
+
+    Args:
+        budget: of the certificates.
+        distance: between outputs.
+        coverage: of the certificates.
+        grid: steps per unit, with discrete noise.
+    """
     pointwise = coverage == "pointwise" and not isinstance(budget, MeanBudget)
     each = "each eps_in by itself" if pointwise else "all eps_in at once"
     return (
         f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more "
         f"than its eps_out ({distance!r}), with probability {confidence(budget)} over the sampling, unless one of "
-        "the two abstains"
+        "the two abstains" + grid_clause(grid)
     )
+
+
+def grid_clause(grid: int | None) -> str:
+    """What a promise adds with discrete noise on a grid of so many steps per unit."""
+    return "" if grid is None else f"; inputs and changes are those of a grid of 1/{grid}, and rounding is included"
 
 
 def confidence(budget: SmoothingBudget | MeanBudget) -> str:
