@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
 from center_smoothing import CenterSmoother, MeanSmoother
+from center_smoothing.audit import RTOL, Finding, check_determinism, check_independence
 from center_smoothing.budget import Coverage
 from center_smoothing.sampling import NoisyOutputs, Stage, grid_change
 from center_smoothing.smoother import StoppingRule
@@ -106,6 +107,7 @@ class Run:
 
     Attributes:
         todo: positions of the examples that are not finished.
+        findings: of an audit, for summary.json.
 
     Raises:
         ValueError: for a folder that holds something else, and for settings that do not work on this machine.
@@ -124,6 +126,7 @@ class Run:
     ) -> None:
         self.job = job
         self.split_samples = split_samples
+        self.findings: list[dict[str, Any]] = []
         finished = _finished(job)
         self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
         self.progress = CertificationProgress(
@@ -182,6 +185,26 @@ class Run:
             )
         return len(seconds) / sum(seconds)
 
+    @property
+    def rtol(self) -> float:
+        """A relative difference of outputs that rounding explains."""
+        return RTOL if self.job.config["precision"].startswith(("32", "64")) else _ALIKE
+
+    def points(self, count: int) -> tuple[list[Tensor], list[int]]:
+        """What is smoothed of a few examples, each (*in), on the device of the run; and their numbers.
+
+        Raises:
+            ValueError: if the model does not take them.
+        """
+        job, precision, device = self.job, self.trainer.precision_plugin, self.trainer.strategy.root_device
+        precision.convert_module(job.model.to(device))
+        points, examples = [], job.indices[:count]
+        for position in range(len(examples)):
+            image = precision.convert_input(job.examples[position]["image"]).to(device)
+            with _value_errors(f"--data must hold examples that the model takes, got {tuple(image.shape)}"):
+                points.append(job.model.point(image.unsqueeze(0))[0])
+        return points, examples
+
     def _calibration_outputs(self, image: Tensor, index: int, *, compare: bool) -> tuple[Tensor, Tensor]:
         """The point (*in) of an image, and outputs (64, *out) of noisy copies, compared with the original model's."""
         job, outputs = self.job, self.job.smoother.outputs
@@ -200,6 +223,9 @@ class Run:
                 expected = torch.cat(list(plain.draw(x, **given)))
         with _value_errors(f"{flags} does not work with this model here" if compare else unfit):
             drawn = torch.cat(list(outputs.draw(x, **given)))
+            if compare:
+                for check in (check_determinism, check_independence):
+                    _refuse(check(outputs, x, example=index, rtol=self.rtol), index)
         if compare and not _are_alike(drawn, expected):
             raise ValueError(
                 f"{flags} must not be used with this model: its outputs on {_CALIBRATION} noisy copies "
@@ -266,6 +292,7 @@ class Run:
                 "samples_per_second": rate,
                 "results": list(results),
                 **({} if change is None else {"grid_change": {"largest": change[0], "l2_norm": change[1]}}),
+                **({"audit": self.findings} if self.findings else {}),
                 **({"names": names} if names else {}),
             }
         )
@@ -383,6 +410,19 @@ def _value_errors(message: str) -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).strip().split("\n\n")[0]
         raise ValueError(f"{message}: {reason}") from error
+
+
+def _refuse(finding: Finding, index: int) -> None:
+    """Raise ValueError for a model of which no certificate would mean anything."""
+    if not finding.passed:
+        wanted = {
+            "determinism": "give the same outputs for the same inputs",
+            "batch independence": "give outputs that do not depend on the rest of the batch",
+        }[finding.check]
+        raise ValueError(
+            f"--ckpt or --model must {wanted}, got one that does not: {finding.seen}, around test image {index}; "
+            f"{finding.advice}"
+        )
 
 
 def _are_alike(outputs: Tensor, expected: Tensor) -> bool:

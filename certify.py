@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import Subset
 
+import auditing
 import conclusion
 import datamodules
 import entrypoint
@@ -28,6 +29,7 @@ from callbacks import CertificationFolder
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
 from center_smoothing import CenterSmoother, Decided, MeanSmoother, SmoothingBudget, TightEnough
+from center_smoothing.audit import Finding
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
 from center_smoothing.sampling import check_point
 from center_smoothing.smoother import StoppingRule
@@ -97,7 +99,8 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         args: command-line arguments; default those of the process.
 
     Raises:
-        SystemExit: with code 2 and one line on bad input; what was finished stays on disk.
+        SystemExit: with code 2 and one line on bad input; what was finished stays on disk. With code 1 if an audit
+            found a failure, or on an interruption.
     """
     offline = entrypoint.wandb_offline()
     entrypoint.quiet_libraries(offline=offline)
@@ -115,6 +118,8 @@ def main(args: Sequence[str] | None = None) -> Path | None:
             out, jobs = _prepare(options, subject, locks)
             _say(*_plan(jobs), sep="\n")
             runs = [Run(job, **_where(options), split_samples=options.split_samples) for job in jobs]
+            if options.audit:
+                _audit_before(runs)
             _preflight(runs)
             for folder, below in conclusion.folders(out, jobs):
                 if len(below) > 1 and folder.read_summary() is None and rank_zero_only.rank == 0:
@@ -126,6 +131,8 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         if runs[0].trainer.is_global_zero:
             with entrypoint.user_errors():
                 _conclude(out, runs, subject, offline=offline)
+            if not all(finding["passed"] for finding in runs[0].findings):
+                raise SystemExit(1)
     return out.path
 
 
@@ -192,6 +199,7 @@ def _parser() -> ArgumentParser:
         help="stop where eps_out is certified to be at most this, or cannot be with --m samples any more",
     )
     add("--plan", action="store_true", help="only say what it costs and can certify; loads no data, writes nothing")
+    add("--audit", action="store_true", help="also check what certificates take for granted; exit code 1 on failures")
     limited = entrypoint.time_span("--time-limit")
     add("--time-limit", type=limited, help="choose n, m, k and delta so that all takes about that long: 90s, 30m, 2h")
     add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
@@ -282,6 +290,8 @@ def _check_smoother(options: Namespace) -> None:
 
 def _check_planning(options: Namespace) -> None:
     """Raise ValueError where --plan, --time-limit and several --m do not go together."""
+    if options.audit and (options["from"] is not None or options.plan):
+        raise ValueError("--audit goes with a certification: it must be left out with --from and --plan")
     if options["from"] is not None and (options.plan or options.time_limit is not None):
         raise ValueError("--plan and --time-limit must be left out with --from, which draws no samples")
     if options.m is not None and options.time_limit is not None:
@@ -594,14 +604,36 @@ def _preflight(runs: Sequence[Run]) -> None:
     )
 
 
+def _audit_before(runs: Sequence[Run]) -> None:
+    """What can be checked without a certificate; nothing is certified where it would mean nothing."""
+    findings = auditing.before(runs)
+    if any(finding.fatal for finding in findings):
+        _say(*auditing.lines(findings), "nothing is certified: these failures leave certificates without a meaning",
+             sep="\n")  # fmt: skip
+        raise SystemExit(1)
+    for run in runs:
+        run.findings = auditing.as_plain(findings)
+
+
+def _audit_after(runs: Sequence[Run]) -> None:
+    """What the certificates themselves say, with all that was found before."""
+    findings = [*(Finding(**finding) for finding in runs[0].findings), *auditing.after(runs)]
+    _say(*auditing.lines(findings), sep="\n")
+    for run in runs:
+        run.findings = auditing.as_plain(findings)
+
+
 def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> None:
     """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B."""
+    if runs[0].findings:
+        _audit_after(runs)
     jobs, parts = [run.job for run in runs], [conclusion.Part.of(run) for run in runs]
     for folder, below in conclusion.folders(out, jobs):
         rows, results = conclusion.write_files(folder, [part for part in parts if part.job in below], runs[0])
     print(*report.result_lines(results), sep="\n")
-    said = (line for part in parts for line in report.non_finite_lines(part.job.folder, part.rows))
-    print(*said, sep="\n", end="")
+    notes = [line for part in parts for line in report.non_finite_lines(part.job.folder, part.rows)]
+    for line in [*notes, *_memory_lines(runs)]:
+        print(line)
     promises = {part.job.kind: part.promise for part in parts}
     print(*(f"{kind}: {line}" if len(promises) > 1 else line for kind, line in promises.items()), sep="\n")
     if len(promises) > 1:
@@ -618,6 +650,16 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
         report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
         if offline:
             entrypoint.say_offline(out.path)
+
+
+def _memory_lines(runs: Sequence[Run]) -> list[str]:
+    """A line if the memory of the device was too small for a batch."""
+    limits = {(outputs.batch_size, outputs.most_at_once) for outputs in (run.job.smoother.outputs for run in runs)}
+    return [
+        f"note: the device ran out of memory: batches of {size} were evaluated {most} at a time, with the same numbers"
+        for size, most in sorted(limits, key=str)
+        if most is not None
+    ]
 
 
 def _answer(options: Namespace) -> Path:

@@ -11,6 +11,7 @@ from callbacks import certification_report as report
 from callbacks.certification_folder import Row, lines
 from callbacks.certified_fraction_plot import write_fractions
 from callbacks.example_pictures import Shown
+from callbacks.html_report.of_folder import NOT_SETTINGS
 from certification import Job, Run
 
 
@@ -117,9 +118,7 @@ def _report_of_all(
         summary = [*parts[0].page.summary[:1], "The noise grows with the input radius, sigma = eps_in / h."]
     if len(kinds) > 1:
         summary.append(report.TWO_FUNCTIONS)
-    configuration = {
-        name: value for name, value in (folder.read_summary() or {}).items() if name not in ("results", "names")
-    }
+    configuration = {name: value for name, value in (folder.read_summary() or {}).items() if name not in NOT_SETTINGS}
     return html_report.report_of_folders(pages, curves, title=title, summary=summary, configuration=configuration)
 
 

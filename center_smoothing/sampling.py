@@ -96,6 +96,7 @@ class NoisyOutputs:
         progress: called with the number of copies after each call of the model.
 
     Attributes:
+        most_at_once: noisy copies that the memory of the device allows for in a call, once it ran out; else None.
         share: of the copies that this process evaluates; the others' outputs come from the others.
     """
 
@@ -124,6 +125,7 @@ class NoisyOutputs:
         self.seed = int(seed)
         self.batch_size = batch_size
         self.progress = progress
+        self.most_at_once: int | None = None
         self.share = Share()
 
     def base_output(self, x: Tensor) -> Tensor:
@@ -200,16 +202,46 @@ class NoisyOutputs:
     def _evaluated(self, copies: _NoisyCopies, place: slice) -> Tensor:
         batch = copies.at(place)
         with evaluating(self.model):
-            outputs = self._call(batch)
+            outputs = self._call_in_parts(batch)
         if self.progress is not None:
             self.progress(len(batch))
-        return outputs.clone()  # it may be a view of the input, or a buffer that the model fills again
+        return outputs
+
+    def _call_in_parts(self, batch: Tensor) -> Tensor:
+        """Outputs of a batch, in as many calls as the memory of the device makes necessary.
+
+        Raises:
+            ValueError: if there is not enough for one noisy copy.
+        """
+        while True:
+            size = min(len(batch), self.most_at_once or len(batch))
+            try:
+                # an output may be a view of the input, or a buffer that the model fills again
+                outputs = [self._call(part).clone() for part in torch.split(batch, size)]
+                return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise ValueError(
+                        "model must fit into the memory of the device with one noisy copy at least, got an input of "
+                        f"shape {tuple(batch.shape[1:])}: {str(error).splitlines()[0]}"
+                    ) from error
+                self.most_at_once = size // 2
+
+    def noisy_copies(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Tensor:
+        """The first ``count`` noisy copies (count, *in) themselves. Arguments are those of :meth:`draw`."""
+        check_point(x)
+        return _NoisyCopies(self, x.detach(), example, stage, count).at(slice(0, count))
 
     def evaluations_per_second(self, x: Tensor) -> float:
         """Measured on noisy copies of x at the batch size in use; takes a few calls of the model."""
         check_point(x)
         size = self._fastest_batch_size(x) if self.batch_size == "auto" else self.batch_size
-        return self._rate(self._noisy_batch(x, size))
+        batch = self._noisy_batch(x, size)
+        with evaluating(self.model):
+            self._call_in_parts(batch)  # it may be too large for the memory
+        return self._rate(batch[: self.most_at_once])
 
     def _blocks(self, x: Tensor, example: int, stage: Stage, number: int = 0) -> Iterator[Tensor]:
         """Noise (64, *in), block by block, from the block of that number on; in steps of the grid if there is one."""
@@ -244,12 +276,14 @@ class NoisyOutputs:
     def _fastest_batch_size(self, x: Tensor) -> int:
         """The batch size with the most evaluations a second: measured here, on this x, in about a second."""
         with evaluating(self.model):
-            self._call(self._noisy_batch(x, BLOCK))  # the first call of all may compile the model
+            self._call_in_parts(self._noisy_batch(x, BLOCK))  # the first call of all may compile the model
         best, best_rate, began = BLOCK, 0.0, time.perf_counter()
         for size in _BATCH_SIZES:
             try:
                 rate = self._rate(self._noisy_batch(x, size))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
                 break
             if rate > 1.03 * best_rate:
                 best, best_rate = size, rate
@@ -259,7 +293,7 @@ class NoisyOutputs:
 
     def _noisy_batch(self, x: Tensor, size: int) -> Tensor:
         """Something to measure on: ``size`` noisy copies, one block of noise over and over."""
-        copies = _NoisyCopies(self, x, 0, Stage.CALIBRATION, BLOCK).at(slice(0, BLOCK))
+        copies = self.noisy_copies(x, example=0, stage=Stage.CALIBRATION, count=BLOCK)
         return copies.repeat(-(-size // BLOCK), *[1] * x.ndim)[:size]
 
     def _rate(self, batch: Tensor) -> float:
@@ -271,6 +305,11 @@ class NoisyOutputs:
                 self._call(batch).flatten()[0].item()  # reading one number waits for the device
                 seconds.append(time.perf_counter() - began)
         return len(batch) / max(min(seconds[1:]), 1e-9)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the CPU's allocator, had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 class _NoisyCopies:

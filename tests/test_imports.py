@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"center_smoothing", "lightning_modules", "callbacks", "datamodules"}
 ENTRY_POINTS = {"train", "certify", "experiments", "benchmarks"}
-SHARED = {"certification", "conclusion", "entrypoint", "planning"}
+SHARED = {"auditing", "certification", "conclusion", "entrypoint", "planning"}
 OURS = PACKAGES | ENTRY_POINTS | SHARED | {"tests"}
 OF_THE_CORE_NEVER = {
     *("lightning", "pytorch_lightning", "wandb", "torchvision", "matplotlib", "jsonargparse", "mlxtend", "rich"),
@@ -32,6 +32,7 @@ CORE = {
     "mean_budget": {"bounds", "budget"},
     "mean_certificate": {"bounds", "budget", "certificate", "mean_budget"},
     "mean_smoother": {"certificate", "distances", "mean_budget", "mean_certificate", "sampling"},
+    "audit": {"distances", "sampling"},
     "metrics": {"bounds", "budget", "certificate", "distances", "sampling", "smoother"},
 }
 
@@ -43,6 +44,7 @@ ALLOWED = {
     "datamodules": set(),
     "entrypoint": {"center_smoothing"},
     "certification": {"center_smoothing", "lightning_modules", "callbacks", "entrypoint"},
+    "auditing": {"callbacks", "center_smoothing", "certification"},
     "conclusion": {"callbacks", "certification"},
     "planning": {"center_smoothing", "lightning_modules", "callbacks", "certification", "entrypoint"},
     "tests": OURS,

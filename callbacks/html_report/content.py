@@ -118,6 +118,7 @@ class Report:
         configuration: settings, versions and whatever else a reader needs to repeat it; may be nested.
         reference_lines: output distances to compare with, by name: horizontal lines, shown at a click on their legend.
         notes: remarks below the charts, one paragraph each.
+        audit: checks of an audit, each with ``check``, ``passed``, ``seen`` and ``advice``.
     """
 
     title: str
@@ -131,6 +132,7 @@ class Report:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     reference_lines: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    audit: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         """Check that examples can be told apart."""

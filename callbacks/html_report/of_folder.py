@@ -19,6 +19,8 @@ from center_smoothing import MeanCertificate
 from center_smoothing.budget import Coverage
 from center_smoothing.metrics import upper_median
 
+# What summary.json holds besides settings.
+NOT_SETTINGS = ("results", "names", "audit")
 _DENSE = 80  # steps of a curve between the asked eps_in
 _READING = (
     "sigma and eps_in are in units of the input, where pixels lie in [0, 1].",
@@ -65,7 +67,8 @@ def report_of_folder(folder: CertificationFolder, rows: Sequence[Row], *, promis
         curves=[curve],
         fractions=certified_fractions(rows),
         examples=examples,
-        configuration={name: value for name, value in summary.items() if name not in ("results", "names")},
+        configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
+        audit=summary.get("audit", ()),
         notes=["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else [],
     )
 

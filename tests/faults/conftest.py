@@ -1,19 +1,57 @@
 """A checkpoint and images that certify in a moment, in a form that other processes can load."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import gettempdir
 
 import lightning
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 import certify
 from lightning_modules import NoisyAutoencoder
 
 _SIZE = 8
+_RELIABILITY = Path(certify.__file__).parent / "docs" / "reliability.md"
+_WRITES = os.environ.get("CENTER_SMOOTHING_WRITE_DOCS") == "1"
+
+
+@pytest.fixture
+def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], None]:
+    """Checks that docs/reliability.md tells what the user sees; with CENTER_SMOOTHING_WRITE_DOCS=1 it is written there.
+
+    Called with the section, the fault, and the line on the terminal.
+    """
+    base = str(tmp_path_factory.getbasetemp())
+
+    def check(section: str, fault: str, seen: str) -> None:
+        with FileLock(Path(gettempdir(), "reliability.lock")) if _WRITES else nullcontext():
+            row = f"| {fault} | `{_without_places(seen, base)}` |"
+            page = _RELIABILITY.read_text()
+            before, _, after = page.partition(f"\n## {section}\n")
+            assert after, f"docs/reliability.md must have a section {section!r}"
+            rows, end, rest = after.partition("\n## ")
+            if _WRITES:
+                others = [line for line in rows.rstrip().splitlines() if not line.startswith(f"| {fault} |")]
+                _RELIABILITY.write_text(f"{before}\n## {section}\n" + "\n".join([*others, row]) + f"\n{end}{rest}")
+            else:
+                assert row in rows.splitlines()
+
+    return check
+
+
+def _without_places(line: str, base: str) -> str:
+    """A line without what is another thing on each machine: folders of the tests, and measured shares."""
+    line = re.sub(rf"{re.escape(base)}[^\s;:,'\"]*?/([\w.-]+)(?=[\s;:,'\"]|$)", r".../\1", line)
+    line = re.sub(r"\d+(\.\d+)?(e[+-]\d+)?%", "N%", line)
+    line = re.sub(r"(test image|around examples) [\d, .]+", r"\1 N", line)
+    return line.replace("|", "\\|")
 
 
 @pytest.fixture(autouse=True, scope="session")

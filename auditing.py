@@ -1,0 +1,82 @@
+"""The self-audit of certify.py: what every certificate takes for granted, tried on the model and the data at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from scipy.stats import binom
+
+from callbacks.certification_report import rounded_up
+from center_smoothing import MeanSmoother
+from center_smoothing.audit import Finding, audit
+from certification import Run
+
+# So many abstentions would be seen with this probability at most, were the plan right.
+_LEVEL = 0.001
+_PROBED = 3
+
+
+def before(runs: Sequence[Run]) -> list[Finding]:
+    """Checks that need no certificate.
+
+    Args:
+        runs: at least one; model, noise and distance are those of the first run of each kind.
+
+    Raises:
+        ValueError: if the model or the distance cannot do with the examples.
+    """
+    found: list[Finding] = []
+    first = {kind: next(run for run in runs if run.job.kind == kind) for kind in {run.job.kind: None for run in runs}}
+    for kind, run in first.items():
+        points, examples = run.points(_PROBED)
+        with run.trainer.precision_plugin.predict_step_context():
+            findings = audit(
+                run.job.smoother.outputs, run.job.smoother.distance, points, rtol=run.rtol, examples=examples
+            )
+        found += [_named(finding, kind) for finding in findings] if len(first) > 1 else findings
+    return found
+
+
+def after(runs: Sequence[Run]) -> list[Finding]:
+    """Whether more examples abstained than the plan leads one to expect.
+
+    Args:
+        runs: that are finished.
+    """
+    found = []
+    for run in runs:
+        chosen = set(run.job.indices)
+        abstained = {row.index: row.abstained for row in run.job.folder.rows() if row.index in chosen}
+        count, total, smoother = sum(abstained.values()), len(abstained), run.job.smoother
+        # means abstain where an output is not finite, which no plan knows of
+        bound = 0.0 if isinstance(smoother, MeanSmoother) else min(1.0, smoother.budget.abstention_probability())
+        passed = bool(count == 0 or binom.sf(count - 1, total, bound) >= _LEVEL)
+        name = f"abstention, {run.job.kind}, sigma {smoother.sigma:g}" if len(runs) > 1 else "abstention"
+        advice = "" if passed else "raise --delta or --n where outputs scatter; look for NaN where they are not finite"
+        seen = f"{count} of {total} examples abstained, planned are at most {rounded_up(100.0 * bound, 1)}% of inputs"
+        found.append(Finding(name, passed, seen, advice))
+    return found
+
+
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """The table for the terminal."""
+    width = max(len(finding.check) for finding in findings)
+    table = [
+        f"  {'pass' if finding.passed else 'FAIL'}  {finding.check:<{width}}  {finding.seen}"
+        + (f"; {finding.advice}" if finding.advice else "")
+        for finding in findings
+    ]
+    failed = sum(not finding.passed for finding in findings)
+    said = "all passed" if failed == 0 else f"{failed} failed"
+    return [f"audit: {len(findings)} checks, {said}", *table]
+
+
+def as_plain(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """For summary.json."""
+    return [asdict(finding) for finding in findings]
+
+
+def _named(finding: Finding, kind: str) -> Finding:
+    return Finding(f"{finding.check}, {kind}", finding.passed, finding.seen, finding.advice, finding.fatal)

@@ -1,0 +1,208 @@
+"""Each check fails on what it is there for, and passes on what is well."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
+from center_smoothing.audit import (
+    Finding,
+    audit,
+    check_axioms,
+    check_determinism,
+    check_independence,
+    check_mode,
+    check_noise,
+    check_outputs,
+    check_units,
+    needed_relaxation,
+)
+from center_smoothing.sampling import NoisyOutputs
+
+X = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0))
+POINTS = torch.rand(12, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def outputs_of(model: Callable[[Tensor], Tensor], **given: Any) -> NoisyOutputs:  # noqa: ANN401  # passed on
+    return NoisyOutputs(model, sigma=0.25, batch_size=64, **given)
+
+
+def good() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Dropout(), nn.Conv2d(3, 1, 3))
+
+
+class Squared(Lp):
+    """The square of l2, which needs gamma = 2."""
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare(a, b) ** 2
+
+
+class Relaxed(Squared):
+    relaxation = 2.0
+
+
+class Lopsided(Lp):
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare(a, b) * (1.0 + (a[:, None, 0] > b[None, :, 0]))
+
+
+class Shifted(Lp):
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare(a, b) + 1e-6
+
+
+class Negative(Lp):
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return -super()._compare(a, b)
+
+
+class Unpaired(Lp):
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare(a, b)
+
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        return 2.0 * super()._compare_paired(a, b)
+
+
+class StaysInTraining(nn.Module):
+    @property
+    def training(self) -> bool:
+        return True
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_usual_model_passes_everything() -> None:
+    findings = audit(outputs_of(good()), TotalVariation(), [X, X + 0.1], examples=[0, 7])
+    assert [finding.check for finding in findings] == [
+        "eval mode", "determinism", "batch independence", "units", "duplicate noise", "finite outputs", "distance",
+    ]  # fmt: skip
+    assert [finding for finding in findings if not finding.passed or finding.advice] == []
+
+
+def test_a_module_that_stays_in_training_mode_fails() -> None:
+    found = check_mode(nn.Sequential(StaysInTraining()))
+    assert not found.passed
+    assert found.fatal
+    assert "training mode in 0" in found.seen
+
+
+def test_batch_norm_without_running_statistics_fails() -> None:
+    assert not check_mode(nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False))).passed
+    assert check_mode(nn.Sequential(nn.BatchNorm2d(1))).passed
+    assert check_mode(good().forward).passed
+    assert check_mode(torch.tanh).passed
+
+
+def test_random_outputs_fail() -> None:
+    found = check_determinism(outputs_of(lambda x: x + torch.rand_like(x)), X, example=0)
+    assert (found.passed, found.fatal) == (False, True)
+    assert "dropout" in found.advice
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: x - x.mean(dim=0),
+        lambda x: x / x.abs().amax(),
+        lambda x: x * torch.arange(len(x)).reshape(-1, 1, 1, 1),
+        nn.BatchNorm2d(1, track_running_stats=False),
+        lambda x: x.roll(1, 0),
+    ],
+)
+def test_outputs_that_depend_on_the_batch_fail(model: Callable[[Tensor], Tensor]) -> None:
+    found = check_independence(outputs_of(model), X, example=0)
+    assert (found.passed, found.fatal) == (False, True)
+    assert check_determinism(outputs_of(model), X, example=0).passed
+
+
+def test_rounding_and_a_rare_flip_are_no_failure() -> None:
+    def rounds(x: Tensor) -> Tensor:
+        return x * (1.0 + 1e-6 * torch.rand(()))
+
+    assert check_determinism(outputs_of(rounds), X, example=0).passed
+    assert "differ by up to" in check_determinism(outputs_of(rounds), X, example=0).seen
+
+
+@pytest.mark.parametrize(
+    ("x", "sigma", "passed"),
+    [
+        (X, 0.25, True),
+        (255.0 * X, 0.25, False),
+        ((255.0 * X).round(), 12.0, False),
+        (X - 0.5, 0.25, True),
+        (30.0 * torch.randn(8), 5.0, True),
+        (X, 64.0, False),
+    ],
+)
+def test_units(x: Tensor, sigma: float, passed: bool) -> None:
+    found = check_units([x], sigma)
+    assert found.passed == passed
+    assert bool(found.advice) == (not passed)
+
+
+def test_the_same_noise_twice_fails() -> None:
+    assert check_noise(outputs_of(torch.tanh), [X, X], [1, 2]).passed
+    found = check_noise(outputs_of(torch.tanh), [X, X], [1, 1])
+    assert (found.passed, found.fatal) == (False, True)
+
+
+def test_noise_on_a_grid_passes_too() -> None:
+    assert check_noise(outputs_of(torch.tanh, grid=255), [X[0, 0, :1]], [1]).passed
+
+
+def test_outputs_that_are_not_finite_fail_but_are_no_end() -> None:
+    found, axioms = check_outputs(outputs_of(lambda x: x.where(x > -0.5, torch.nan)), Lp(2), X, example=0)
+    assert (found.passed, found.fatal) == (False, False)
+    assert axioms.passed
+    (none,) = check_outputs(outputs_of(lambda x: x * torch.nan), Lp(2), X, example=0)
+    assert none.seen == "0 of 24 outputs are finite"
+
+
+@pytest.mark.parametrize("distance", [Lp(1), Lp(2), Lp(float("inf")), Angular(), Relaxed(2)])
+def test_true_distances_pass(distance: Distance) -> None:
+    assert check_axioms(distance, POINTS).passed
+
+
+def test_boxes_and_masks_pass() -> None:
+    assert check_axioms(BoxJaccard(), torch.cat([POINTS[:, :2], POINTS[:, :2] + POINTS[:, 2:4]], dim=1)).passed
+    assert check_axioms(MaskJaccard(), POINTS > 0.5).passed
+
+
+@pytest.mark.parametrize(
+    ("distance", "said"),
+    [
+        (Squared(2), "with relaxation 1"),
+        (Lopsided(2), "not symmetric"),
+        (Shifted(2), "from an output to itself"),
+        (Negative(2), "negative"),
+        (Unpaired(2), "pair by pair"),
+    ],
+)
+def test_false_distances_fail_with_what_is_wrong(distance: Distance, said: str) -> None:
+    found = check_axioms(distance, POINTS)
+    assert (found.passed, found.fatal) == (False, True)
+    assert said in found.seen
+
+
+def test_the_triple_that_breaks_the_inequality_is_named() -> None:
+    line = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
+    found = check_axioms(Squared(2), line)
+    assert "d(a, c) = 2 (d(a, b) + d(b, c)) for outputs (0, 1, 2), with relaxation 1" in found.seen
+    assert found.advice.endswith("declare a relaxation of at least 2")
+    assert needed_relaxation(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))[0] == 1.0
+
+
+def test_a_finding_is_plain() -> None:
+    assert Finding("a", True, "b") == Finding("a", True, "b", "", False)
