@@ -418,6 +418,7 @@ def quiet_libraries(*, offline: bool) -> None:
     logging.getLogger("lightning.pytorch.trainer.connectors.signal_connector").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Experiment logs directory .* exists.*")  # config.yaml is there already
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists.*")  # a run that goes on
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # metrics sync
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")

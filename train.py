@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,15 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import entrypoint
+import resuming
 from callbacks import CenterSmoothing
 from callbacks.certification_report import rounded_up
+from callbacks.survival import Survival, WholeCheckpoints
 from datamodules import ImageDataModule
 from lightning_modules import NoisyModule
 
 ROOT = Path(__file__).resolve().parent
-DEFAULT_CONFIG, CERTIFY = ROOT / "configs" / "default.yaml", ROOT / "certify.py"
+DEFAULT_CONFIG, TRAIN, CERTIFY = ROOT / "configs" / "default.yaml", ROOT / "train.py", ROOT / "certify.py"
 # Processes that Lightning launches inherit it, so that all of them write to one run folder.
 _RUN_ID = "CENTER_SMOOTHING_RUN_ID"
 
@@ -35,6 +39,7 @@ class TrainingCLI(LightningCLI):
     run_folder: Path
     config_to_save: Namespace
     offline = False
+    locks: ExitStack
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is ours, and link sigma to whoever uses it."""
@@ -43,6 +48,9 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_argument("--experiment", type=str, default="experiment", help="name of the folder of its runs")
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+        parser.add_argument(
+            "--resume", type=str | None, default=None, help="run folder, or its last.ckpt: go on in that run"
+        )
         parser.add_lightning_class_args(CenterSmoothing, "center_smoothing")
         parser.link_arguments("sigma", "model.init_args.sigma", compute_fn=float)
         parser.link_arguments("sigma", "center_smoothing.sigma", compute_fn=float)
@@ -55,6 +63,10 @@ class TrainingCLI(LightningCLI):
         entrypoint.make_writable(runs, "--runs")
         self.run_folder = runs / self.config.experiment / f"{self.config.sigma:g}-{run_id}"
         self.config_to_save = self.config.clone()
+        if self.config.resume is not None:
+            self.run_folder = resuming.run_folder(self.config.resume)
+            resuming.check_same(self.run_folder, self.parser, self.config_to_save)
+            self.config_to_save.resume = None
         self.config.trainer.default_root_dir = str(self.run_folder)
         for logger in _logger_configs(self.config.trainer.logger):
             for key, value in self._logger_arguments(logger.class_path.rsplit(".", 1)[-1], run_id).items():
@@ -65,6 +77,7 @@ class TrainingCLI(LightningCLI):
         if rank_zero_only.rank == 0:
             self.datamodule.prepare_data()  # before anything is written: the data may be out of reach
             self.run_folder.mkdir(parents=True, exist_ok=True)
+            self.locks.enter_context(resuming.locked(self.run_folder))
             self.parser.save(self.config_to_save, self.run_folder / "config.yaml", overwrite=True)
         folder = self.run_folder / "checkpoints"
         checkpoints = [
@@ -72,8 +85,8 @@ class TrainingCLI(LightningCLI):
             ModelCheckpoint(folder, filename="last", enable_version_counter=False),
         ]
         given = self._get(self.config_init, "trainer").get("callbacks") or []
-        callbacks = [*(given if isinstance(given, list) else [given]), *checkpoints]
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        callbacks = [*(given if isinstance(given, list) else [given]), Survival(), *checkpoints]
+        return super().instantiate_trainer(callbacks=callbacks, plugins=[WholeCheckpoints()], **kwargs)
 
     def _logger_arguments(self, name: str, run_id: str) -> dict[str, Any]:
         folder = self.run_folder
@@ -81,6 +94,8 @@ class TrainingCLI(LightningCLI):
             return {"save_dir": str(folder.parent), "name": "", "version": folder.name}
         if name == "WandbLogger":
             named = {"id": run_id, "name": folder.name, "group": folder.name, "job_type": "train"}
+            if self.config.resume is not None and not self.offline:
+                named["resume"] = "allow"
             if self.offline:  # the logger's own way, an environment variable, comes too late for a second run here
                 named["mode"] = "offline"
             return {"save_dir": str(folder), "offline": self.offline, **named}
@@ -96,37 +111,78 @@ def main(args: Sequence[str] | None = None) -> Path:
     Raises:
         SystemExit: with code 2 and one line on bad input.
     """
+    words = list(sys.argv[1:] if args is None else args)
     launched_by_us = _RUN_ID not in os.environ
     TrainingCLI.offline = entrypoint.wandb_offline()
     entrypoint.quiet_libraries(offline=TrainingCLI.offline)
     entrypoint.keep_freed_memory()
     try:
-        with entrypoint.user_errors():
-            cli = TrainingCLI(
-                NoisyModule,
-                ImageDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                save_config_callback=None,
-                seed_everything_default=0,
-                parser_kwargs={"default_config_files": [str(DEFAULT_CONFIG)], "exit_on_error": False},
-                args=list(args) if args is not None else None,
-                run=False,
-            )
-        if cli.trainer.is_global_zero:
-            _point_latest_at(cli.run_folder)
-        cli.trainer.fit(cli.model, cli.datamodule)
-        for logger in cli.trainer.loggers:
-            if isinstance(logger, WandbLogger) and cli.trainer.is_global_zero:
-                logger.experiment.finish()
-        if cli.trainer.is_global_zero:
-            _report(cli)
+        with ExitStack() as locks:
+            TrainingCLI.locks = locks
+            with entrypoint.user_errors():
+                resumed = resuming.asked_for(words)
+                if resumed is not None and launched_by_us:
+                    os.environ[_RUN_ID] = resuming.run_id(resumed)
+                cli = TrainingCLI(
+                    NoisyModule,
+                    ImageDataModule,
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    auto_configure_optimizers=False,
+                    load_from_checkpoint_support=False,
+                    save_config_callback=None,
+                    seed_everything_default=0,
+                    parser_kwargs={"default_config_files": [str(DEFAULT_CONFIG)], "exit_on_error": False},
+                    args=words if resumed is None else [*resuming.arguments(resumed), *words],
+                    run=False,
+                )
+                checkpoint = None if resumed is None else resuming.checkpoint(resumed, cli.trainer)
+            if cli.trainer.is_global_zero:
+                _point_latest_at(cli.run_folder)
+            _fit(cli, checkpoint)
+            for logger in cli.trainer.loggers:
+                if isinstance(logger, WandbLogger) and cli.trainer.is_global_zero:
+                    logger.experiment.finish()
+            if cli.trainer.is_global_zero:
+                _report(cli)
         return cli.run_folder
     finally:
         if launched_by_us:
             os.environ.pop(_RUN_ID, None)
+
+
+def _fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
+    """Train, and say how to go on where that ends early.
+
+    Raises:
+        SystemExit: with code 2 and one line where disk, data or numbers fail, with code 1 on Ctrl-C and SIGTERM.
+    """
+    last = cli.run_folder / "checkpoints" / "last.ckpt"
+    command = f"python {shlex.quote(str(_script(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}"
+
+    def going_on() -> str:
+        return f"go on with `{command}`" if last.is_file() else "no epoch has ended yet: there is nothing to go on with"
+
+    try:
+        with entrypoint.sigterm_interrupts():
+            if checkpoint is not None:
+                resuming.continue_metrics(cli.trainer, checkpoint)
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except (OSError, ValueError) as error:
+        entrypoint.fail(f"{error}; {going_on()}")
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        entrypoint.fail(f"{str(error).splitlines()[0]}; {going_on()}")
+    except (SystemExit, KeyboardInterrupt):
+        if cli.trainer.is_global_zero:
+            print(f"interrupted; {going_on()}")
+        raise SystemExit(1) from None
+
+
+def _script(path: Path) -> Path:
+    """A script as seen from here, where that is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _logger_configs(value: object) -> list[Namespace]:
@@ -164,7 +220,7 @@ def _report(cli: TrainingCLI) -> None:
         line += f", val/certified_radius {rounded_up(latest['val/certified_radius'])}"
     print(line)
     ratios = " ".join(f"{ratio:g}" for ratio in cli.config.center_smoothing.h)
-    script = CERTIFY.relative_to(Path.cwd()) if CERTIFY.is_relative_to(Path.cwd()) else CERTIFY
+    script = _script(CERTIFY)
     print("certify it with:")
     print(f"  python {shlex.quote(str(script))} --ckpt {shlex.quote(str(best))} --h {ratios} --num-examples 10")
 

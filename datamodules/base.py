@@ -44,7 +44,10 @@ class ImageDataModule(LightningDataModule, ABC):
         train_set: dictionaries of ``image``, float32 (C, H, W) in [0, 1], and ``index``, int64 scalar.
         test_set: the same of the test split.
         left_out: names of files that :meth:`setup` could not read, and why.
+        timeout: seconds after which a process that loads and gives nothing is given up.
     """
+
+    timeout: float = 600.0
 
     train_set: Dataset[dict[str, Tensor]]
     test_set: Dataset[dict[str, Tensor]]
@@ -82,5 +85,6 @@ class ImageDataModule(LightningDataModule, ABC):
             shuffle=shuffle,
             drop_last=drop_last,
             num_workers=self.num_workers,
+            timeout=self.timeout if self.num_workers > 0 else 0.0,
             persistent_workers=self.num_workers > 0,
         )
