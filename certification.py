@@ -394,10 +394,14 @@ def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoin
     there = {**summary.get("config", {}), "checkpoint_sha256": summary.get("checkpoint_sha256")}
     wanted = {**json.loads(json.dumps(config)), "checkpoint_sha256": checkpoint_sha256}
     for key in {**wanted, **there}:
-        if there.get(key) != wanted.get(key):
+        before, now = there.get(key), wanted.get(key)
+        if before != now:
+            if isinstance(before, dict) and isinstance(now, dict):  # name the one setting that differs
+                inner = next(name for name in {**now, **before} if before.get(name) != now.get(name))
+                key, before, now = f"{key}.{inner}", before.get(inner), now.get(inner)
             raise ValueError(
                 f"--out must be another folder, got {folder.path}: it holds a certification with "
-                f"{key}={there.get(key)!r}, not {wanted.get(key)!r}"
+                f"{key}={before!r}, not {now!r}"
             )
     return True
 

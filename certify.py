@@ -130,7 +130,12 @@ def main(args: Sequence[str] | None = None) -> Path | None:
             run.execute()
         if runs[0].trainer.is_global_zero:
             with entrypoint.user_errors():
-                _conclude(out, runs, subject, offline=offline)
+                try:
+                    _conclude(out, runs, subject, offline=offline)
+                except OSError as error:
+                    raise ValueError(
+                        f"{error}; all examples are finished and kept in {out.path}; the same command writes the rest"
+                    ) from error
             if not all(finding["passed"] for finding in runs[0].findings):
                 raise SystemExit(1)
     return out.path
