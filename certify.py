@@ -28,6 +28,7 @@ import planning
 from callbacks import CertificationFolder
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
+from callbacks.foreign_files import check_inside
 from center_smoothing import CenterSmoother, Decided, MeanSmoother, SmoothingBudget, TightEnough
 from center_smoothing.audit import Finding
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
@@ -221,6 +222,7 @@ def _parser() -> ArgumentParser:
         default="auto",
         help="noisy copies per call of the model, or auto",
     )
+    add("--trust", action="store_true", help="let configuration files name classes of other packages, and import them")
     add("--accelerator", type=str, default="auto", help="as in lightning.pytorch.Trainer, like the next four")
     add("--devices", type=str, default="1")
     add("--num-nodes", type=count("--num-nodes"), default=1)
@@ -247,6 +249,7 @@ def _parser() -> ArgumentParser:
 
 def _parse(args: Sequence[str] | None) -> Namespace:
     parser, words = _parser(), entrypoint.joined(sys.argv[1:] if args is None else args, "--m")
+    entrypoint.guard_imports(words)
     parser.set_defaults(data=_data_that_arguments_change(words))
     try:
         options = parser.parse_args(words)
@@ -395,6 +398,9 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         for sigma, radii in levels.items()
     ]
     for folder, below in conclusion.folders(CertificationFolder(path), jobs):
+        check_inside(folder.path, path)
+        for job in below:
+            check_inside(job.folder.path, path)
         if len(below) > 1:
             check_same(folder, conclusion.config_of_all(below), subject.sha256)
     return CertificationFolder(path), jobs

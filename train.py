@@ -49,6 +49,9 @@ class TrainingCLI(LightningCLI):
         parser.add_argument("--experiment", type=str, default="experiment", help="name of the folder of its runs")
         parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
         parser.add_argument(
+            "--trust", action="store_true", help="let configuration files name classes of other packages"
+        )
+        parser.add_argument(
             "--resume", type=str | None, default=None, help="run folder, or its last.ckpt: go on in that run"
         )
         parser.add_lightning_class_args(CenterSmoothing, "center_smoothing")
@@ -60,6 +63,9 @@ class TrainingCLI(LightningCLI):
         # Under the agent of a sweep W&B has chosen the id already.
         run_id = os.environ.setdefault(_RUN_ID, os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
         runs = Path(self.config.runs)
+        name = self.config.experiment
+        if Path(name).name != name or not name.isprintable() or name in ("", ".", ".."):
+            raise ValueError(f"--experiment must be the name of a folder, without a path, got {name!r}")
         entrypoint.make_writable(runs, "--runs")
         self.run_folder = runs / self.config.experiment / f"{self.config.sigma:g}-{run_id}"
         self.config_to_save = self.config.clone()
@@ -120,6 +126,7 @@ def main(args: Sequence[str] | None = None) -> Path:
         with ExitStack() as locks:
             TrainingCLI.locks = locks
             with entrypoint.user_errors():
+                entrypoint.guard_imports(words)
                 resumed = resuming.asked_for(words)
                 if resumed is not None and launched_by_us:
                     os.environ[_RUN_ID] = resuming.run_id(resumed)

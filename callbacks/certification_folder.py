@@ -12,13 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from callbacks.foreign_files import check_inside, read_array, read_arrays, read_json, read_text, refuse_links
 from center_smoothing import Certificate, MeanBudget, MeanCertificate, SmoothedOutput, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.mean_certificate import MeanOutput
@@ -126,7 +126,12 @@ class CertificationFolder:
         self.fraction_picture = self.path / "certified_fraction.png"
 
     def create(self) -> None:
-        """Make the folder and its subfolders."""
+        """Make the folder and its subfolders.
+
+        Raises:
+            ValueError: if something in them is a link to another place.
+        """
+        refuse_links(self._folders(), "--out")
         for folder in self._folders():
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -165,7 +170,7 @@ class CertificationFolder:
             ValueError: if it is not a summary.
         """
         try:
-            summary: dict[str, Any] = json.loads(self.summary.read_text())
+            summary: dict[str, Any] = read_json(self.summary)
             if not isinstance(summary["config"], dict):
                 raise TypeError("config is not an object")
         except (FileNotFoundError, NotADirectoryError):
@@ -182,14 +187,15 @@ class CertificationFolder:
         """All whole rows, those of interrupted processes included, without duplicates, in the order written."""
         found: dict[tuple[int, float], Row] = {}
         # the processes' tables first: another process may be bringing them together in the one that is read last
-        parts = [_text(part) for part in sorted(self.path.glob("certificates.rank*.csv"))]
-        for text in (_text(self.table), *parts):
-            if text:
-                lines = text.splitlines(keepends=True)
-                whole = [line for line in lines if line.endswith("\n")]  # a line cut off by an interruption has no end
+        parts = [read_text(part) for part in sorted(self.path.glob("certificates.rank*.csv"))]
+        for text in (read_text(self.table), *parts):
+            whole = [line for line in text.split("\n")[:-1]]  # a line cut off by an interruption has no end
+            try:
                 for row in map(Row.from_text, csv.reader(whole)):
                     if row is not None:
                         found.setdefault((row.index, row.eps_in), row)
+            except csv.Error as error:
+                raise ValueError(f"{self.table} is not a table of certificates: {error}") from error
         return list(found.values())
 
     def finished(self, eps_in: Sequence[float]) -> set[int]:
@@ -243,6 +249,16 @@ class CertificationFolder:
         """Where the image, the base output, the smoothed output and what the certificate keeps of an example are."""
         return self.path / "outputs" / f"{index}.npz"
 
+    def read_outputs(self, index: int) -> dict[str, NDArray[Any]]:
+        """What :meth:`outputs` holds, by name.
+
+        Raises:
+            OSError: if it cannot be read.
+            ValueError: if it is damaged, or a link that leads out of the folder.
+        """
+        check_inside(self.outputs(index), self.path)
+        return read_arrays(self.outputs(index))
+
     def _folders(self) -> tuple[Path, ...]:
         return self.path, self.path / "distances", self.path / "outputs"
 
@@ -263,12 +279,13 @@ class CertificationFolder:
             restored, found = _restoration(summary["config"]), {}
             for row in self.rows():
                 if row.index not in found:
-                    with np.load(self.outputs(row.index), allow_pickle=False) as arrays:
-                        center = torch.from_numpy(arrays["smoothed"])
-                        kept = {name: arrays[name] for name in arrays.files if name not in _PICTURES}
-                    distances = np.load(self.distances(row.index), allow_pickle=False)
+                    arrays = self.read_outputs(row.index)
+                    center = torch.from_numpy(arrays["smoothed"])
+                    kept = {name: array for name, array in arrays.items() if name not in _PICTURES}
+                    check_inside(self.distances(row.index), self.path)
+                    distances = read_array(self.distances(row.index))
                     found[row.index] = restored(row, center, distances, kept)
-        except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
+        except (KeyError, TypeError, ValueError, OSError, OverflowError, AttributeError) as error:
             raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
         if not found:
             raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
@@ -364,11 +381,3 @@ def write_as_a_whole(path: Path, content: str | bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # its place may be what is missing
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _text(path: Path) -> str:
-    """Of a file; empty where there is none."""
-    try:
-        return path.read_text()
-    except FileNotFoundError:
-        return ""

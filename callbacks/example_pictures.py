@@ -78,8 +78,8 @@ def example_pictures(shown: Shown, index: int) -> ExamplePictures:
 
 
 def _pictures_of_one(folder: CertificationFolder, index: int) -> ExamplePictures:
-    with np.load(folder.outputs(index), allow_pickle=False) as arrays:
-        image, base, smoothed = (arrays[key] for key in _NAMES)
+    arrays = folder.read_outputs(index)
+    image, base, smoothed = (arrays[key] for key in _NAMES)
     if holds_boxes(folder) and _is_image(image):
         note = "base output green, smoothed output blue"
         words = [f"Base output: {_box_in_words(base)}", f"Smoothed output: {_box_in_words(smoothed)}"]
@@ -137,8 +137,7 @@ def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Pictu
 def guarantees(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
     """What certified radii promise of the smoothed boxes: a few words for each row of one example."""
     index = rows[0].index
-    with np.load(folder.outputs(index), allow_pickle=False) as arrays:
-        found = _is_box(arrays["smoothed"])
+    found = _is_box(folder.read_outputs(index)["smoothed"])
     return [_guarantee(row, found=found) for row in rows]
 
 

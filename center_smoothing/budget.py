@@ -32,6 +32,10 @@ _MOST_COMPARED = 1 << 14
 _CURVE_STEP, _CURVE_END = 0.25, 6.0
 
 
+# 2^29 blocks of 64 (sampling.block_seed).
+_MOST_DRAWS = 1 << 35
+
+
 @dataclass(frozen=True)
 class Ranks:
     """Which order statistics make a certificate at one h (theory T5 and T7). Ranks are 1-based.
@@ -375,6 +379,8 @@ def _probe_ranks(
 def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if value > _MOST_DRAWS:
+        raise ValueError(f"{name} must be at most {_MOST_DRAWS}, the draws that one seed has, got {value:.3g}")
 
 
 def _check_tuple_sizes(sizes: object, method: Method) -> tuple[int, ...]:
