@@ -257,6 +257,8 @@ def _parse(args: Sequence[str] | None) -> Namespace:
         if "ImageDataModule is abstract" not in str(error):
             raise
         raise ValueError("--data must name a data module, e.g. PhotoFolder, with the arguments --data.*") from error
+    except (AttributeError, KeyError, IndexError, RecursionError) as error:  # of jsonargparse, for absurd files
+        raise ValueError(f"--config must be a file with arguments of certify.py by name, got {error!r}") from error
     given = [f"--{name}" for name in ("ckpt", "model", "from") if options[name] is not None]
     if len(given) > 1 or not (given or options.plan):
         got = " and ".join(given) or "none of them"
