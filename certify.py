@@ -230,8 +230,7 @@ def _parser() -> ArgumentParser:
     add("--precision", type=str, default="32-true")
     add(
         "--split-samples",
-        type=bool,
-        default=False,
+        action="store_true",
         help="several devices share the samples of each example, for few examples and very large m; else they share "
         "the examples",
     )

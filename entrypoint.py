@@ -404,9 +404,9 @@ def make_writable(folder: Path, name: str) -> None:
     """Create a folder, or raise ValueError naming the argument if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / f".writable.{os.getpid()}"  # several processes may try at once
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(f"{name} must be a folder that can be written to, got {folder}: {reason}") from error

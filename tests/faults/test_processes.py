@@ -27,7 +27,7 @@ def cases(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     asked: dict[str, dict[str, Any]] = {
         "torchrun": {"ranks": 2, "arguments": tiny_command},
         "slurm": {"ranks": 3, "arguments": two_examples, "launcher": "slurm"},
-        "split": {"ranks": 2, "arguments": [*tiny_command, "--split-samples=true"]},
+        "split": {"ranks": 2, "arguments": [*tiny_command, "--split-samples"]},
         "killed": {"ranks": 2, "arguments": tiny_command, "kill": 1},
     }
     for name, case in asked.items():
