@@ -52,8 +52,8 @@ class DiscreteGaussian:
         self.bits = bits
         self.first = -last
         upper = [scaled_cdf(j, scale, bits) for j in range(last)]
-        # Phi is no dyadic number but at 0, so that the floor of 2^bits (1 - Phi) is one less than 2^bits minus that
-        # of 2^bits Phi
+        # scaled_cdf has found 2^bits Phi strictly between two integers, so that the floor of 2^bits (1 - Phi) is one
+        # less than 2^bits minus that of 2^bits Phi
         lower = [(1 << bits) - 1 - value for value in reversed(upper)]
         self.thresholds = torch.tensor([*lower, *upper, (1 << bits) - 1], dtype=torch.int64)
         self._shift = max(0, bits - _GUIDE_BITS)
@@ -120,8 +120,9 @@ def scaled_cdf(j: int, scale: Fraction, bits: int) -> int:
     """The floor of 2^bits Phi((j + 1/2) / scale), exactly.
 
     Phi(x) - 1/2 = phi(x) (x + x^3/3 + x^5/(3 5) + ...) for x > 0. All terms are positive: with d digits, T operations
-    are off by a factor of at most (1 + 10^(1-d))^T; the rest of the sum is below its last term. Where that leaves the
-    floor open, more digits are taken.
+    are off by a factor of at most (1 + 10^(1-d))^T; the rest of the sum is below its last term. To add 1/2 and to scale
+    rounds three times more, numbers of at most 1. Where that leaves the floor open, more digits are taken. Far out
+    1 - Phi(x) < exp(-x^2 / 2) < 2^-bits tells the floor.
 
     Args:
         j: any integer.
@@ -131,6 +132,8 @@ def scaled_cdf(j: int, scale: Fraction, bits: int) -> int:
     if j < 0:
         return (1 << bits) - 1 - scaled_cdf(-j - 1, scale, bits)
     x_squared, digits = (Fraction(2 * j + 1) / (2 * scale)) ** 2, _DIGITS + bits // 3
+    if x_squared > 2 * bits:
+        return (1 << bits) - 1
     while True:
         with localcontext(Context(prec=digits)):
             square = Decimal(x_squared.numerator) / Decimal(x_squared.denominator)
@@ -141,7 +144,7 @@ def scaled_cdf(j: int, scale: Fraction, bits: int) -> int:
                 term = term * square / divisor
                 total += term
             value = total * (-square / 2).exp() / (2 * _pi(digits)).sqrt()
-            error = value * (10 * divisor) * Decimal(10) ** (1 - digits)
+            error = (value * (10 * divisor) + 2) * Decimal(10) ** (1 - digits)
             low, high = ((Decimal("0.5") + value + sign * error) * (1 << bits) for sign in (-1, 1))
             floors = {min(int(bound.to_integral_value(ROUND_FLOOR)), (1 << bits) - 1) for bound in (low, high)}
         if len(floors) == 1:

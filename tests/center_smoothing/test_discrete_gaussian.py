@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from center_smoothing import discrete_gaussian as module
 from center_smoothing.discrete_gaussian import DiscreteGaussian, discrete_gaussian, scaled_cdf
 
 SCALES = [Fraction(3, 10), Fraction(1), Fraction(173, 10), Fraction(1020)]
@@ -68,6 +69,24 @@ def test_probabilities_are_exact_to_any_number_of_bits(j: int, bits: int) -> Non
     with mpmath.workdps(140):
         expected = mpmath.ncdf((mpmath.mpf(j) + mpmath.mpf("0.5")) / 1020) * mpmath.mpf(2) ** bits
         assert scaled_cdf(j, Fraction(1020), bits) == int(mpmath.floor(expected))
+
+
+@pytest.mark.parametrize("scale", [Fraction(1020), Fraction(173, 10), Fraction(5)])
+def test_the_bound_on_the_error_holds_with_hardly_any_digits(scale: Fraction, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_DIGITS", 1)
+    for bits in (4, 8, 12, 16):
+        for j in range(60):
+            with mpmath.workdps(60):
+                x = (mpmath.mpf(j) + mpmath.mpf("0.5")) * scale.denominator / scale.numerator
+                expected = int(mpmath.floor(mpmath.ncdf(x) * 2**bits))
+            assert scaled_cdf(j, scale, bits) == expected
+
+
+@pytest.mark.parametrize("sigma", [1e-2, 1e-4, 1e-30])
+def test_noise_far_below_the_grid_is_zero_and_its_table_is_made_at_once(sigma: float) -> None:
+    law = DiscreteGaussian(Fraction(sigma))
+    assert scaled_cdf(0, law.scale, 63) == 2**63 - 1
+    assert not law.sample((1000,), torch.Generator().manual_seed(0)).any()
 
 
 def test_the_law_is_symmetric_and_its_table_ascends_to_the_ends() -> None:
