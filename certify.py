@@ -107,7 +107,7 @@ def main(args: Sequence[str] | None = None) -> Path | None:
     entrypoint.quiet_libraries(offline=offline)
     entrypoint.keep_freed_memory()
     entrypoint.end_with_parent()
-    with entrypoint.sigterm_interrupts(), ExitStack() as locks:
+    with entrypoint.interruptible(), ExitStack() as locks:
         with entrypoint.user_errors():
             options = _parse(args)
             if options["from"] is not None:

@@ -78,12 +78,9 @@ def fail(message: str) -> NoReturn:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn what bad input raises while a script sets itself up into one line and exit code 2; Ctrl-C too, with 1."""
+    """Turn what bad input raises while a script sets itself up into one line and exit code 2."""
     try:
         yield
-    except KeyboardInterrupt:
-        print("interrupted; nothing that was finished is lost", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
     except (ArgumentError, ArgumentTypeError, ValueError, TypeError, OSError) as error:
         fail(str(error) or type(error).__name__)
 
@@ -413,19 +410,21 @@ def make_writable(folder: Path, name: str) -> None:
 
 
 @contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM, which cluster managers send before they kill, do what Ctrl-C does.
+def interruptible() -> Iterator[None]:
+    """End on Ctrl-C with one line and exit code 1, and on SIGTERM, which cluster managers send before they kill.
 
     Lightning's own handler waits for the end of a prediction; it leaves one alone that is there already.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if in_main_thread else None
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted; nothing that was finished is lost", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def end_with_parent() -> None:

@@ -123,7 +123,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     entrypoint.quiet_libraries(offline=TrainingCLI.offline)
     entrypoint.keep_freed_memory()
     try:
-        with ExitStack() as locks:
+        with entrypoint.interruptible(), ExitStack() as locks:
             TrainingCLI.locks = locks
             with entrypoint.user_errors():
                 entrypoint.guard_imports(words)
@@ -171,10 +171,9 @@ def _fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
         return f"go on with `{command}`" if last.is_file() else "no epoch has ended yet: there is nothing to go on with"
 
     try:
-        with entrypoint.sigterm_interrupts():
-            if checkpoint is not None:
-                resuming.continue_metrics(cli.trainer, checkpoint)
-            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        if checkpoint is not None:
+            resuming.continue_metrics(cli.trainer, checkpoint)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except (OSError, ValueError) as error:
         entrypoint.fail(f"{error}; {going_on()}")
     except RuntimeError as error:

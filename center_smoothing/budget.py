@@ -30,10 +30,8 @@ _ENOUGH_COMPARED = 1500
 _MOST_COMPARED = 1 << 14
 # The h at which probes bound the whole curve at once (theory T7): others are rounded up to the next of them.
 _CURVE_STEP, _CURVE_END = 0.25, 6.0
-
-
-# 2^29 blocks of 64 (sampling.block_seed).
-_MOST_DRAWS = 1 << 35
+# Bounds are computed in float64.
+_MOST_DRAWS = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -380,7 +378,7 @@ def _check_count(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     if value > _MOST_DRAWS:
-        raise ValueError(f"{name} must be at most {_MOST_DRAWS}, the draws that one seed has, got {value:.3g}")
+        raise ValueError(f"{name} must be at most 2^53, up to where float64 counts, got {len(str(value))} digits")
 
 
 def _check_tuple_sizes(sizes: object, method: Method) -> tuple[int, ...]:
