@@ -43,12 +43,12 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     try:
         with _regular(path).open("rb") as file, ZipFile(file) as archive:
             parts, size = archive.infolist(), os.fstat(file.fileno()).st_size
+            if any(part.compress_type != ZIP_STORED for part in parts):
+                raise ValueError("it is compressed, so that it could unpack to any size")
             if len(parts) > _MOST_ARRAYS or sum(part.file_size for part in parts) > size:
                 raise ValueError(f"its {len(parts)} arrays claim more than the {size} bytes of the file")
             found = {}
             for part in parts:
-                if part.compress_type != ZIP_STORED:
-                    raise ValueError("it is compressed, so that it could unpack to any size")
                 with archive.open(part) as member:
                     found[part.filename.removesuffix(".npy")] = _array(member, part.file_size)
             return found

@@ -96,7 +96,7 @@ def data_of(value: object) -> dict[str, Any] | None:
     """
     if value is None:
         return None
-    named = isinstance(value, dict) and isinstance(value.get("class"), str) and value["class"].isidentifier()
+    named = isinstance(value, dict) and isinstance(value.get("class"), str) and len(value["class"]) < 200
     if not named or not isinstance(value.get("init_args"), dict):
         raise ValueError("its data are not described by a class and init_args")
     for name, argument in value["init_args"].items():
