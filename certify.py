@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 import auditing
+import class_paths
 import conclusion
 import datamodules
 import entrypoint
@@ -28,7 +29,7 @@ import planning
 from callbacks import CertificationFolder
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
-from callbacks.foreign_files import check_inside
+from callbacks.foreign_files import check_inside, check_links
 from center_smoothing import CenterSmoother, Decided, MeanSmoother, SmoothingBudget, TightEnough
 from center_smoothing.audit import Finding
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
@@ -109,7 +110,8 @@ def main(args: Sequence[str] | None = None) -> Path | None:
     entrypoint.end_with_parent()
     with entrypoint.interruptible(), ExitStack() as locks:
         with entrypoint.user_errors():
-            options = _parse(args)
+            with class_paths.checked(sys.argv[1:] if args is None else args):
+                options = _parse(args)
             if options["from"] is not None:
                 return _answer(options)
             if options.plan:
@@ -248,10 +250,10 @@ def _parser() -> ArgumentParser:
 
 def _parse(args: Sequence[str] | None) -> Namespace:
     parser, words = _parser(), entrypoint.joined(sys.argv[1:] if args is None else args, "--m")
-    entrypoint.guard_imports(words)
     parser.set_defaults(data=_data_that_arguments_change(words))
     try:
-        options = parser.parse_args(words)
+        with class_paths.parse_errors():
+            options = parser.parse_args(words)
     except argparse.ArgumentError as error:
         if "ImageDataModule is abstract" not in str(error):
             raise
@@ -358,6 +360,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
     path = (
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
     )
+    check_links(path, "--out")
     entrypoint.make_writable(path, "--out")
     if rank_zero_only.rank == 0:
         locks.enter_context(CertificationFolder(path).locked())
@@ -682,6 +685,7 @@ def _answer(options: Namespace) -> Path:
     if table is not None:
         answers.check_table(table)
     certificates, coverage = answers.certificates_of_finished(folder), options.coverage
+    folder.check_consistent(certificates)
     found = []
     if options.eps_out is None or options.eps_in is not None or options.h is not None:
         eps_in = _input_radii(options, next(iter(certificates.values())).sigma)
@@ -690,7 +694,7 @@ def _answer(options: Namespace) -> Path:
         found.append(answers.input_radii(certificates, list(dict.fromkeys(options.eps_out)), coverage=coverage))
     if table is not None:
         answers.write_table(found, table)
-    print(*answers.lines(folder, certificates, found), sep="\n")
+    print(*map(entrypoint.printable, answers.lines(folder, certificates, found)), sep="\n")
     if table is not None:
         print(f"written: {table}")
     return folder.path

@@ -37,6 +37,7 @@ class Part:
     def of(cls, run: Run) -> Part:
         """Bring the files of a run together."""
         job, (rows, results) = run.job, run.conclude()
+        job.folder.check_consistent(job.folder.certificates())  # of examples that were there already, too
         smoother, grid = job.smoother, job.smoother.outputs.grid
         promise = report.promise_line(smoother.budget, smoother.distance, coverage=job.coverage, grid=grid)
         return cls(job, rows, results, promise, html_report.report_of_folder(job.folder, rows, promise=promise))

@@ -14,14 +14,13 @@ import sys
 import threading
 import warnings
 from argparse import ArgumentError, ArgumentTypeError
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlparse
 
 import yaml
-from jsonargparse import set_parsing_settings
 
 from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, MeanBudget, SmoothingBudget, TotalVariation
 
@@ -51,15 +50,6 @@ DISTANCES: dict[str, Distance] = {
     "mask-jaccard": MaskJaccard(),
 }
 
-# What configuration files may name: classes of this project, and what Lightning's Trainer takes.
-_IMPORTABLE = [
-    *("callbacks", "center_smoothing", "datamodules", "lightning_modules"),
-    *(f"lightning.pytorch.{part}" for part in (
-        "accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies",
-    )),
-]  # fmt: skip
-_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
-
 # Of the units of --time-limit.
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -72,8 +62,18 @@ _NOISE = re.compile(
 
 def fail(message: str) -> NoReturn:
     """Print one line and exit with code 2."""
-    print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+    print(f"error: {printable(one_line(message))}", file=sys.stderr, flush=True)
     raise SystemExit(2)
+
+
+def printable(text: str) -> str:
+    r"""A text whose control characters, which may come from a stranger's file, cannot act on the terminal.
+
+    Example:
+        >>> print(printable("\x1b[2Jtwo\nlines"))
+        \x1b[2Jtwo\nlines
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 @contextmanager
@@ -94,12 +94,6 @@ def one_line(message: str) -> str:
     """
     lines = [line.strip() for line in message.splitlines()]
     text = " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.match(line))
-    denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
-    if denied:
-        return (
-            f"--trust must be given for a configuration file that names the class {denied[1]}: it is none of this "
-            "project, and code of whoever wrote it would run"
-        )
     text = re.sub(r"^argument (?:-\S+): (?=--)|^argument (?=-)", "", text)
     text = re.sub(r'Parser key "([^"]+)"(?: element \d+)?:', r"--\1", text)
     text = re.sub(r"Expected a <class '([\w.]+)'>\. Got value:", r"must be a \1, got", text)
@@ -340,39 +334,6 @@ def sha256(path: str | Path) -> str:
     """Of a file's content, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def guard_imports(words: Sequence[str]) -> None:
-    """Let configuration files name classes of this project and of Lightning only, unless a word is ``--trust``.
-
-    What is named on the command line itself is the user's own word. A class that may not be named is not imported.
-
-    Args:
-        words: of the command line.
-    """
-    allowed = [name for word in words for name in _DOTTED.findall(word.lstrip("-"))]
-    if "--trust" in words or "--trust=true" in words:
-        allowed += [
-            name for file in _files_named_in(words) for name in _DOTTED.findall(file.read_text(errors="replace"))
-        ]
-    known = [name for name in allowed if not name.startswith("jsonargparse")]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_IMPORTABLE, *known])
-
-
-def _files_named_in(words: Iterable[str]) -> list[Path]:
-    """Configuration files among words, and those named in them."""
-    found: list[Path] = []
-    todo = [part for word in words for part in word.split("=")]
-    while todo:
-        path = Path(todo.pop())
-        if path.suffix in (".yaml", ".yml", ".json") and path not in found and path.is_file():
-            found.append(path)
-            inside = [word.strip("'\",[]{}") for word in path.read_text(errors="replace").split()]
-            todo += [
-                *inside,
-                *(str(path.parent / word) for word in inside if word.endswith((".yaml", ".yml", ".json"))),
-            ]
-    return found
 
 
 def wandb_offline() -> bool:

@@ -15,10 +15,11 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+import class_paths
 import entrypoint
 import resuming
 from callbacks import CenterSmoothing
@@ -57,6 +58,11 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(CenterSmoothing, "center_smoothing")
         parser.link_arguments("sigma", "model.init_args.sigma", compute_fn=float)
         parser.link_arguments("sigma", "center_smoothing.sigma", compute_fn=float)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Whatever the files hold, bad input is one line."""
+        with class_paths.parse_errors():
+            super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, and send every logger to it."""
@@ -125,8 +131,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     try:
         with entrypoint.interruptible(), ExitStack() as locks:
             TrainingCLI.locks = locks
-            with entrypoint.user_errors():
-                entrypoint.guard_imports(words)
+            with entrypoint.user_errors(), class_paths.checked(words):
                 resumed = resuming.asked_for(words)
                 if resumed is not None and launched_by_us:
                     os.environ[_RUN_ID] = resuming.run_id(resumed)

@@ -18,11 +18,13 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from callbacks.foreign_files import check_inside, read_array, read_arrays, read_json, read_text, refuse_links
+from callbacks.folder_consistency import check_rows, check_summary
+from callbacks.foreign_files import check_inside, read_json, read_text, refuse_links
 from center_smoothing import Certificate, MeanBudget, MeanCertificate, SmoothedOutput, SmoothingBudget
-from center_smoothing.budget import Coverage
+from center_smoothing.budget import METHODS, Coverage
 from center_smoothing.mean_certificate import MeanOutput
 from center_smoothing.metrics import upper_median
+from center_smoothing.safe_arrays import read_npy, read_npz
 
 AnyCertificate = Certificate | MeanCertificate
 # Which smoothed function.
@@ -66,6 +68,16 @@ class Row:
         """Which smoothed function the row is of."""
         return "mean" if self.method == "mean" else "center"
 
+    def _can_be(self) -> bool:
+        """Whether a certification can have written it."""
+        radii = (self.eps_in, self.eps_out, self.smoothing_loss)
+        return (
+            all(0 <= count < 2**63 for count in (self.index, self.n, self.m))
+            and 0.0 < self.sigma < math.inf
+            and all(radius >= 0.0 for radius in radii)
+            and self.method in (*METHODS, "mean")
+        )
+
     def as_text(self) -> list[str]:
         """Numbers with all their digits, so that none is rounded to the unsafe side."""
         return [f"{value:.3f}" if name == "seconds" else str(value) for name, value in asdict(self).items()]
@@ -102,9 +114,10 @@ class Row:
         try:
             numbers = [float(cell) for cell in cells[1:5]]
             index, n, m = (int(cells[position]) for position in (0, 6, 7))
-            return cls(index, *numbers, cells[5] == "True", n, m, float(cells[8]), cells[9], float(cells[10]))
+            row = cls(index, *numbers, cells[5] == "True", n, m, float(cells[8]), cells[9], float(cells[10]))
         except ValueError:
             return None
+        return row if row._can_be() else None
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -171,8 +184,7 @@ class CertificationFolder:
         """
         try:
             summary: dict[str, Any] = read_json(self.summary)
-            if not isinstance(summary["config"], dict):
-                raise TypeError("config is not an object")
+            check_summary(summary)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError, KeyError, OSError) as error:
@@ -257,7 +269,7 @@ class CertificationFolder:
             ValueError: if it is damaged, or a link that leads out of the folder.
         """
         check_inside(self.outputs(index), self.path)
-        return read_arrays(self.outputs(index))
+        return read_npz(self.outputs(index))
 
     def _folders(self) -> tuple[Path, ...]:
         return self.path, self.path / "distances", self.path / "outputs"
@@ -283,13 +295,27 @@ class CertificationFolder:
                     center = torch.from_numpy(arrays["smoothed"])
                     kept = {name: array for name, array in arrays.items() if name not in _PICTURES}
                     check_inside(self.distances(row.index), self.path)
-                    distances = read_array(self.distances(row.index))
+                    distances = read_npy(self.distances(row.index))
                     found[row.index] = restored(row, center, distances, kept)
-        except (KeyError, TypeError, ValueError, OSError, OverflowError, AttributeError) as error:
+        except Exception as error:  # what a stranger's values lead to may be of any kind
             raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
         if not found:
             raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
         return found
+
+    def check_consistent(self, certificates: Mapping[int, AnyCertificate]) -> None:
+        """See that certificates.csv holds the very radii that the distances give.
+
+        Args:
+            certificates: of :meth:`certificates`.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        try:
+            check_rows(self.rows(), certificates, (self.read_summary() or {})["config"])
+        except Exception as error:  # what a stranger's values lead to may be of any kind
+            raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
 
 
 # A certificate from its row, its center, its distances and what else was kept of it.

@@ -14,10 +14,10 @@ import numpy as np
 from callbacks import certified_fraction
 from callbacks.certification_folder import COLUMNS, CertificationFolder, Row, line_of
 from callbacks.example_pictures import Shown, example_pictures
-from callbacks.foreign_files import read_array
 from center_smoothing import Distance, MeanBudget, MeanSmoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
+from center_smoothing.safe_arrays import read_npy
 
 # What a reader of certificates of both must know.
 TWO_FUNCTIONS = (
@@ -253,7 +253,7 @@ def confidence(budget: SmoothingBudget | MeanBudget) -> str:
 
 def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
     """One line if the base function returned NaN or inf anywhere."""
-    counts = {index: int(np.isinf(read_array(folder.distances(index))).sum()) for index in {row.index for row in rows}}
+    counts = {index: int(np.isinf(read_npy(folder.distances(index))).sum()) for index in {row.index for row in rows}}
     affected = sorted(index for index, count in counts.items() if count)
     if not affected:
         return []

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import zipfile
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 # Far above what certify.py writes: a summary with names of 10^5 photos, a table of 10^6 rows.
 _MOST_JSON, _MOST_TABLE = 64 << 20, 512 << 20
-# Of the arrays of one example.
-_MOST_ARRAYS = 4 << 30
+# Far above what is shown of settings in a report.
+_MOST_LEVELS = 40
 
 
 def read_text(path: Path, most: int = _MOST_TABLE) -> str:
@@ -25,6 +22,8 @@ def read_text(path: Path, most: int = _MOST_TABLE) -> str:
     """
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise ValueError(f"{path} must be a regular file")
         if size > most:
             raise ValueError(f"{path} must not be larger than {most >> 20} MB, got {size >> 20} MB")
         return path.read_text(encoding="utf-8")
@@ -41,52 +40,36 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  # whatever it holds
         FileNotFoundError: if there is none.
         ValueError: if it is too large, too deep, or no JSON.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(path)
     try:
-        return json.loads(read_text(path, _MOST_JSON))
+        value = json.loads(read_text(path, _MOST_JSON))
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
+    if _is_deep(value):
+        raise ValueError(f"{path} is nested too deeply")
+    return value
 
 
-def read_array(path: Path) -> NDArray[Any]:
-    """The array of a ``.npy`` file, which cannot claim more than the file holds.
+def check_links(folder: Path, name: str) -> None:
+    """See that nothing in a folder, at any depth, leads out of it, before anything is written or locked there.
 
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no array of numbers.
-    """
-    try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header leads NumPy's parsers to raise whatever they meet
-        raise ValueError(f"{path} must hold one array of numbers: {error!r}") from error
-    if not isinstance(mapped, np.ndarray) or mapped.dtype.hasobject:
-        raise ValueError(f"{path} must hold one array of numbers")
-    return np.array(mapped)
-
-
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a ``.npz`` file by name. Nothing in it may be compressed: np.savez does not, and a bomb is.
+    Args:
+        folder: which may itself be reached by a link, and need not be there.
+        name: of the argument.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is damaged, or claims more than it holds.
+        ValueError: for a link to a place outside, with both.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise ValueError("its arrays are compressed")
-        if sum(member.file_size for member in members) > min(_MOST_ARRAYS, path.stat().st_size):
-            raise ValueError("it claims to hold more than the file")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except OSError:
-        raise
-    except Exception as error:  # as above, and whatever zipfile raises
-        raise ValueError(f"{path} must hold arrays of numbers: {error!r}") from error
+    root = os.path.realpath(folder)
+    for place, folders, files in os.walk(root):
+        for entry in (*folders, *files):
+            path = os.path.join(place, entry)
+            target = os.path.realpath(path) if os.path.islink(path) else root
+            if os.path.commonpath([root, target]) != root:
+                raise ValueError(f"{name} must be a folder without links to other places, got {path} to {target}")
+        if place == root and "wandb" in folders:
+            folders.remove("wandb")  # W&B keeps files of its own there, with links to its logs
 
 
 def refuse_links(folders: Iterable[Path], name: str) -> None:
@@ -110,3 +93,16 @@ def check_inside(path: Path, folder: Path) -> None:
     """
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{path} must lie in {folder}, got a link to {path.resolve()}")
+
+
+def _is_deep(value: object) -> bool:
+    """Whether containers stand inside of each other more than is meant."""
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, dict | list) for each in level)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from center_smoothing.budget import COVERAGES, Coverage, Ranks, SmoothingBudget
 from center_smoothing.certification_sample import ProbeDistances, kept_ranks
+from center_smoothing.safe_arrays import read_npz
 
 # Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
 # distances are rounded in R, in the radius of the ball around the other center, and where the two balls meet.
@@ -220,11 +221,11 @@ class Certificate:
             ValueError: if it does not hold a certificate.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                values: dict[str, Any] = json.loads(str(arrays["certificate"]))
-                distances = np.asarray(arrays["distances"], dtype=np.float64)
-                center = torch.from_numpy(np.asarray(arrays["center"], dtype=np.float64))
-                kept = {name: arrays[name] for name in arrays.files if name.startswith("probe")}
+            arrays = read_npz(path)
+            values: dict[str, Any] = json.loads(str(arrays["certificate"]))
+            distances = np.asarray(arrays["distances"], dtype=np.float64)
+            center = torch.from_numpy(np.asarray(arrays["center"], dtype=np.float64))
+            kept = {name: array for name, array in arrays.items() if name.startswith("probe")}
             return cls.from_kept(
                 distances,
                 kept_with(kept, values["budget"]),

@@ -19,6 +19,7 @@ from center_smoothing import bounds
 from center_smoothing.budget import COVERAGES, Coverage
 from center_smoothing.certificate import _ROUNDING, _arguments, write_npz
 from center_smoothing.mean_budget import MeanBudget
+from center_smoothing.safe_arrays import read_npz
 
 # Halvings of an interval of h: after these it is narrower than float64 can tell.
 _HALVINGS = 60
@@ -189,10 +190,10 @@ class MeanCertificate:
             ValueError: if it does not hold a certificate of a mean.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                values: dict[str, Any] = json.loads(str(arrays["certificate"]))
-                distances = np.asarray(arrays["distances"], dtype=np.float64)
-                center = torch.from_numpy(np.asarray(arrays["center"], dtype=np.float64))
+            arrays = read_npz(path)
+            values: dict[str, Any] = json.loads(str(arrays["certificate"]))
+            distances = np.asarray(arrays["distances"], dtype=np.float64)
+            center = torch.from_numpy(np.asarray(arrays["center"], dtype=np.float64))
             return cls(
                 distances=distances,
                 sigma=float(values["sigma"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,8 @@ def _in_threads(look: Callable[[int], str | None], count: int) -> list[str | Non
     """What a function says of each position; Pillow decodes and scales without the interpreter's lock."""
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
         warnings.simplefilter("ignore")  # of oddities in files that can be read
+        # of images inside of icons, too
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         return list(threads.map(look, range(count)))
 
 
@@ -187,6 +190,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        size = re.search(r"\(?(\d[\d x]*) pixels", str(error))
+        return f"{size[1] if size else 'more'} pixels, Pillow's limit is {Image.MAX_IMAGE_PIXELS}"
     if isinstance(error, UnidentifiedImageError):
         return "no image, or a damaged one"  # Pillow's own words show a Python object
     if isinstance(error, OSError) and error.strerror:

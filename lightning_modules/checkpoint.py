@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import pickle
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import torch
 
 from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import NoisyModule
-from lightning_modules.networks import ConvolutionalAutoencoder
+from lightning_modules.checkpoint_limits import check_archive, check_module, data_of, name_of
 from lightning_modules.reconstructor import NoisyReconstructor
 
 BASE_MODELS: dict[str, type[NoisyModule]] = {cls.__name__: cls for cls in (NoisyAutoencoder, NoisyReconstructor)}
@@ -45,7 +42,7 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     if not path.is_file():
         raise ValueError(f"--ckpt must be a checkpoint file that train.py wrote, got {path}: no such file")
     try:
-        _refuse_bombs(path)
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever a damaged file leads it to
         raise ValueError(
@@ -59,51 +56,21 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         described = "names no class of this project" if name is None else f"is of class {name!r}"
         raise ValueError(f"--ckpt must hold one of {known}, got {path}: it {described}")
     try:
-        _check_sizes(content)
-        model = BASE_MODELS[name].load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        arguments = check_module(BASE_MODELS[name], content, size=path.stat().st_size)
+        model = BASE_MODELS[name](**arguments)
+        model.load_state_dict(content["state_dict"])
+        data = data_of(content.get("data"))
     except Exception as error:  # hyperparameters and weights of a foreign file may be anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(
             f"--ckpt must hold the weights of the {name} that it describes, got {path}: {reason}"
         ) from error
-    return LoadedCheckpoint(model=model.eval(), data=content.get("data"), run=_name(content.get("run")))
-
-
-def _refuse_bombs(path: Path) -> None:
-    """Raise ValueError for a file that would grow when it is read: PyTorch compresses nothing."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > path.stat().st_size:
-            raise ValueError("it claims to hold more than the file")
-
-
-def _check_sizes(content: Mapping[str, Any]) -> None:
-    """See, without any memory, that hyperparameters describe the tensors that are there.
-
-    Raises:
-        ValueError: if they describe others, which may be absurdly large.
-    """
-    settings, tensors = dict(content.get("hyper_parameters", {})), content["state_dict"]
-    if not {"image_shape", "latent_dim"} <= set(settings):
-        return  # defaults, which are small
-    shape = tuple(int(size) for size in settings["image_shape"])
-    with torch.device("meta"):
-        network = ConvolutionalAutoencoder(shape, int(settings["latent_dim"]))  # type: ignore[arg-type]  # it checks
-    described = {f"network.{name}": tensor.shape for name, tensor in network.state_dict().items()}
-    if "num_measurements" in settings:
-        described["measurement.matrix"] = torch.Size([int(settings["num_measurements"]), math.prod(shape)])
-    for name, size in described.items():
-        found = tensors[name].shape if name in tensors else None
-        if found != size:
-            raise ValueError(f"it describes {name} of shape {tuple(size)}, and holds {found and tuple(found)}")
-
-
-def _name(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")))
 
 
 def _what_is_wrong(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
         return "a pickle of more than tensors and plain values, and such files are not executed"
+    if type(error) is ValueError and str(error).startswith(("an archive", "compressed")):
+        return str(error)
     return "damaged or of another format"

@@ -94,6 +94,10 @@ class GaussianMeasurement(nn.Module):
                 f"got {num_measurements!r}"
             )
         self.image_shape = torch.Size(image_shape)
+        if torch.get_default_device().type == "meta":  # asked for shapes alone
+            self.register_buffer("matrix", torch.empty(num_measurements, num_pixels))
+            self.register_buffer("pseudo_inverse", torch.empty(num_pixels, num_measurements))
+            return
         matrix = gaussian_matrix(num_measurements, num_pixels, seed=seed)
         self.register_buffer("matrix", matrix)
         self.register_buffer("pseudo_inverse", pseudo_inverse(matrix).to(matrix.dtype))

@@ -193,7 +193,7 @@ def test_an_image_beyond_the_limit_of_pillow_is_left_out(tmp_path: Path, monkeyp
     noise(4, 4).save(tmp_path / "a.png")
     noise(20, 20).save(tmp_path / "b.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    assert folder(tmp_path).left_out == {"b.png": "20 x 20 pixels, Pillow's limit is 300"}
+    assert folder(tmp_path).left_out == {"b.png": "400 pixels, Pillow's limit is 300"}
 
 
 def test_hidden_and_other_files_do_not_count(tmp_path: Path) -> None:

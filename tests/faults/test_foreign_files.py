@@ -10,6 +10,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_a_checkpoint_that_asks_for_absurd_memory(
     for setting in ({"latent_dim": 10**12}, {"image_shape": [1, 4 * 10**8, 4 * 10**8]}):
         path = changed(tiny_checkpoint, tmp_path / "stranger.ckpt", **setting)
         line = said(certify.main, [f"--ckpt={path}"], capsys)
-        assert "it describes network." in line or "Storage size" in line or "overflow" in line.lower()
+        assert "must be a plain value" in line or "Storage size" in line or "overflow" in line.lower()
     path = changed(tiny_checkpoint, tmp_path / "stranger.ckpt", latent_dim=10**12)
     told(SECTION, "a checkpoint of absurd size", said(certify.main, [f"--ckpt={path}"], capsys))
 
@@ -179,6 +180,45 @@ def test_a_folder_with_links_to_elsewhere(
     (folder.path / "outputs").mkdir()
     folder.outputs(first_index(folder)).symlink_to(secret)
     told(SECTION, "a folder with a link to elsewhere, read", re.sub(r"\d+\.npz", "N.npz", asked(folder, capsys)))
+
+
+@pytest.mark.parametrize("name", [".lock", ".writable", ".certificates.csv.partial", "certificates.png", "center"])
+def test_links_are_refused_before_anything_is_written(
+    name: str, tiny_command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "out" / name).symlink_to(tmp_path / "precious")
+    command = [*tiny_command, "--eps-in", "0.1", "0.2", "--num-examples=1", f"--out={tmp_path / 'out'}"]
+    assert "without links to other places" in said(certify.main, command, capsys)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+
+def test_a_row_that_its_distances_do_not_give(
+    folder: CertificationFolder, tiny_command: list[str], told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = folder.rows()
+    better = replace(first, eps_out=first.eps_out / 2)
+    folder.write_rows([better, *others])
+    line = re.sub(r"\d+(\.\d+)?(?=[ ,'\"])", "N", asked(folder, capsys))
+    told(SECTION, "a row with a smaller eps_out than its distances give", line)
+    assert "its distances give" in said(certify.main, [*tiny_command, f"--out={folder.path}"], capsys)
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    folder: CertificationFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = json.loads(folder.summary.read_text())
+    summary["config"]["distance"] = "\x1b[2J\x9b31mTotalVariation\r"
+    folder.summary.write_text(json.dumps(summary))
+    certify.main([f"--from={folder.path}", "--eps-in=0.1"])
+    shown = capsys.readouterr().out
+    assert "\\x1b[2J\\x9b31mTotalVariation\\r" in shown
+    assert all(each.isprintable() or each == "\n" for each in shown)
+    summary["config"]["budget"]["\x1b]0;mine\x07"] = 1
+    folder.summary.write_text(json.dumps(summary))
+    assert asked(folder, capsys).isprintable()
 
 
 def bomb(shape: tuple[int, ...]) -> bytes:

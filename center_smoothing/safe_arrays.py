@@ -1,0 +1,84 @@
+"""Arrays from files of strangers: no pickles, and no more memory than the file's own size."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import IO, Any
+from zipfile import ZIP_STORED, ZipFile
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+_MOST_ARRAYS = 256
+# Booleans, whole and real numbers, and text.
+_KINDS = "biufU"
+
+
+def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """The array of a ``.npy`` file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: with the file's name, if it is none, or holds less than it claims.
+    """
+    try:
+        with _regular(path).open("rb") as file:
+            return _array(file, os.fstat(file.fileno()).st_size)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy raises many kinds for a damaged file
+        raise ValueError(f"{os.fspath(path)} is not a whole .npy file: {error}") from error
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` file by name, all of them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: with the file's name, if it is none, is compressed, or holds less than it claims.
+    """
+    try:
+        with _regular(path).open("rb") as file, ZipFile(file) as archive:
+            parts, size = archive.infolist(), os.fstat(file.fileno()).st_size
+            if any(part.compress_type != ZIP_STORED for part in parts):
+                raise ValueError("it is compressed, so that it could unpack to any size")
+            if len(parts) > _MOST_ARRAYS or sum(part.file_size for part in parts) > size:
+                raise ValueError(f"its {len(parts)} arrays claim more than the {size} bytes of the file")
+            found = {}
+            for part in parts:
+                with archive.open(part) as member:
+                    found[part.filename.removesuffix(".npy")] = _array(member, part.file_size)
+            return found
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+        raise ValueError(f"{os.fspath(path)} is not a whole .npz file: {error}") from error
+
+
+def _regular(path: str | os.PathLike[str]) -> Path:
+    """The path, if it leads to a file; a pipe or a device might never end."""
+    found = Path(path)
+    if found.exists() and not found.is_file():
+        raise ValueError("it is no regular file")
+    return found
+
+
+def _array(file: IO[bytes], size: int) -> NDArray[Any]:
+    """An array in npy format of ``size`` bytes in all, header included."""
+    version = npy.read_magic(file)
+    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read_header is None:
+        raise ValueError(f"npy format {version} is not read")
+    shape, fortran, dtype = read_header(file)
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"arrays of type {dtype} are not read")
+    count = math.prod(shape)
+    if count * dtype.itemsize > size or min(shape, default=0) < 0:
+        raise ValueError(f"an array of shape {shape} is claimed, more than its {size} bytes")
+    content = file.read(count * dtype.itemsize)
+    if len(content) != count * dtype.itemsize or file.read(1):
+        raise ValueError(f"an array of shape {shape} is claimed, not what there is")
+    return np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if fortran else "C").copy()
