@@ -241,7 +241,8 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     far = (lengths > norm).flatten()
     if not bool(far.any()):
         return outputs
-    scaled = outputs[far] * (norm / lengths[far] * _SHRINK)
+    # a number over a tensor is its product with a reciprocal, which may overflow
+    scaled = outputs[far] * (lengths.new_tensor(norm) / lengths[far] * _SHRINK)
     scaled = scaled * (norms(scaled) <= norm)  # a factor of 0 keeps NaN
     clipped = outputs.clone()
     clipped[far] = scaled

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example as with_example
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -174,6 +175,7 @@ OUTPUTS = st.lists(st.lists(NUMBERS, min_size=6, max_size=6), min_size=1, max_si
 
 @pytest.mark.parametrize("distance", [*CONVEX, SquaredL2(), TotalVariation(1), TotalVariation(2)], ids=repr)
 @given(outputs=OUTPUTS, norm=st.one_of(st.floats(1e-3, 20.0), st.floats(1e-320, 1e300)))
+@with_example(outputs=[[0.0, 0.0, 0.0, 0.0, 1e-320, 1e-320]], norm=1e-320)
 def test_no_clipped_output_lies_beyond_the_norm(distance: Distance, outputs: list[list[float]], norm: float) -> None:
     z = torch.tensor(outputs, dtype=torch.float64).reshape(-1, 1, 2, 3)
     clipped = clip(z, distance, norm)
