@@ -21,6 +21,8 @@ from center_smoothing.certificate import _ROUNDING, _arguments, write_npz
 from center_smoothing.mean_budget import MeanBudget
 from center_smoothing.safe_arrays import read_npz
 
+# Covers the rounding of a mean of up to 2^16 outputs, relative to their norms (docs/theory.md, T11).
+_MEAN_ROUNDING = 2.0**-36
 # Halvings of an interval of h: after these it is narrower than float64 can tell.
 _HALVINGS = 60
 
@@ -220,7 +222,8 @@ class MeanCertificate:
             return math.inf
         tails, mean_bound = self._steps
         mean = mean_bound(bounds.gaussian_shifts_up(tails, self.budget.shift(h)))
-        return math.nextafter(mean * _ROUNDING, math.inf)
+        rounded = max(_MEAN_ROUNDING, self.budget.n * 2.0**-52) * self.bound
+        return math.nextafter((mean + rounded) * _ROUNDING, math.inf)
 
     def _eps_in(self, eps_out: float) -> float:
         if self.abstained or self._eps_out(0.0) > eps_out:

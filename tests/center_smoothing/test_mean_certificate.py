@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import integrate, optimize, stats
 
-from center_smoothing import Certificate, MeanBudget, MeanCertificate
+from center_smoothing import Certificate, MeanBudget, MeanCertificate, bounds
 from center_smoothing.mean_budget import split, tail_counts
 from center_smoothing.mean_certificate import MeanOutput, tail_steps
 
@@ -89,7 +89,7 @@ def test_with_many_samples_eps_out_is_the_integral_of_the_shifted_tail(h: float)
         return float(stats.norm.cdf(stats.norm.ppf(math.exp(-t)) + h))
 
     integral = integrate.quad(shifted, 0.0, BOUND, limit=200)[0]
-    eps_out = certificate(exponential(10**6), n=10**12).eps_out(0.5 * h)
+    eps_out = certificate(exponential(10**6), n=10**10).eps_out(0.5 * h)
     assert integral < eps_out < 1.06 * integral
 
 
@@ -154,6 +154,14 @@ def test_groups_answer_like_fewer_draws_of_more_noise() -> None:
     grid = np.array([0.0, 0.1, 0.5, 1.0])
     np.testing.assert_array_equal(grouped.eps_out(grid), single.eps_out(2 * grid))
     np.testing.assert_allclose(2 * grouped.eps_in([1.0, 3.0, 9.0]), single.eps_in([1.0, 3.0, 9.0]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "share"), [(1000, 2.0**-36), (10**9, 10**9 * 2.0**-52)])
+def test_the_rounding_of_the_mean_is_part_of_eps_out(n: int, share: float) -> None:
+    made = certificate(np.zeros(100_000), n=n)
+    tails, mean_bound = made._steps
+    without = mean_bound(bounds.gaussian_shifts_up(tails, 0.0))
+    assert made.eps_out(0.0) / (1.0 + 2.0**-28) - without == pytest.approx(share * BOUND, rel=1e-3)
 
 
 def test_every_coverage_gives_the_same_answers() -> None:
