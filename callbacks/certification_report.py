@@ -103,9 +103,10 @@ def grid_line(grid: int, change: tuple[float, float]) -> str:
         change: by rounding to it: of any value at most, and in l2 norm.
     """
     largest, norm = (f"{value * 1.005:.3g}" for value in change)  # rounded up
+    beyond = "" if change[0] > 2.0**-24 else ": none beyond the rounding of float32"
     return (
         f"  noise: discrete, exact on a grid of {grid} steps per unit; rounding the inputs to it changes no value by "
-        f"more than {largest}, and none in l2 norm by more than {norm}"
+        f"more than {largest}, and none in l2 norm by more than {norm}{beyond}"
     )
 
 

@@ -354,9 +354,12 @@ def to_grid(x: Tensor, grid: int) -> Tensor:
         grid: steps per unit.
 
     Raises:
-        ValueError: for values beyond 2^51 steps, where float64 has no exact sums left.
+        ValueError: for values beyond 2^51 steps, where float64 has no exact sums left, and on a device without float64.
     """
-    steps = x.detach().to(torch.float64) * grid
+    try:
+        steps = x.detach().to(torch.float64) * grid
+    except TypeError as error:
+        raise ValueError(f"x must be on a device with float64 for a grid, got {x.device}; take the CPU") from error
     if x.numel() > 0 and float(steps.abs().max()) > _MOST_STEPS:
         raise ValueError(
             f"grid must be such that values of x are at most 2^51 steps, got {float(steps.abs().max()):g} with {grid}"

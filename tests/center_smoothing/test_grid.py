@@ -79,6 +79,15 @@ def test_a_grid_that_is_too_fine_for_x_or_sigma_is_refused() -> None:
         NoisyOutputs(lambda z: z, sigma=100.0, grid=4080)
 
 
+def test_a_device_without_float64_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def to(tensor: Tensor, dtype: torch.dtype) -> Tensor:  # as on an Apple GPU
+        raise TypeError(f"Cannot convert a MPS Tensor to {dtype} dtype")
+
+    monkeypatch.setattr(Tensor, "to", to)
+    with pytest.raises(ValueError, match=r"^x must be on a device with float64 for a grid, got cpu; take the CPU$"):
+        NoisyOutputs(lambda z: z, sigma=0.25, grid=16).noisy_copies(X, example=0, stage=Stage.RANKING, count=1)
+
+
 # The identity on one coordinate: the mass of any interval at x' is known, and so is whether a certified ball holds.
 GRID, SIGMA, H, ALPHA_2 = 8, 0.5, 1.0, 0.1
 BUDGET = SmoothingBudget(n=400, m=300, k=16, delta=0.2, alpha_2=ALPHA_2, tuple_sizes=())

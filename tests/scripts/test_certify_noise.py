@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import certify
+from callbacks.certification_report import grid_line
 
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h=1"]
 
@@ -43,6 +44,11 @@ def test_the_plan_and_the_promise_speak_of_the_grid(
     assert output.count("; inputs and changes are those of a grid of 1/10, and rounding is included") == 2
     certify.main([f"--from={discrete}", "--eps-in=0.1"])
     assert "; inputs and changes are those of a grid of 1/4080, and rounding is included" in capsys.readouterr().out
+
+
+def test_the_plan_says_whether_only_float32_rounds() -> None:
+    assert grid_line(4080, (2.0**-25, 1e-7)).endswith(": none beyond the rounding of float32")
+    assert grid_line(10, (0.05, 0.9)).endswith("no value by more than 0.0502, and none in l2 norm by more than 0.904")
 
 
 @pytest.mark.parametrize(
