@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,14 +15,24 @@ from center_smoothing.sampling import BLOCK, NoisyOutputs, Stage, block_seed, ev
 
 # Noisy copies that a model is tried on: a detector takes a tenth of a second for each.
 _COPIES = 16
+# Of these, so many are also evaluated by themselves.
+_ALONE = 4
 # Outputs of which all triples are looked at, and of which averages are made.
 _POINTS = 24
+# Outputs of each further point that are looked at for NaN and inf.
+_MORE_POINTS = 8
 # Of a distance: what rounding does to sums of 2^20 terms, and less than any error of a formula.
 _ROUNDING = 1e-9
 # Of outputs: far above what float32 rounds off in a deep network.
 RTOL = 1e-3
-# A share of outputs that rounding may flip, where a detector decides between two boxes.
+# A share of outputs that rounding may flip, where a detector decides between two boxes; one of few may always be one.
 _FLIPPED = 0.1
+# Numbers of each noisy copy that are compared: more than enough to tell any two apart.
+_COMPARED = 64
+# Equal noise that is more probable than this by chance says nothing.
+_BY_CHANCE = 1e-9
+# Negative values that are no pixels with a little noise in them.
+_NEGATIVE = -0.05
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ def audit(
         check_independence(outputs, x, example=example, rtol=rtol),
         check_units(points, outputs.sigma),
         check_noise(outputs, points, examples),
-        *check_outputs(outputs, distance, x, example=example),
+        *check_outputs(outputs, distance, points, examples),
     ]
 
 
@@ -70,21 +81,23 @@ def check_mode(model: object) -> Finding:
     """Whether eval mode keeps each output from looking at its batch."""
     owner = getattr(model, "__self__", model)
     modules = dict(owner.named_modules()) if isinstance(owner, nn.Module) else {}
-    norms = (nn.modules.batchnorm._BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
     with evaluating(model):
         training = [name or type(module).__name__ for name, module in modules.items() if module.training]
     without = [
         name
         for name, module in modules.items()
-        if isinstance(module, norms[0]) and (module.running_mean is None or not module.track_running_stats)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and (module.running_mean is None or not module.track_running_stats)
     ]
     bad = [*training, *without]
     return Finding(
         "eval mode",
         not bad,
-        f"{len(modules)} modules, all in eval mode while they are called"
-        if not bad
-        else f"batch statistics or training mode in {', '.join(bad[:3])}",
+        f"batch statistics or training mode in {', '.join(bad[:3])}"
+        if bad
+        else f"{len(modules)} modules, all in eval mode while they are called"
+        if modules
+        else "a function without modules that could be looked at",
         "" if not bad else "give batch norm running statistics (track_running_stats=True), and let eval() work",
         fatal=bool(bad),
     )
@@ -93,32 +106,38 @@ def check_mode(model: object) -> Finding:
 def check_determinism(outputs: NoisyOutputs, x: Tensor, *, example: int, rtol: float = RTOL) -> Finding:
     """Whether the same batch gives the same outputs twice."""
     copies = _copies(outputs, x, example)
-    first, second = _called(outputs, copies), _called(outputs, copies)
-    share, largest = _differing(first, second, rtol)
-    passed = share <= _FLIPPED
-    same = torch.equal(_bits(first), _bits(second))
+    differences = _differences(_called(outputs, copies), _called(outputs, copies))
+    passed = _explained(differences, rtol)
     return Finding(
         "determinism",
         passed,
-        f"{_COPIES} noisy copies twice: {'the same to the last bit' if same else _by(largest)}",
+        f"{_COPIES} noisy copies twice: {_by(differences)}",
         "" if passed else "take dropout and random numbers out of forward: a certificate is about one function",
         fatal=not passed,
     )
 
 
 def check_independence(outputs: NoisyOutputs, x: Tensor, *, example: int, rtol: float = RTOL) -> Finding:
-    """Whether outputs stay the same among other companions in the batch, and in another order."""
+    """Whether outputs stay the same among other companions in the batch, in another order, and alone."""
     copies, half = _copies(outputs, x, example), _COPIES // 2
-    first = _called(outputs, copies)
-    others = torch.cat([3.0 * copies[half:], copies[:half].flip(0)])
-    among_others = torch.cat([_called(outputs, others)[half:].flip(0), first[half:]])
-    share, largest = _differing(first[:half], among_others[:half], rtol)
-    passed = share <= _FLIPPED
-    same = torch.equal(_bits(first[:half]), _bits(among_others[:half]))
+    first, second = copies[:half], copies[half:]
+    expected = _called(outputs, copies)
+    among_others = torch.cat(
+        [
+            _called(outputs, torch.cat([3.0 * second, first.flip(0)]))[half:].flip(0),
+            _called(outputs, torch.cat([second.flip(0), 3.0 * first]))[:half].flip(0),
+        ]
+    )
+    differences = {f"{_COPIES} noisy copies among others": _differences(expected, among_others)}
+    passed = all(_explained(found, rtol) for found in differences.values())
+    if passed:  # batch norm in training mode may refuse a single input
+        alone = torch.cat([_called(outputs, copies[i : i + 1]) for i in range(_ALONE)])
+        differences[f"{_ALONE} alone"] = _differences(expected[:_ALONE], alone)
+        passed = all(_explained(found, rtol) for found in differences.values())
     return Finding(
         "batch independence",
         passed,
-        f"{half} noisy copies among others: {'the same to the last bit' if same else _by(largest)}",
+        ", ".join(f"{where}: {_by(found)}" for where, found in differences.items()),
         "" if passed else "take statistics over the batch out of the model: samples must not depend on each other",
         fatal=not passed,
     )
@@ -130,10 +149,12 @@ def check_units(points: Sequence[Tensor], sigma: float) -> Finding:
     whole = all(bool((x == x.round()).all()) for x in points)
     pixels = low >= 0.0 and 32.0 < high <= 255.0 and (whole or sigma < 2.0)
     coarse = sigma > 4.0 * max(high - low, 1e-12)
+    images = all(x.ndim == 3 and x.shape[0] in (1, 3, 4) for x in points)
+    negative = "; some are negative: were pixels normalised, sigma and eps_in are in units of these values"
     return Finding(
         "units",
         not (pixels or coarse),
-        f"values from {low:.4g} to {high:.4g}, sigma {sigma:g}",
+        f"values from {low:.4g} to {high:.4g}, sigma {sigma:g}{negative if images and low < _NEGATIVE else ''}",
         "divide pixels by 255: sigma and eps_in are in units of the input"
         if pixels
         else f"choose a sigma that belongs to inputs within {high - low:.3g} of each other"
@@ -143,42 +164,60 @@ def check_units(points: Sequence[Tensor], sigma: float) -> Finding:
 
 
 def check_noise(outputs: NoisyOutputs, points: Sequence[Tensor], examples: Sequence[int]) -> Finding:
-    """Whether the blocks of noise of all stages differ, and those of different examples."""
+    """Whether no noisy copy has the noise of another one: of its block, of any stage, or of another example.
+
+    Where noise on a coarse grid has so few values that copies are equal by chance, whole blocks are compared, or
+    seeds alone.
+    """
     seeds = [block_seed(outputs.seed, example, stage, block) for example in examples for stage in Stage
              for block in range(1 << 9)]  # fmt: skip
-    found: list[bytes] = []
-    for x, example in zip(points, examples, strict=True):
-        for stage in (Stage.PILOT, Stage.RANKING, Stage.CERTIFICATION, Stage.CHECK):
-            for noise in islice(outputs._blocks(x.detach(), example, stage), 4):
-                found.append(noise.flatten()[:256].double().cpu().numpy().tobytes())
+    blocks = [
+        block.flatten(1)[:, :_COMPARED].cpu().to(torch.float64, copy=True)
+        for x, example in zip(points, examples, strict=True)
+        for stage in Stage
+        for block in islice(outputs._blocks(x.detach(), example, stage), 4)
+    ]
+    found, what = [row.numpy().tobytes() for block in blocks for row in block], "copies"
+    probable = _most_probable(outputs, points[0].dtype)
+    if not _all_differ(probable, len(found), min(block.shape[1] for block in blocks)):
+        found, what = [block.numpy().tobytes() for block in blocks], f"blocks of {BLOCK} copies"
+        if not _all_differ(probable, len(found), min(block.numel() for block in blocks)):
+            found, what = [], "copies, as few values are possible,"
     twice = len(seeds) - len(set(seeds)) + len(found) - len(set(found))
     return Finding(
         "duplicate noise",
         twice == 0,
-        f"{len(found)} blocks of {BLOCK} copies and {len(seeds):,} seeds, {twice or 'none'} twice",
+        f"noise of {len(found):,} {what} and {len(seeds):,} seeds of blocks, {twice or 'none'} twice",
         "" if twice == 0 else "give every example a number of its own",
         fatal=twice > 0,
     )
 
 
-def check_outputs(outputs: NoisyOutputs, distance: Distance, x: Tensor, *, example: int) -> Iterator[Finding]:
-    """Whether outputs are finite, and whether the distance is one on them."""
-    drawn = torch.cat(list(outputs.draw(x, example=example, stage=Stage.CALIBRATION, count=_POINTS)))
-    finite = torch.isfinite(drawn).flatten(1).all(dim=1)
-    count = int(finite.sum())
+def check_outputs(
+    outputs: NoisyOutputs, distance: Distance, points: Sequence[Tensor], examples: Sequence[int]
+) -> Iterator[Finding]:
+    """Whether outputs are finite, and whether the distance is one on those of the first point that has enough."""
+    finite, total, chosen = 0, 0, None
+    for number, (x, example) in enumerate(zip(points, examples, strict=True)):
+        count = _POINTS if number == 0 else _MORE_POINTS
+        drawn = torch.cat(list(outputs.draw(x, example=example, stage=Stage.CALIBRATION, count=count)))
+        kept = drawn[torch.isfinite(drawn).flatten(1).all(dim=1)]
+        finite, total = finite + len(kept), total + count
+        if chosen is None and len(kept) >= 3:
+            chosen = kept
     yield Finding(
         "finite outputs",
-        count == _POINTS,
-        f"{count} of {_POINTS} outputs are finite",
+        finite == total,
+        f"{finite} of {total} outputs are finite",
         ""
-        if count == _POINTS
+        if finite == total
         else "NaN and inf count as outside every ball; find out where they come from if there are many",
+        fatal=finite == 0,
     )
-    points = drawn[finite]
-    if len(points) >= 2 and distance.averages and points.is_floating_point():
-        points = torch.cat([points, distance.averages_of(points)])
-    if len(points) >= 3:
-        yield check_axioms(distance, points)
+    if chosen is not None:
+        if distance.averages and chosen.is_floating_point():
+            chosen = torch.cat([chosen, distance.averages_of(chosen)])
+        yield check_axioms(distance, chosen)
 
 
 def check_axioms(distance: Distance, points: Tensor) -> Finding:
@@ -192,7 +231,7 @@ def check_axioms(distance: Distance, points: Tensor) -> Finding:
     paired = distance(points, points.flip(0))
     scale = float(found.nan_to_num(posinf=0.0).max()) or 1.0
     wrong = []
-    if not bool(torch.isfinite(found).all()):
+    if not bool(torch.isfinite(found).all() & torch.isfinite(paired).all()):
         wrong.append("not finite between finite outputs")
     if bool((found < 0.0).any()):
         wrong.append(f"negative, {float(found.min()):.3g}")
@@ -202,8 +241,11 @@ def check_axioms(distance: Distance, points: Tensor) -> Finding:
         wrong.append("not symmetric")
     if float((paired - found.flip(1).diagonal()).abs().max()) > _ROUNDING * scale:
         wrong.append("another one pair by pair than all with all")
+    advice = "mend the distance" if wrong else ""
     gamma, triple = needed_relaxation(found)
     if gamma > distance.relaxation * (1.0 + _ROUNDING):
+        least = math.inf if math.isinf(gamma) else math.ceil(1e3 * gamma) / 1e3
+        advice = advice or f"mend the distance{f', or declare a relaxation of {least:g}' * math.isfinite(least)}"
         wrong.append(
             f"d(a, c) = {gamma:.4g} (d(a, b) + d(b, c)) for outputs {triple}, with relaxation {distance.relaxation:g}"
         )
@@ -212,7 +254,7 @@ def check_axioms(distance: Distance, points: Tensor) -> Finding:
         not wrong,
         f"{distance!r} on {len(points)} outputs: "
         + ("; ".join(wrong) if wrong else f"all axioms hold, the relaxation that all triples need is {gamma:.3g}"),
-        "" if not wrong else f"mend the distance, or declare a relaxation of at least {max(gamma, 1.0):.3g}",
+        advice,
         fatal=bool(wrong),
     )
 
@@ -225,7 +267,8 @@ def needed_relaxation(distances: Tensor) -> tuple[float, tuple[int, int, int]]:
     """
     sums = distances[:, :, None] + distances[None, :, :]  # (a, b, c)
     ratios = torch.where(sums > 0.0, distances[:, None, :] / sums, torch.where(distances[:, None, :] > 0, torch.inf, 0))
-    position = int(ratios.nan_to_num(nan=0.0).argmax())
+    ratios = ratios.nan_to_num(nan=0.0, posinf=torch.inf)
+    position = int(ratios.argmax())
     a, b, c = (int(index) for index in torch.unravel_index(torch.tensor(position), ratios.shape))
     return float(ratios[a, b, c]), (a, b, c)
 
@@ -237,20 +280,38 @@ def _copies(outputs: NoisyOutputs, x: Tensor, example: int) -> Tensor:
 
 def _called(outputs: NoisyOutputs, copies: Tensor) -> Tensor:
     with evaluating(outputs.model):
-        return outputs._call(copies.clone()).clone()
+        return outputs._call_in_parts(copies.clone())
 
 
-def _differing(a: Tensor, b: Tensor, rtol: float) -> tuple[float, float]:
-    """The share of outputs (N, *out) that differ by more than rounding, and the largest relative difference."""
-    a, b = (torch.nan_to_num(z.double().flatten(1)) for z in (a, b))
+def _differences(a: Tensor, b: Tensor) -> Tensor:
+    """Relative differences (N,) of outputs (N, *out), in l2 norm; inf where NaN or inf is in one of two only."""
+    a, b = (z.cpu().double().flatten(1) for z in (a, b))
+    unlike = ((a != b) & ~(a.isnan() & b.isnan()) & ~(a.isfinite() & b.isfinite())).any(dim=1)
+    a, b = (torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0) for z in (a, b))
     sizes = torch.maximum(torch.linalg.vector_norm(a, dim=1), torch.linalg.vector_norm(b, dim=1))
-    differences = torch.linalg.vector_norm(a - b, dim=1) / sizes.clamp_min(1e-30)
-    return float((differences > rtol).double().mean()), float(differences.max())
+    relative: Tensor = torch.linalg.vector_norm(a - b, dim=1) / sizes.clamp_min(1e-30)
+    return relative.masked_fill(unlike, torch.inf)
 
 
-def _bits(z: Tensor) -> Tensor:
-    return torch.nan_to_num(z.double(), nan=12345.678)
+def _explained(differences: Tensor, rtol: float) -> bool:
+    """Whether rounding explains relative differences (N,), among them those of decisions that it flipped."""
+    return int((differences > rtol).sum()) <= max(1.0, _FLIPPED * len(differences))
 
 
-def _by(largest: float) -> str:
-    return f"they differ by up to {100.0 * largest:.2g}%"
+def _by(differences: Tensor) -> str:
+    largest = float(differences.max())
+    if largest == 0.0:
+        return "the same to the last bit"
+    return "NaN or inf in one of the two" if math.isinf(largest) else f"they differ by up to {100.0 * largest:.2g}%"
+
+
+def _most_probable(outputs: NoisyOutputs, dtype: torch.dtype) -> float:
+    """No single value of the noise has a larger probability than this."""
+    if outputs.grid is None:
+        return 4.0 * torch.finfo(dtype).eps
+    return math.erf(0.5 / (math.sqrt(2.0) * outputs.sigma * outputs.grid))
+
+
+def _all_differ(probable: float, count: int, numbers: int) -> bool:
+    """Whether so many draws of so many numbers all differ, but for a negligible chance."""
+    return 0.5 * count**2 * probable**numbers < _BY_CHANCE

@@ -20,6 +20,8 @@ from center_smoothing.sharing import Share
 BLOCK = 64
 _CALIBRATION_SECONDS = 1.0
 _MOST_STEPS = 2.0**51
+# Of the messages that are no torch.OutOfMemoryError: of the CPU's allocator, also on Windows, of MPS, cuBLAS and cuDNN.
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
 _BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 BaseFunction = Callable[[Tensor], Tensor]
@@ -228,6 +230,7 @@ class NoisyOutputs:
                         f"shape {tuple(batch.shape[1:])}: {str(error).splitlines()[0]}"
                     ) from error
                 self.most_at_once = size // 2
+            _free_caches(batch.device)  # only here, where nothing holds on to the tensors of the failed call
 
     def noisy_copies(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Tensor:
         """The first ``count`` noisy copies (count, *in) themselves. Arguments are those of :meth:`draw`."""
@@ -284,6 +287,9 @@ class NoisyOutputs:
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
+                rate = 0.0
+            if rate == 0.0:
+                _free_caches(x.device)
                 break
             if rate > 1.03 * best_rate:
                 best, best_rate = size, rate
@@ -309,7 +315,14 @@ class NoisyOutputs:
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device, or the CPU's allocator, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in _NO_MEMORY)
+
+
+def _free_caches(device: torch.device) -> None:
+    """Give memory back that PyTorch keeps on a device for later."""
+    empty_cache = getattr(torch.get_device_module(device), "empty_cache", None)  # the CPU has none
+    if empty_cache is not None:
+        empty_cache()
 
 
 class _NoisyCopies:

@@ -1,6 +1,6 @@
 """Each check fails on what it is there for, and passes on what is well."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -70,6 +70,24 @@ class Unpaired(Lp):
         return 2.0 * super()._compare_paired(a, b)
 
 
+class NotANumber(Lp):
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare(a, b) * torch.nan
+
+
+class NotANumberPaired(Unpaired):
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare_paired(a, b) * torch.nan
+
+
+class EveryCopyTwice(NoisyOutputs):
+    """Its noise has each second copy from the one before."""
+
+    def _blocks(self, *given: Any) -> Iterator[Tensor]:  # noqa: ANN401  # passed on
+        for block in super()._blocks(*given):
+            yield block[::2].repeat_interleave(2, dim=0)
+
+
 class StaysInTraining(nn.Module):
     @property
     def training(self) -> bool:
@@ -102,7 +120,7 @@ def test_batch_norm_without_running_statistics_fails() -> None:
     assert not check_mode(nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False))).passed
     assert check_mode(nn.Sequential(nn.BatchNorm2d(1))).passed
     assert check_mode(good().forward).passed
-    assert check_mode(torch.tanh).passed
+    assert check_mode(torch.tanh).seen == "a function without modules that could be looked at"
 
 
 def test_random_outputs_fail() -> None:
@@ -119,12 +137,58 @@ def test_random_outputs_fail() -> None:
         lambda x: x * torch.arange(len(x)).reshape(-1, 1, 1, 1),
         nn.BatchNorm2d(1, track_running_stats=False),
         lambda x: x.roll(1, 0),
+        lambda x: x * len(x),
+        lambda x: x + (len(x) == 1),
+        lambda x: x.where(x.amax() < 2.5, torch.nan),
     ],
 )
 def test_outputs_that_depend_on_the_batch_fail(model: Callable[[Tensor], Tensor]) -> None:
     found = check_independence(outputs_of(model), X, example=0)
     assert (found.passed, found.fatal) == (False, True)
     assert check_determinism(outputs_of(model), X, example=0).passed
+
+
+def test_a_batch_that_must_not_be_a_single_input_is_a_failure_and_no_error() -> None:
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    assert not check_independence(outputs_of(norm), X[0, 0, :3], example=0).passed
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_in_one_of_two_calls_fails(value: float) -> None:
+    calls = []
+
+    def model(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return torch.full_like(x, value) if len(calls) % 2 else torch.zeros_like(x)
+
+    found = check_determinism(outputs_of(model), X, example=0)
+    assert (found.passed, found.seen.split(": ")[1]) == (False, "NaN or inf in one of the two")
+    assert check_determinism(outputs_of(lambda x: x * value), X, example=0).passed
+
+
+def test_one_flip_among_sixteen_is_no_failure_and_two_are() -> None:
+    def flips(number: int) -> NoisyOutputs:
+        calls = []
+
+        def model(x: Tensor) -> Tensor:
+            calls.append(len(x))
+            y = torch.ones_like(x)
+            y[:number] += len(calls) % 2
+            return y
+
+        return outputs_of(model)
+
+    assert [check_determinism(flips(number), X, example=0).passed for number in (1, 2)] == [True, False]
+
+
+def test_little_memory_is_no_failure() -> None:
+    def model(x: Tensor) -> Tensor:
+        if len(x) > 3:
+            raise torch.OutOfMemoryError
+        return x
+
+    found = audit(outputs_of(model), Lp(2), [X], examples=[0])
+    assert all(finding.passed for finding in found)
 
 
 def test_rounding_and_a_rare_flip_are_no_failure() -> None:
@@ -152,22 +216,56 @@ def test_units(x: Tensor, sigma: float, passed: bool) -> None:
     assert bool(found.advice) == (not passed)
 
 
+def test_negative_pixels_are_pointed_out() -> None:
+    assert "some are negative" in check_units([4.0 * X - 2.0], 0.25).seen
+    assert "negative" not in check_units([X], 0.25).seen
+    assert "negative" not in check_units([30.0 * torch.randn(8)], 5.0).seen  # measurements
+
+
+def test_the_same_noise_within_a_block_fails() -> None:
+    found = check_noise(EveryCopyTwice(torch.tanh, sigma=0.25), [X], [1])
+    assert (found.passed, found.fatal) == (False, True)
+
+
 def test_the_same_noise_twice_fails() -> None:
     assert check_noise(outputs_of(torch.tanh), [X, X], [1, 2]).passed
     found = check_noise(outputs_of(torch.tanh), [X, X], [1, 1])
     assert (found.passed, found.fatal) == (False, True)
 
 
-def test_noise_on_a_grid_passes_too() -> None:
-    assert check_noise(outputs_of(torch.tanh, grid=255), [X[0, 0, :1]], [1]).passed
+@pytest.mark.parametrize(
+    ("x", "grid", "compared"),
+    [
+        (X, None, "noise of 1,536 copies and"),
+        (X, 4080, "noise of 1,536 copies and"),
+        (X[0, 0, :1], None, "noise of 24 blocks of 64 copies and"),
+        (X[0, 0, :1], 255, "noise of 24 blocks of 64 copies and"),
+        (X, 1, "noise of 24 blocks of 64 copies and"),
+        (X[0, 0, :1], 1, "noise of 0 copies, as few values are possible, and"),
+    ],
+)
+def test_noise_that_is_equal_by_chance_passes(x: Tensor, grid: int | None, compared: str) -> None:
+    found = check_noise(outputs_of(torch.tanh, grid=grid), [x], [1])
+    assert found.passed
+    assert found.seen.startswith(compared)
 
 
 def test_outputs_that_are_not_finite_fail_but_are_no_end() -> None:
-    found, axioms = check_outputs(outputs_of(lambda x: x.where(x > -0.5, torch.nan)), Lp(2), X, example=0)
+    found, axioms = check_outputs(outputs_of(lambda x: x.where(x > -0.5, torch.nan)), Lp(2), [X], [0])
     assert (found.passed, found.fatal) == (False, False)
     assert axioms.passed
-    (none,) = check_outputs(outputs_of(lambda x: x * torch.nan), Lp(2), X, example=0)
-    assert none.seen == "0 of 24 outputs are finite"
+
+
+def test_no_finite_output_at_all_is_the_end() -> None:
+    (none,) = check_outputs(outputs_of(lambda x: x * torch.nan), Lp(2), [X], [0])
+    assert (none.seen, none.fatal) == ("0 of 24 outputs are finite", True)
+
+
+def test_an_example_without_finite_outputs_is_no_end() -> None:
+    model = outputs_of(lambda x: x.where(x.mean((1, 2, 3), keepdim=True) < 1.0, torch.nan))
+    found, axioms = check_outputs(model, Lp(2), [X + 2.0, X], [0, 1])
+    assert (found.seen, found.passed, found.fatal) == ("8 of 32 outputs are finite", False, False)
+    assert axioms.passed
 
 
 @pytest.mark.parametrize("distance", [Lp(1), Lp(2), Lp(float("inf")), Angular(), Relaxed(2)])
@@ -188,6 +286,8 @@ def test_boxes_and_masks_pass() -> None:
         (Shifted(2), "from an output to itself"),
         (Negative(2), "negative"),
         (Unpaired(2), "pair by pair"),
+        (NotANumber(2), "not finite between finite outputs"),
+        (NotANumberPaired(2), "not finite between finite outputs"),
     ],
 )
 def test_false_distances_fail_with_what_is_wrong(distance: Distance, said: str) -> None:
@@ -200,7 +300,8 @@ def test_the_triple_that_breaks_the_inequality_is_named() -> None:
     line = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
     found = check_axioms(Squared(2), line)
     assert "d(a, c) = 2 (d(a, b) + d(b, c)) for outputs (0, 1, 2), with relaxation 1" in found.seen
-    assert found.advice.endswith("declare a relaxation of at least 2")
+    assert found.advice == "mend the distance, or declare a relaxation of 2"
+    assert check_axioms(Lopsided(2), line).advice == "mend the distance"
     assert needed_relaxation(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))[0] == 1.0
 
 

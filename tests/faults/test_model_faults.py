@@ -48,6 +48,12 @@ def test_outputs_that_depend_on_the_batch_are_refused(seen: Any, told: Told) -> 
     told(SECTION, "outputs depend on the rest of the batch", line)
 
 
+def test_outputs_that_depend_on_the_size_of_the_batch_are_refused(seen: Any, told: Told) -> None:  # noqa: ANN401
+    code, _, (line,) = seen(lambda x, y: y * len(x))
+    assert code == 2
+    told(SECTION, "outputs depend on the size of the batch", line)
+
+
 def test_random_outputs_are_refused(seen: Any, told: Told) -> None:  # noqa: ANN401
     code, _, (line,) = seen(lambda x, y: y + torch.rand(y.shape, generator=torch.Generator().manual_seed(id(x) % 997)))
     assert code == 2
@@ -100,11 +106,17 @@ def test_out_of_memory_halves_the_batch_and_changes_no_number(
 ) -> None:  # fmt: skip
     certify.main([*few, f"--out={tmp_path / 'enough'}"])
     code, said, _ = seen(memory := Memory(20))
-    assert code == 0
-    assert memory.largest == 16
+    assert (code, memory.largest) == (0, 16)
     (line,) = (line for line in said if "out of memory" in line)
     told(SECTION, "the device runs out of memory", line)
     assert contents(tmp_path / "out") == contents(tmp_path / "enough")
+
+
+@pytest.mark.parametrize("arguments", [("--audit",), ("--batch-size=auto",)])
+def test_memory_for_a_few_inputs_is_enough(seen: Any, arguments: tuple[str, ...]) -> None:  # noqa: ANN401
+    code, said, errors = seen(memory := Memory(5), *arguments)
+    assert (code, errors, memory.largest) == (0, [], 4)
+    assert any("evaluated 4 at a time" in line for line in said)
 
 
 def test_no_memory_for_one_input_is_one_line(seen: Any, told: Told) -> None:  # noqa: ANN401
@@ -118,20 +130,32 @@ def test_an_audit_that_passes_is_written_down(
 ) -> None:
     certify.main([*few, "--audit"])
     output = capsys.readouterr().out.splitlines()
-    assert "audit: 8 checks, all passed" in output
+    assert "audit: 9 checks, all passed" in output
     audit = json.loads((tmp_path / "out" / "summary.json").read_text())["audit"]
-    assert [(finding["check"], finding["passed"]) for finding in audit][-1] == ("abstention", True)
+    assert [(finding["check"], finding["passed"]) for finding in audit][-2:] == [
+        ("abstention", True), ("finite certificates", True)
+    ]  # fmt: skip
     page = (tmp_path / "out" / "report.html").read_text()
     assert '<h2 id="audit">Audit</h2>' in page
-    assert page.count("<td>pass</td>") == 8
+    assert page.count("<td>pass</td>") == 9
     certify.main(few)  # the folder is the same without an audit
 
 
-def test_an_audit_certifies_nothing_where_it_would_mean_nothing(seen: Any, tmp_path: Path) -> None:  # noqa: ANN401
-    code, said, errors = seen(lambda x, y: y - y.mean(dim=0), "--audit")
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (lambda x, y: y - y.mean(dim=0), "batch independence"),
+        (lambda x, y: y * len(x), "batch independence"),
+        (lambda x, y: y * torch.nan, "finite outputs"),
+    ],
+)
+def test_an_audit_certifies_nothing_where_it_would_mean_nothing(
+    change: Callable[[Tensor, Tensor], Tensor], check: str, seen: Any, tmp_path: Path  # noqa: ANN401
+) -> None:  # fmt: skip
+    code, said, errors = seen(change, "--audit")
     assert (code, errors) == (1, [])
     assert said[-1] == "nothing is certified: these failures leave certificates without a meaning"
-    assert any(line.startswith("  FAIL  batch independence") for line in said)
+    assert any(line.startswith(f"  FAIL  {check}") for line in said)
     assert not (tmp_path / "out" / "certificates.csv").exists()
 
 
@@ -150,10 +174,3 @@ def test_an_audit_goes_with_a_certification(
     with pytest.raises(SystemExit, match="2"):
         certify.main(arguments)
     assert "--audit goes with a certification" in capsys.readouterr().err
-
-
-def test_more_abstentions_than_planned_fail(seen: Any, tmp_path: Path) -> None:  # noqa: ANN401
-    # outputs at random, but by their inputs: no small ball holds half of them
-    code, said, _ = seen(lambda x, y: (1e4 * x).frac(), "--audit", "--distance=linf", "--delta=0.34")
-    (line,) = (line for line in said if "abstained, planned are" in line)
-    assert (code, line.startswith("  FAIL")) in ((1, True), (0, False))
