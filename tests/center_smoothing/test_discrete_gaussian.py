@@ -140,8 +140,16 @@ def test_draws_that_more_bits_decide_lie_on_both_sides() -> None:
     high, low = ([127] * 9, [0] * 9)
     assert law._resolved(word, lambda: high.pop()) == 1
     assert law._resolved(word, lambda: low.pop()) == 0
-    undecided = [0, int(0.6346 * 128)]  # equal in the second word too: the third one decides
-    assert law._resolved(word, lambda: undecided.pop()) == 0
+    for third, expected in ((0, 0), (127, 1)):
+        undecided = [third, int(0.6346 * 128)]  # equal in the second word too: the third one decides
+        assert law._resolved(word, lambda words=undecided: words.pop()) == expected
+
+
+def test_each_of_the_63_bits_of_a_word_is_one_in_half_of_the_words() -> None:
+    words = DiscreteGaussian(Fraction(1))._words((40_000,), torch.Generator().manual_seed(3))
+    ones = torch.stack([words >> bit & 1 for bit in range(64)]).sum(dim=1)
+    assert int(ones[63]) == 0
+    assert int((ones[:63] - 20_000).abs().max()) < 5 * 100  # five standard deviations
 
 
 def test_the_exact_value_of_sigma_counts() -> None:

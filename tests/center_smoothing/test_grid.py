@@ -11,7 +11,7 @@ from torch import Tensor
 
 from center_smoothing import CenterSmoother, Lp, MeanBudget, MeanSmoother, SmoothingBudget
 from center_smoothing.discrete_gaussian import DiscreteGaussian
-from center_smoothing.sampling import NoisyOutputs, Stage, from_grid, grid_change, to_grid
+from center_smoothing.sampling import NoisyOutputs, Stage, _NoisyCopies, from_grid, grid_change, to_grid
 from tests.center_smoothing.refutation import refuted
 
 X = torch.rand(2, 5, generator=torch.Generator().manual_seed(0))
@@ -54,6 +54,12 @@ def test_the_base_output_is_that_of_the_rounded_point() -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 1000])
 def test_the_numbers_do_not_depend_on_the_batch_size(batch_size: int) -> None:
     assert torch.equal(drawn(X, batch_size=batch_size), drawn(X))
+
+
+def test_copies_may_begin_within_a_block() -> None:
+    outputs = NoisyOutputs(lambda z: z, sigma=0.25, grid=4080)
+    copies = _NoisyCopies(outputs, X, 3, Stage.RANKING, 60)
+    assert torch.equal(copies.at(slice(100, 160)), drawn(X)[100:160])
 
 
 def test_noise_depends_on_the_seed_and_not_on_what_is_lost_by_rounding() -> None:
