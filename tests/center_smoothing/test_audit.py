@@ -192,8 +192,11 @@ def test_little_memory_is_no_failure() -> None:
 
 
 def test_rounding_and_a_rare_flip_are_no_failure() -> None:
+    calls = []
+
     def rounds(x: Tensor) -> Tensor:
-        return x * (1.0 + 1e-6 * torch.rand(()))
+        calls.append(len(x))
+        return x * (1.0 + 1e-6 * (len(calls) % 2))
 
     assert check_determinism(outputs_of(rounds), X, example=0).passed
     assert "differ by up to" in check_determinism(outputs_of(rounds), X, example=0).seen
