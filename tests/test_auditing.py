@@ -75,6 +75,14 @@ def test_a_certificate_that_is_not_finite_by_plan_passes(row: Row) -> None:
     assert auditing.after([run_with(ROW, row)])[1].passed
 
 
+def test_a_look_has_a_plan_of_its_own() -> None:
+    budget = SmoothingBudget(n=100, m=800, k=8, looks=2)
+    smoother = CenterSmoother(torch.tanh, Lp(2), sigma=0.25, budget=budget)
+    assert budget.ranks(1.0, m=400).distances <= 400 < budget.ranks(1.0).distances
+    found = auditing.after([run_with(ROW, replace(ROW, index=1, eps_out=torch.inf), smoother=smoother)])[1]
+    assert not found.passed
+
+
 def test_only_abstentions_leave_no_certificate_to_look_at() -> None:
     assert len(auditing.after([run_with(replace(ROW, abstained=True, eps_out=torch.inf))])) == 1
 
