@@ -442,10 +442,11 @@ def _finished(job: Job) -> set[int]:
     """Examples that an earlier run of the same command has finished."""
     there = check_same(job.folder, job.config, job.checkpoint_sha256)
     job.folder.create()
+    if rank_zero_only.rank == 0:
+        job.folder.remove_partial_files()
     if not there:
         return set()
     if rank_zero_only.rank == 0:
-        job.folder.remove_partial_files()
         job.folder.merge(job.indices, job.eps_in)
     finished = job.folder.finished(job.eps_in) & set(job.indices)
     if finished:

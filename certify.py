@@ -364,6 +364,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
     entrypoint.make_writable(path, "--out")
     if rank_zero_only.rank == 0:
         locks.enter_context(CertificationFolder(path).locked())
+        CertificationFolder(path).remove_partial_files()
     model, base_function = _fast(subject.model, options)
     if options.time_limit is not None:
         request, folder = _request(options, levels), CertificationFolder(path)

@@ -362,7 +362,7 @@ def make_writable(folder: Path, name: str) -> None:
     """Create a folder, or raise ValueError naming the argument if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{os.getpid()}"  # several processes may try at once
+        probe = folder / f".writable-{os.getpid()}.partial"  # several processes may try at once
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:

@@ -23,8 +23,8 @@ SECTION = "Machines"
 
 @pytest.fixture(autouse=True)
 def _interruptible() -> Iterator[None]:
-    """Lightning ignores Ctrl-C once it was pressed, for the rest of the process."""
-    before = signal.getsignal(signal.SIGINT)
+    """Lightning ignores Ctrl-C once it was pressed, for the rest of the process; a shell's background jobs do, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 

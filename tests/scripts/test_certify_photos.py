@@ -351,7 +351,7 @@ def test_clipping_is_another_certification(
     capsys.readouterr()
     line = refused(capsys, *command, "--model.clip=true", f"--out={folders[0]}")
     assert "--out must be another folder" in line
-    assert "model_settings={'clip': False}, not {'clip': True}" in line
+    assert "model_settings.clip=False, not True" in line
 
 
 def test_clipping_changes_what_is_certified(one_face: Path, swept: Done, tmp_path: Path) -> None:
