@@ -167,7 +167,7 @@ def find(browser: Chrome, selector: str) -> list[WebElement]:
 
 
 def wait_for(browser: Chrome, condition: Callable[[], Any]) -> Any:  # noqa: ANN401  # what the condition found
-    return WebDriverWait(browser, 10, poll_frequency=0.05).until(lambda _: condition())
+    return WebDriverWait(browser, 60, poll_frequency=0.05).until(lambda _: condition())
 
 
 def column(browser: Chrome, number: int) -> list[str]:
