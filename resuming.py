@@ -20,19 +20,25 @@ from lightning.pytorch.loggers import CSVLogger
 from callbacks.certification_folder import write_as_a_whole
 
 # What a run is; the rest (how long, on what, logged where) may change.
-_SAME = ("sigma", "model", "data", "center_smoothing", "seed_everything")
+_SAME = ("sigma", "model", "data", "center_smoothing", "seed_everything", "init_from")
 
 
 def asked_for(words: Sequence[str]) -> Path | None:
     """The run folder that --resume names on the command line; None where it is not given.
 
     Raises:
-        ValueError: if it is no run folder with a checkpoint to go on from.
+        ValueError: if it is no run folder with a checkpoint to go on from, or if --init-from names other weights.
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--resume")
-    resume = peek.parse_known_args(list(words))[0].resume
-    return None if resume is None else run_folder(resume)
+    peek.add_argument("--init-from")
+    found = peek.parse_known_args(list(words))[0]
+    if found.resume is not None and found.init_from is not None:
+        raise ValueError(
+            "--init-from must be left out with --resume, which goes on from the run's own weights, got "
+            f"{found.init_from}"
+        )
+    return None if found.resume is None else run_folder(found.resume)
 
 
 def run_folder(resume: str) -> Path:
