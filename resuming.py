@@ -83,7 +83,8 @@ def check_same(folder: Path, parser: ArgumentParser, config: Namespace) -> None:
     Raises:
         ValueError: with the first difference.
     """
-    before = _flat(parser.parse_path(folder / "config.yaml", defaults=False).as_dict())
+    # with defaults: the run may be older than an argument
+    before = _flat(parser.parse_path(folder / "config.yaml").as_dict())
     now = _flat(config.as_dict())
     for key in before:
         if key.split(".")[0] in _SAME and str(before[key]) != str(now.get(key, before[key])):
