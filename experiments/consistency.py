@@ -17,12 +17,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 
 import entrypoint
 from callbacks import CertificationFolder
 from callbacks.certification_report import rounded_up
+from callbacks.folder_lock import locked
 from datamodules import MNIST
 from experiments import trained_models
 from experiments.medians import Median
@@ -74,12 +74,9 @@ def main(args: Sequence[str] | None = None) -> Path:
                 entrypoint.check_certifiable(entrypoint.budget(options.budget), sigma=1.0, eps_in=h)
             out = Path(options.out)
             entrypoint.make_writable(out, "--out")
-            try:
-                with FileLock(out / ".lock", timeout=0):
-                    run(_steps(options), out / "log.txt")
-                    return _conclude(options, [_row(options, weight) for weight in options.weights])
-            except Timeout:
-                raise ValueError(f"--out must be of one experiment, got {out}: another one works there") from None
+            with locked(out, f"--out must be of one experiment, got {out}: another one works there"):
+                run(_steps(options), out / "log.txt")
+                return _conclude(options, [_row(options, weight) for weight in options.weights])
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from there")
         raise SystemExit(130) from None
