@@ -83,8 +83,9 @@ def check_same(folder: Path, parser: ArgumentParser, config: Namespace) -> None:
     Raises:
         ValueError: with the first difference.
     """
-    # with defaults: the run may be older than an argument
-    before = flat(parser.parse_path(folder / "config.yaml").as_dict())
+    path = folder / "config.yaml"
+    given, whole = (flat(parser.parse_path(path, defaults=defaults).as_dict()) for defaults in (False, True))
+    before = {**given, **{key: whole[key] for key in whole if key not in given}}  # it may be older than an argument
     now = flat(config.as_dict())
     for key in before:
         if key.split(".")[0] in _SAME and str(before[key]) != str(now.get(key, before[key])):

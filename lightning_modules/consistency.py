@@ -13,8 +13,8 @@ def consistency(first: Tensor, second: Tensor, *, distance: str) -> Tensor:
 
     The certified output radius is a quantile of the distances between the center and the outputs at noisy copies. The
     center is not known in training, but two independent outputs are at most the sum of their distances to it apart.
-    Both are differentiated: with a constant on one side, or with the mean of the two in place of the other, the expected
-    gradient would be the same but for a factor, which is the weight's.
+    Both are differentiated: with a constant on one side, or with the mean of the two in place of the other, the
+    expected gradient would be the same but for a factor, which is the weight's.
 
     Args:
         first: outputs (N, *out).
