@@ -80,7 +80,7 @@ class NoisyModule(BaseModel):
             raise ValueError(f"learning_rate must be a positive finite number, got {learning_rate!r}")
         if not 0.0 <= consistency_weight < math.inf:
             raise ValueError(
-                f"consistency_weight must be a finite number of at least 0 such as 0.3, got {consistency_weight!r}"
+                f"consistency_weight must be a finite number of at least 0 such as 0.05, got {consistency_weight!r}"
             )
         if consistency_distance not in CONSISTENCY_DISTANCES:
             raise ValueError(

@@ -114,7 +114,7 @@ def test_sigma_that_is_no_positive_number_is_refused(
         (["--model.latent_dim=0"], "latent_dim must be at least 1, got 0"),
         (
             ["--model.consistency_weight=-0.1"],
-            "consistency_weight must be a finite number of at least 0 such as 0.3, got -0.1",
+            "consistency_weight must be a finite number of at least 0 such as 0.05, got -0.1",
         ),
         (["--model.consistency_distance=l2"], "consistency_distance must be one of tv, l1, mse, got 'l2'"),
         (["--model=Foo"], "--model"),
