@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
 from center_smoothing import CenterSmoother, MeanSmoother
-from center_smoothing.audit import RTOL, Finding, check_determinism, check_independence
+from center_smoothing.audit import RTOL, Finding, check_axioms, check_determinism, check_independence
 from center_smoothing.budget import Coverage
 from center_smoothing.sampling import NoisyOutputs, Stage, grid_change
 from center_smoothing.smoother import StoppingRule
@@ -35,6 +35,11 @@ _PACKAGES = (
 _CALIBRATION = 64
 # Relative; far above what bfloat16 rounds off in a deep network, far below what a wrong fusion of layers does.
 _ALIKE = 0.1
+
+# Outputs on which a user's distance is tried, all triples of them.
+_AXIOMS = 24
+# Those of this project are tested.
+_KNOWN = {repr(distance) for distance in entrypoint.DISTANCES.values()}
 
 # A distributed run has several processes and one terminal.
 _say = rank_zero_only(print)
@@ -171,7 +176,7 @@ class Run:
             with precision.predict_step_context():
                 x, drawn = self._calibration_outputs(image, job.indices[position], compare=not seconds)
                 seconds.append(1.0 / job.smoother.outputs.evaluations_per_second(x))
-            job.smoother.distance.embed(drawn)
+            self._check_distance(drawn, job.indices[position])
             finite |= bool(torch.isfinite(drawn).flatten(1).all(dim=1).any())
         if job.original is not job.model:
             job.original.to(home)  # its memory is of more use to the run
@@ -181,6 +186,22 @@ class Run:
                 f"{len(seconds)} test images all were NaN"
             )
         return len(seconds) / sum(seconds)
+
+    def _check_distance(self, drawn: Tensor, index: int) -> None:
+        """See that the distance takes outputs, and that a user's own one is a distance on them."""
+        distance = self.job.smoother.distance
+        distance.embed(drawn)
+        finite = drawn[torch.isfinite(drawn).flatten(1).all(dim=1)][:_AXIOMS]
+        if self.job.config["distance"] in _KNOWN or len(finite) < 3:
+            return
+        if distance.averages:
+            finite = torch.cat([finite, distance.averages_of(finite)])
+        finding = check_axioms(distance, finite)
+        if not finding.passed:
+            raise ValueError(
+                f"--distance must be symmetric, 0 from an output to itself and keep its triangle inequality, got "
+                f"{finding.seen}, noisy outputs of test image {index}; {finding.advice}"
+            )
 
     @property
     def rtol(self) -> float:
@@ -212,7 +233,7 @@ class Run:
         with _value_errors(unfit):
             x = job.model.point(image.unsqueeze(0))[0]
             if compare:
-                original = job.original
+                original = job.smoother.distance.encoded(job.original)
                 if isinstance(job.smoother, MeanSmoother):
                     original = job.smoother.clipped(original)
                 given_noise = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid}

@@ -30,7 +30,16 @@ from callbacks import CertificationFolder
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
 from callbacks.foreign_files import check_inside, check_links
-from center_smoothing import CenterSmoother, Decided, MeanSmoother, SmoothingBudget, TightEnough
+from center_smoothing import (
+    CenterSmoother,
+    Decided,
+    Distance,
+    FunctionDistance,
+    MeanSmoother,
+    ObjectDistance,
+    SmoothingBudget,
+    TightEnough,
+)
 from center_smoothing.audit import Finding
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
 from center_smoothing.sampling import check_point
@@ -41,10 +50,12 @@ from lightning_modules import (
     COMPILE_MODES,
     BaseModel,
     CompiledModel,
+    ImportedModel,
     LoadedCheckpoint,
     folded,
     load_checkpoint,
 )
+from lightning_modules.imported import SUFFIXES, model_in, model_of, source_of
 
 DEFAULT_H = (1.0, 1.5, 2.0)
 NOISES = ("gaussian", "discrete")
@@ -61,7 +72,7 @@ class Subject:
     Attributes:
         model: the base model.
         sigma: its own noise level; None for a pretrained model.
-        sha256: of the checkpoint's file; None for a pretrained model.
+        sha256: of the checkpoint's file, or of a user's model; None for one of this project.
         training: the run that it was trained in, if it says so.
         data: its test split.
         folder: beside which results go by default.
@@ -150,7 +161,11 @@ def _parser() -> ArgumentParser:
     ratios, budgets = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), f"one of {', '.join(entrypoint.BUDGETS)}"
     add("--config", action="config", help="YAML file with any of these arguments")
     add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
-    add("--model", type=BaseModel | None, help="pretrained model instead of a checkpoint, e.g. FaceDetector")
+    add(
+        "--model",
+        type=BaseModel | None,
+        help="pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file",
+    )
     add("--from", type=str | None, help="answer --eps-in or --h, --eps-out or both from a finished folder, no sampling")
     add(
         "--eps-in",
@@ -168,9 +183,9 @@ def _parser() -> ArgumentParser:
     add("--num-examples", type=entrypoint.num_examples, default=50, help="test examples, drawn with the seed, or all")
     add(
         "--distance",
-        type=choice("--distance", *entrypoint.DISTANCES),
+        type=entrypoint.distance_name,
         default="tv",
-        help=f"one of {', '.join(entrypoint.DISTANCES)}",
+        help=f"one of {', '.join(entrypoint.DISTANCES)}, or your own: my_package.my_distance",
     )
     add(
         "--smoother",
@@ -249,7 +264,9 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(args: Sequence[str] | None) -> Namespace:
-    parser, words = _parser(), entrypoint.joined(sys.argv[1:] if args is None else args, "--m")
+    given_words = sys.argv[1:] if args is None else args
+    words, model = _users_model(entrypoint.joined(given_words, "--m"))
+    parser = _parser()
     parser.set_defaults(data=_data_that_arguments_change(words))
     try:
         with class_paths.parse_errors():
@@ -260,6 +277,14 @@ def _parse(args: Sequence[str] | None) -> Namespace:
         raise ValueError("--data must name a data module, e.g. PhotoFolder, with the arguments --data.*") from error
     except (AttributeError, KeyError, IndexError, RecursionError) as error:  # of jsonargparse, for absurd files
         raise ValueError(f"--config must be a file with arguments of certify.py by name, got {error!r}") from error
+    if model is not None:
+        options.model = model
+    own = options.distance not in entrypoint.DISTANCES
+    if own and not (options.trust or options.distance in class_paths.typed(words)):
+        raise ValueError(
+            f"--trust must be given for a configuration file that names the distance {options.distance}: it is none of "
+            "this project, and code of whoever wrote it would run"
+        )
     given = [f"--{name}" for name in ("ckpt", "model", "from") if options[name] is not None]
     if len(given) > 1 or not (given or options.plan):
         got = " and ".join(given) or "none of them"
@@ -279,6 +304,25 @@ def _parse(args: Sequence[str] | None) -> Namespace:
     if options.noise == "discrete":
         options.grid = options.grid or DEFAULT_GRID
     return parser.instantiate(options)
+
+
+def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | None]:
+    """What --model leads to on the command line, if it is none of this project's models, and the words without it."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("--model")
+    named, others = peek.parse_known_args(list(words))
+    name = named.model
+    if name is None:
+        return list(words), None
+    if Path(name).suffix in SUFFIXES and Path(name).is_file():
+        return others, model_in(Path(name), trusted="--trust" in words)
+    if not class_paths.is_dotted(name):
+        return list(words), None
+    found = class_paths.imported(name, "--model")
+    if isinstance(found, type) and issubclass(found, BaseModel):
+        return list(words), None
+    arguments, rest = class_paths.arguments_of("--model", others)
+    return rest, model_of(found, arguments, name=name)
 
 
 def _check_smoother(options: Namespace) -> None:
@@ -318,7 +362,8 @@ def _subject(options: Namespace) -> Subject:
         if options.data is None:
             raise ValueError("--data must name a data module, e.g. PhotoFolder, for a pretrained model, got none")
         data, folder = options.data, Path("runs") / type(options.model).__name__
-        subject = Subject(options.model.eval(), options.sigma, None, None, data, folder)
+        sha256 = getattr(options.model, "sha256", None)
+        subject = Subject(options.model.eval(), options.sigma, sha256, None, data, folder)
     else:
         checkpoint, path = load_checkpoint(options.ckpt), Path(options.ckpt).resolve()
         data = options.data
@@ -338,7 +383,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
 
     The folder stays locked until ``locks`` is closed.
     """
-    distance, levels = entrypoint.DISTANCES[options.distance], _noise_levels(options, subject.sigma)
+    distance, levels = entrypoint.distance_named(options.distance), _noise_levels(options, subject.sigma)
     kinds = {"center": _centers, "mean": _means}
     smoothings = [kinds[kind](options, levels) for kind in entrypoint.SMOOTHERS[options.smoother]]
     examples, indices, digest = _draw_examples(subject.data, options.num_examples, options.seed)
@@ -352,11 +397,16 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         **({} if options.grid is None else {"noise": options.noise, "grid": options.grid}),
         "distance": repr(distance),
         "relaxation": distance.relaxation,
+        **_code_of(options.distance, distance),
         "coverage": options.coverage,
         "precision": options.precision,
         # the same function up to rounding, which may decide where a certificate is close
         **{name: options[name] for name in ("fold_batch_norm", "channels_last", "compile")},
     }
+    if isinstance(distance, ObjectDistance) and options.split_samples:
+        raise ValueError(
+            f"--split-samples must be left out with {distance!r}, whose outputs are no tensors to exchange"
+        )
     path = (
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
     )
@@ -409,6 +459,13 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         if len(below) > 1:
             check_same(folder, conclusion.config_of_all(below), subject.sha256)
     return CertificationFolder(path), jobs
+
+
+def _code_of(name: str, distance: Distance) -> dict[str, str]:
+    """What a user's distance is, so that the results of another one are not mixed with it."""
+    function = distance.function if isinstance(distance, FunctionDistance) else distance
+    source = None if name in entrypoint.DISTANCES else source_of(function)
+    return {} if source is None else {"distance_sha256": entrypoint.sha256(source)}
 
 
 def _request(options: Namespace, levels: Mapping[float, Sequence[float]]) -> planning.Request:
@@ -484,7 +541,7 @@ def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Co
 
 def _fast(model: BaseModel, options: Namespace) -> tuple[BaseModel, nn.Module]:
     """The base model as it is evaluated fastest, and what evaluates it."""
-    if options.fold_batch_norm:
+    if options.fold_batch_norm and not (isinstance(model, ImportedModel) and not model.is_eager):
         model = folded(model)
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -79,3 +79,6 @@ class CertificateWriter(BasePredictionWriter):
         )
         write_as_a_whole(self.folder.distances(example.index), distances.getvalue())
         write_as_a_whole(self.folder.outputs(example.index), outputs.getvalue())
+        if example.described is not None:
+            base, center = example.described
+            write_as_a_whole(self.folder.description(example.index), f"base output: {base}\nsmoothed: {center}\n")

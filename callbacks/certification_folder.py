@@ -251,6 +251,10 @@ class CertificationFolder:
         """Where the image, the base output, the smoothed output and what the certificate keeps of an example are."""
         return self.path / "outputs" / f"{index}.npz"
 
+    def description(self, index: int) -> Path:
+        """Where base output and smoothed output of an example stand in words, if they are no tensors."""
+        return self.path / "outputs" / f"{index}.txt"
+
     def read_outputs(self, index: int) -> dict[str, NDArray[Any]]:
         """What :meth:`outputs` holds, by name.
 

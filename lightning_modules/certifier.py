@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother
+from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother, ObjectDistance
 from center_smoothing.sharing import Share
 from center_smoothing.smoother import StoppingRule
 from lightning_modules.base import Batch
+
+# Characters of an object's description that are kept.
+_MOST_WORDS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,7 @@ class CertifiedExample:
         base_output: f(x), (*out), of the function that was smoothed: clipped where its outputs are.
         certificate: with the smoothed output.
         seconds: it took.
+        described: base output and center in words, where outputs are no tensors.
     """
 
     index: int
@@ -31,6 +35,7 @@ class CertifiedExample:
     base_output: Tensor
     certificate: Certificate | MeanCertificate
     seconds: float
+    described: tuple[str, str] | None = None
 
     def to(self, device: object, **_: object) -> CertifiedExample:
         """Itself: Lightning calls it on predictions, instead of looking into a frozen dataclass."""
@@ -70,14 +75,20 @@ class Certifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[CertifiedExample]:
         """Certify each example of the batch."""
-        examples = []
+        examples, distance = [], self.smoother.distance
         for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
             began = time.perf_counter()
+            if isinstance(distance, ObjectDistance):
+                distance.forget()  # numbers of objects depend on the example alone
             x = self.model.point(image.unsqueeze(0))[0]
             certificate = self._certify(x, index)
             base_output = self.smoother.outputs.base_output(x)
             seconds = time.perf_counter() - began
-            examples.append(CertifiedExample(index, image.cpu(), base_output.cpu(), certificate, seconds))
+            described = None
+            if isinstance(distance, ObjectDistance):
+                base, center = (repr(distance.decode(number)) for number in (base_output, certificate.center))
+                described = base[:_MOST_WORDS], center[:_MOST_WORDS]
+            examples.append(CertifiedExample(index, image.cpu(), base_output.cpu(), certificate, seconds, described))
         return examples
 
     def _certify(self, x: Tensor, index: int) -> Certificate | MeanCertificate:

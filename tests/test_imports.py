@@ -44,7 +44,7 @@ ALLOWED = {
     "lightning_modules": {"center_smoothing"},
     "callbacks": {"center_smoothing", "lightning_modules"},
     "datamodules": set(),
-    "entrypoint": {"center_smoothing"},
+    "entrypoint": {"center_smoothing", "class_paths"},
     "class_paths": set(),
     "certification": {"center_smoothing", "lightning_modules", "callbacks", "entrypoint"},
     "auditing": {"callbacks", "center_smoothing", "certification"},
