@@ -2,7 +2,25 @@
 
 from center_smoothing.budget import Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
-from center_smoothing.distances import NO_BOX, Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
+from center_smoothing.distances import (
+    NO_BOX,
+    Angular,
+    BoxJaccard,
+    Cosine,
+    Distance,
+    DistanceCheck,
+    FeatureDistance,
+    Hausdorff,
+    Lp,
+    MaskJaccard,
+    Perceptual,
+    ProbabilityTV,
+    SquaredL2,
+    Symmetrised,
+    TotalVariation,
+    Wasserstein1,
+    check_distance,
+)
 from center_smoothing.mean_budget import MeanBudget, MeanPlan
 from center_smoothing.mean_certificate import MeanCertificate, MeanOutput
 from center_smoothing.mean_smoother import MeanSmoother
@@ -15,8 +33,12 @@ __all__ = [
     "BoxJaccard",
     "CenterSmoother",
     "Certificate",
+    "Cosine",
     "Decided",
     "Distance",
+    "DistanceCheck",
+    "FeatureDistance",
+    "Hausdorff",
     "Lp",
     "MaskJaccard",
     "MeanBudget",
@@ -24,9 +46,15 @@ __all__ = [
     "MeanOutput",
     "MeanPlan",
     "MeanSmoother",
+    "Perceptual",
     "Plan",
+    "ProbabilityTV",
     "SmoothedOutput",
     "SmoothingBudget",
+    "SquaredL2",
+    "Symmetrised",
     "TightEnough",
     "TotalVariation",
+    "Wasserstein1",
+    "check_distance",
 ]

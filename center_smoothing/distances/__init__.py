@@ -1,9 +1,33 @@
 """Distances between outputs."""
 
 from center_smoothing.distances.angular import Angular
+from center_smoothing.distances.axioms import DistanceCheck, check_distance
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.features import FeatureDistance, Perceptual
+from center_smoothing.distances.hausdorff import Hausdorff
 from center_smoothing.distances.jaccard import NO_BOX, BoxJaccard, MaskJaccard
 from center_smoothing.distances.lp import Lp
+from center_smoothing.distances.probability import ProbabilityTV, Wasserstein1
+from center_smoothing.distances.relaxed import Cosine, SquaredL2
+from center_smoothing.distances.symmetrised import Symmetrised
 from center_smoothing.distances.total_variation import TotalVariation
 
-__all__ = ["NO_BOX", "Angular", "BoxJaccard", "Distance", "Lp", "MaskJaccard", "TotalVariation"]
+__all__ = [
+    "NO_BOX",
+    "Angular",
+    "BoxJaccard",
+    "Cosine",
+    "Distance",
+    "DistanceCheck",
+    "FeatureDistance",
+    "Hausdorff",
+    "Lp",
+    "MaskJaccard",
+    "Perceptual",
+    "ProbabilityTV",
+    "SquaredL2",
+    "Symmetrised",
+    "TotalVariation",
+    "Wasserstein1",
+    "check_distance",
+]
