@@ -68,7 +68,8 @@ def check_distance(distance: Distance, outputs: Tensor, relaxation: float | None
 
     These are: finite and at least 0 between finite outputs, exactly 0 from each output to itself, symmetric, the same
     pair by pair as all with all, and d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples. A failure is a proof that
-    certificates with this distance mean nothing. A pass is none: prove the inequality, or know who did.
+    certificates with this distance mean nothing. A pass is none: prove the inequality, or know who did. Of outputs that
+    can be averaged, give points between two of them too: there squares need their relaxation of 2.
 
     Args:
         distance: to be tried.
