@@ -6,18 +6,18 @@ import argparse
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+from callbacks import folder_lock
 from callbacks.certification_folder import write_as_a_whole
+from callbacks.settings import flat
 
 # What a run is; the rest (how long, on what, logged where) may change.
 _SAME = ("sigma", "model", "data", "center_smoothing", "seed_everything")
@@ -77,8 +77,8 @@ def check_same(folder: Path, parser: ArgumentParser, config: Namespace) -> None:
     Raises:
         ValueError: with the first difference.
     """
-    before = _flat(parser.parse_path(folder / "config.yaml", defaults=False).as_dict())
-    now = _flat(config.as_dict())
+    before = flat(parser.parse_path(folder / "config.yaml", defaults=False).as_dict())
+    now = flat(config.as_dict())
     for key in before:
         if key.split(".")[0] in _SAME and str(before[key]) != str(now.get(key, before[key])):
             raise ValueError(
@@ -106,24 +106,15 @@ def checkpoint(folder: Path, trainer: Trainer) -> Path:
     return path
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[None]:
     """Keep every other training out of a run folder until this process ends.
 
     Raises:
-        ValueError: if there is one.
+        ValueError: on entering it, if there is one.
     """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(
-            f"--resume must name a run that no other process is training, got {folder}: wait for its end"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return folder_lock.locked(
+        folder, f"--resume must name a run that no other process is training, got {folder}: wait for its end"
+    )
 
 
 def continue_metrics(trainer: Trainer, path: Path) -> None:
@@ -154,13 +145,3 @@ def continue_metrics(trainer: Trainer, path: Path) -> None:
             writer.writerows(rows)
             write_as_a_whole(table, text.getvalue())
             kept.unlink()
-
-
-def _flat(values: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401  # whatever a configuration holds
-    """Nested mappings as one, with dotted names."""
-    if not isinstance(values, dict):
-        return {name: values}
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{name}.{key}" if name else str(key))
-    return found

@@ -7,19 +7,19 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from callbacks.folder_consistency import check_rows, check_summary
-from callbacks.foreign_files import check_inside, read_json, read_text, refuse_links
+from callbacks.folder_lock import locked
+from callbacks.foreign_files import check_inside, check_links, read_json, read_text
 from center_smoothing import Certificate, MeanBudget, MeanCertificate, SmoothedOutput, SmoothingBudget
 from center_smoothing.budget import METHODS, Coverage
 from center_smoothing.mean_certificate import MeanOutput
@@ -142,9 +142,9 @@ class CertificationFolder:
         """Make the folder and its subfolders.
 
         Raises:
-            ValueError: if something in them is a link to another place.
+            ValueError: if something in it is a link to another place.
         """
-        refuse_links(self._folders(), "--out")
+        check_links(self.path, "--out")
         for folder in self._folders():
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -154,27 +154,17 @@ class CertificationFolder:
             for partial in folder.glob(".*.partial"):
                 partial.unlink(missing_ok=True)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep every other process that wants to write here out, until this one ends in whatever way.
 
         Raises:
-            ValueError: if another process has locked the folder.
+            ValueError: on entering it, if another process has locked the folder.
         """
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"--out must be a folder that no other process is writing to, got {self.path}: a certification is "
-                "running there; wait for its end, or take another folder"
-            ) from error
-        except NotImplementedError:
-            pass  # a file system without locks: there is no way to tell
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(
+            self.path,
+            f"--out must be a folder that no other process is writing to, got {self.path}: a certification is running "
+            "there; wait for its end, or take another folder",
+        )
 
     def read_summary(self) -> dict[str, Any] | None:
         """What summary.json holds; None if there is none.
@@ -201,7 +191,7 @@ class CertificationFolder:
         # the processes' tables first: another process may be bringing them together in the one that is read last
         parts = [read_text(part) for part in sorted(self.path.glob("certificates.rank*.csv"))]
         for text in (read_text(self.table), *parts):
-            whole = [line for line in text.split("\n")[:-1]]  # a line cut off by an interruption has no end
+            whole = text.split("\n")[:-1]  # a line cut off by an interruption has no end
             try:
                 for row in map(Row.from_text, csv.reader(whole)):
                     if row is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +69,6 @@ def check_links(folder: Path, name: str) -> None:
                 raise ValueError(f"{name} must be a folder without links to other places, got {path} to {target}")
         if place == root and "wandb" in folders:
             folders.remove("wandb")  # W&B keeps files of its own there, with links to its logs
-
-
-def refuse_links(folders: Iterable[Path], name: str) -> None:
-    """See that nothing in folders leads out of them, before anything is written there.
-
-    Raises:
-        ValueError: naming the argument, if one of their entries, or one of the folders after the first, is a link.
-    """
-    first, *others = folders
-    entries = [entry for folder in (first, *others) if folder.is_dir() for entry in folder.iterdir()]
-    for entry in [*others, *entries]:
-        if entry.is_symlink():
-            raise ValueError(f"{name} must be a folder without links to other places, got {entry}")
 
 
 def check_inside(path: Path, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Center smoothing: certified robustness for functions with outputs in a metric space."""
 
+from center_smoothing.base_functions import Estimator, OnnxModel
 from center_smoothing.budget import Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.distances import (
@@ -10,9 +11,11 @@ from center_smoothing.distances import (
     Distance,
     DistanceCheck,
     FeatureDistance,
+    FunctionDistance,
     Hausdorff,
     Lp,
     MaskJaccard,
+    ObjectDistance,
     Perceptual,
     ProbabilityTV,
     SquaredL2,
@@ -37,7 +40,9 @@ __all__ = [
     "Decided",
     "Distance",
     "DistanceCheck",
+    "Estimator",
     "FeatureDistance",
+    "FunctionDistance",
     "Hausdorff",
     "Lp",
     "MaskJaccard",
@@ -46,6 +51,8 @@ __all__ = [
     "MeanOutput",
     "MeanPlan",
     "MeanSmoother",
+    "ObjectDistance",
+    "OnnxModel",
     "Perceptual",
     "Plan",
     "ProbabilityTV",

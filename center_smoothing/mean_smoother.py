@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from center_smoothing.base_functions import as_base_function
 from center_smoothing.certificate import _ROUNDING
 from center_smoothing.distances.base import Distance, _to_float64
 from center_smoothing.mean_budget import MeanBudget
@@ -92,9 +93,9 @@ class MeanSmoother:
 
     def clipped(self, model: BaseFunction) -> BaseFunction:
         """A model with its outputs clipped as this smoother does it; the model itself with a ``bound``."""
-        if self.clip_norm is None or not callable(model):
+        if self.clip_norm is None:
             return model
-        return Clipped(model, self.distance, self.clip_norm)
+        return Clipped(as_base_function(model), self.distance, self.clip_norm)
 
     @property
     def largest_bound(self) -> float:

@@ -10,9 +10,11 @@ from enum import IntEnum
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from center_smoothing.base_functions import as_base_function
 from center_smoothing.discrete_gaussian import discrete_gaussian
 from center_smoothing.sharing import Share
 
@@ -89,7 +91,7 @@ class NoisyOutputs:
     With a grid it draws f(round(x + delta)) for x rounded to the grid: noise and sum are exact (theory T10).
 
     Args:
-        model: callable (N, *in) -> (N, *out).
+        model: callable (N, *in) -> (N, *out), tensors or arrays, or what can be made one.
         sigma: noise level, in units of x.
         seed: with the example's number, the stage and the block it determines the noise.
         grid: steps per unit of x; default: none, and noise in floating point.
@@ -112,15 +114,13 @@ class NoisyOutputs:
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if not callable(model):
-            raise ValueError(f"model must be callable, got {type(model).__name__}")
         if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0.0 < sigma < float("inf"):
             raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be 'auto' or a whole number of at least 1, got {batch_size!r}")
         if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
             raise ValueError(f"grid must be a whole number of at least 1, such as 4080, got {grid!r}")
-        self.model = model
+        self.model = as_base_function(model)
         self.sigma = float(sigma)
         self.grid = grid
         self.law = None if grid is None else discrete_gaussian(self.sigma, grid)
@@ -267,8 +267,12 @@ class NoisyOutputs:
 
     def _call(self, batch: Tensor) -> Tensor:
         outputs = self.model(batch)
+        if isinstance(outputs, np.ndarray):
+            outputs = torch.as_tensor(outputs, device=batch.device)
         if not isinstance(outputs, Tensor):
-            raise ValueError(f"model must return a tensor, got {type(outputs).__name__}")
+            raise ValueError(
+                f"model must return a tensor, got {type(outputs).__name__}; other outputs need an ObjectDistance"
+            )
         if outputs.ndim < 2 or len(outputs) != len(batch):
             raise ValueError(
                 f"model must return one output per input, shape ({len(batch)}, *out), "

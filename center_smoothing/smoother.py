@@ -11,7 +11,7 @@ from torch import Tensor
 from center_smoothing.budget import SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certification_sample import CertificationSample, averaged_sizes, tuples_of
-from center_smoothing.distances.base import Distance
+from center_smoothing.distances import Distance, as_distance
 from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs, Stage
 
 # Whether a certificate, at one of the budget's looks, will do.
@@ -25,9 +25,10 @@ class CenterSmoother:
     """Smooths a base function f into the center of the smallest ball that holds half of its noisy outputs.
 
     Args:
-        model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
+        model: the base function: any callable (N, *in) -> (N, *out), or an estimator or exported program, see
+            :func:`center_smoothing.base_functions.as_base_function`. Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
-        distance: between outputs.
+        distance: between outputs: a :class:`Distance`, or a function of two batches of outputs, (N,).
         sigma: noise level, in units of x.
         budget: sample sizes, margin and failure probabilities; default ``SmoothingBudget()``.
         seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
@@ -44,7 +45,7 @@ class CenterSmoother:
     def __init__(
         self,
         model: BaseFunction,
-        distance: Distance,
+        distance: Distance | Callable[[Tensor, Tensor], Tensor],
         *,
         sigma: float,
         budget: SmoothingBudget | None = None,
@@ -53,11 +54,10 @@ class CenterSmoother:
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if not isinstance(distance, Distance):
-            raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}")
-        self.distance = distance
+        self.distance = as_distance(distance)
         budget = SmoothingBudget() if budget is None else budget
-        self.budget = budget if distance.averages else budget.without_averages()
+        self.budget = budget if self.distance.averages else budget.without_averages()
+        model = self.distance.encoded(model)
         self.outputs = NoisyOutputs(model, sigma=sigma, seed=seed, grid=grid, batch_size=batch_size, progress=progress)
 
     @property

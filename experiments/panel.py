@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from jsonargparse import ArgumentParser, Namespace
 
 import datamodules
 import entrypoint
 from callbacks import CertificationFolder, html_report
 from callbacks.certification_report import TWO_FUNCTIONS, rounded_up
+from callbacks.folder_lock import locked
 from center_smoothing import MeanBudget, SmoothingBudget
 from datamodules import ImageDataModule
 from experiments import trained_models
@@ -164,12 +164,9 @@ def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
                 f"{len(plan.pairs) * len(plan.smoothers)} points, {len(plan.sigmas)} noise levels, "
                 f"{plan.options.num_examples} test examples each"
             )
-            try:
-                with FileLock(plan.out / ".lock", timeout=0):
-                    run(_steps(plan), plan.out / "log.txt")
-                    _conclude(plan, [_point(plan, *place) for place in itertools.product(plan.smoothers, plan.pairs)])
-            except Timeout:
-                raise ValueError(f"--out must be of one experiment, got {plan.out}: another one works there") from None
+            with locked(plan.out, f"--out must be of one experiment, got {plan.out}: another one works there"):
+                run(_steps(plan), plan.out / "log.txt")
+                _conclude(plan, [_point(plan, *place) for place in itertools.product(plan.smoothers, plan.pairs)])
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from there")
         raise SystemExit(130) from None

@@ -19,11 +19,12 @@ OF_THE_CORE_NEVER = {
 # Modules of the core, and what each may import of the others.
 CORE = {
     "bounds": set(),
-    "distances": set(),
+    "base_functions": set(),
+    "distances": {"base_functions"},
     "sharing": set(),
     "discrete_gaussian": set(),
     "safe_arrays": set(),
-    "sampling": {"discrete_gaussian", "sharing"},
+    "sampling": {"base_functions", "discrete_gaussian", "sharing"},
     "budget": {"bounds"},
     "certification_sample": {"budget", "distances", "sharing"},
     "certificate": {"bounds", "budget", "certification_sample", "distances", "safe_arrays", "sampling"},
@@ -32,7 +33,7 @@ CORE = {
     "planner": {"bounds", "budget", "stopping"},
     "mean_budget": {"bounds", "budget"},
     "mean_certificate": {"bounds", "budget", "certificate", "mean_budget", "safe_arrays"},
-    "mean_smoother": {"certificate", "distances", "mean_budget", "mean_certificate", "sampling"},
+    "mean_smoother": {"base_functions", "certificate", "distances", "mean_budget", "mean_certificate", "sampling"},
     "audit": {"distances", "sampling"},
     "metrics": {"bounds", "budget", "certificate", "distances", "sampling", "smoother"},
 }

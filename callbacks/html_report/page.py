@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +30,7 @@ from callbacks.html_report.charts import (
     up,
 )
 from callbacks.html_report.content import Picture, Report, ReportExample
+from callbacks.settings import flat
 
 _HERE = Path(__file__).parent
 _SMALL = 96  # pixels a side up to which a picture is kept without loss, and enlarged with crisp squares
@@ -65,7 +66,7 @@ def render(report: Report) -> str:
             medians=medians(report.curves),
             points=medians(report.curves, every=True) if dense else None,
             examples=examples,
-            configuration=_flat(report.configuration),
+            configuration=[(name, _setting(value)) for name, value in flat(report.configuration).items()],
             drawn={
                 chart["id"]: chart
                 for chart in [*charts, *fractions, *(example["chart"] for example in examples)]
@@ -151,16 +152,8 @@ def _encoded(image: Image.Image, kind: str, **options: int | bool) -> bytes:
     return buffer.getvalue()
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as dotted names and texts."""
-    found: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{key}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            found.append((f"{prefix}{key}", text))
-    return found
+def _setting(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _version() -> str:

@@ -3,6 +3,7 @@
 from center_smoothing.distances.angular import Angular
 from center_smoothing.distances.axioms import DistanceCheck, check_distance
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.custom import FunctionDistance, ObjectDistance, as_distance
 from center_smoothing.distances.features import FeatureDistance, Perceptual
 from center_smoothing.distances.hausdorff import Hausdorff
 from center_smoothing.distances.jaccard import NO_BOX, BoxJaccard, MaskJaccard
@@ -20,14 +21,17 @@ __all__ = [
     "Distance",
     "DistanceCheck",
     "FeatureDistance",
+    "FunctionDistance",
     "Hausdorff",
     "Lp",
     "MaskJaccard",
+    "ObjectDistance",
     "Perceptual",
     "ProbabilityTV",
     "SquaredL2",
     "Symmetrised",
     "TotalVariation",
     "Wasserstein1",
+    "as_distance",
     "check_distance",
 ]

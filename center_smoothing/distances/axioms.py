@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.custom import as_distance
 
 # Outputs of which all triples are looked at.
 _MOST_OUTPUTS = 60
@@ -63,7 +65,9 @@ class DistanceCheck:
         return self.seen if self.passed else f"{self.seen}; {self.advice}"
 
 
-def check_distance(distance: Distance, outputs: Tensor, relaxation: float | None = None) -> DistanceCheck:
+def check_distance(
+    distance: Distance | Callable[[Tensor, Tensor], Tensor], outputs: Tensor, relaxation: float | None = None
+) -> DistanceCheck:
     """Try the axioms of a distance on outputs of a model: every certificate takes them for granted.
 
     These are: finite and at least 0 between finite outputs, exactly 0 from each output to itself, symmetric, the same
@@ -72,7 +76,7 @@ def check_distance(distance: Distance, outputs: Tensor, relaxation: float | None
     can be averaged, give points between two of them too: there squares need their relaxation of 2.
 
     Args:
-        distance: to be tried.
+        distance: to be tried, or a function of paired outputs.
         outputs: (N, *out). Those that are not finite are passed over; of more than 60 others, 60 are taken, evenly.
         relaxation: gamma to try; default: what the distance declares.
 
@@ -85,8 +89,7 @@ def check_distance(distance: Distance, outputs: Tensor, relaxation: float | None
         >>> print(check_distance(SquaredL2(), torch.tensor([[0.0], [1.0], [2.0]]), relaxation=1.0))
         SquaredL2() on 3 outputs: d(a, c) = 2 (d(a, b) + d(b, c)) for outputs (0, 1, 2), with relaxation 1; mend the distance, or declare a relaxation of 2
     """  # noqa: E501  # what is printed is one line
-    if not isinstance(distance, Distance):
-        raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}")
+    distance = as_distance(distance)
     gamma = distance.relaxation if relaxation is None else relaxation
     if not 1.0 <= gamma < math.inf:
         raise ValueError(f"relaxation must lie in [1, inf), got {gamma!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,6 +81,10 @@ class Distance(ABC):
         """
         _check_paired(a, b)
         return _infinite_where(_is_nan(a) | _is_nan(b), self._compare_paired(a, b))
+
+    def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        """A model whose outputs are tensors that this distance takes; here the model itself."""
+        return model
 
     def averages_of(self, outputs: Tensor) -> Tensor:
         """Points that are likely to lie in the middle of outputs: further candidates for the center (theory T2).

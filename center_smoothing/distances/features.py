@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.custom import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
 from center_smoothing.distances.relaxed import SquaredL2
 
@@ -32,7 +33,7 @@ class FeatureDistance(Distance):
 
     Args:
         phi: callable (N, *out) -> (N, *features), each row a function of its own output alone.
-        distance: between features.
+        distance: between features, or a function of paired features.
         averages: whether means and medians of *outputs* are outputs too: they are averaged before phi sees them.
         affine: a promise of yours that phi is an affine map. Then the distance is convex in the output where d is:
             d(phi(c), phi(s a + t b)) = d(phi(c), s phi(a) + t phi(b)) for s + t = 1. Otherwise a mean of outputs may
@@ -55,7 +56,7 @@ class FeatureDistance(Distance):
     def __init__(
         self,
         phi: Callable[[Tensor], Tensor],
-        distance: Distance,
+        distance: Distance | Callable[[Tensor, Tensor], Tensor],
         *,
         averages: bool = True,
         affine: bool = False,
@@ -64,8 +65,7 @@ class FeatureDistance(Distance):
     ) -> None:
         if not callable(phi):
             raise ValueError(f"phi must be a callable (N, *out) -> (N, *features), got {phi!r}")
-        if not isinstance(distance, Distance):
-            raise ValueError(f"distance must be a Distance between features such as Lp(), got {distance!r}")
+        distance = as_distance(distance)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self.dtype = dtype or (torch.float64 if affine else torch.float32)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, _to_float64
+from center_smoothing.distances.base import Distance
+from center_smoothing.distances.custom import FunctionDistance
 from center_smoothing.distances.naming import name_of
-
-Directed = Callable[[Tensor, Tensor], Tensor]
 
 
 class Symmetrised(Distance):
@@ -24,17 +23,16 @@ class Symmetrised(Distance):
     the same; so is the greater of the two. For the sum, add both inequalities. ∎
 
     Args:
-        directed: a :class:`Distance` but for its symmetry; or any callable (N, *out), (N, *out) -> (N,) that compares
-            outputs, given in float64, pair by pair. It is called once for each of the K outputs that all are compared
-            with, in each direction.
+        directed: a :class:`Distance` but for its symmetry; or a function (N, *out), (N, *out) -> (N,) of paired outputs
+            in float64. That is called once for each of the K outputs that all are compared with, in each direction.
         mode: "max" or "sum".
-        relaxation: gamma of the directed distance, at least 1; default: what a Distance declares. A callable declares
-            nothing: say it.
-        averages: whether outputs have averages; default: as a Distance says, and not for a callable.
+        relaxation: gamma of the directed distance, at least 1; default: what a Distance declares, or a function as its
+            attribute of that name. Other functions declare nothing: say it.
+        averages: whether outputs have averages; default: as a Distance says, and not for a function.
         convex: whether both d(c, z) and d(z, c) are convex in z.
 
     Raises:
-        ValueError: for another mode, and for a callable without a relaxation.
+        ValueError: for another mode, and for a function without a relaxation.
 
     Example:
         >>> import torch
@@ -46,7 +44,7 @@ class Symmetrised(Distance):
 
     def __init__(
         self,
-        directed: Distance | Directed,
+        directed: Distance | Callable[[Tensor, Tensor], Tensor],
         mode: Literal["max", "sum"] = "max",
         *,
         relaxation: float | None = None,
@@ -58,19 +56,25 @@ class Symmetrised(Distance):
         if mode not in ("max", "sum"):
             raise ValueError(f"mode must be 'max' or 'sum', got {mode!r}")
         if relaxation is None:
-            if not isinstance(directed, Distance):
+            relaxation = getattr(directed, "relaxation", None)
+            if relaxation is None:
                 raise ValueError(
-                    f"relaxation must be given for the callable {name_of(directed)}, got None: the gamma of its "
-                    "triangle inequality, 1 if it keeps the usual one"
+                    f"relaxation must be given for the function {name_of(directed)}, got None: the gamma of its triangle "
+                    "inequality, 1 if it keeps the usual one"
                 )
-            relaxation = directed.relaxation
         if not 1.0 <= relaxation < math.inf:
             raise ValueError(f"relaxation must lie in [1, inf), got {relaxation!r}")
-        self.directed = directed if isinstance(directed, Distance) else _OfPairs(directed)
+        if not isinstance(directed, Distance):
+            directed = FunctionDistance(directed, relaxation=relaxation, averages=bool(averages))
+        self.directed = directed
         self.mode = mode
         self.relaxation = float(relaxation)
         self.averages = self.directed.averages if averages is None else averages
         self.convex = convex
+
+    def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        """As the directed distance does it."""
+        return self.directed.encoded(model)
 
     def averages_of(self, outputs: Tensor) -> Tensor:
         """As the directed distance averages."""
@@ -96,30 +100,3 @@ class Symmetrised(Distance):
 
     def _both(self, there: Tensor, back: Tensor) -> Tensor:
         return torch.maximum(there, back) if self.mode == "max" else there + back
-
-
-class _OfPairs(Distance):
-    """A directed distance from a callable that compares outputs pair by pair."""
-
-    averages = False
-
-    def __init__(self, function: Directed) -> None:
-        self.function = function
-
-    def _embed(self, z: Tensor) -> Tensor:
-        return z
-
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        columns = [self._compare_paired(a, one.expand_as(a)) for one in b]
-        return torch.stack(columns, dim=1) if columns else a.new_empty((len(a), 0))
-
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        # outputs that are not finite are NaN in here, and their distances are overwritten
-        distances = self.function(a.nan_to_num(nan=0.0), b.nan_to_num(nan=0.0))
-        if not isinstance(distances, Tensor) or distances.shape != (len(a),):
-            found = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
-            raise ValueError(f"directed must return distances of shape ({len(a)},), got {found}")
-        return _to_float64(distances)
-
-    def __repr__(self) -> str:
-        return name_of(self.function)

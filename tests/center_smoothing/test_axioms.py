@@ -102,6 +102,16 @@ def test_of_many_outputs_sixty_are_taken_from_all_over() -> None:
     assert check_distance(OneTriple(), z[:60]).num_outputs == 60
 
 
+def test_a_function_is_a_distance_too() -> None:
+    def squares(a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).square().sum(dim=1)
+
+    assert (
+        check_distance(squares, outputs()).needed_relaxation
+        == check_distance(UserSquared(), outputs()).needed_relaxation
+    )
+
+
 def test_it_is_frozen() -> None:
     found = check_distance(Lp(), outputs())
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -119,5 +129,5 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"relaxation must lie in \[1, inf\), got 0.5"):
         check_distance(Lp(), outputs(), relaxation=0.5)
     with pytest.raises(ValueError, match="distance must be a Distance"):
-        check_distance(torch.dist, outputs())  # type: ignore[arg-type]  # it is wrong
+        check_distance(3, outputs())  # type: ignore[arg-type]  # it is wrong
     assert check_distance(BoxJaccard(), torch.rand(5, 4)).passed

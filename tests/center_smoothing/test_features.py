@@ -277,8 +277,8 @@ def test_bad_arguments() -> None:
     net = network()
     with pytest.raises(ValueError, match="phi must be a callable"):
         FeatureDistance(3, Lp())  # type: ignore[arg-type]  # it is wrong
-    with pytest.raises(ValueError, match="distance must be a Distance between features"):
-        FeatureDistance(net, torch.dist)  # type: ignore[arg-type]  # it is wrong
+    with pytest.raises(ValueError, match="distance must be a Distance such as"):
+        FeatureDistance(net, 3)  # type: ignore[arg-type]  # it is wrong
     for size in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got"):
             FeatureDistance(net, Lp(), batch_size=size)  # type: ignore[arg-type]  # it is wrong

@@ -243,7 +243,7 @@ def test_a_point_that_is_not_contiguous_is_a_point() -> None:
         (lambda z: z.sum(dim=1), r"shape \(100, \*out\), got \(100,\) for inputs \(100, 2\)"),
         (lambda z: z[:1], r"shape \(100, \*out\), got \(1, 2\)"),
         (lambda z: (z, z), "model must return a tensor, got tuple"),
-        (lambda z: z.numpy(), "model must return a tensor, got ndarray"),
+        (lambda z: z.tolist(), "model must return a tensor, got list; other outputs need an ObjectDistance"),
         (lambda z: None, "model must return a tensor, got NoneType"),
     ],
 )

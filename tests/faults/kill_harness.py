@@ -16,11 +16,12 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import certify
+from tests.faults.forks import start
 
 _ACCESSES = {"open", "os.rename", "os.remove", "os.mkdir"}
 
@@ -52,23 +53,8 @@ def main() -> None:
 
 def run(command: Sequence[str], out: Path, *, seconds: float | None = None, access: int | None = None) -> int:
     """Certify in a process of its own, and return its exit code; -9 if it was killed."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            log = os.open(out.with_name(f"{out.name}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            if access is not None:
-                kill_before_access(access, str(out))
-            certify.main(command)
-            code = 0
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
+    before = None if access is None else partial(kill_before_access, access, str(out))
+    child = start(command, out.with_name(f"{out.name}.log"), before)
     if seconds is not None:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)

@@ -12,12 +12,13 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-import certify
+from tests.faults.forks import start
 
 
 def main() -> None:
@@ -45,7 +46,10 @@ def run(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logs = [Path(f"{out}.rank{rank}.log") for rank in range(ranks)]
-    children = [start(command, environment(launcher, rank, ranks, port), rank, logs[rank]) for rank in range(ranks)]
+    children = [
+        start(command, log, partial(become, rank, environment(launcher, rank, ranks, port)))
+        for rank, log in enumerate(logs)
+    ]
     if kill is not None:
         table = Path(out) / f"certificates.rank{kill}.csv"
         while not (table.exists() and table.read_text().count("\n") > 1):
@@ -67,26 +71,10 @@ def environment(launcher: str, rank: int, ranks: int, port: int) -> dict[str, st
     return {**meeting, **slurm}
 
 
-def start(command: Sequence[str], variables: dict[str, str], rank: int, log: Path) -> int:
-    """Certify in a process of its own, and return its number."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        os.environ.update(variables)
-        rank_zero_only.rank = rank  # Lightning has looked for it when it was imported
-        certify.main(command)
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def become(rank: int, variables: dict[str, str]) -> None:
+    """Be the process of a rank."""
+    os.environ.update(variables)
+    rank_zero_only.rank = rank  # Lightning has looked for it when it was imported
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,18 +73,30 @@ def wandb_history() -> Callable[[Path], list[dict[str, object]]]:
 @pytest.fixture(scope="session")
 def wandb_records() -> Callable[[Path], list[wandb_internal_pb2.Record]]:
     """Reads back all records of the one offline run below a folder."""
-    return lambda folder: list(_records(folder))
+    return _records
 
 
-def _records(folder: Path) -> Iterator[wandb_internal_pb2.Record]:
-    """The records of an offline run: LevelDB's log format, 32 KiB blocks of records, each a protobuf message."""
+def _records(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """The records of an offline run, once they are all there: W&B's own process writes them, and ends after the run."""
     (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    data, position, message = log.read_bytes(), 7, b""
+    end = time.monotonic() + 60
+    while True:
+        records = list(_whole_records(log.read_bytes()))
+        if any(record.WhichOneof("record_type") == "exit" for record in records) or time.monotonic() > end:
+            return records
+        time.sleep(0.05)
+
+
+def _whole_records(data: bytes) -> Iterator[wandb_internal_pb2.Record]:
+    """LevelDB's log format, 32 KiB blocks of records, each a protobuf message; without one that is cut off."""
+    position, message = 7, b""
     while position + 7 <= len(data):
         if 32768 - position % 32768 < 7:
             position += 32768 - position % 32768
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if position + 7 + length > len(data):
+            return
         message += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):

@@ -1,0 +1,49 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+# What a file system without locks answers.
+_UNKNOWN = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+@contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Keep every other process that wants to lock a folder out, until this one ends in whatever way.
+
+    On a file system without locks it goes on with a warning in one line.
+
+    Args:
+        folder: that is there already.
+        refusal: what to say if another process has locked it.
+
+    Raises:
+        ValueError: if another process has.
+        OSError: if nothing can be written there.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(refusal) from error
+    except (
+        NotImplementedError,
+        OSError,
+    ) as error:  # the first is what older filelocks raise
+        if isinstance(error, OSError) and error.errno not in _UNKNOWN:
+            raise
+        print(
+            f"warning: {folder} is on a file system without locks: nothing keeps a second process from writing there",
+            file=sys.stderr,
+        )
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,214 @@
+"""Distances that users bring: a function of two batches, or a way to compare two objects of any kind."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from center_smoothing.base_functions import as_base_function
+from center_smoothing.distances.base import Distance
+
+
+class FunctionDistance(Distance):
+    """A distance from a function of paired outputs.
+
+    Args:
+        function: (N, *out), (N, *out), both float64 -> (N,), each pair by itself. Symmetric, at least 0, and 0 from an
+            output to itself; :func:`center_smoothing.check_distance` looks whether it is.
+        relaxation: gamma of its triangle inequality; default: the function's attribute of that name, or else 1.
+        averages: whether means of outputs are outputs too; default: the function's attribute, or else that they are.
+
+    Raises:
+        ValueError: if it is not callable, or for a relaxation below 1. When called, for results of another shape and
+            for negative distances.
+
+    Example:
+        >>> largest = FunctionDistance(lambda a, b: (a - b).abs().amax(dim=1))
+        >>> largest(torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 2.0]]))
+        tensor([3.], dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        *,
+        relaxation: float | None = None,
+        averages: bool | None = None,
+    ) -> None:
+        if not callable(function):
+            raise ValueError(f"distance must be a Distance or a function of two batches, got {function!r}")
+        relaxation = getattr(function, "relaxation", 1.0) if relaxation is None else relaxation
+        if isinstance(relaxation, bool) or not isinstance(relaxation, int | float) or not 1.0 <= relaxation < math.inf:
+            raise ValueError(f"relaxation must be a finite number of at least 1, got {relaxation!r}")
+        self.function = function
+        self.relaxation = float(relaxation)
+        self.averages = bool(getattr(function, "averages", True) if averages is None else averages)
+
+    def _embed(self, z: Tensor) -> Tensor:
+        return z
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        columns = [self._compare_paired(a, center.expand_as(a)) for center in b]
+        return torch.stack(columns, dim=1) if columns else a.new_empty((len(a), 0))
+
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        found = self.function(a, b)
+        if not isinstance(found, Tensor) or found.shape != (len(a),):
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{self!r} must return one number for each pair, shape ({len(a)},), got {got}")
+        if bool((found < 0.0).any()):
+            raise ValueError(f"{self!r} must not be negative, got {float(found.min()):g}")
+        return found.to(a.device, torch.float64)
+
+    def __repr__(self) -> str:
+        """The function's name, with what was declared of it."""
+        function = self.function
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        where = getattr(function, "__module__", type(function).__module__)
+        return f"{where}.{name}" + (f"(relaxation={self.relaxation:g})" if self.relaxation != 1.0 else "")
+
+
+class ObjectDistance(Distance):
+    """A distance between outputs that are no tensors: texts, sets, graphs, whatever can be told apart.
+
+    A subclass says how far two objects are apart, and its ``relaxation`` if that is no metric. The model then returns
+    a sequence of N objects, and None where it has no answer, which lies outside every ball. Objects are numbered
+    as they appear: a center is a number, and :meth:`decode` gives the object.
+
+    Example:
+        >>> class Overlap(ObjectDistance):
+        ...     def between(self, a: frozenset, b: frozenset) -> float:
+        ...         return 1.0 - len(a & b) / max(len(a | b), 1)
+        >>> distance = Overlap()
+        >>> numbers = distance.encode([frozenset("ab"), frozenset("bc"), None])
+        >>> distance.pairwise(numbers, numbers[:1])[:, 0].tolist()
+        [0.0, 0.6666666666666667, inf]
+        >>> sorted(distance.decode(numbers[1]))
+        ['b', 'c']
+    """
+
+    averages = False
+
+    def __init__(self) -> None:
+        self.forget()
+
+    @abstractmethod
+    def between(self, a: Any, b: Any) -> float:  # noqa: ANN401  # whatever the model returns
+        """How far two outputs are apart: at least 0, symmetric, 0 for equal ones, with this class's relaxation."""
+
+    def key(self, output: Any) -> Hashable:  # noqa: ANN401
+        """What tells outputs apart; equal keys are one output. Default: the output itself, which must be hashable."""
+        return output  # type: ignore[no-any-return]  # checked when it is used
+
+    def forget(self) -> None:
+        """Forget all outputs seen so far, with their numbers."""
+        self._objects: list[Any] = []
+        self._numbers: dict[Hashable, int] = {}
+        self._known: dict[tuple[int, int], float] = {}
+
+    def encode(self, outputs: Sequence[Any]) -> Tensor:
+        """N outputs -> their numbers, (N, 1) float64; NaN for None.
+
+        Raises:
+            ValueError: for outputs that cannot be told apart, as they are not hashable.
+        """
+        return torch.tensor([[self._number(output)] for output in outputs], dtype=torch.float64).reshape(-1, 1)
+
+    def decode(self, number: Tensor) -> Any:  # noqa: ANN401
+        """The output of a number (1,); None for NaN.
+
+        Raises:
+            ValueError: for a number that no output has.
+        """
+        value = float(number)
+        if math.isnan(value):
+            return None
+        if value != int(value) or not 0 <= value < len(self._objects):
+            raise ValueError(f"number must be one of 0..{len(self._objects) - 1}, got {value:g}")
+        return self._objects[int(value)]
+
+    def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        """A model whose outputs are the numbers of those of another one; that itself if they are already."""
+        return model if isinstance(model, _Encoded) else _Encoded(as_base_function(model), self)
+
+    def _number(self, output: Any) -> float:  # noqa: ANN401
+        if output is None:
+            return math.nan
+        try:
+            number = self._numbers.setdefault(self.key(output), len(self._objects))
+        except TypeError as error:
+            raise ValueError(
+                f"outputs must be hashable, such as tuples and frozensets, or {type(self).__name__}.key must make them "
+                f"so, got {type(output).__name__}"
+            ) from error
+        if number == len(self._objects):
+            self._objects.append(output)
+        return float(number)
+
+    def _embed(self, z: Tensor) -> Tensor:
+        return z.flatten(1)
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        rows, columns = a[:, 0].tolist(), b[:, 0].tolist()
+        found = torch.tensor([[self._between(p, q) for q in columns] for p in rows], dtype=torch.float64)
+        return found.reshape(len(rows), len(columns)).to(a.device)
+
+    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
+        pairs = zip(a[:, 0].tolist(), b[:, 0].tolist(), strict=True)
+        return torch.tensor([self._between(p, q) for p, q in pairs], dtype=torch.float64, device=a.device)
+
+    def _between(self, p: float, q: float) -> float:
+        if math.isnan(p) or math.isnan(q):
+            return math.inf
+        pair = int(p), int(q)
+        if pair not in self._known:
+            distance = float(self.between(self._objects[pair[0]], self._objects[pair[1]]))
+            if distance < 0.0:
+                raise ValueError(f"{self!r} must not be negative, got {distance:g}")
+            self._known[pair] = distance
+        return self._known[pair]
+
+    def __repr__(self) -> str:
+        """Class name and public parameters."""
+        public = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({public})"
+
+
+class _Encoded:
+    """See :meth:`ObjectDistance.encoded`."""
+
+    def __init__(self, model: Callable[[Tensor], Any], distance: ObjectDistance) -> None:
+        self.model = model
+        self.distance = distance
+        self.__self__ = getattr(model, "__self__", model)  # whose eval mode it is
+
+    def __call__(self, x: Tensor) -> Tensor:
+        outputs = self.model(x)
+        if isinstance(outputs, str) or not isinstance(outputs, Sequence):
+            raise ValueError(
+                f"model must return a sequence of {len(x)} outputs for {self.distance!r}, got {type(outputs).__name__}"
+            )
+        return self.distance.encode(outputs).to(x.device)
+
+
+def as_distance(distance: object) -> Distance:
+    """A distance from what a user brings: itself, a class without arguments, or a function of two batches.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(distance, type) and issubclass(distance, Distance):
+        try:
+            return distance()
+        except TypeError as error:
+            raise ValueError(f"distance must be an instance such as {distance.__name__}(...), got the class") from error
+    if isinstance(distance, Distance):
+        return distance
+    if callable(distance):
+        return FunctionDistance(distance)
+    raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}; a function does too")

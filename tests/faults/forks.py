@@ -1,0 +1,39 @@
+"""Certifications in processes of their own, forks of one that has imported everything: for the scripts beside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import certify
+
+
+def start(command: Sequence[str], log: Path, before: Callable[[], None] | None = None) -> int:
+    """Certify in a process of its own, and return its number.
+
+    Args:
+        command: of certify.py.
+        log: where its output goes, after what is there.
+        before: what that process does first.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        if before is not None:
+            before()
+        certify.main(command)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
