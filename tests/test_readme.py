@@ -99,3 +99,15 @@ def test_the_flags_in_the_tables_exist(script: str) -> None:
     )
     missing = {flag for flag in shown if flag not in done.stdout and not flag.startswith(("--data.", "--model."))}
     assert not missing
+
+
+def test_the_check_of_a_distance_prints_what_the_documentation_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "distances.md").read_text()
+    code, shown = re.findall(r"```python\n(class|import torch.*?)```.*?```\n(.*?)```", text, flags=re.DOTALL)[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        exec(code, {})
+    passed, failed = capsys.readouterr().out.splitlines()
+    assert "all axioms hold" in passed
+    numbers = r"for outputs \(.*?\)"
+    assert re.sub(numbers, "", failed) == re.sub(numbers, "", shown.strip())
