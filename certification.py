@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Subset
 
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
-from center_smoothing import CenterSmoother, MeanSmoother
+from center_smoothing import CenterSmoother, MeanBudget, MeanSmoother
+from center_smoothing.attack import AttackBudget, has_gradient
 from center_smoothing.audit import RTOL, Finding, check_axioms, check_determinism, check_independence
 from center_smoothing.budget import Coverage
 from center_smoothing.sampling import NoisyOutputs, Stage, grid_change
@@ -62,6 +63,7 @@ class Job:
         checkpoint_sha256: of the checkpoint's file; None for a pretrained model.
         names: of the examples by index, where their data set has names.
         stop: when to stop sampling an example, at one of the looks of the smoother's budget.
+        attack: what attacks on each certificate may try; default: there are none.
     """
 
     model: BaseModel
@@ -76,6 +78,7 @@ class Job:
     checkpoint_sha256: str | None
     names: Mapping[int, str]
     stop: StoppingRule | None = None
+    attack: AttackBudget | None = None
 
     @cached_property
     def grid_change(self) -> tuple[float, float] | None:
@@ -88,6 +91,15 @@ class Job:
             points = (self.original.point(image.unsqueeze(0).to(self.original.device))[0] for image in images)
             changes = [grid_change(point, grid) for point in points]
         return max(largest for largest, _ in changes), max(norm for _, norm in changes)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the base function per example at most, about so many of them for attacks."""
+        budget = self.smoother.budget
+        if self.attack is None:
+            return budget.evaluations
+        again = budget.n if isinstance(budget, MeanBudget) else budget.k + budget.n + budget.n_check
+        return budget.evaluations + len(self.eps_in) * (self.attack.evaluations + again)
 
     @property
     def kind(self) -> str:
@@ -132,13 +144,19 @@ class Run:
         finished = _finished(job)
         self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
         self.progress = CertificationProgress(
-            evaluations=job.smoother.budget.evaluations,
+            evaluations=job.evaluations,
             finished=len(finished),
             total=len(job.examples),
             split_samples=split_samples,
         )
         job.smoother.outputs.progress = self.progress.advance
-        writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage, split_samples=split_samples)
+        writer = CertificateWriter(
+            job.folder,
+            eps_in=job.eps_in,
+            coverage=job.coverage,
+            split_samples=split_samples,
+            seed=job.smoother.outputs.seed,
+        )
         self.trainer = make_trainer(
             accelerator=accelerator,
             devices=devices,
@@ -223,6 +241,12 @@ class Run:
                 points.append(job.model.point(image.unsqueeze(0))[0])
         return points, examples
 
+    def has_gradient(self) -> bool:
+        """Whether attacks can follow gradients of the model and the distance, seen at the first example."""
+        points, _ = self.points(1)
+        with self.trainer.precision_plugin.predict_step_context():
+            return has_gradient(self.job.smoother, points[0])
+
     def _calibration_outputs(self, image: Tensor, index: int, *, compare: bool) -> tuple[Tensor, Tensor]:
         """The point (*in) of an image, and outputs (64, *out) of noisy copies, compared with the original model's."""
         job, outputs = self.job, self.job.smoother.outputs
@@ -260,7 +284,14 @@ class Run:
         if not self.todo:
             return
         remaining = _Remaining(self.job.examples, self.todo, shared=not self.split_samples)
-        certifier = Certifier(self.job.model, self.job.smoother, self.job.stop, split_samples=self.split_samples)
+        certifier = Certifier(
+            self.job.model,
+            self.job.smoother,
+            self.job.stop,
+            split_samples=self.split_samples,
+            attack=self.job.attack,
+            eps_in=self.job.eps_in,
+        )
         try:
             if self.trainer.is_global_zero:
                 self.write_summary([])

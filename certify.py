@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ import conclusion
 import datamodules
 import entrypoint
 import planning
-from callbacks import CertificationFolder
+from callbacks import CertificationFolder, attack_results
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
 from callbacks.foreign_files import check_inside, check_links
@@ -40,6 +40,7 @@ from center_smoothing import (
     SmoothingBudget,
     TightEnough,
 )
+from center_smoothing.attack import AttackBudget
 from center_smoothing.audit import Finding
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
 from center_smoothing.sampling import check_point
@@ -59,8 +60,10 @@ from lightning_modules.imported import SUFFIXES, model_in, model_of, source_of
 
 DEFAULT_H = (1.0, 1.5, 2.0)
 NOISES = ("gaussian", "discrete")
+ATTACKS = ("none", "pgd")
 # A multiple of 255, so that 8-bit images lie on it.
 DEFAULT_GRID = 4080
+_ATTACK_FLAGS = ("attack_steps", "attack_starts", "attack_samples")
 # A distributed run has several processes and one terminal.
 _say = rank_zero_only(print)
 
@@ -113,7 +116,7 @@ def main(args: Sequence[str] | None = None) -> Path | None:
 
     Raises:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk. With code 1 if an audit
-            found a failure, or on an interruption.
+            found a failure, or an attack contradicts a certificate, or on an interruption.
     """
     offline = entrypoint.wandb_offline()
     entrypoint.quiet_libraries(offline=offline)
@@ -145,12 +148,12 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         if runs[0].trainer.is_global_zero:
             with entrypoint.user_errors():
                 try:
-                    _conclude(out, runs, subject, offline=offline)
+                    contradicted = _conclude(out, runs, subject, offline=offline)
                 except OSError as error:
                     raise ValueError(
                         f"{error}; all examples are finished and kept in {out.path}; the same command writes the rest"
                     ) from error
-            if not all(finding["passed"] for finding in runs[0].findings):
+            if contradicted or not all(finding["passed"] for finding in runs[0].findings):
                 raise SystemExit(1)
     return out.path
 
@@ -223,6 +226,17 @@ def _parser() -> ArgumentParser:
     )
     add("--plan", action="store_true", help="only say what it costs and can certify; loads no data, writes nothing")
     add("--audit", action="store_true", help="also check what certificates take for granted; exit code 1 on failures")
+    add(
+        "--attack",
+        type=choice("--attack", *ATTACKS),
+        default="none",
+        help="pgd: search each certified ball for an input that moves the smoothed output; exit code 1 if one moves it "
+        "further than certified",
+    )
+    tries = AttackBudget()
+    add("--attack-steps", type=count("--attack-steps"), help=f"of each start of an attack; default {tries.steps}")
+    add("--attack-starts", type=count("--attack-starts"), help=f"of each attack; default {tries.starts}")
+    add("--attack-samples", type=count("--attack-samples"), help=f"noisy copies of a step; default {tries.samples}")
     limited = entrypoint.time_span("--time-limit")
     add("--time-limit", type=limited, help="choose n, m, k and delta so that all takes about that long: 90s, 30m, 2h")
     add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
@@ -299,6 +313,7 @@ def _parse(args: Sequence[str] | None) -> Namespace:
             f"first, and then ask with --from FOLDER --eps-out {options.eps_out[0]:g}"
         )
     _check_smoother(options)
+    _check_attack(options)
     if options.grid is not None and options.noise != "discrete":
         raise ValueError(f"--grid is of discrete noise: it needs --noise discrete, got {options.noise}")
     if options.noise == "discrete":
@@ -341,6 +356,29 @@ def _check_smoother(options: Namespace) -> None:
         )
     elif options.smoother != "center" or any(value is not None for value in bounds.values()):
         raise ValueError("--from takes no --smoother, --clip-norm and --output-bound: the folder has its own")
+
+
+def _check_attack(options: Namespace) -> None:
+    """Raise ValueError where an attack does not go with the other arguments."""
+    tries = [name for name in _ATTACK_FLAGS if options[name] is not None]
+    if options.attack == "none":
+        if tries:
+            flag = f"--{tries[0].replace('_', '-')}"
+            raise ValueError(f"{flag} is of an attack: it needs --attack pgd, got none")
+        return
+    if options["from"] is not None or options.plan:
+        raise ValueError("--attack goes with a certification: it must be left out with --from and --plan")
+    if options.split_samples:
+        raise ValueError("--attack is the work of one process: it must be left out with --split-samples")
+    if options.time_limit is not None:
+        raise ValueError("--attack must be left out with --time-limit, which does not count it: give --n and --m")
+
+
+def _attack_budget(options: Namespace) -> AttackBudget | None:
+    if options.attack == "none":
+        return None
+    given = {name.removeprefix("attack_"): options[name] for name in _ATTACK_FLAGS}
+    return AttackBudget(**{name: value for name, value in given.items() if value is not None})
 
 
 def _check_planning(options: Namespace) -> None:
@@ -387,6 +425,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
     kinds = {"center": _centers, "mean": _means}
     smoothings = [kinds[kind](options, levels) for kind in entrypoint.SMOOTHERS[options.smoother]]
     examples, indices, digest = _draw_examples(subject.data, options.num_examples, options.seed)
+    attack = _attack_budget(options)
     config = {
         "model": type(subject.model).__name__,
         **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
@@ -395,6 +434,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         "examples_sha256": digest,
         "seed": options.seed,
         **({} if options.grid is None else {"noise": options.noise, "grid": options.grid}),
+        **({} if attack is None else {"attack": {"method": options.attack, **asdict(attack)}}),
         "distance": repr(distance),
         "relaxation": distance.relaxation,
         **_code_of(options.distance, distance),
@@ -448,6 +488,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
             checkpoint_sha256=subject.sha256,
             names={} if names is None else {index: names[index] for index in indices},
             stop=_stopping_rule(smoothing.rules, radii, options.coverage),
+            attack=attack,
         )
         for smoothing in smoothings
         for sigma, radii in levels.items()
@@ -654,6 +695,8 @@ def _plan(jobs: Sequence[Job]) -> list[str]:
             found += report.mean_plan_lines(smoother, **given)
         else:
             found += report.plan_lines(smoother.budget, smoother.distance, **given)
+    if jobs[0].attack is not None:
+        found.append(attack_results.plan_line(jobs[0].attack, eps_in=len(jobs[0].eps_in)))
     change = jobs[0].grid_change
     if change is not None:
         found.append(report.grid_line(jobs[0].config["grid"], change))
@@ -666,7 +709,7 @@ def _preflight(runs: Sequence[Run]) -> None:
     if not todo:
         return
     rates = {kind: run.preflight() for kind, run in {run.job.kind: run for run in reversed(todo)}.items()}
-    seconds = sum(run.job.smoother.budget.evaluations * run.most_examples / rates[run.job.kind] for run in todo)
+    seconds = sum(run.job.evaluations * run.most_examples / rates[run.job.kind] for run in todo)
     levels, kinds = len(conclusion.radii_by_sigma([run.job for run in runs])), {run.job.kind for run in runs}
     what = f"{sum(len(run.todo) for run in todo)} examples"
     what += (f" at {levels} noise levels" if levels > 1 else "") + (" by two smoothers" if len(kinds) > 1 else "")
@@ -675,6 +718,8 @@ def _preflight(runs: Sequence[Run]) -> None:
         f"  about {report.duration(seconds)} for {what}{' together' if len(runs) > 1 else ''} at "
         f"{speed:,.0f} samples/s in batches of {batch_size}"
     )
+    if todo[0].job.attack is not None and not todo[0].has_gradient():
+        _say("  attack: the model or the distance has no gradient: a search without gradients takes its place")
 
 
 def _audit_before(runs: Sequence[Run]) -> None:
@@ -696,14 +741,18 @@ def _audit_after(runs: Sequence[Run]) -> None:
         run.findings = auditing.as_plain(findings)
 
 
-def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> None:
-    """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B."""
+def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> bool:
+    """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B.
+
+    Returns:
+        Whether an attack contradicts a certificate.
+    """
     if runs[0].findings:
         _audit_after(runs)
     jobs, parts = [run.job for run in runs], [conclusion.Part.of(run) for run in runs]
     for folder, below in conclusion.folders(out, jobs):
         rows, results = conclusion.write_files(folder, [part for part in parts if part.job in below], runs[0])
-    print(*report.result_lines(results), sep="\n")
+    print(*report.result_lines(results), *attack_results.result_lines(rows), sep="\n")
     notes = [line for part in parts for line in report.non_finite_lines(part.job.folder, part.rows)]
     for line in [*notes, *_memory_lines(runs)]:
         print(line)
@@ -723,6 +772,11 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
         report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
         if offline:
             entrypoint.say_offline(out.path)
+    where = ", ".join(str(job.folder.counterexamples) for job in jobs if job.folder.counterexamples.is_dir())
+    wrong = attack_results.contradiction_lines(rows, alpha=jobs[0].smoother.budget.alpha, where=where)
+    if wrong:
+        print(*wrong, sep="\n", file=sys.stderr)
+    return bool(wrong)
 
 
 def _memory_lines(runs: Sequence[Run]) -> list[str]:

@@ -35,6 +35,7 @@ CORE = {
     "mean_certificate": {"bounds", "budget", "certificate", "mean_budget", "safe_arrays"},
     "mean_smoother": {"base_functions", "certificate", "distances", "mean_budget", "mean_certificate", "sampling"},
     "audit": {"distances", "sampling"},
+    "attack": {"certificate", "distances", "mean_certificate", "mean_smoother", "sampling", "smoother"},
     "metrics": {"bounds", "budget", "certificate", "distances", "sampling", "smoother"},
 }
 

@@ -168,6 +168,8 @@ def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice
         return torch.where(mask, better(slice(None)), values)
     rows = mask.flatten(1).any(dim=1).nonzero()[:, 0]
     if len(rows) > 0:
+        if values.requires_grad:
+            values = values.clone()  # what made them may need them for its gradient
         values[rows] = torch.where(mask[rows], better(rows), values[rows])
     return values
 
