@@ -3,7 +3,7 @@
 from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import BaseModel, NoisyModule
 from lightning_modules.certifier import CertifiedExample, Certifier
-from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint
+from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint, load_weights
 from lightning_modules.compiled import COMPILE_MODES, CompiledModel
 from lightning_modules.face_detector import FaceDetector
 from lightning_modules.folding import folded
@@ -24,4 +24,5 @@ __all__ = [
     "NoisyReconstructor",
     "folded",
     "load_checkpoint",
+    "load_weights",
 ]
