@@ -84,7 +84,7 @@ def test_the_command_for_ones_own_runs(tmp_path: Path) -> None:
         "from torch import nn\n\n\nclass MyModule(nn.Flatten):\n    pass\n\n\n"
         "def my_distance(a, b):\n    return (a - b).abs().sum(dim=1)\n"
     )
-    run(command, tmp_path, *CERTIFICATION, "--n=100", "--m=400", "--k=8", "--out=own")
+    run(command, tmp_path, *CERTIFICATION, "--out=own")
     assert (tmp_path / "own" / "report.html").is_file()
 
 
