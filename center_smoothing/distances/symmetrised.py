@@ -59,8 +59,8 @@ class Symmetrised(Distance):
             relaxation = getattr(directed, "relaxation", None)
             if relaxation is None:
                 raise ValueError(
-                    f"relaxation must be given for the function {name_of(directed)}, got None: the gamma of its triangle "
-                    "inequality, 1 if it keeps the usual one"
+                    f"relaxation must be given for the function {name_of(directed)}, got None: the gamma of its "
+                    "triangle inequality, 1 if it keeps the usual one"
                 )
         if not 1.0 <= relaxation < math.inf:
             raise ValueError(f"relaxation must lie in [1, inf), got {relaxation!r}")
