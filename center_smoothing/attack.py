@@ -108,9 +108,9 @@ def attack(
 
     Projected gradient ascent on E d(f(x' + noise), center): fresh noise at each step, steps of one l2 length. The best
     point by an estimate on common noise is smoothed with the smoother's own budget. That run has noise of its own: its
-    number of an example is a hash of x', ``eps_in`` and ``example``. So an x' that was chosen knowing the certificate
-    is one that the promise covers (docs/theory.md, "Noise and the adversary"): with probability at least 1 - alpha
-    ``eps`` is at most ``certificate.eps_out(eps_in)``, unless a bound is wrong.
+    number of an example is a hash of ``example`` and ``eps_in``, and the search draws from other ones. So the promise
+    covers this x', though it was chosen knowing the certificate (docs/theory.md, "Noise and the adversary"): with
+    probability at least 1 - alpha ``eps`` is at most ``certificate.eps_out(eps_in)``, unless a bound is wrong.
 
     Args:
         smoother: that gave the certificate.
@@ -146,7 +146,7 @@ def attack(
         (distance(outputs.base_output(point)[None], base[None]).item(), point) for point in (of_base.best(), perturbed)
     ]
     base_eps, base_perturbed = max(found, key=lambda pair: pair[0])
-    output = smoother.smooth(perturbed, example=_key("smooth", example, eps_in, perturbed))
+    output = smoother.smooth(perturbed, example=_key("smooth", example, eps_in))
     eps = 0.0
     if not (certificate.abstained or output.abstained):
         eps = distance(certificate.output.center[None], output.center[None]).item()
@@ -370,13 +370,8 @@ class _Search:
 
 
 def _key(*parts: object) -> int:
-    """A number for noise of its own, from whatever tells it apart; of tensors all bits count."""
-    digest = hashlib.blake2b(b"attack", digest_size=16)
-    for part in parts:
-        if isinstance(part, Tensor):
-            digest.update(part.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        name = f"{part.dtype}{tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)
-        digest.update(f"/{name}".encode())
+    """A number for noise of its own, from whatever tells it apart."""
+    digest = hashlib.blake2b(repr(("attack", *parts)).encode(), digest_size=16)
     return int.from_bytes(digest.digest(), "big")
 
 
