@@ -22,7 +22,21 @@ from urllib.parse import urlparse
 
 import yaml
 
-from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, MeanBudget, SmoothingBudget, TotalVariation
+from center_smoothing import (
+    Angular,
+    BoxJaccard,
+    Cosine,
+    Distance,
+    Hausdorff,
+    Lp,
+    MaskJaccard,
+    MeanBudget,
+    ProbabilityTV,
+    SmoothingBudget,
+    SquaredL2,
+    TotalVariation,
+    Wasserstein1,
+)
 
 T = TypeVar("T")
 
@@ -48,6 +62,11 @@ DISTANCES: dict[str, Distance] = {
     "linf": Lp(float("inf")),
     "jaccard": BoxJaccard(),
     "mask-jaccard": MaskJaccard(),
+    "cosine": Cosine(),
+    "squared-l2": SquaredL2(),
+    "hausdorff": Hausdorff(),
+    "probability-tv": ProbabilityTV(),
+    "wasserstein1": Wasserstein1(),
 }
 
 # Of the units of --time-limit.
