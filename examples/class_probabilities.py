@@ -96,7 +96,7 @@ def draw(certificates: Sequence[Certificate], chosen: Sequence[int], out: Path) 
     for axes, (example, certificate) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         center, radius = certificate.center.double(), certificate.eps_out(SIGMA)
         margins = torch.stack([center - (center - radius).clamp_min(0.0), (center + radius).clamp_max(1.0) - center])
-        axes.bar(range(10), center, yerr=margins, capsize=2, color="C0", ecolor="C1")
+        axes.bar(range(10), center.numpy(), yerr=margins.numpy(), capsize=2, color="C0", ecolor="C1")
         axes.set(title=f"example {example}", xticks=range(10), ylim=(0, 1.02))
     common.save(figure, out)
 
