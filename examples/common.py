@@ -213,13 +213,14 @@ def certify(
         heading: of the remarks.
     """
     columns = [f"eps_out at h={h:g}" for h in H]
-    print(f"example  {'  '.join(columns)}  smoothing loss  abstained  {heading}".rstrip())
+    print(f"example  {'  '.join(columns)}  smoothing loss  abstained  {heading}".rstrip(), flush=True)
     certificates = []
     for example in chosen:
         certificate = smoother.certify(points[example], example=example)
         abstained = "yes" if certificate.abstained else "no"
         said = remark(certificate, example)
-        print(f"{_row(str(example), _radii(certificate), certificate.smoothing_loss, abstained)}  {said}".rstrip())
+        row = _row(str(example), _radii(certificate), certificate.smoothing_loss, abstained)
+        print(f"{row}  {said}".rstrip(), flush=True)
         certificates.append(certificate)
     return certificates
 

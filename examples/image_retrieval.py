@@ -68,7 +68,7 @@ class Gallery:
         return nearest, label, float(angles[self.labels != label].min() - angles[nearest]) / 2.0
 
     def keeps(self, certificate: Certificate, h: float) -> bool:
-        """Whether no query within h sigma finds another class than the smoothed query does."""
+        """Whether a query within h sigma cannot find another class than the smoothed query does."""
         # an abstention has eps_out = inf
         return certificate.eps_out(h * SIGMA) < self.find(certificate.center)[2]
 
