@@ -16,7 +16,6 @@ TOP_PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
 }
-_ROLE = re.compile(r":(?:class|meth|func|attr|mod|data):(?=<code>)")
 _LIST_ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 _FENCE = re.compile(r" *```")
 
@@ -32,11 +31,6 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Lead links to where the page is on the site, and let lists begin where GitHub lets them begin."""
     return lists_after_paragraphs(site_links_of_docs(markdown))
-
-
-def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Show Sphinx's roles in docstrings, such as :class:`Distance`, as the names that they hold."""
-    return _ROLE.sub("", html)
 
 
 def site_links_of_top(markdown: str) -> str:
