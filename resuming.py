@@ -20,19 +20,25 @@ from callbacks.certification_folder import write_as_a_whole
 from callbacks.settings import flat
 
 # What a run is; the rest (how long, on what, logged where) may change.
-_SAME = ("sigma", "model", "data", "center_smoothing", "seed_everything")
+_SAME = ("sigma", "model", "data", "center_smoothing", "seed_everything", "init_from")
 
 
 def asked_for(words: Sequence[str]) -> Path | None:
     """The run folder that --resume names on the command line; None where it is not given.
 
     Raises:
-        ValueError: if it is no run folder with a checkpoint to go on from.
+        ValueError: if it is no run folder with a checkpoint to go on from, or if --init-from names other weights.
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--resume")
-    resume = peek.parse_known_args(list(words))[0].resume
-    return None if resume is None else run_folder(resume)
+    peek.add_argument("--init-from")
+    found = peek.parse_known_args(list(words))[0]
+    if found.resume is not None and found.init_from is not None:
+        raise ValueError(
+            "--init-from must be left out with --resume, which goes on from the run's own weights, got "
+            f"{found.init_from}"
+        )
+    return None if found.resume is None else run_folder(found.resume)
 
 
 def run_folder(resume: str) -> Path:
@@ -77,7 +83,9 @@ def check_same(folder: Path, parser: ArgumentParser, config: Namespace) -> None:
     Raises:
         ValueError: with the first difference.
     """
-    before = flat(parser.parse_path(folder / "config.yaml", defaults=False).as_dict())
+    path = folder / "config.yaml"
+    given, whole = (flat(parser.parse_path(path, defaults=defaults).as_dict()) for defaults in (False, True))
+    before = {**given, **{key: whole[key] for key in whole if key not in given}}  # it may be older than an argument
     now = flat(config.as_dict())
     for key in before:
         if key.split(".")[0] in _SAME and str(before[key]) != str(now.get(key, before[key])):

@@ -26,7 +26,7 @@ from callbacks import CenterSmoothing
 from callbacks.certification_report import rounded_up
 from callbacks.survival import Survival, WholeCheckpoints
 from datamodules import ImageDataModule
-from lightning_modules import NoisyModule
+from lightning_modules import NoisyModule, load_weights
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG, TRAIN, CERTIFY = ROOT / "configs" / "default.yaml", ROOT / "train.py", ROOT / "certify.py"
@@ -54,6 +54,9 @@ class TrainingCLI(LightningCLI):
         )
         parser.add_argument(
             "--resume", type=str | None, default=None, help="run folder, or its last.ckpt: go on in that run"
+        )
+        parser.add_argument(
+            "--init-from", type=str | None, default=None, help="checkpoint: start another run with its weights"
         )
         parser.add_lightning_class_args(CenterSmoothing, "center_smoothing")
         parser.link_arguments("sigma", "model.init_args.sigma", compute_fn=float)
@@ -85,7 +88,9 @@ class TrainingCLI(LightningCLI):
                 logger.init_args[key] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  # Lightning's signature
-        """Keep the configuration, and add the checkpoints: best by val/loss, and last."""
+        """Take over weights, keep the configuration, and add the checkpoints: best by val/loss, and last."""
+        if self.config.init_from is not None and self.config.resume is None:
+            load_weights(self.model, self.config.init_from)
         if rank_zero_only.rank == 0:
             self.datamodule.prepare_data()  # before anything is written: the data may be out of reach
             self.run_folder.mkdir(parents=True, exist_ok=True)

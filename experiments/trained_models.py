@@ -79,6 +79,7 @@ def _same_training(saved: object, wanted: dict[str, Any], sigma: float) -> bool:
     return (
         all(_arguments(saved.get(part)) == _arguments(wanted[part]) for part in ("model", "data"))
         and saved.get("seed_everything") == wanted["seed_everything"]
+        and saved.get("init_from") == wanted.get("init_from")
         and trainer.get("max_epochs") == wanted["trainer"]["max_epochs"]
         and all(trainer.get(key, value) == value for key, value in _WHOLE_TRAINING.items())
     )

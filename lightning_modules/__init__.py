@@ -3,10 +3,11 @@
 from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import BaseModel, NoisyModule
 from lightning_modules.certifier import CertifiedExample, Certifier
-from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint
+from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint, load_weights
 from lightning_modules.compiled import COMPILE_MODES, CompiledModel
 from lightning_modules.face_detector import FaceDetector
 from lightning_modules.folding import folded
+from lightning_modules.imported import ImportedModel
 from lightning_modules.reconstructor import NoisyReconstructor
 
 __all__ = [
@@ -16,10 +17,12 @@ __all__ = [
     "Certifier",
     "CompiledModel",
     "FaceDetector",
+    "ImportedModel",
     "LoadedCheckpoint",
     "NoisyAutoencoder",
     "NoisyModule",
     "NoisyReconstructor",
     "folded",
     "load_checkpoint",
+    "load_weights",
 ]

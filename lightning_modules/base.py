@@ -13,6 +13,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_modules.consistency import CONSISTENCY_DISTANCES, consistency
+
 
 class Batch(TypedDict):
     """What a datamodule yields: images (N, C, H, W) in [0, 1] and their indices (N,) in the data set."""
@@ -47,40 +49,76 @@ class NoisyModule(BaseModel):
 
     Subclasses implement :meth:`forward`, the base function f, and call ``save_hyperparameters()`` on plain values, so
     that the checkpoint alone rebuilds them. Where the attacker perturbs something else than the image they override
-    :meth:`point`.
+    :meth:`point`, and where outputs should be something else than the image :meth:`loss`.
 
     Args:
         sigma: noise level of training and smoothing, in units of the point (pixels in [0, 1]).
         learning_rate: Adam's.
         noise_range: (low, high), in units of the point. Each training image then has a noise level of its own, uniform
             between the two, so that one model serves several sigma; default: all have sigma.
+        consistency_weight: of the consistency term, the distance between the outputs at two noisy copies of each image;
+            0 leaves it out. With it a step takes twice the time.
+        consistency_distance: one of ``CONSISTENCY_DISTANCES``, in which the outputs are compared.
 
     Raises:
         ValueError: for arguments out of range, and for a sigma outside noise_range.
     """
 
     def __init__(
-        self, *, sigma: float, learning_rate: float = 1e-3, noise_range: Sequence[float] | None = None
+        self,
+        *,
+        sigma: float,
+        learning_rate: float = 1e-3,
+        noise_range: Sequence[float] | None = None,
+        consistency_weight: float = 0.0,
+        consistency_distance: str = "tv",
     ) -> None:
         super().__init__()
         if not 0.0 < sigma < math.inf:
             raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
         if not 0.0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate must be a positive finite number, got {learning_rate!r}")
+        if not 0.0 <= consistency_weight < math.inf:
+            raise ValueError(
+                f"consistency_weight must be a finite number of at least 0 such as 0.3, got {consistency_weight!r}"
+            )
+        if consistency_distance not in CONSISTENCY_DISTANCES:
+            raise ValueError(
+                f"consistency_distance must be one of {', '.join(CONSISTENCY_DISTANCES)}, got {consistency_distance!r}"
+            )
         self.sigma = float(sigma)
+        self.consistency_weight = float(consistency_weight)
+        self.consistency_distance = str(consistency_distance)
         self.learning_rate = float(learning_rate)
         self.noise_range = None if noise_range is None else _check_noise_range(noise_range, self.sigma)
 
+    def loss(self, outputs: Tensor, images: Tensor) -> Tensor:
+        """What outputs (N, *out) at points of images (N, C, H, W) should be: the mean squared error to the images."""
+        return functional.mse_loss(outputs, images)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean squared error of f(x + noise) to the clean image."""
+        """Mean squared error of f(x + noise) to the clean image, and the weighted consistency term.
+
+        ``train/loss`` is the error without the term, ``train/consistency`` the term without its weight.
+        """
         x = self.point(batch["image"])
-        loss = functional.mse_loss(self(x + self._noise(x)), batch["image"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
-        return loss
+        copies = 1 if self.consistency_weight == 0.0 else 2
+        # one call for all copies, so that batch norm takes them as one batch
+        outputs = self(torch.cat([x + noise for noise in self._noises(x, copies=copies)]))
+        loss = self.loss(outputs, torch.cat([batch["image"]] * copies))
+        self._log_training("loss", loss, len(x))
+        if copies == 1:
+            return loss
+        term = consistency(*outputs.chunk(2), distance=self.consistency_distance)
+        self._log_training("consistency", term, len(x))
+        return loss + self.consistency_weight * term
+
+    def _log_training(self, name: str, value: Tensor, batch_size: int) -> None:
+        self.log(f"train/{name}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch_size)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Mean squared error of f(x), without noise, to the image."""
-        loss = functional.mse_loss(self(self.point(batch["image"])), batch["image"])
+        loss = self.loss(self(self.point(batch["image"])), batch["image"])
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -96,13 +134,16 @@ class NoisyModule(BaseModel):
         if datamodule is not None:
             checkpoint["data"] = {"class": type(datamodule).__name__, "init_args": dict(datamodule.hparams)}
 
-    def _noise(self, x: Tensor) -> Tensor:
-        """Training noise for points (N, *in), from the global generator, which Lightning seeds."""
-        noise = torch.randn_like(x)
+    def _noises(self, x: Tensor, *, copies: int) -> list[Tensor]:
+        """Independent training noises for points (N, *in), from the global generator, which Lightning seeds.
+
+        All copies of a point have one noise level.
+        """
+        noises = [torch.randn_like(x) for _ in range(copies)]
         if self.noise_range is None:
-            return self.sigma * noise
-        levels = x.new_empty(len(x)).uniform_(*self.noise_range)
-        return levels.reshape(-1, *[1] * (x.ndim - 1)) * noise
+            return [self.sigma * noise for noise in noises]
+        levels = x.new_empty(len(x)).uniform_(*self.noise_range).reshape(-1, *[1] * (x.ndim - 1))
+        return [levels * noise for noise in noises]
 
 
 def _check_noise_range(noise_range: Sequence[float], sigma: float) -> list[float]:

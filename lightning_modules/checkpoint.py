@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 
 from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import NoisyModule
-from lightning_modules.checkpoint_limits import check_archive, check_module, data_of, name_of
+from lightning_modules.checkpoint_limits import check_archive, check_module, check_weights, data_of, name_of
 from lightning_modules.reconstructor import NoisyReconstructor
 
 BASE_MODELS: dict[str, type[NoisyModule]] = {cls.__name__: cls for cls in (NoisyAutoencoder, NoisyReconstructor)}
+# Hyperparameters that leave the shapes of the weights alone.
+_OF_TRAINING = ("sigma", "learning_rate", "noise_range", "consistency_weight", "consistency_distance")
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,8 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         ValueError: for a missing, truncated or foreign file, and for a checkpoint of another class.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"--ckpt must be a checkpoint file that train.py wrote, got {path}: no such file")
-    try:
-        check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
-        raise ValueError(
-            f"--ckpt must be a whole checkpoint that train.py wrote, got {path}: it is {_what_is_wrong(error)}"
-        ) from error
+    content = _read(path, flag="--ckpt")
     known = ", ".join(BASE_MODELS)
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"--ckpt must be a checkpoint that train.py wrote, got {path}: it holds no Lightning module")
     name = content.get("base_model")
     if not isinstance(name, str) or name not in BASE_MODELS:
         described = "names no class of this project" if name is None else f"is of class {name!r}"
@@ -66,6 +59,60 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
             f"--ckpt must hold the weights of the {name} that it describes, got {path}: {reason}"
         ) from error
     return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")))
+
+
+def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-from") -> None:
+    """Give a model the weights of a checkpoint, and nothing else of it, without executing any pickle.
+
+    The checkpoint's class and hyperparameters are not used: what is trained says which model it is.
+
+    Args:
+        model: changed in place.
+        path: of the checkpoint.
+        flag: that named it, for the error message.
+
+    Raises:
+        ValueError: for a missing, truncated or foreign file, and for weights of other names or shapes than the model's.
+    """
+    path = Path(path)
+    content = _read(path, flag=flag)
+    try:
+        check_weights(content["state_dict"], model.state_dict(), size=path.stat().st_size)
+        model.load_state_dict(content["state_dict"])
+    except Exception as error:  # weights of a foreign file may be anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ValueError(
+            f"{flag} must hold weights of the {type(model).__name__} that is trained, got {path}: {reason}"
+            f"{_other_hyperparameters(model, content.get('hyper_parameters'))}"
+        ) from error
+
+
+def _read(path: Path, *, flag: str) -> dict[str, Any]:
+    """The content of a checkpoint file: tensors and plain values, with a state_dict."""
+    if not path.is_file():
+        raise ValueError(f"{flag} must be a checkpoint file that train.py wrote, got {path}: no such file")
+    try:
+        check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
+        raise ValueError(
+            f"{flag} must be a whole checkpoint that train.py wrote, got {path}: it is {_what_is_wrong(error)}"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"{flag} must be a checkpoint that train.py wrote, got {path}: it holds no Lightning module")
+    return content
+
+
+def _other_hyperparameters(model: NoisyModule, found: object) -> str:
+    """Those that shape the weights, where a checkpoint has others than a model; empty if there are none."""
+    if not isinstance(found, Mapping):
+        return ""
+    differing = [
+        f"{name}={found[name]!r:.80}"
+        for name, value in model.hparams.items()
+        if name in found and name not in _OF_TRAINING and found[name] != value
+    ]
+    return f"; it was trained with {', '.join(differing)}" if differing else ""
 
 
 def _what_is_wrong(error: BaseException) -> str:

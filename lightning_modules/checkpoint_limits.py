@@ -69,23 +69,40 @@ def check_module(module: type[NoisyModule], content: Mapping[str, Any], *, size:
     arguments = {name: value for name, value in hyper_parameters.items() if name in accepted}
     for name, value in arguments.items():
         _check_plain(name, value)
+    check_weights(weights, None, size=size)
+    with torch.device("meta"):  # has shapes, and no memory
+        expected = module(**arguments).state_dict()
+    check_weights(weights, expected, size=size)
+    return arguments
+
+
+def check_weights(weights: object, expected: Mapping[str, Tensor] | None, *, size: int) -> None:
+    """See that weights take no more memory than their file, and are those of a module.
+
+    Args:
+        weights: a checkpoint's state_dict.
+        expected: state_dict of the module, on any device; None to leave names and shapes unchecked.
+        size: of the file, in bytes.
+
+    Raises:
+        ValueError: with the first thing that is wrong.
+    """
     if not isinstance(weights, Mapping) or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise ValueError("its state_dict is no mapping of names to tensors")
     claimed = sum(weight.numel() * weight.element_size() for weight in weights.values())
     if claimed > size:
         raise ValueError(f"its weights claim {claimed} bytes, more than the {size} of the file")
-    with torch.device("meta"):  # has shapes, and no memory
-        expected = {name: tensor.shape for name, tensor in module(**arguments).state_dict().items()}
-    for name, shape in expected.items():
+    if expected is None:
+        return
+    for name, tensor in expected.items():
         if name not in weights:
             raise ValueError(f"Missing key {name!r} in its state_dict")
-        if weights[name].shape != shape:
+        if weights[name].shape != tensor.shape:
             found = tuple(weights[name].shape)
-            raise ValueError(f"size mismatch for {name}: {found} in its state_dict, {tuple(shape)} as it is described")
+            raise ValueError(f"size mismatch for {name}: {found} in its state_dict, {tuple(tensor.shape)} in the model")
     foreign = [name for name in weights if name not in expected]
     if foreign:
         raise ValueError(f"Unexpected key {foreign[0]!r} in its state_dict")
-    return arguments
 
 
 def data_of(value: object) -> dict[str, Any] | None:

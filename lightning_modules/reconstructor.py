@@ -35,6 +35,8 @@ class NoisyReconstructor(NoisyModule):
         latent_dim: latent dimension of the autoencoder.
         learning_rate: Adam's.
         noise_range: (low, high) of each training image's own noise level; default: all have sigma.
+        consistency_weight: of the consistency term, 0 for none: see :class:`NoisyModule`.
+        consistency_distance: in which it compares outputs.
 
     Raises:
         ValueError: for arguments out of range, and for an A that cannot be reverted in float32.
@@ -49,9 +51,18 @@ class NoisyReconstructor(NoisyModule):
         latent_dim: int = 256,
         learning_rate: float = 1e-3,
         noise_range: Sequence[float] | None = None,
+        consistency_weight: float = 0.0,
+        consistency_distance: str = "tv",
     ) -> None:
-        super().__init__(sigma=sigma, learning_rate=learning_rate, noise_range=noise_range)
+        super().__init__(
+            sigma=sigma,
+            learning_rate=learning_rate,
+            noise_range=noise_range,
+            consistency_weight=consistency_weight,
+            consistency_distance=consistency_distance,
+        )
         sigma, learning_rate, noise_range = self.sigma, self.learning_rate, self.noise_range
+        consistency_weight, consistency_distance = self.consistency_weight, self.consistency_distance
         image_shape, latent_dim = [int(size) for size in image_shape], int(latent_dim)
         num_measurements, measurement_seed = int(num_measurements), int(measurement_seed)
         self.save_hyperparameters()

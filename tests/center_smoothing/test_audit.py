@@ -18,8 +18,8 @@ from center_smoothing.audit import (
     check_noise,
     check_outputs,
     check_units,
-    needed_relaxation,
 )
+from center_smoothing.distances.axioms import needed_relaxation
 from center_smoothing.sampling import NoisyOutputs
 
 X = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0))

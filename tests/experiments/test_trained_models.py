@@ -53,6 +53,8 @@ def test_later_trainings_change_nothing(tmp_path: Path) -> None:
     [
         {"sigma": 0.25},
         {"seed_everything": 1},
+        {"init_from": "some.ckpt"},
+        {"model": {**WANTED["model"], "init_args": {"latent_dim": 8, "consistency_weight": 0.3}}},
         {"model": {"class_path": "lightning_modules.NoisyAutoencoder", "init_args": {"latent_dim": 16}}},
         {"model": {"class_path": "lightning_modules.NoisyReconstructor", "init_args": {"latent_dim": 8}}},
         {"model": {**WANTED["model"], "init_args": {"latent_dim": 8, "noise_range": [0.1, 0.5]}}},

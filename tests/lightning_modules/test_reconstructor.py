@@ -234,9 +234,10 @@ def test_hyperparameters_are_plain_values() -> None:
     model = tiny(image_shape=torch.Size((3, 8, 8)), noise_range=(0, 1), measurement_seed=3)
     assert dict(model.hparams) == {
         "sigma": 0.25, "image_shape": [3, 8, 8], "num_measurements": 24, "measurement_seed": 3, "latent_dim": 4,
-        "learning_rate": 0.001, "noise_range": [0.0, 1.0],
+        "learning_rate": 0.001, "noise_range": [0.0, 1.0], "consistency_weight": 0.0, "consistency_distance": "tv",
     }  # fmt: skip
-    assert [type(value) for value in dict(model.hparams).values()] == [float, list, int, int, int, float, list]
+    kinds = [float, list, int, int, int, float, list, float, str]
+    assert [type(value) for value in dict(model.hparams).values()] == kinds
 
 
 def test_checkpoint_alone_rebuilds_an_equal_model(checkpoint: Path, content: dict[str, Any]) -> None:

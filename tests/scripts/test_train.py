@@ -112,6 +112,11 @@ def test_sigma_that_is_no_positive_number_is_refused(
             "--data.root must hold Fashion",
         ),
         (["--model.latent_dim=0"], "latent_dim must be at least 1, got 0"),
+        (
+            ["--model.consistency_weight=-0.1"],
+            "consistency_weight must be a finite number of at least 0 such as 0.3, got -0.1",
+        ),
+        (["--model.consistency_distance=l2"], "consistency_distance must be one of tv, l1, mse, got 'l2'"),
         (["--model=Foo"], "--model"),
         (["--trainer.max_epochs=many"], "--trainer.max_epochs"),
         (["--runs=/dev/null/runs"], "--runs must be a folder that can be written to, got /dev/null/runs"),
