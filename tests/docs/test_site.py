@@ -6,7 +6,6 @@ import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -75,13 +74,13 @@ def pages(site: Path) -> dict[str, Loaded]:
 
 
 @pytest.fixture
-def hooks() -> Iterator[ModuleType]:
+def hooks() -> ModuleType:
     spec = spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
+    return module
 
 
 @needs_mkdocs
