@@ -108,9 +108,9 @@ def attack(
 
     Projected gradient ascent on E d(f(x' + noise), center): fresh noise at each step, steps of one l2 length. The best
     point by an estimate on common noise is smoothed with the smoother's own budget. That run has noise of its own: its
-    number of an example is a hash of ``example`` and ``eps_in``, of which nothing that x' was chosen by knows. So it is
-    an x' that the promise covers, though it was chosen knowing the certificate (docs/theory.md, "Noise and the adversary"): with probability at least 1 - alpha
-    ``eps`` is at most ``certificate.eps_out(eps_in)``, unless a bound is wrong.
+    number of an example is a hash of ``example`` and ``eps_in``, and the search draws from other ones. So the promise
+    covers this x', though it was chosen knowing the certificate (docs/theory.md, "Noise and the adversary"): with
+    probability at least 1 - alpha ``eps`` is at most ``certificate.eps_out(eps_in)``, unless a bound is wrong.
 
     Args:
         smoother: that gave the certificate.

@@ -1,4 +1,4 @@
-"""What the consistency term buys: ``python experiments/consistency.py --weights 0 0.1 0.3 1 3``.
+"""What the consistency term buys: ``python experiments/consistency.py --weights 0 0.03 0.1``.
 
 Trains a model for each weight, certifies each, and writes reconstruction error against certified output radius.
 """
@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from torch.nn import functional
 
 import entrypoint
 from callbacks import CertificationFolder
@@ -27,9 +28,10 @@ from datamodules import MNIST
 from experiments import trained_models
 from experiments.medians import Median
 from experiments.steps import Step, run
+from lightning_modules import load_checkpoint
 from lightning_modules.consistency import CONSISTENCY_DISTANCES
 
-WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
+WEIGHTS = (0.0, 0.03, 0.05, 0.1, 0.3)
 RATIOS = (1.0, 2.0)
 NUM_EXAMPLES = 20
 # Noisy copies per call of a model: measured anew after a restart, another size would change the last digits.
@@ -43,12 +45,14 @@ class Row:
     Attributes:
         weight: of the consistency term.
         val_loss: mean squared error of the best checkpoint on clean test images.
+        noisy_loss: likewise on test images with noise of level sigma, one copy each.
         eps_out: median certified output radius at each ratio h.
         smoothing_loss: median distance from f(x) to the smoothed output.
     """
 
     weight: float
     val_loss: float
+    noisy_loss: float
     eps_out: tuple[Median, ...]
     smoothing_loss: Median
 
@@ -131,9 +135,14 @@ def _radii(options: Namespace) -> list[float]:
     return [h * options.sigma for h in options.h]
 
 
-def _steps(options: Namespace) -> list[Step]:
+def _digits() -> MNIST:
     data = MNIST(variant="digits")
     data.setup()
+    return data
+
+
+def _steps(options: Namespace) -> list[Step]:
+    data = _digits()
     images = len(data.train_set) + len(data.test_set)
     evaluations = entrypoint.budget(options.budget).evaluations
     trainings = [
@@ -208,11 +217,16 @@ def _row(options: Namespace, weight: float) -> Row:
     assert checkpoint is not None
     states = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]
     val_loss = float(next(state["best_model_score"] for key, state in states.items() if "'val/loss'" in key))
+    images = torch.stack([image["image"] for image in _digits().test_set])
+    noise = options.sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(options.seed))
+    with torch.inference_mode():
+        noisy_loss = functional.mse_loss(load_checkpoint(checkpoint).model(images + noise), images).item()
     rows = _certification(options, weight).rows()
     radii = _radii(options)
     return Row(
         weight=weight,
         val_loss=val_loss,
+        noisy_loss=noisy_loss,
         eps_out=tuple(Median.of([row.eps_out for row in rows if row.eps_in == eps_in]) for eps_in in radii),
         smoothing_loss=Median.of([row.smoothing_loss for row in rows if row.eps_in == radii[0]]),
     )
@@ -223,23 +237,26 @@ def _conclude(options: Namespace, rows: Sequence[Row]) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [f"median_eps_out_h={h:g}{end}" for h in options.h for end in ("", "_low", "_high")]
-    writer.writerow(["weight", "val_loss", *columns, "median_smoothing_loss"])
+    writer.writerow(["weight", "val_loss", "noisy_loss", *columns, "median_smoothing_loss"])
     for row in rows:
         medians = [value for median in row.eps_out for value in (median.value, median.low, median.high)]
-        writer.writerow([row.weight, row.val_loss, *medians, row.smoothing_loss.value])
+        writer.writerow([row.weight, row.val_loss, row.noisy_loss, *medians, row.smoothing_loss.value])
     table = Path(options.out) / f"consistency-{options.consistency_distance}.csv"
     table.write_text(text.getvalue())
     heads = [f"Median `eps_out`, h = {h:g}" for h in options.h]
-    print("| Weight | `val/loss` |", " | ".join(heads), "| Median smoothing loss |")
-    print("| ---: " * (len(heads) + 3) + "|")
+    print(
+        "| Weight | `val/loss`, clean inputs | Error on noisy inputs |", " | ".join(heads), "| Median smoothing loss |"
+    )
+    print("| ---: " * (len(heads) + 4) + "|")
     first = rows[0]
     for row in rows:
         radii = [
             f"{rounded_up(median.value)} ({median.value / before.value - 1:+.0%})"
             for median, before in zip(row.eps_out, first.eps_out, strict=True)
         ]
-        loss = f"{row.val_loss:.5f} ({row.val_loss / first.val_loss - 1:+.0%})"
-        print(f"| {row.weight:g} | {loss} | {' | '.join(radii)} | {row.smoothing_loss.value:.2f} |")
+        pairs = ((row.val_loss, first.val_loss), (row.noisy_loss, first.noisy_loss))
+        losses = [f"{loss:.5f} ({loss / before - 1:+.0%})" for loss, before in pairs]
+        print(f"| {row.weight:g} | {' | '.join(losses)} | {' | '.join(radii)} | {row.smoothing_loss.value:.2f} |")
     print(f"written: {table}")
     return table
 

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"center_smoothing", "lightning_modules", "callbacks", "datamodules"}
-ENTRY_POINTS = {"train", "certify", "experiments", "benchmarks"}
+ENTRY_POINTS = {"train", "certify", "experiments", "benchmarks", "examples"}
 SHARED = {"auditing", "certification", "class_paths", "conclusion", "entrypoint", "perceptual", "planning", "resuming"}
 OURS = PACKAGES | ENTRY_POINTS | SHARED | {"tests"}
 OF_THE_CORE_NEVER = {
@@ -53,6 +53,7 @@ ALLOWED = {
     "resuming": {"callbacks"},
     "perceptual": {"center_smoothing"},
     "planning": {"center_smoothing", "lightning_modules", "callbacks", "certification", "entrypoint"},
+    "examples": {"center_smoothing", "entrypoint"},
     "tests": OURS,
 }
 
@@ -160,6 +161,10 @@ def test_the_core_is_looked_at() -> None:
         ("experiments/digits.py", "import certify"),
         ("benchmarks/speed.py", "from experiments.digits import main"),
         ("benchmarks/speed.py", "import tests"),
+        ("examples/common.py", "from datamodules.mnist import MNIST"),
+        ("examples/texts.py", "from experiments import panel"),
+        ("experiments/panel.py", "from examples import common"),
+        ("entrypoint.py", "from examples.common import settings"),
     ],
 )
 def test_a_wrong_import_is_reported(path: str, source: str) -> None:

@@ -28,8 +28,13 @@ def write_run(runs: Path, arguments: dict[str, Any], *, epochs: int = 2) -> Path
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """What would be run."""
     seen: list[Step] = []
-    row = consistency.Row(0.0, 0.004, (Median(60.0, 50.0, 70.0), Median(80.001, 70.0, 90.0)), Median(5.0, 4.0, 6.0))
-    rows = {0.0: row, 0.3: consistency.Row(0.3, 0.0042, (row.eps_out[0], Median(60.0, 50.0, 70.0)), row.smoothing_loss)}
+    row = consistency.Row(
+        0.0, 0.004, 0.005, (Median(60.0, 50.0, 70.0), Median(80.001, 70.0, 90.0)), Median(5.0, 4.0, 6.0)
+    )
+    rows = {
+        0.0: row,
+        0.3: consistency.Row(0.3, 0.0042, 0.004, (row.eps_out[0], Median(60.0, 50.0, 70.0)), row.smoothing_loss),
+    }
     monkeypatch.setattr(consistency, "run", lambda steps, log: seen.extend(steps))
     monkeypatch.setattr(consistency, "_row", lambda options, weight: rows[weight])
     return seen
@@ -59,8 +64,8 @@ def test_a_weight_is_trained_unless_its_own_training_is_there(tmp_path: Path, st
 def test_the_table_is_relative_to_the_first_weight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = consistency.main([f"--runs={tmp_path}", f"--out={tmp_path / 'out'}", "--weights", "0", "0.3"])
     lines = capsys.readouterr().out.splitlines()
-    assert "| 0 | 0.00400 (+0%) | 60.00 (+0%) | 80.01 (+0%) | 5.00 |" in lines
-    assert "| 0.3 | 0.00420 (+5%) | 60.00 (+0%) | 60.00 (-25%) | 5.00 |" in lines
+    assert "| 0 | 0.00400 (+0%) | 0.00500 (+0%) | 60.00 (+0%) | 80.01 (+0%) | 5.00 |" in lines
+    assert "| 0.3 | 0.00420 (+5%) | 0.00400 (-20%) | 60.00 (+0%) | 60.00 (-25%) | 5.00 |" in lines
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["median_eps_out_h=2"]) for row in rows] == [80.001, 60.0]
