@@ -274,6 +274,11 @@ def _script(path: str) -> Callable[[list[str]], None]:
     return check
 
 
+def _example(words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file()
+    _script("examples/common.py")(words[1:])
+
+
 def _pip(words: list[str]) -> None:
     """What it installs is this package, with extras that it has."""
     (wanted,) = [word for word in words if word != "-e"]
@@ -302,6 +307,7 @@ CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"python certify\.py(?=.* --config configs/face_detection\.yaml )", _certify_parse, "photos of faces"),
     (r"python experiments/figure4\.py", _panel("figure4"), "ten minutes to hours: tests/experiments"),
     (r"python experiments/figure5\.py", _panel("figure5"), "ten minutes to hours: tests/experiments"),
+    (r"python (?=examples/)", _example, "tests/examples run them all"),
     (r"python benchmarks/throughput\.py", _script("benchmarks/throughput.py"), "measures for a minute"),
     (r"python benchmarks/growth\.py", _script("benchmarks/growth.py"), "minutes, with gigabytes of memory"),
     (r"python tests/faults/kill_harness\.py", _script("tests/faults/kill_harness.py"), "kills processes: tests/faults"),
