@@ -87,7 +87,7 @@ def draw(embedded: Tensor, labels: Tensor, certificates: Sequence[Certificate], 
     points = (embedded - middle) @ plane
     figure = Figure(figsize=(8, 7), layout="constrained")
     axes = figure.subplots()
-    dots = axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab10", s=12, vmin=-0.5, vmax=9.5)
+    dots = axes.scatter(*points.T.numpy(), c=labels.numpy(), cmap="tab10", s=12, vmin=-0.5, vmax=9.5)
     for certificate in certificates:
         if not certificate.abstained:
             center_x, center_y = ((certificate.center - middle) @ plane).tolist()

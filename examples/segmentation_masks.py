@@ -75,15 +75,19 @@ def crops(image: Tensor, stride: int) -> Tensor:
     return image.unfold(0, SIDE, stride).unfold(1, SIDE, stride).reshape(-1, SIDE, SIDE)
 
 
+def parts(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Crops for training, of the left part of an image (H, W), and crops to certify, of the right part."""
+    return crops(image[:, :SPLIT], 6), crops(image[:, SPLIT:], 16)
+
+
 def main(args: Sequence[str] | None = None) -> common.Summary:
     """Train, certify, print."""
     with user_errors():
         settings = common.settings(args, __doc__)
         image, coins = photo()
-        test, wanted = crops(image[:, SPLIT:], 16), crops(coins[:, SPLIT:], 16)
+        (train, test), (masks, wanted) = parts(image), parts(coins)
         chosen = settings.chosen(len(test))
 
-    train, masks = crops(image[:, :SPLIT], 6), crops(coins[:, :SPLIT], 6)
     network = common.fit(
         UNet,
         lambda scores, batch: functional.binary_cross_entropy_with_logits(scores, masks[batch]),

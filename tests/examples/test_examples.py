@@ -17,7 +17,7 @@ from center_smoothing import Angular, ProbabilityTV
 from examples import common
 from examples.class_probabilities import lead
 from examples.image_retrieval import Gallery
-from examples.segmentation_masks import SIDE, SPLIT, crops, photo
+from examples.segmentation_masks import SIDE, parts, photo
 from examples.texts import EditDistance, Reader, strips
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_no_test_crop_shares_a_pixel_with_training() -> None:
     image, coins = photo()
     assert image.shape == coins.shape
     columns = torch.arange(image.shape[1]).float().expand(image.shape)
-    train, test = crops(columns[:, :SPLIT], 6), crops(columns[:, SPLIT:], 16)
+    train, test = parts(columns)
     assert train.max() < test.min()
     assert test.shape[1:] == (SIDE, SIDE)
     assert 0.2 < coins.mean() < 0.6
