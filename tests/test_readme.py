@@ -19,7 +19,7 @@ TRAINING = [
     "--trainer.enable_progress_bar=false",
     "--center_smoothing.num_examples=1",
 ]
-CERTIFICATION = ["--budget=quick", "--num-examples=1", "--accelerator=cpu"]
+CERTIFICATION = ["--n=500", "--m=1000", "--num-examples=1", "--accelerator=cpu"]
 
 
 def blocks(language: str) -> list[str]:
