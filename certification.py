@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Subset
 
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
-from center_smoothing import CenterSmoother, MeanSmoother
-from center_smoothing.audit import RTOL, Finding, check_determinism, check_independence
+from center_smoothing import CenterSmoother, MeanBudget, MeanSmoother
+from center_smoothing.attack import AttackBudget, has_gradient
+from center_smoothing.audit import RTOL, Finding, check_axioms, check_determinism, check_independence
 from center_smoothing.budget import Coverage
 from center_smoothing.sampling import NoisyOutputs, Stage, grid_change
 from center_smoothing.smoother import StoppingRule
@@ -35,6 +36,11 @@ _PACKAGES = (
 _CALIBRATION = 64
 # Relative; far above what bfloat16 rounds off in a deep network, far below what a wrong fusion of layers does.
 _ALIKE = 0.1
+
+# Outputs on which a user's distance is tried, all triples of them.
+_AXIOMS = 24
+# Those of this project are tested.
+_KNOWN = {repr(distance) for distance in entrypoint.DISTANCES.values()}
 
 # A distributed run has several processes and one terminal.
 _say = rank_zero_only(print)
@@ -57,6 +63,7 @@ class Job:
         checkpoint_sha256: of the checkpoint's file; None for a pretrained model.
         names: of the examples by index, where their data set has names.
         stop: when to stop sampling an example, at one of the looks of the smoother's budget.
+        attack: what attacks on each certificate may try; default: there are none.
     """
 
     model: BaseModel
@@ -71,6 +78,7 @@ class Job:
     checkpoint_sha256: str | None
     names: Mapping[int, str]
     stop: StoppingRule | None = None
+    attack: AttackBudget | None = None
 
     @cached_property
     def grid_change(self) -> tuple[float, float] | None:
@@ -83,6 +91,15 @@ class Job:
             points = (self.original.point(image.unsqueeze(0).to(self.original.device))[0] for image in images)
             changes = [grid_change(point, grid) for point in points]
         return max(largest for largest, _ in changes), max(norm for _, norm in changes)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the base function per example at most, about so many of them for attacks."""
+        budget = self.smoother.budget
+        if self.attack is None:
+            return budget.evaluations
+        again = budget.n if isinstance(budget, MeanBudget) else budget.k + budget.n + budget.n_check
+        return budget.evaluations + len(self.eps_in) * (self.attack.evaluations + again)
 
     @property
     def kind(self) -> str:
@@ -127,13 +144,19 @@ class Run:
         finished = _finished(job)
         self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
         self.progress = CertificationProgress(
-            evaluations=job.smoother.budget.evaluations,
+            evaluations=job.evaluations,
             finished=len(finished),
             total=len(job.examples),
             split_samples=split_samples,
         )
         job.smoother.outputs.progress = self.progress.advance
-        writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage, split_samples=split_samples)
+        writer = CertificateWriter(
+            job.folder,
+            eps_in=job.eps_in,
+            coverage=job.coverage,
+            split_samples=split_samples,
+            seed=job.smoother.outputs.seed,
+        )
         self.trainer = make_trainer(
             accelerator=accelerator,
             devices=devices,
@@ -171,7 +194,7 @@ class Run:
             with precision.predict_step_context():
                 x, drawn = self._calibration_outputs(image, job.indices[position], compare=not seconds)
                 seconds.append(1.0 / job.smoother.outputs.evaluations_per_second(x))
-            job.smoother.distance.embed(drawn)
+            self._check_distance(drawn, job.indices[position])
             finite |= bool(torch.isfinite(drawn).flatten(1).all(dim=1).any())
         if job.original is not job.model:
             job.original.to(home)  # its memory is of more use to the run
@@ -181,6 +204,22 @@ class Run:
                 f"{len(seconds)} test images all were NaN"
             )
         return len(seconds) / sum(seconds)
+
+    def _check_distance(self, drawn: Tensor, index: int) -> None:
+        """See that the distance takes outputs, and that a user's own one is a distance on them."""
+        distance = self.job.smoother.distance
+        distance.embed(drawn)
+        finite = drawn[torch.isfinite(drawn).flatten(1).all(dim=1)][:_AXIOMS]
+        if self.job.config["distance"] in _KNOWN or len(finite) < 3:
+            return
+        if distance.averages:
+            finite = torch.cat([finite, distance.averages_of(finite)])
+        finding = check_axioms(distance, finite)
+        if not finding.passed:
+            raise ValueError(
+                f"--distance must be symmetric, 0 from an output to itself and keep its triangle inequality, got "
+                f"{finding.seen}, noisy outputs of test image {index}; {finding.advice}"
+            )
 
     @property
     def rtol(self) -> float:
@@ -202,6 +241,12 @@ class Run:
                 points.append(job.model.point(image.unsqueeze(0))[0])
         return points, examples
 
+    def has_gradient(self) -> bool:
+        """Whether attacks can follow gradients of the model and the distance, seen at the first example."""
+        points, _ = self.points(1)
+        with self.trainer.precision_plugin.predict_step_context():
+            return has_gradient(self.job.smoother, points[0])
+
     def _calibration_outputs(self, image: Tensor, index: int, *, compare: bool) -> tuple[Tensor, Tensor]:
         """The point (*in) of an image, and outputs (64, *out) of noisy copies, compared with the original model's."""
         job, outputs = self.job, self.job.smoother.outputs
@@ -212,7 +257,7 @@ class Run:
         with _value_errors(unfit):
             x = job.model.point(image.unsqueeze(0))[0]
             if compare:
-                original = job.original
+                original = job.smoother.distance.encoded(job.original)
                 if isinstance(job.smoother, MeanSmoother):
                     original = job.smoother.clipped(original)
                 given_noise = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid}
@@ -239,7 +284,14 @@ class Run:
         if not self.todo:
             return
         remaining = _Remaining(self.job.examples, self.todo, shared=not self.split_samples)
-        certifier = Certifier(self.job.model, self.job.smoother, self.job.stop, split_samples=self.split_samples)
+        certifier = Certifier(
+            self.job.model,
+            self.job.smoother,
+            self.job.stop,
+            split_samples=self.split_samples,
+            attack=self.job.attack,
+            eps_in=self.job.eps_in,
+        )
         try:
             if self.trainer.is_global_zero:
                 self.write_summary([])

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -26,11 +26,21 @@ import conclusion
 import datamodules
 import entrypoint
 import planning
-from callbacks import CertificationFolder
+from callbacks import CertificationFolder, attack_results
 from callbacks import certification_answers as answers
 from callbacks import certification_report as report
 from callbacks.foreign_files import check_inside, check_links
-from center_smoothing import CenterSmoother, Decided, MeanSmoother, SmoothingBudget, TightEnough
+from center_smoothing import (
+    CenterSmoother,
+    Decided,
+    Distance,
+    FunctionDistance,
+    MeanSmoother,
+    ObjectDistance,
+    SmoothingBudget,
+    TightEnough,
+)
+from center_smoothing.attack import AttackBudget
 from center_smoothing.audit import Finding
 from center_smoothing.budget import COVERAGES, METHODS, Coverage
 from center_smoothing.sampling import check_point
@@ -41,15 +51,19 @@ from lightning_modules import (
     COMPILE_MODES,
     BaseModel,
     CompiledModel,
+    ImportedModel,
     LoadedCheckpoint,
     folded,
     load_checkpoint,
 )
+from lightning_modules.imported import SUFFIXES, model_in, model_of, source_of
 
 DEFAULT_H = (1.0, 1.5, 2.0)
 NOISES = ("gaussian", "discrete")
+ATTACKS = ("none", "pgd")
 # A multiple of 255, so that 8-bit images lie on it.
 DEFAULT_GRID = 4080
+_ATTACK_FLAGS = ("attack_steps", "attack_starts", "attack_samples")
 # A distributed run has several processes and one terminal.
 _say = rank_zero_only(print)
 
@@ -61,7 +75,7 @@ class Subject:
     Attributes:
         model: the base model.
         sigma: its own noise level; None for a pretrained model.
-        sha256: of the checkpoint's file; None for a pretrained model.
+        sha256: of the checkpoint's file, or of a user's model; None for one of this project.
         training: the run that it was trained in, if it says so.
         data: its test split.
         folder: beside which results go by default.
@@ -102,7 +116,7 @@ def main(args: Sequence[str] | None = None) -> Path | None:
 
     Raises:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk. With code 1 if an audit
-            found a failure, or on an interruption.
+            found a failure, or an attack contradicts a certificate, or on an interruption.
     """
     offline = entrypoint.wandb_offline()
     entrypoint.quiet_libraries(offline=offline)
@@ -134,12 +148,12 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         if runs[0].trainer.is_global_zero:
             with entrypoint.user_errors():
                 try:
-                    _conclude(out, runs, subject, offline=offline)
+                    contradicted = _conclude(out, runs, subject, offline=offline)
                 except OSError as error:
                     raise ValueError(
                         f"{error}; all examples are finished and kept in {out.path}; the same command writes the rest"
                     ) from error
-            if not all(finding["passed"] for finding in runs[0].findings):
+            if contradicted or not all(finding["passed"] for finding in runs[0].findings):
                 raise SystemExit(1)
     return out.path
 
@@ -150,7 +164,11 @@ def _parser() -> ArgumentParser:
     ratios, budgets = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), f"one of {', '.join(entrypoint.BUDGETS)}"
     add("--config", action="config", help="YAML file with any of these arguments")
     add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
-    add("--model", type=BaseModel | None, help="pretrained model instead of a checkpoint, e.g. FaceDetector")
+    add(
+        "--model",
+        type=BaseModel | None,
+        help="pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file",
+    )
     add("--from", type=str | None, help="answer --eps-in or --h, --eps-out or both from a finished folder, no sampling")
     add(
         "--eps-in",
@@ -168,9 +186,9 @@ def _parser() -> ArgumentParser:
     add("--num-examples", type=entrypoint.num_examples, default=50, help="test examples, drawn with the seed, or all")
     add(
         "--distance",
-        type=choice("--distance", *entrypoint.DISTANCES),
+        type=entrypoint.distance_name,
         default="tv",
-        help=f"one of {', '.join(entrypoint.DISTANCES)}",
+        help=f"one of {', '.join(entrypoint.DISTANCES)}, or your own: my_package.my_distance",
     )
     add(
         "--smoother",
@@ -208,6 +226,17 @@ def _parser() -> ArgumentParser:
     )
     add("--plan", action="store_true", help="only say what it costs and can certify; loads no data, writes nothing")
     add("--audit", action="store_true", help="also check what certificates take for granted; exit code 1 on failures")
+    add(
+        "--attack",
+        type=choice("--attack", *ATTACKS),
+        default="none",
+        help="pgd: search each certified ball for an input that moves the smoothed output; exit code 1 if one moves it "
+        "further than certified",
+    )
+    tries = AttackBudget()
+    add("--attack-steps", type=count("--attack-steps"), help=f"of each start of an attack; default {tries.steps}")
+    add("--attack-starts", type=count("--attack-starts"), help=f"of each attack; default {tries.starts}")
+    add("--attack-samples", type=count("--attack-samples"), help=f"noisy copies of a step; default {tries.samples}")
     limited = entrypoint.time_span("--time-limit")
     add("--time-limit", type=limited, help="choose n, m, k and delta so that all takes about that long: 90s, 30m, 2h")
     add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
@@ -249,7 +278,9 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(args: Sequence[str] | None) -> Namespace:
-    parser, words = _parser(), entrypoint.joined(sys.argv[1:] if args is None else args, "--m")
+    given_words = sys.argv[1:] if args is None else args
+    words, model = _users_model(entrypoint.joined(given_words, "--m"))
+    parser = _parser()
     parser.set_defaults(data=_data_that_arguments_change(words))
     try:
         with class_paths.parse_errors():
@@ -260,6 +291,14 @@ def _parse(args: Sequence[str] | None) -> Namespace:
         raise ValueError("--data must name a data module, e.g. PhotoFolder, with the arguments --data.*") from error
     except (AttributeError, KeyError, IndexError, RecursionError) as error:  # of jsonargparse, for absurd files
         raise ValueError(f"--config must be a file with arguments of certify.py by name, got {error!r}") from error
+    if model is not None:
+        options.model = model
+    own = options.distance not in entrypoint.DISTANCES
+    if own and not (options.trust or options.distance in class_paths.typed(words)):
+        raise ValueError(
+            f"--trust must be given for a configuration file that names the distance {options.distance}: it is none of "
+            "this project, and code of whoever wrote it would run"
+        )
     given = [f"--{name}" for name in ("ckpt", "model", "from") if options[name] is not None]
     if len(given) > 1 or not (given or options.plan):
         got = " and ".join(given) or "none of them"
@@ -274,11 +313,31 @@ def _parse(args: Sequence[str] | None) -> Namespace:
             f"first, and then ask with --from FOLDER --eps-out {options.eps_out[0]:g}"
         )
     _check_smoother(options)
+    _check_attack(options)
     if options.grid is not None and options.noise != "discrete":
         raise ValueError(f"--grid is of discrete noise: it needs --noise discrete, got {options.noise}")
     if options.noise == "discrete":
         options.grid = options.grid or DEFAULT_GRID
     return parser.instantiate(options)
+
+
+def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | None]:
+    """What --model leads to on the command line, if it is none of this project's models, and the words without it."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("--model")
+    named, others = peek.parse_known_args(list(words))
+    name = named.model
+    if name is None:
+        return list(words), None
+    if Path(name).suffix in SUFFIXES and Path(name).is_file():
+        return others, model_in(Path(name), trusted="--trust" in words)
+    if not class_paths.is_dotted(name):
+        return list(words), None
+    found = class_paths.imported(name, "--model")
+    if isinstance(found, type) and issubclass(found, BaseModel):
+        return list(words), None
+    arguments, rest = class_paths.arguments_of("--model", others)
+    return rest, model_of(found, arguments, name=name)
 
 
 def _check_smoother(options: Namespace) -> None:
@@ -297,6 +356,29 @@ def _check_smoother(options: Namespace) -> None:
         )
     elif options.smoother != "center" or any(value is not None for value in bounds.values()):
         raise ValueError("--from takes no --smoother, --clip-norm and --output-bound: the folder has its own")
+
+
+def _check_attack(options: Namespace) -> None:
+    """Raise ValueError where an attack does not go with the other arguments."""
+    tries = [name for name in _ATTACK_FLAGS if options[name] is not None]
+    if options.attack == "none":
+        if tries:
+            flag = f"--{tries[0].replace('_', '-')}"
+            raise ValueError(f"{flag} is of an attack: it needs --attack pgd, got none")
+        return
+    if options["from"] is not None or options.plan:
+        raise ValueError("--attack goes with a certification: it must be left out with --from and --plan")
+    if options.split_samples:
+        raise ValueError("--attack is the work of one process: it must be left out with --split-samples")
+    if options.time_limit is not None:
+        raise ValueError("--attack must be left out with --time-limit, which does not count it: give --n and --m")
+
+
+def _attack_budget(options: Namespace) -> AttackBudget | None:
+    if options.attack == "none":
+        return None
+    given = {name.removeprefix("attack_"): options[name] for name in _ATTACK_FLAGS}
+    return AttackBudget(**{name: value for name, value in given.items() if value is not None})
 
 
 def _check_planning(options: Namespace) -> None:
@@ -318,7 +400,8 @@ def _subject(options: Namespace) -> Subject:
         if options.data is None:
             raise ValueError("--data must name a data module, e.g. PhotoFolder, for a pretrained model, got none")
         data, folder = options.data, Path("runs") / type(options.model).__name__
-        subject = Subject(options.model.eval(), options.sigma, None, None, data, folder)
+        sha256 = getattr(options.model, "sha256", None)
+        subject = Subject(options.model.eval(), options.sigma, sha256, None, data, folder)
     else:
         checkpoint, path = load_checkpoint(options.ckpt), Path(options.ckpt).resolve()
         data = options.data
@@ -338,10 +421,11 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
 
     The folder stays locked until ``locks`` is closed.
     """
-    distance, levels = entrypoint.DISTANCES[options.distance], _noise_levels(options, subject.sigma)
+    distance, levels = entrypoint.distance_named(options.distance), _noise_levels(options, subject.sigma)
     kinds = {"center": _centers, "mean": _means}
     smoothings = [kinds[kind](options, levels) for kind in entrypoint.SMOOTHERS[options.smoother]]
     examples, indices, digest = _draw_examples(subject.data, options.num_examples, options.seed)
+    attack = _attack_budget(options)
     config = {
         "model": type(subject.model).__name__,
         **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
@@ -350,13 +434,19 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         "examples_sha256": digest,
         "seed": options.seed,
         **({} if options.grid is None else {"noise": options.noise, "grid": options.grid}),
+        **({} if attack is None else {"attack": {"method": options.attack, **asdict(attack)}}),
         "distance": repr(distance),
         "relaxation": distance.relaxation,
+        **_code_of(options.distance, distance),
         "coverage": options.coverage,
         "precision": options.precision,
         # the same function up to rounding, which may decide where a certificate is close
         **{name: options[name] for name in ("fold_batch_norm", "channels_last", "compile")},
     }
+    if isinstance(distance, ObjectDistance) and options.split_samples:
+        raise ValueError(
+            f"--split-samples must be left out with {distance!r}, whose outputs are no tensors to exchange"
+        )
     path = (
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
     )
@@ -398,6 +488,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
             checkpoint_sha256=subject.sha256,
             names={} if names is None else {index: names[index] for index in indices},
             stop=_stopping_rule(smoothing.rules, radii, options.coverage),
+            attack=attack,
         )
         for smoothing in smoothings
         for sigma, radii in levels.items()
@@ -409,6 +500,13 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         if len(below) > 1:
             check_same(folder, conclusion.config_of_all(below), subject.sha256)
     return CertificationFolder(path), jobs
+
+
+def _code_of(name: str, distance: Distance) -> dict[str, str]:
+    """What a user's distance is, so that the results of another one are not mixed with it."""
+    function = distance.function if isinstance(distance, FunctionDistance) else distance
+    source = None if name in entrypoint.DISTANCES else source_of(function)
+    return {} if source is None else {"distance_sha256": entrypoint.sha256(source)}
 
 
 def _request(options: Namespace, levels: Mapping[float, Sequence[float]]) -> planning.Request:
@@ -484,7 +582,7 @@ def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Co
 
 def _fast(model: BaseModel, options: Namespace) -> tuple[BaseModel, nn.Module]:
     """The base model as it is evaluated fastest, and what evaluates it."""
-    if options.fold_batch_norm:
+    if options.fold_batch_norm and not (isinstance(model, ImportedModel) and not model.is_eager):
         model = folded(model)
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -597,6 +695,8 @@ def _plan(jobs: Sequence[Job]) -> list[str]:
             found += report.mean_plan_lines(smoother, **given)
         else:
             found += report.plan_lines(smoother.budget, smoother.distance, **given)
+    if jobs[0].attack is not None:
+        found.append(attack_results.plan_line(jobs[0].attack, eps_in=len(jobs[0].eps_in)))
     change = jobs[0].grid_change
     if change is not None:
         found.append(report.grid_line(jobs[0].config["grid"], change))
@@ -609,7 +709,7 @@ def _preflight(runs: Sequence[Run]) -> None:
     if not todo:
         return
     rates = {kind: run.preflight() for kind, run in {run.job.kind: run for run in reversed(todo)}.items()}
-    seconds = sum(run.job.smoother.budget.evaluations * run.most_examples / rates[run.job.kind] for run in todo)
+    seconds = sum(run.job.evaluations * run.most_examples / rates[run.job.kind] for run in todo)
     levels, kinds = len(conclusion.radii_by_sigma([run.job for run in runs])), {run.job.kind for run in runs}
     what = f"{sum(len(run.todo) for run in todo)} examples"
     what += (f" at {levels} noise levels" if levels > 1 else "") + (" by two smoothers" if len(kinds) > 1 else "")
@@ -618,6 +718,8 @@ def _preflight(runs: Sequence[Run]) -> None:
         f"  about {report.duration(seconds)} for {what}{' together' if len(runs) > 1 else ''} at "
         f"{speed:,.0f} samples/s in batches of {batch_size}"
     )
+    if todo[0].job.attack is not None and not todo[0].has_gradient():
+        _say("  attack: the model or the distance has no gradient: a search without gradients takes its place")
 
 
 def _audit_before(runs: Sequence[Run]) -> None:
@@ -639,14 +741,18 @@ def _audit_after(runs: Sequence[Run]) -> None:
         run.findings = auditing.as_plain(findings)
 
 
-def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> None:
-    """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B."""
+def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> bool:
+    """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B.
+
+    Returns:
+        Whether an attack contradicts a certificate.
+    """
     if runs[0].findings:
         _audit_after(runs)
     jobs, parts = [run.job for run in runs], [conclusion.Part.of(run) for run in runs]
     for folder, below in conclusion.folders(out, jobs):
         rows, results = conclusion.write_files(folder, [part for part in parts if part.job in below], runs[0])
-    print(*report.result_lines(results), sep="\n")
+    print(*report.result_lines(results), *attack_results.result_lines(rows), sep="\n")
     notes = [line for part in parts for line in report.non_finite_lines(part.job.folder, part.rows)]
     for line in [*notes, *_memory_lines(runs)]:
         print(line)
@@ -666,6 +772,11 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
         report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
         if offline:
             entrypoint.say_offline(out.path)
+    where = ", ".join(str(job.folder.counterexamples) for job in jobs if job.folder.counterexamples.is_dir())
+    wrong = attack_results.contradiction_lines(rows, alpha=jobs[0].smoother.budget.alpha, where=where)
+    if wrong:
+        print(*wrong, sep="\n", file=sys.stderr)
+    return bool(wrong)
 
 
 def _memory_lines(runs: Sequence[Run]) -> list[str]:

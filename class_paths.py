@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -109,6 +111,55 @@ def typed(words: Sequence[str]) -> list[str]:
             if _TAKE_A_CLASS.fullmatch(flag):
                 found.update(dict.fromkeys(_defined_as(name)))
     return [name for name in found if name.split(".")[0] != "jsonargparse"]  # which jsonargparse itself refuses
+
+
+def imported(name: str, flag: str) -> Any:  # noqa: ANN401  # whatever it is
+    """What a dotted name that the user typed leads to; the current folder counts as a place of modules.
+
+    Args:
+        name: such as my_package.MyModule.
+        flag: that it was typed for.
+
+    Raises:
+        ValueError: if there is no such thing, or if its module does not work.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:  # a module may raise anything
+        raise ValueError(
+            f"{flag} must be the name of something that can be imported from here, got {name}: {error}"
+        ) from error
+
+
+def arguments_of(flag: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The arguments ``flag.NAME`` or ``flag.init_args.NAME`` among words, read as YAML, and the other words.
+
+    Example:
+        >>> arguments_of("--model", ["--model.width=8", "--sigma", "0.25", "--model.init_args.name", "a"])
+        ({'width': 8, 'name': 'a'}, ['--sigma', '0.25'])
+    """
+    found, rest, waiting = {}, [], list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith(f"{flag}."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix(f"{flag}.").removeprefix("init_args.").partition("=")
+        found[name] = _load(value if equals else waiting.pop(0) if waiting else "")
+    return found, rest
+
+
+def is_dotted(word: str) -> bool:
+    """Whether a word can be the name of something in a module.
+
+    Example:
+        >>> is_dotted("my_package.MyModule"), is_dotted("tv"), is_dotted("runs/a.ckpt")
+        (True, False, False)
+    """
+    return _DOTTED.fullmatch(word) is not None
 
 
 def _defined_as(name: str) -> list[str]:

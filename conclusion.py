@@ -8,6 +8,7 @@ from typing import Any
 
 from callbacks import CertificationFolder, draw, html_report
 from callbacks import certification_report as report
+from callbacks.attack_results import LOWER_BOUND
 from callbacks.certification_folder import Row, lines
 from callbacks.certified_fraction_plot import write_fractions
 from callbacks.example_pictures import Shown
@@ -120,7 +121,10 @@ def _report_of_all(
     if len(kinds) > 1:
         summary.append(report.TWO_FUNCTIONS)
     configuration = {name: value for name, value in (folder.read_summary() or {}).items() if name not in NOT_SETTINGS}
-    return html_report.report_of_folders(pages, curves, title=title, summary=summary, configuration=configuration)
+    notes = html_report.said(pages.values(), lambda page: [note for note in page.notes if note == LOWER_BOUND])
+    return html_report.report_of_folders(
+        pages, curves, title=title, summary=summary, configuration=configuration, notes=notes
+    )
 
 
 def _curve(label: str, line: Sequence[dict[str, Any]]) -> html_report.Curve:
@@ -132,6 +136,7 @@ def _curve(label: str, line: Sequence[dict[str, Any]]) -> html_report.Curve:
         abstention_rate=[result["abstention_rate"] for result in line],
         sigma=[result["eps_in"] / result["h"] for result in line],
         num_examples=int(line[0]["num_examples"]),
+        attack_eps=[result["median_attack_eps"] for result in line if "median_attack_eps" in result],
     )
 
 

@@ -16,13 +16,30 @@ import warnings
 from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlparse
 
 import yaml
 
-from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, MeanBudget, SmoothingBudget, TotalVariation
+import class_paths
+from center_smoothing import (
+    Angular,
+    BoxJaccard,
+    Cosine,
+    Distance,
+    Hausdorff,
+    Lp,
+    MaskJaccard,
+    MeanBudget,
+    ProbabilityTV,
+    SmoothingBudget,
+    SquaredL2,
+    TotalVariation,
+    Wasserstein1,
+)
+from center_smoothing.distances import as_distance
 
 T = TypeVar("T")
 
@@ -48,6 +65,11 @@ DISTANCES: dict[str, Distance] = {
     "linf": Lp(float("inf")),
     "jaccard": BoxJaccard(),
     "mask-jaccard": MaskJaccard(),
+    "cosine": Cosine(),
+    "squared-l2": SquaredL2(),
+    "hausdorff": Hausdorff(),
+    "probability-tv": ProbabilityTV(),
+    "wasserstein1": Wasserstein1(),
 }
 
 # Of the units of --time-limit.
@@ -279,7 +301,7 @@ def check_smoother(
 
     Args:
         smoother: one of ``SMOOTHERS``.
-        distance: one of ``DISTANCES``.
+        distance: what --distance names.
         budget: one of ``BUDGETS``.
         bounds: the flags that bound the outputs of means, as they are typed, with their values; None if not given.
         of_centers: likewise the flags that mean nothing for means.
@@ -292,7 +314,7 @@ def check_smoother(
         if bounding:
             raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother mean or both, got center")
         return
-    if not DISTANCES[distance].convex:
+    if not distance_named(distance).convex:
         convex = ", ".join(name for name, known in DISTANCES.items() if known.convex)
         raise ValueError(
             f"--smoother={smoother} needs a distance that is convex in the output ({convex}), got {distance}: by that "
@@ -308,6 +330,36 @@ def check_smoother(
             f"--smoother={smoother} needs {wanted}, got {' and '.join(bounding) or 'none'}: "
             f"{'; '.join(_BOUNDS[flag] for flag in bounds)}"
         )
+
+
+def distance_name(value: object) -> str:
+    """The type of --distance: one of ``DISTANCES``, or the dotted name of a user's own.
+
+    Example:
+        >>> distance_name("tv")
+        'tv'
+    """
+    if value in DISTANCES or (isinstance(value, str) and class_paths.is_dotted(value)):
+        return str(value)
+    raise ArgumentTypeError(
+        f"--distance must be one of {', '.join(DISTANCES)}, or the name of your own such as my_package.my_distance, "
+        f"got {value!r}"
+    )
+
+
+@cache
+def distance_named(name: str) -> Distance:
+    """The distance that --distance names.
+
+    Raises:
+        ValueError: for a user's own that cannot be imported, or is none.
+    """
+    if name in DISTANCES:
+        return DISTANCES[name]
+    try:
+        return as_distance(class_paths.imported(name, "--distance"))
+    except ValueError as error:
+        raise ValueError(f"--distance: {error}" if not str(error).startswith("--distance") else str(error)) from error
 
 
 def noise_level(*, h: float, eps_in: float) -> float:

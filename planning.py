@@ -55,7 +55,7 @@ class Request:
     @property
     def distance(self) -> Distance:
         """Of --distance."""
-        return entrypoint.DISTANCES[self.options.distance]
+        return entrypoint.distance_named(self.options.distance)
 
     @property
     def ratios(self) -> list[float]:

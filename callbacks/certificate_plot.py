@@ -107,6 +107,9 @@ def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
         losses = [result["median_smoothing_loss"] for result in drawn[line]]
         label = f"median smoothing loss d(f(x), {smoother or rows[0].smoother}){name.replace(f', {smoother}', '')}"
         axis.plot(eps_in, losses, "s--", color=loss_colour, label=label)
+        reached = [result["median_attack_eps"] for result in drawn[line] if "median_attack_eps" in result]
+        if reached:
+            axis.plot(eps_in, reached, "v:", color=colour, label=f"median reached by the attack{name}")
         for result in drawn[line]:
             if np.isfinite(result["median_eps_out"]):
                 at = (result["eps_in"], result["median_eps_out"])

@@ -10,7 +10,8 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from callbacks.certification_folder import CertificationFolder, Row, write_as_a_whole
+from callbacks.attack_results import write_counterexample
+from callbacks.certification_folder import AttackedRow, CertificationFolder, Row, write_as_a_whole
 from center_smoothing.budget import Coverage
 from lightning_modules import CertifiedExample
 
@@ -25,6 +26,7 @@ class CertificateWriter(BasePredictionWriter):
         eps_in: input radii, one row each.
         coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
         split_samples: whether all processes certify the same examples together, so that the first one writes.
+        seed: of the noise, to be named in counterexamples.
     """
 
     def __init__(
@@ -34,12 +36,14 @@ class CertificateWriter(BasePredictionWriter):
         eps_in: Sequence[float],
         coverage: Coverage,
         split_samples: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
         self.eps_in = list(eps_in)
         self.coverage = coverage
         self.split_samples = split_samples
+        self.seed = seed
 
     def write_on_batch_end(
         self,
@@ -64,6 +68,12 @@ class CertificateWriter(BasePredictionWriter):
                 coverage=self.coverage,
                 seconds=example.seconds,
             )
+            if example.attacks:
+                rows = [
+                    AttackedRow.of_row(row, attack_eps=attack.eps, base_attack_eps=attack.base_eps)
+                    for row, attack in zip(rows, example.attacks, strict=True)
+                ]
+                write_counterexample(self.folder, example, rows, seed=self.seed)
             self.folder.append(rows, part=part)
 
     def _write_arrays(self, example: CertifiedExample) -> None:
@@ -79,3 +89,6 @@ class CertificateWriter(BasePredictionWriter):
         )
         write_as_a_whole(self.folder.distances(example.index), distances.getvalue())
         write_as_a_whole(self.folder.outputs(example.index), outputs.getvalue())
+        if example.described is not None:
+            base, center = example.described
+            write_as_a_whole(self.folder.description(example.index), f"base output: {base}\nsmoothed: {center}\n")

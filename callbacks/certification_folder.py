@@ -48,7 +48,7 @@ class Row:
         m: certification outputs that were drawn.
         delta: margin of the smoothed function; 0 for means.
         method: "exact" or "paper", or "mean".
-        seconds: that the example took, for all its eps_in together.
+        seconds: that the example took, for all its eps_in together, without attacks.
     """
 
     index: int
@@ -109,18 +109,78 @@ class Row:
     @classmethod
     def from_text(cls, cells: Sequence[str]) -> Row | None:
         """The row that :meth:`as_text` wrote, or None for a line that was cut off."""
-        if len(cells) != len(COLUMNS) or cells[5] not in ("True", "False") or "." not in cells[-1]:
+        last, attacked = len(COLUMNS) - 1, len(cells) == len(COLUMNS + ATTACK_COLUMNS)
+        if not (attacked or len(cells) == len(COLUMNS)) or cells[5] not in ("True", "False") or "." not in cells[last]:
             return None
         try:
             numbers = [float(cell) for cell in cells[1:5]]
             index, n, m = (int(cells[position]) for position in (0, 6, 7))
-            row = cls(index, *numbers, cells[5] == "True", n, m, float(cells[8]), cells[9], float(cells[10]))
+            row = Row(index, *numbers, cells[5] == "True", n, m, float(cells[8]), cells[9], float(cells[last]))
+            if attacked:
+                row = AttackedRow(**vars(row), **dict(zip(ATTACK_COLUMNS, map(float, cells[last + 1 :]), strict=True)))
         except ValueError:
             return None
         return row if row._can_be() else None
 
 
+@dataclass(frozen=True)
+class AttackedRow(Row):
+    """A row with what an attack within ``eps_in`` reached: columns after those of other rows.
+
+    Attributes:
+        attack_eps: distance between the smoothed outputs at x and at the attacked input; 0 where one abstained.
+        attack_ratio: of ``attack_eps`` to ``eps_out``, see :func:`attack_ratio`.
+        base_attack_eps: distance between the base outputs that an attack on the base model alone reached.
+    """
+
+    attack_eps: float
+    attack_ratio: float
+    base_attack_eps: float
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the smoothed output moved further than certified."""
+        return self.attack_eps > self.eps_out
+
+    def _can_be(self) -> bool:
+        ratio = attack_ratio(self.attack_eps, self.eps_out)
+        return (
+            super()._can_be() and self.attack_eps >= 0.0 and self.base_attack_eps >= 0.0 and self.attack_ratio == ratio
+        )
+
+    @classmethod
+    def of_row(cls, row: Row, *, attack_eps: float, base_attack_eps: float) -> AttackedRow:
+        """A row with what an attack reached."""
+        ratio = attack_ratio(attack_eps, row.eps_out)
+        return cls(**vars(row), attack_eps=attack_eps, attack_ratio=ratio, base_attack_eps=base_attack_eps)
+
+
 COLUMNS = tuple(field.name for field in fields(Row))
+ATTACK_COLUMNS = tuple(field.name for field in fields(AttackedRow))[len(COLUMNS) :]
+
+
+def attack_ratio(attack_eps: float, eps_out: float) -> float:
+    """Which share of a certified radius an attack reached: above 1 one of the two is wrong.
+
+    0 where nothing is certified, and so nothing contradicted.
+
+    Example:
+        >>> attack_ratio(3.0, 12.0), attack_ratio(3.0, math.inf), attack_ratio(0.0, 0.0), attack_ratio(1.0, 0.0)
+        (0.25, 0.0, 0.0, inf)
+    """
+    if attack_eps == 0.0 or math.isinf(eps_out):
+        return 0.0
+    return attack_eps / eps_out if eps_out > 0.0 else math.inf
+
+
+def attacked_rows(rows: Iterable[Row]) -> list[AttackedRow]:
+    """Those that an attack belongs to."""
+    return [row for row in rows if isinstance(row, AttackedRow)]
+
+
+def columns_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The columns of a table: those of attacks only where there were any."""
+    return COLUMNS + ATTACK_COLUMNS if attacked_rows(rows) else COLUMNS
 
 
 class CertificationFolder:
@@ -137,6 +197,7 @@ class CertificationFolder:
         self.picture = self.path / "certificates.png"
         self.fractions = self.path / "certified_fraction.csv"
         self.fraction_picture = self.path / "certified_fraction.png"
+        self.counterexamples = self.path / "counterexamples"
 
     def create(self) -> None:
         """Make the folder and its subfolders.
@@ -150,7 +211,7 @@ class CertificationFolder:
 
     def remove_partial_files(self) -> None:
         """Remove what an interrupted process has left half written; no other process may be writing."""
-        for folder in self._folders():
+        for folder in (*self._folders(), self.counterexamples):
             for partial in folder.glob(".*.partial"):
                 partial.unlink(missing_ok=True)
 
@@ -222,21 +283,23 @@ class CertificationFolder:
 
     def write_rows(self, rows: Iterable[Row]) -> None:
         """Write certificates.csv anew."""
-        text = io.StringIO()
+        rows, text = list(rows), io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(columns_of(rows))
         writer.writerows(row.as_text() for row in rows)
         write_as_a_whole(self.table, text.getvalue())
 
     def append(self, rows: Iterable[Row], *, part: str = "") -> None:
         """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write."""
         table = self.path / f"certificates.{part}.csv" if part else self.table
-        text = io.StringIO()
+        rows, text = list(rows), io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        if not table.exists() or not table.stat().st_size:
-            writer.writerow(COLUMNS)
-        elif not table.read_bytes().endswith(b"\n"):
-            text.write("\n")  # ends the line that an interruption cut off
+        there = table.read_bytes() if table.exists() else b""
+        if not there.partition(b"\n")[2]:  # a header at most, which may be that of other rows
+            table.unlink(missing_ok=True)
+            writer.writerow(columns_of(rows))
+        elif not there.endswith(b"\n"):
+            text.write(",cut\n")  # ends the line that an interruption cut off, so that it is none of a row
         writer.writerows(row.as_text() for row in rows)
         with table.open("a") as file:
             file.write(text.getvalue())
@@ -250,6 +313,10 @@ class CertificationFolder:
     def outputs(self, index: int) -> Path:
         """Where the image, the base output, the smoothed output and what the certificate keeps of an example are."""
         return self.path / "outputs" / f"{index}.npz"
+
+    def description(self, index: int) -> Path:
+        """Where base output and smoothed output of an example stand in words, if they are no tensors."""
+        return self.path / "outputs" / f"{index}.txt"
 
     def read_outputs(self, index: int) -> dict[str, NDArray[Any]]:
         """What :meth:`outputs` holds, by name.
@@ -344,6 +411,7 @@ def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]
         group = [row for row in rows if row.eps_in == eps_in]
         radii = torch.tensor([row.eps_out for row in group], dtype=torch.float64)
         losses = torch.tensor([row.smoothing_loss for row in group], dtype=torch.float64)
+        attacked = attacked_rows(group)
         results.append(
             {
                 "eps_in": eps_in,
@@ -352,9 +420,22 @@ def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]
                 "median_smoothing_loss": upper_median(losses).item(),
                 "abstention_rate": sum(row.abstained for row in group) / len(group),
                 "num_examples": len(group),
+                **(_attack_summary(attacked) if attacked else {}),
             }
         )
     return results
+
+
+def _attack_summary(rows: Sequence[AttackedRow]) -> dict[str, float]:
+    """Of attacked rows of one eps_in."""
+    reached = {"attack_eps": [row.attack_eps for row in rows], "base_attack_eps": [row.base_attack_eps for row in rows]}
+    return {
+        "max_attack_ratio": max(row.attack_ratio for row in rows),
+        **{
+            f"median_{name}": upper_median(torch.tensor(values, dtype=torch.float64)).item()
+            for name, values in reached.items()
+        },
+    }
 
 
 def line_of(result: Mapping[str, Any], *, several_levels: bool) -> tuple[str, ...]:

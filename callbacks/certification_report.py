@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from callbacks import certified_fraction
-from callbacks.certification_folder import COLUMNS, CertificationFolder, Row, line_of
+from callbacks.certification_folder import CertificationFolder, Row, columns_of, line_of
 from callbacks.example_pictures import Shown, example_pictures
 from center_smoothing import Distance, MeanBudget, MeanSmoother, SmoothingBudget
 from center_smoothing.budget import Coverage
@@ -372,7 +372,8 @@ def log_to_wandb(
         for key in values:
             run.define_metric(f"{key}{suffix}", step_metric="eps_in")
         run.log({"eps_in": result["eps_in"], **{f"{key}{suffix}": value for key, value in values.items()}})
-    run.log({"certificates": wandb.Table(list(COLUMNS), [[getattr(row, name) for name in COLUMNS] for row in rows])})
+    names = columns_of(rows)
+    run.log({"certificates": wandb.Table(list(names), [[getattr(row, name) for name in names] for row in rows])})
     curves = certified_fraction.certified_fractions(rows)
     columns, steps = certified_fraction.columns(curves), certified_fraction.steps(curves)
     run.log({"certified_fraction": wandb.Table(list(columns), [list(step) for step in steps])})

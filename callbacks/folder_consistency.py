@@ -61,6 +61,8 @@ def check_rows(
         if row.index not in expected:
             radii = np.atleast_1d(certificate.eps_out(asked, coverage=coverage)).tolist()
             expected[row.index] = dict(zip(asked, radii, strict=True))
+        if hasattr(row, "attack_eps") != ("attack" in config):
+            raise ValueError(f"example {row.index} was attacked, or was not, unlike the configuration says")
         there = (row.sigma, row.n, row.m, row.delta, row.method, row.abstained)
         wanted = (config["sigma"], budget.n, certificate.m, budget.delta, budget.method, certificate.abstained)
         if there != wanted:

@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from center_smoothing.distances.axioms import check_distance
 from center_smoothing.distances.base import Distance
 from center_smoothing.sampling import BLOCK, NoisyOutputs, Stage, block_seed, evaluating
 
@@ -21,8 +22,6 @@ _ALONE = 4
 _POINTS = 24
 # Outputs of each further point that are looked at for NaN and inf.
 _MORE_POINTS = 8
-# Of a distance: what rounding does to sums of 2^20 terms, and less than any error of a formula.
-_ROUNDING = 1e-9
 # Of outputs: far above what float32 rounds off in a deep network.
 RTOL = 1e-3
 # A share of outputs that rounding may flip, where a detector decides between two boxes; one of few may always be one.
@@ -227,50 +226,8 @@ def check_axioms(distance: Distance, points: Tensor) -> Finding:
         distance: with its relaxation gamma.
         points: finite outputs (N, *out), N at least 3; all triples are looked at.
     """
-    found = distance.pairwise(points, points)
-    paired = distance(points, points.flip(0))
-    scale = float(found.nan_to_num(posinf=0.0).max()) or 1.0
-    wrong = []
-    if not bool(torch.isfinite(found).all() & torch.isfinite(paired).all()):
-        wrong.append("not finite between finite outputs")
-    if bool((found < 0.0).any()):
-        wrong.append(f"negative, {float(found.min()):.3g}")
-    if float(found.diagonal().abs().max()) > 0.0:
-        wrong.append(f"{float(found.diagonal().max()):.3g} from an output to itself")
-    if float((found - found.T).abs().max()) > _ROUNDING * scale:
-        wrong.append("not symmetric")
-    if float((paired - found.flip(1).diagonal()).abs().max()) > _ROUNDING * scale:
-        wrong.append("another one pair by pair than all with all")
-    advice = "mend the distance" if wrong else ""
-    gamma, triple = needed_relaxation(found)
-    if gamma > distance.relaxation * (1.0 + _ROUNDING):
-        least = math.inf if math.isinf(gamma) else math.ceil(1e3 * gamma) / 1e3
-        advice = advice or f"mend the distance{f', or declare a relaxation of {least:g}' * math.isfinite(least)}"
-        wrong.append(
-            f"d(a, c) = {gamma:.4g} (d(a, b) + d(b, c)) for outputs {triple}, with relaxation {distance.relaxation:g}"
-        )
-    return Finding(
-        "distance",
-        not wrong,
-        f"{distance!r} on {len(points)} outputs: "
-        + ("; ".join(wrong) if wrong else f"all axioms hold, the relaxation that all triples need is {gamma:.3g}"),
-        advice,
-        fatal=bool(wrong),
-    )
-
-
-def needed_relaxation(distances: Tensor) -> tuple[float, tuple[int, int, int]]:
-    """The least gamma with d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples, and one that needs it.
-
-    Args:
-        distances: (N, N), all with all.
-    """
-    sums = distances[:, :, None] + distances[None, :, :]  # (a, b, c)
-    ratios = torch.where(sums > 0.0, distances[:, None, :] / sums, torch.where(distances[:, None, :] > 0, torch.inf, 0))
-    ratios = ratios.nan_to_num(nan=0.0, posinf=torch.inf)
-    position = int(ratios.argmax())
-    a, b, c = (int(index) for index in torch.unravel_index(torch.tensor(position), ratios.shape))
-    return float(ratios[a, b, c]), (a, b, c)
+    found = check_distance(distance, points)
+    return Finding("distance", found.passed, found.seen, found.advice, fatal=not found.passed)
 
 
 def _copies(outputs: NoisyOutputs, x: Tensor, example: int) -> Tensor:

@@ -215,8 +215,8 @@ class Clipped(nn.Module):
 def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     """Scale outputs z with d(0, z) > norm towards zero, so that no computed d(0, z) exceeds the norm (theory T11).
 
-    By convexity d(0, s z) <= s d(0, z) for 0 <= s <= 1. What rounding leaves beyond the norm becomes zero, and so do
-    finite outputs whose distance overflows.
+    By convexity d(0, s z) <= s d(0, z) for 0 <= s <= 1, or s^degree d(0, z) for a distance of another degree. What
+    rounding leaves beyond the norm becomes zero, and so do finite outputs whose distance overflows.
 
     Args:
         outputs: (N, *out).
@@ -226,6 +226,9 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     Returns:
         (N, *out) float64. Non-finite outputs stay non-finite.
 
+    Raises:
+        ValueError: for a distance that takes no output of zeros, as those of probability vectors.
+
     Example:
         >>> import torch
         >>> from center_smoothing import Lp
@@ -234,6 +237,11 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     """
     outputs = _to_float64(outputs)
     zero = distance.embed(torch.zeros_like(outputs[:1]))
+    if bool(torch.isnan(zero).any()):
+        raise ValueError(
+            f"clip_norm must be left out with {distance!r}, by which zero is no output to scale others towards; give "
+            "bound instead, the largest distance between two outputs"
+        )
 
     def norms(z: Tensor) -> Tensor:
         return distance.compare(distance.embed(z), zero).reshape(-1, *[1] * (z.ndim - 1))
@@ -243,7 +251,10 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     if not bool(far.any()):
         return outputs
     # a number over a tensor is its product with a reciprocal, which may overflow
-    scaled = outputs[far] * (lengths.new_tensor(norm) / lengths[far] * _SHRINK)
+    factors = lengths.new_tensor(norm) / lengths[far]
+    if distance.degree != 1.0:
+        factors = factors ** (1.0 / distance.degree)
+    scaled = outputs[far] * (factors * _SHRINK)
     scaled = scaled * (norms(scaled) <= norm)  # a factor of 0 keeps NaN
     clipped = outputs.clone()
     clipped[far] = scaled

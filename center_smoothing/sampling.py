@@ -39,6 +39,7 @@ class Stage(IntEnum):
     CHECK = 3
     CALIBRATION = 4
     MEAN = 5
+    ATTACK = 6
 
 
 def block_seed(seed: int, example: int, stage: Stage, block: int) -> int:

@@ -7,6 +7,7 @@ from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint, load
 from lightning_modules.compiled import COMPILE_MODES, CompiledModel
 from lightning_modules.face_detector import FaceDetector
 from lightning_modules.folding import folded
+from lightning_modules.imported import ImportedModel
 from lightning_modules.reconstructor import NoisyReconstructor
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Certifier",
     "CompiledModel",
     "FaceDetector",
+    "ImportedModel",
     "LoadedCheckpoint",
     "NoisyAutoencoder",
     "NoisyModule",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother
+from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother, ObjectDistance
+from center_smoothing.attack import Attack, AttackBudget, attack
 from center_smoothing.sharing import Share
 from center_smoothing.smoother import StoppingRule
 from lightning_modules.base import Batch
+
+# Characters of an object's description that are kept.
+_MOST_WORDS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +28,10 @@ class CertifiedExample:
         image: (C, H, W).
         base_output: f(x), (*out), of the function that was smoothed: clipped where its outputs are.
         certificate: with the smoothed output.
-        seconds: it took.
+        seconds: it took, without attacks.
+        attacks: on the certificate, one for each eps_in; none where it was not attacked.
+        point: (*in), what was smoothed; None where it was not attacked.
+        described: base output and center in words, where outputs are no tensors.
     """
 
     index: int
@@ -31,6 +39,9 @@ class CertifiedExample:
     base_output: Tensor
     certificate: Certificate | MeanCertificate
     seconds: float
+    attacks: Sequence[Attack] = ()
+    point: Tensor | None = None
+    described: tuple[str, str] | None = None
 
     def to(self, device: object, **_: object) -> CertifiedExample:
         """Itself: Lightning calls it on predictions, instead of looking into a frozen dataclass."""
@@ -45,6 +56,8 @@ class Certifier(LightningModule):
         smoother: smooths that model.
         stop: when to stop sampling an example, at one of the looks of the budget of a center.
         split_samples: whether all processes get the same examples, and share the noisy copies of each.
+        attack: what attacks on each certificate may try; default: there are none.
+        eps_in: input radii of the attacks.
     """
 
     def __init__(
@@ -54,12 +67,16 @@ class Certifier(LightningModule):
         stop: StoppingRule | None = None,
         *,
         split_samples: bool = False,
+        attack: AttackBudget | None = None,
+        eps_in: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.smoother = smoother
         self.stop = stop
         self.split_samples = split_samples
+        self.attack = attack
+        self.eps_in = list(eps_in)
 
     def on_predict_start(self) -> None:
         """Agree on who evaluates which noisy copies."""
@@ -70,15 +87,31 @@ class Certifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[CertifiedExample]:
         """Certify each example of the batch."""
-        examples = []
+        examples, distance = [], self.smoother.distance
         for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
             began = time.perf_counter()
+            if isinstance(distance, ObjectDistance):
+                distance.forget()  # numbers of objects depend on the example alone
             x = self.model.point(image.unsqueeze(0))[0]
             certificate = self._certify(x, index)
             base_output = self.smoother.outputs.base_output(x)
             seconds = time.perf_counter() - began
-            examples.append(CertifiedExample(index, image.cpu(), base_output.cpu(), certificate, seconds))
+            described = None
+            if isinstance(distance, ObjectDistance):
+                base, center = (repr(distance.decode(number)) for number in (base_output, certificate.center))
+                described = base[:_MOST_WORDS], center[:_MOST_WORDS]
+            attacks = self._attacks(x, certificate, index)
+            point = x.cpu() if attacks else None
+            examples.append(
+                CertifiedExample(index, image.cpu(), base_output.cpu(), certificate, seconds, attacks, point, described)
+            )
         return examples
+
+    def _attacks(self, x: Tensor, certificate: Certificate | MeanCertificate, index: int) -> list[Attack]:
+        if self.attack is None:
+            return []
+        given = {"budget": self.attack, "example": index}
+        return [attack(self.smoother, x, certificate, eps_in=eps_in, **given) for eps_in in self.eps_in]
 
     def _certify(self, x: Tensor, index: int) -> Certificate | MeanCertificate:
         if isinstance(self.smoother, MeanSmoother):

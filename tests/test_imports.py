@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"center_smoothing", "lightning_modules", "callbacks", "datamodules"}
-ENTRY_POINTS = {"train", "certify", "experiments", "benchmarks"}
-SHARED = {"auditing", "certification", "class_paths", "conclusion", "entrypoint", "planning", "resuming"}
+ENTRY_POINTS = {"train", "certify", "experiments", "benchmarks", "examples"}
+SHARED = {"auditing", "certification", "class_paths", "conclusion", "entrypoint", "perceptual", "planning", "resuming"}
 OURS = PACKAGES | ENTRY_POINTS | SHARED | {"tests"}
 OF_THE_CORE_NEVER = {
     *("lightning", "pytorch_lightning", "wandb", "torchvision", "matplotlib", "jsonargparse", "mlxtend", "rich"),
@@ -35,6 +35,7 @@ CORE = {
     "mean_certificate": {"bounds", "budget", "certificate", "mean_budget", "safe_arrays"},
     "mean_smoother": {"base_functions", "certificate", "distances", "mean_budget", "mean_certificate", "sampling"},
     "audit": {"distances", "sampling"},
+    "attack": {"certificate", "distances", "mean_certificate", "mean_smoother", "sampling", "smoother"},
     "metrics": {"bounds", "budget", "certificate", "distances", "sampling", "smoother"},
 }
 
@@ -44,13 +45,15 @@ ALLOWED = {
     "lightning_modules": {"center_smoothing"},
     "callbacks": {"center_smoothing", "lightning_modules"},
     "datamodules": set(),
-    "entrypoint": {"center_smoothing"},
+    "entrypoint": {"center_smoothing", "class_paths"},
     "class_paths": set(),
     "certification": {"center_smoothing", "lightning_modules", "callbacks", "entrypoint"},
     "auditing": {"callbacks", "center_smoothing", "certification"},
     "conclusion": {"callbacks", "certification"},
     "resuming": {"callbacks"},
+    "perceptual": {"center_smoothing"},
     "planning": {"center_smoothing", "lightning_modules", "callbacks", "certification", "entrypoint"},
+    "examples": {"center_smoothing", "entrypoint"},
     "tests": OURS,
 }
 
@@ -158,6 +161,10 @@ def test_the_core_is_looked_at() -> None:
         ("experiments/digits.py", "import certify"),
         ("benchmarks/speed.py", "from experiments.digits import main"),
         ("benchmarks/speed.py", "import tests"),
+        ("examples/common.py", "from datamodules.mnist import MNIST"),
+        ("examples/texts.py", "from experiments import panel"),
+        ("experiments/panel.py", "from examples import common"),
+        ("entrypoint.py", "from examples.common import settings"),
     ],
 )
 def test_a_wrong_import_is_reported(path: str, source: str) -> None:

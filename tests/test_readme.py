@@ -19,7 +19,7 @@ TRAINING = [
     "--trainer.enable_progress_bar=false",
     "--center_smoothing.num_examples=1",
 ]
-CERTIFICATION = ["--budget=quick", "--num-examples=1", "--accelerator=cpu"]
+CERTIFICATION = ["--n=500", "--m=1000", "--num-examples=1", "--accelerator=cpu"]
 
 
 def blocks(language: str) -> list[str]:
@@ -68,11 +68,24 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
 
 def test_the_lines_of_python_run(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("python")
-    images = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
-    exec(code, {"model": torch.nn.Sigmoid(), "x": images})
-    eps_out, eps_in = (float(line) for line in capsys.readouterr().out.splitlines())
-    assert eps_out > 0
-    assert eps_in > 0
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 12
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(code, {})
+    checked, eps_out, eps_in = capsys.readouterr().out.splitlines()
+    assert "all axioms hold" in checked
+    assert 0.0 < float(eps_out) < 4.0
+    assert float(eps_in) > 0.0
+
+
+def test_the_command_for_ones_own_runs(tmp_path: Path) -> None:
+    (command,) = (line for block in blocks("bash") for line in block.splitlines() if "my_package" in line)
+    (tmp_path / "my_package.py").write_text(
+        "from torch import nn\n\n\nclass MyModule(nn.Flatten):\n    pass\n\n\n"
+        "def my_distance(a, b):\n    return (a - b).abs().sum(dim=1)\n"
+    )
+    run(command, tmp_path, *CERTIFICATION, "--out=own")
+    assert (tmp_path / "own" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in DOCS)])
@@ -99,3 +112,15 @@ def test_the_flags_in_the_tables_exist(script: str) -> None:
     )
     missing = {flag for flag in shown if flag not in done.stdout and not flag.startswith(("--data.", "--model."))}
     assert not missing
+
+
+def test_the_check_of_a_distance_prints_what_the_documentation_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "distances.md").read_text()
+    code, shown = re.findall(r"```python\n(class|import torch.*?)```.*?```\n(.*?)```", text, flags=re.DOTALL)[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        exec(code, {})
+    passed, failed = capsys.readouterr().out.splitlines()
+    assert "all axioms hold" in passed
+    numbers = r"for outputs \(.*?\)"
+    assert re.sub(numbers, "", failed) == re.sub(numbers, "", shown.strip())

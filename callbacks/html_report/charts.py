@@ -30,6 +30,8 @@ def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, floa
             for curve in curves
             if len(getattr(curve, name))
         ]
+        if "eps_out" in names:
+            lines += [_attack_line(curve, several=len(curves) > 1) for curve in curves if len(curve.attack_eps)]
         references = reference_lines if "eps_out" in names else {}
         charts.append(
             _chart(
@@ -106,6 +108,7 @@ def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
         "smoothing_loss": (any(len(curve.smoothing_loss) for curve in curves), "Median smoothing loss"),
         "loss_interval": (any(len(curve.loss_low) for curve in curves), f"{_INTERVAL} of the loss"),
         "abstention_rate": (any(len(curve.abstention_rate) for curve in curves), "Abstained"),
+        "attack_eps": (any(len(curve.attack_eps) for curve in curves), "Median reached by the attack"),
         "num_examples": (any(curve.num_examples for curve in curves), "Examples"),
     }
     shown = {key: title for key, (wanted, title) in columns.items() if wanted}
@@ -231,6 +234,21 @@ def _line(curve: Curve, name: str, *, label: str) -> dict[str, Any]:
     }
 
 
+def _attack_line(curve: Curve, *, several: bool) -> dict[str, Any]:
+    """What attacks reached at the marked eps_in: a line below the certified one."""
+    label = f"{curve.label}, reached by the attack" if several else "reached by the attack"
+    return {
+        "name": label,
+        "x": [float(curve.eps_in[position]) for position in curve.marked_positions],
+        "y": _gaps(curve.attack_eps),
+        "low": [],
+        "high": [],
+        "marked": [True] * len(curve.attack_eps),
+        "text": [f"{label}: {number(value)}" for value in curve.attack_eps],
+        "certified": False,
+    }
+
+
 def _median_row(curve: Curve, position: int) -> dict[str, str]:
     eps_in, sigma, rate = curve.eps_in[position], curve.at("sigma", position), curve.at("abstention_rate", position)
     return {
@@ -243,6 +261,7 @@ def _median_row(curve: Curve, position: int) -> dict[str, str]:
         "smoothing_loss": number(curve.at("smoothing_loss", position)),
         "loss_interval": _ends(number(curve.at("loss_low", position)), number(curve.at("loss_high", position))),
         "abstention_rate": "" if rate is None else f"{rate:.1%}",
+        "attack_eps": number(dict(zip(curve.marked_positions, curve.attack_eps, strict=False)).get(position)),
         "num_examples": str(curve.num_examples or ""),
     }
 

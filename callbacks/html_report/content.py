@@ -30,6 +30,7 @@ class Curve:
         loss_high: (J,) upper ends.
         marked: the eps_in that get a marker and a row in the table of medians; None for all.
         num_examples: of which these are the medians; 0 if not to be shown.
+        attack_eps: medians of what attacks reached, at the marked eps_in, in their order.
     """
 
     label: str
@@ -44,6 +45,7 @@ class Curve:
     loss_high: Sequence[float] = ()
     marked: Sequence[float] | None = None
     num_examples: int = 0
+    attack_eps: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         """Check that the sequences belong together."""
@@ -63,6 +65,9 @@ class Curve:
             raise ValueError(f"the lower and upper ends of an interval must be given together, got {self.label!r}")
         if self.marked is not None and not set(self.marked) <= set(self.eps_in):
             raise ValueError(f"marked must be among the eps_in, got {sorted(set(self.marked) - set(self.eps_in))}")
+        marked = len(self.marked_positions)
+        if len(self.attack_eps) not in (0, marked):
+            raise ValueError(f"attack_eps must be empty or have the {marked} marked eps_in, got {len(self.attack_eps)}")
 
     def at(self, name: str, position: int) -> float | None:
         """Entry of one of the sequences, or None where it was left empty."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from callbacks.certification_folder import AnyCertificate, CertificationFolder, Row
+from callbacks.attack_results import LOWER_BOUND
+from callbacks.certification_folder import AnyCertificate, CertificationFolder, Row, attacked_rows
 from callbacks.certified_fraction import certified_fractions
 from callbacks.example_pictures import difference, example_pictures, guarantees, holds_boxes
 from callbacks.html_report.charts import number, up
@@ -69,7 +70,10 @@ def report_of_folder(folder: CertificationFolder, rows: Sequence[Row], *, promis
         examples=examples,
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
         audit=summary.get("audit", ()),
-        notes=["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else [],
+        notes=[
+            *(["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else []),
+            *([LOWER_BOUND] if curve.attack_eps else []),
+        ],
     )
 
 
@@ -175,6 +179,9 @@ def _median_curve(
     examples = [group[0] for group in by_index.values()]
     loss = upper_median(torch.tensor([row.smoothing_loss for row in examples], dtype=torch.float64)).item()
     count, sigma = len(eps_in), examples[0].sigma
+    asked = sorted({row.eps_in for group in by_index.values() for row in group})
+    attacked = attacked_rows(row for group in by_index.values() for row in group)
+    reached = [[row.attack_eps for row in attacked if row.eps_in == radius] for radius in asked]
     return Curve(
         f"sigma = {sigma:g}",
         eps_in,
@@ -182,8 +189,9 @@ def _median_curve(
         smoothing_loss=[loss] * count,
         abstention_rate=[sum(row.abstained for row in examples) / len(examples)] * count,
         sigma=[sigma] * count,
-        marked=sorted({row.eps_in for group in by_index.values() for row in group}),
+        marked=asked,
         num_examples=len(examples),
+        attack_eps=[upper_median(torch.tensor(at, dtype=torch.float64)).item() for at in reached] if attacked else (),
     )
 
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from callbacks.certification_folder import Row
+from callbacks.certification_folder import Row, attacked_rows
 from callbacks.html_report.charts import (
     example_chart,
     fraction_charts,
@@ -67,6 +67,7 @@ def render(report: Report) -> str:
             points=medians(report.curves, every=True) if dense else None,
             examples=examples,
             configuration=[(name, _setting(value)) for name, value in flat(report.configuration).items()],
+            attacked=any(attacked_rows(example.rows) for example in report.examples),
             drawn={
                 chart["id"]: chart
                 for chart in [*charts, *fractions, *(example["chart"] for example in examples)]

@@ -27,25 +27,33 @@ class Angular(Distance):
     """
 
     def _embed(self, z: Tensor) -> Tensor:
-        flat = z.flatten(1)
-        flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-        norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-        # a further axis, at right angles to all the others, for the direction of a zero output
-        is_zero = (norm == 0.0).to(flat.dtype)
-        return torch.cat([flat / (norm + is_zero), is_zero], dim=1)
+        return unit_vectors(z)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        chord = _chord(a, b)
-        return replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(_chord(a[rows], -b)))
+        chord = chords(a, b)
+        return replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(chords(a[rows], -b)))
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         a, b = a.unsqueeze(1), b.unsqueeze(1)  # cdist of one with one, N times
-        chord = _chord(a, b)
-        angle = replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(_chord(a[rows], -b[rows])))
+        chord = chords(a, b)
+        angle = replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(chords(a[rows], -b[rows])))
         return angle[:, 0, 0]
 
 
-def _chord(a: Tensor, b: Tensor) -> Tensor:
+def unit_vectors(z: Tensor) -> Tensor:
+    """Directions of outputs on the unit sphere: (N, *out) float64 -> (N, D + 1).
+
+    The further axis, at right angles to all the others, is the direction of a zero output.
+    """
+    flat = z.flatten(1)
+    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    is_zero = (norm == 0.0).to(flat.dtype)
+    return torch.cat([flat / (norm + is_zero), is_zero], dim=1)
+
+
+def chords(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances, all with all: (..., N, D), (..., K, D) -> (..., N, K). Nothing cancels."""
     return torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -28,11 +28,14 @@ class Distance(ABC):
             another way to average.
         convex: whether z -> d(c, z) is convex for every c, outputs being vectors: every norm or seminorm of a
             difference is. Then a mean of outputs is no further from c than they are on average (theory T11).
+        degree: of convex distances, a number such that d(c, c + s (z - c)) <= s^degree d(c, z) for 0 <= s <= 1: 1,
+            which follows from convexity, or more, such as 2 for squares. Clipping scales outputs by it.
     """
 
     relaxation: float = 1.0
     averages: bool = True
     convex: bool = False
+    degree: float = 1.0
 
     def __init_subclass__(cls) -> None:
         """A new way to compare all with all does not go with the inherited one for pairs."""
@@ -165,6 +168,8 @@ def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice
         return torch.where(mask, better(slice(None)), values)
     rows = mask.flatten(1).any(dim=1).nonzero()[:, 0]
     if len(rows) > 0:
+        if values.requires_grad:
+            values = values.clone()  # what made them may need them for its gradient
         values[rows] = torch.where(mask[rows], better(rows), values[rows])
     return values
 

@@ -47,6 +47,8 @@ class TotalVariation(Distance):
                 f"got outputs of shape {tuple(z.shape)}"
             )
         count, channels, height, width = z.shape
+        if z.requires_grad:  # functions that write to an output have no gradient
+            return torch.cat([z.diff(dim=2).flatten(2), z.diff(dim=3).flatten(2)], dim=2)
         below, right = (height - 1) * width, height * (width - 1)
         pairs = z.new_empty((count, channels, below + right))
         torch.sub(z[:, :, 1:], z[:, :, :-1], out=pairs[..., :below].view(count, channels, height - 1, width))
@@ -56,6 +58,8 @@ class TotalVariation(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         if self.p == 1 or a.shape[1] == 1:
             return torch.cdist(a.flatten(1), b.flatten(1), p=1.0)
+        if a.requires_grad or b.requires_grad:  # unlike that of sqrt(), the gradient of this norm is finite at 0
+            return torch.stack([torch.linalg.vector_norm(a - z, dim=1).sum(dim=1) for z in b], dim=1)
         rows = max(1, _BLOCK_NUMBERS // a.shape[2])
         return torch.cat([_sums_of_norms(block, b) for block in torch.split(a, rows)])
 
@@ -63,6 +67,9 @@ class TotalVariation(Distance):
         if self.p == 1 or a.shape[1] == 1:
             # cdist of one with one, N times: without an intermediate result, and with the digits of all pairs
             return torch.cdist(a.flatten(1).unsqueeze(1), b.flatten(1).unsqueeze(1), p=1.0)[:, 0, 0]
+        if a.requires_grad or b.requires_grad:
+            norms: Tensor = torch.linalg.vector_norm(a - b, dim=1)
+            return norms.sum(dim=1)
         rows = max(1, _BLOCK_NUMBERS // a.shape[2])
         blocks = zip(torch.split(a, rows), torch.split(b, rows), strict=True)
         return torch.cat([(first - second).square_().sum(dim=1).sqrt_().sum(dim=1) for first, second in blocks])

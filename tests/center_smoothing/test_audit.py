@@ -18,8 +18,8 @@ from center_smoothing.audit import (
     check_noise,
     check_outputs,
     check_units,
-    needed_relaxation,
 )
+from center_smoothing.distances.axioms import needed_relaxation
 from center_smoothing.sampling import NoisyOutputs
 
 X = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -239,11 +239,11 @@ def test_the_same_noise_twice_fails() -> None:
 @pytest.mark.parametrize(
     ("x", "grid", "compared"),
     [
-        (X, None, "noise of 1,536 copies and"),
-        (X, 4080, "noise of 1,536 copies and"),
-        (X[0, 0, :1], None, "noise of 24 blocks of 64 copies and"),
-        (X[0, 0, :1], 255, "noise of 24 blocks of 64 copies and"),
-        (X, 1, "noise of 24 blocks of 64 copies and"),
+        (X, None, "noise of 1,792 copies and"),
+        (X, 4080, "noise of 1,792 copies and"),
+        (X[0, 0, :1], None, "noise of 28 blocks of 64 copies and"),
+        (X[0, 0, :1], 255, "noise of 28 blocks of 64 copies and"),
+        (X, 1, "noise of 28 blocks of 64 copies and"),
         (X[0, 0, :1], 1, "noise of 0 copies, as few values are possible, and"),
     ],
 )

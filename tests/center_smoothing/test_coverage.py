@@ -13,7 +13,18 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp, SmoothedOutput, SmoothingBudget, bounds
+from center_smoothing import (
+    Angular,
+    CenterSmoother,
+    Certificate,
+    Cosine,
+    Distance,
+    Lp,
+    SmoothedOutput,
+    SmoothingBudget,
+    SquaredL2,
+    bounds,
+)
 from center_smoothing.budget import Coverage, Method
 from center_smoothing.sampling import Stage
 from tests.center_smoothing.refutation import refuted
@@ -329,6 +340,8 @@ CASES = {
     "classes": (one_hot, Lp(1), vector(1.7, 0.0, 0.0), vector(-1.0, 1.0, 0.0), 1.3),
     "stairs": (stairs, Lp(math.inf), vector(0.1, -1.2), vector(0.4, 1.0), 1.0),
     "directions": (linear, Angular(), vector(0.3, 0.3), vector(-1.0, 0.0), 0.8),
+    "squares": (linear, SquaredL2(), vector(0.5, -1.0), torch.linalg.svd(STRETCH).Vh[0], 1.0),
+    "cosines": (linear, Cosine(), vector(0.3, 0.3), vector(-1.0, 0.0), 0.8),
 }
 
 
@@ -371,3 +384,32 @@ def test_a_rank_a_few_lower_would_break_the_promise(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bounds, "order_statistic_rank", lambda m, p, alpha: original(m, p, alpha) - (m == 25) * 7)
     failures, _ = failures_at_the_edge(400)
     assert refuted(failures, 400, 0.22)
+
+
+class SquaresOfSamples(SquaredL2):
+    """Squared l2 of outputs that cannot be averaged; gamma = 2."""
+
+    averages = False
+
+
+def three_in_a_row(z: Tensor) -> Tensor:
+    """Outputs 0, 1 and 2: by squared l2 the middle is at 1 from both ends, which are at 4 from each other."""
+    return (z[:, :1] > 0.0).to(z.dtype) + (z[:, :1] > 1.05)
+
+
+def failures_between_the_ends(runs: int) -> tuple[int, int]:
+    """At x the center is 0, with 1 within R; at x' all three outputs are as good, and 2 is taken 28 times in 100."""
+    budget = SmoothingBudget(n=601, m=1000, k=16, alpha_1=0.02, alpha_2=0.05, delta=0.1)
+    return failures_of_promise(three_in_a_row, SquaresOfSamples(), budget, vector(-0.532), vector(1.0), 1.0, runs)
+
+
+def test_the_promise_holds_where_gamma_is_two() -> None:
+    failures, both = failures_between_the_ends(250)
+    assert both > 0.9 * 250
+    assert not refuted(failures, 250, 0.07)
+
+
+def test_squares_with_a_relaxation_of_one_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SquaresOfSamples, "relaxation", 1.0)
+    failures, _ = failures_between_the_ends(250)
+    assert refuted(failures, 250, 0.07)

@@ -10,10 +10,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
+from center_smoothing import (
+    Angular,
+    BoxJaccard,
+    Cosine,
+    Distance,
+    FeatureDistance,
+    Lp,
+    MaskJaccard,
+    SquaredL2,
+    Symmetrised,
+    TotalVariation,
+)
 from center_smoothing.distances import base
 
-VECTOR_DISTANCES = [Lp(1), Lp(1.5), Lp(2), Lp(3), Lp(math.inf), Angular(), MaskJaccard()]
+VECTOR_DISTANCES = [Lp(1), Lp(1.5), Lp(2), Lp(3), Lp(math.inf), Angular(), MaskJaccard(), Cosine(), SquaredL2()]
 IMAGE_DISTANCES = [TotalVariation(1), TotalVariation(2)]
 
 
@@ -27,7 +38,13 @@ class Plain(Distance):
         return (a[:, None] - b[None]).abs().sum(dim=2)
 
 
-DISTANCES = [*VECTOR_DISTANCES, *IMAGE_DISTANCES, Plain()]
+def halved(z: Tensor) -> Tensor:
+    return z.flatten(1) / 2.0
+
+
+OF_FEATURES = FeatureDistance(halved, Cosine(), dtype=torch.float64)
+OF_BOTH_WAYS = Symmetrised(SquaredL2(), "sum")
+DISTANCES = [*VECTOR_DISTANCES, *IMAGE_DISTANCES, Plain(), OF_BOTH_WAYS]
 
 
 @pytest.fixture(params=["at once", "later"])
@@ -197,7 +214,7 @@ def outputs_of(distance: Distance) -> st.SearchStrategy[Tensor]:
     return st.sampled_from([(1,), (3,), (2, 2)]).flatmap(three)
 
 
-@pytest.mark.parametrize("distance", DISTANCES, ids=names)
+@pytest.mark.parametrize("distance", [*DISTANCES, OF_FEATURES], ids=names)
 @given(data=st.data())
 def test_axioms_of_a_distance(distance: Distance, data: st.DataObject) -> None:
     z = data.draw(outputs_of(distance))
@@ -411,10 +428,10 @@ def test_inputs_are_left_as_they_were(distance: Distance) -> None:
 
 @pytest.mark.parametrize("distance", DISTANCES, ids=names)
 def test_a_distance_prints_as_one_would_type_it(distance: Distance) -> None:
-    classes = {c.__name__: c for c in (Angular, Lp, MaskJaccard, Plain, TotalVariation)}
-    again = eval(repr(distance), {**classes, "inf": math.inf})
+    named = (Angular, Cosine, Lp, MaskJaccard, Plain, SquaredL2, Symmetrised, TotalVariation)
+    again = eval(repr(distance), {**{c.__name__: c for c in named}, "inf": math.inf})
     assert type(again) is type(distance)
-    assert vars(again) == vars(distance)
+    assert repr(again) == repr(distance)
 
 
 @pytest.mark.parametrize("distance", [Lp(), Angular(), *IMAGE_DISTANCES], ids=names)

@@ -3,7 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,38 @@ from PIL import Image
 
 from callbacks.certification_report import TWO_FUNCTIONS
 from experiments import figure4, figure5
-from experiments.panel import COLUMNS
+from experiments.panel import COLUMNS, CONFIGS
 
 ROOT = Path(__file__).parents[2]
 BOTH = ["--smoother=both", "--clip-norm=40"]
-FIGURE4 = ROOT / "experiments" / "figure4.py"
+# Small images, a small model and few samples in its training: the panel's own work is what is tested.
+SMALL = """
+experiment: image-folder-autoencoder
+model: {class_path: lightning_modules.NoisyAutoencoder, init_args: {image_shape: [3, 8, 8], latent_dim: 16}}
+data: {class_path: datamodules.ImageFolder, init_args: {root: images, image_size: [8, 8], mode: rgb}}
+center_smoothing: {num_examples: 1, h: [1.0], n: 100, m: 400, k: 8}
+"""
+FIGURE4 = """
+import sys
+from experiments import figure4, panel
+panel.CONFIGS["image-folder", "autoencoder"] = sys.argv[1]
+figure4.main(sys.argv[2:])
+"""
 
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The configuration of all trainings here."""
+    path = tmp_path_factory.mktemp("configs") / "small.yaml"
+    path.write_text(SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONFIGS, ("image-folder", "autoencoder"), str(path))
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +126,11 @@ def test_what_is_missing_of_a_certification_is_made_up_for(
     assert (tmp_path / "panel" / "figure4.csv").read_bytes() == (panel / "figure4.csv").read_bytes()
 
 
-def test_killed_and_started_again_gives_the_same_table(panel: Path, images: Path, tmp_path: Path) -> None:
+def test_killed_and_started_again_gives_the_same_table(panel: Path, images: Path, tmp_path: Path, small: Path) -> None:
     args = [*arguments(images, panel.parents[1]), f"--out={tmp_path}"]
-    command = [sys.executable, str(FIGURE4), *args]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    command = [sys.executable, "-c", FIGURE4, str(small), *args]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     reached = any("certify at sigma=0.1: 1 of 2" in line for line in process.stdout)
     process.kill()

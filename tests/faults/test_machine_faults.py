@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
 import certify
 from callbacks import CertificateWriter, CertificationFolder
@@ -49,6 +50,12 @@ def stopped(command: list[str], code: int, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr()
     assert "Traceback" not in said.err
     return (said.err or said.out).strip().splitlines()[-1]
+
+
+def said(capsys: pytest.CaptureFixture[str], beginning: str) -> str:
+    """The line of what was printed that begins so."""
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(beginning))
+    return line
 
 
 def goes_on(command: list[str], out: Path, uninterrupted: Path, contents: Contents) -> None:
@@ -143,18 +150,21 @@ def test_a_folder_that_becomes_read_only(
 
 
 def test_a_clock_that_goes_backwards_changes_nothing(
-    tiny_command: list[str], tmp_path: Path, uninterrupted: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny_command: list[str], tmp_path: Path, told: Told, uninterrupted: Path, contents: Contents,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     now = iter(range(2_000_000_000, 0, -86_400))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
     certify.main([*tiny_command, f"--out={tmp_path / 'out'}"])
     assert contents(tmp_path / "out") == contents(uninterrupted)
     assert all(row.seconds >= 0.0 for row in CertificationFolder(tmp_path / "out").rows())
+    told(SECTION, "the clock goes backwards", said(capsys, "written: ").partition(" (")[0])
 
 
 def test_torn_files_are_made_anew(
-    tiny_command: list[str], tmp_path: Path, uninterrupted: Path, contents: Contents
-) -> None:
+    tiny_command: list[str], tmp_path: Path, told: Told, uninterrupted: Path, contents: Contents,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     out = tmp_path / "out"
     shutil.copytree(uninterrupted, out)
     table = out / "certificates.csv"
@@ -168,6 +178,21 @@ def test_torn_files_are_made_anew(
     (out / "certificates.png").unlink()
     certify.main([*tiny_command, f"--out={out}"])
     assert contents(out) == contents(uninterrupted)
+    told(SECTION, "rows, arrays and pages are torn or missing", said(capsys, str(out)))
+
+
+def test_a_file_system_without_locks_is_named(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def acquire(lock: FileLock, timeout: float) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLock, "acquire", acquire)
+        with CertificationFolder(tmp_path / "out").locked():
+            pass
+    told(SECTION, "a file system without locks", capsys.readouterr().err.strip())
 
 
 def test_another_checkpoint_or_other_data_do_not_go_on(

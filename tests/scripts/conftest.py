@@ -37,10 +37,17 @@ def _no_account() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _wandb_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of W&B leaves its mode and its group in the environment of the process."""
+def _wandb_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A run of W&B leaves its mode and its group in the environment of the process; it costs a second, where wanted."""
     for name in ("WANDB_MODE", "WANDB_RUN_GROUP"):
         monkeypatch.delenv(name, raising=False)
+    if not {"wandb_history", "wandb_records", "logs_to_wandb"} & set(request.fixturenames):
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture
+def logs_to_wandb() -> None:
+    """For tests that let a script log to W&B."""
 
 
 @pytest.fixture(scope="session")

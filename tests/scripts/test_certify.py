@@ -213,6 +213,7 @@ def test_fewer_examples_are_the_first_of_more(certified: Path, checkpoint: Path,
     assert without_seconds(fewer) == without_seconds(certified)[:2]
 
 
+@pytest.mark.usefixtures("logs_to_wandb")
 def test_the_plan_comes_first_and_the_promise_last(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,7 +238,7 @@ def test_a_finished_folder_is_kept_without_sampling(
 
 def test_the_same_command_goes_on_after_an_interruption(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "certify.py"), f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY]
-    command += ["--h", "0", "1", "--n=1000", "--m=4000"]
+    command += ["--h", "0", "1", "--n=600", "--m=2000"]
     process = subprocess.Popen(
         command,
         env=os.environ | {"WANDB_MODE": "disabled"},
@@ -255,7 +256,7 @@ def test_the_same_command_goes_on_after_an_interruption(certified: Path, checkpo
     finished = without_seconds(tmp_path)
     assert 2 <= len(finished) < 6
     (tmp_path / "certificates.csv").open("a").write("1536,0.25,0.0,12")  # a torn line
-    run(checkpoint, tmp_path, "--h", "0", "1", "--n=1000", "--m=4000")
+    run(checkpoint, tmp_path, "--h", "0", "1", "--n=600", "--m=2000")
     assert without_seconds(tmp_path)[: len(finished)] == finished
     assert [row["index"] for row in table(tmp_path)] == [row["index"] for row in table(certified)]
 

@@ -261,7 +261,10 @@ def test_budgets_of_means(name: str, n: int, m: int) -> None:
         ),
         (["--clip-norm=1"], ["--clip-norm bounds the outputs of means", "--smoother mean or both", "got center"]),
         (["--output-bound=1"], ["--output-bound bounds the outputs of means", "got center"]),
-        ([*MEANS, "--distance=angular"], ["convex in the output (tv, tv-l2, l1, l2, linf)", "got angular"]),
+        (
+            [*MEANS, "--distance=angular"],
+            ["convex in the output (tv, tv-l2, l1, l2, linf, squared-l2, probability-tv, wasserstein1)", "got angular"],
+        ),
         ([*BOTH, "--distance=jaccard"], ["--smoother=both", "convex", "got jaccard"]),
         ([*MEANS, "--distance=mask-jaccard"], ["convex", "got mask-jaccard", "further away than each of its outputs"]),
         ([*MEANS, "--method=paper"], ["--method is of centers alone", "--smoother=mean"]),

@@ -73,6 +73,7 @@ def test_saved_config_repeats_the_run(run_folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in first["state_dict"])
 
 
+@pytest.mark.usefixtures("logs_to_wandb")
 def test_last_lines_name_folder_scores_and_the_next_command(
     tiny_training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

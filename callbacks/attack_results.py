@@ -1,0 +1,121 @@
+"""What attacks on certificates reached: on the terminal, and on disk where a certificate is contradicted."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from callbacks.certification_folder import AttackedRow, CertificationFolder, Row, attacked_rows, write_as_a_whole
+from center_smoothing.attack import AttackBudget
+from lightning_modules import CertifiedExample
+
+# What a reader of the lower line in charts must know.
+LOWER_BOUND = (
+    "The attack is a search: what it reached is a lower bound on how far the smoothed output can be moved, and no "
+    "proof of anything. Between it and eps_out lies what is not known. An abstention counts as 0."
+)
+_SHOWN = 5
+
+
+def plan_line(budget: AttackBudget, *, eps_in: int) -> str:
+    """What attacks will cost, before any sampling.
+
+    Args:
+        budget: of each attack.
+        eps_in: how many radii are attacked.
+    """
+    return (
+        f"  attack: pgd, {budget.steps} steps from {budget.starts} starts, {budget.samples} samples a step, at each "
+        f"eps_in: about {budget.evaluations * eps_in:,} evaluations more per example, a gradient counted as three"
+    )
+
+
+def result_lines(rows: Sequence[Row]) -> list[str]:
+    """A table of the ratios by smoother, noise level and eps_in; empty where nothing was attacked."""
+    groups: dict[tuple[str, float, float], list[AttackedRow]] = {}
+    for row in attacked_rows(rows):
+        groups.setdefault((row.smoother, row.sigma, row.eps_in), []).append(row)
+    if not groups:
+        return []
+    several = len({smoother for smoother, _, _ in groups}) > 1
+    titles = f"{'median attack':>15} {'median ratio':>13} {'largest ratio':>14} {'base model':>11}"
+    lines = [f"attack{' ' * 4 * several}{'sigma':>9} {'eps_in':>8} {titles}"]
+    for (smoother, sigma, eps_in), group in groups.items():
+        reached, ratios, base = (
+            [getattr(row, name) for row in group] for name in ("attack_eps", "attack_ratio", "base_attack_eps")
+        )
+        lines.append(
+            (f"{smoother:<10}" if several else " " * 6)
+            + f"{sigma:>9.4g} {eps_in:>8.4g} {_upper(reached):>15.4g} {_upper(ratios):>13.3f} {max(ratios):>14.3f} "
+            f"{_upper(base):>11.4g}"
+        )
+    return lines
+
+
+def contradiction_lines(rows: Sequence[Row], *, alpha: float, where: str) -> list[str]:
+    """What to say, loudly, where smoothed outputs moved further than certified; empty where none did.
+
+    Args:
+        rows: of certificates.csv.
+        alpha: that a single certificate may fail with.
+        where: the counterexamples are.
+    """
+    found = sorted((row for row in attacked_rows(rows) if row.contradicts), key=lambda row: -row.attack_ratio)
+    if not found:
+        return []
+    shown = [
+        f"  example {row.index}, {row.smoother}, sigma={row.sigma:g}, eps_in={row.eps_in!r}: moved by "
+        f"{row.attack_eps!r}, certified at most {row.eps_out!r}, ratio {row.attack_ratio:.4g}"
+        for row in found[:_SHOWN]
+    ]
+    more = [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    return [
+        f"error: the attack CONTRADICTS {len(found)} of {len(attacked_rows(rows))} certificates:",
+        *shown,
+        *more,
+        f"  each certificate may fail with probability {alpha:g}, the attack included: one of many may be chance. Else "
+        "a bound, the noise or the model is not what it is taken for: try another --seed, and --audit.",
+        f"  counterexamples: {where}",
+    ]
+
+
+def write_counterexample(
+    folder: CertificationFolder, example: CertifiedExample, rows: Sequence[AttackedRow], *, seed: int
+) -> None:
+    """Keep everything about an example whose smoothed output moved further than certified, if it did.
+
+    ``counterexamples/<index>.npz`` has ``x`` and ``center``; and an entry for each eps_in that is contradicted in
+    ``perturbed`` (J, *in), ``center_perturbed`` (J, *out), ``distance``, ``eps_in``, ``eps_out`` (J,); and ``seed``.
+
+    Args:
+        folder: of the certification.
+        example: with an attack for each row.
+        rows: of the example.
+        seed: of the noise.
+    """
+    pairs = [(row, attack) for row, attack in zip(rows, example.attacks, strict=True) if row.contradicts]
+    if not pairs:
+        return
+    assert example.point is not None  # it was attacked
+    arrays: Mapping[str, Any] = {
+        "x": example.point.double().numpy(),
+        "center": example.certificate.center.cpu().double().numpy(),
+        "perturbed": np.stack([attack.perturbed.cpu().double().numpy() for _, attack in pairs]),
+        "center_perturbed": np.stack([attack.output.center.cpu().double().numpy() for _, attack in pairs]),
+        "distance": np.array([row.attack_eps for row, _ in pairs]),
+        "eps_in": np.array([row.eps_in for row, _ in pairs]),
+        "eps_out": np.array([row.eps_out for row, _ in pairs]),
+        "seed": np.array(seed),
+    }
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    folder.counterexamples.mkdir(exist_ok=True)
+    write_as_a_whole(folder.counterexamples / f"{example.index}.npz", content.getvalue())
+
+
+def _upper(values: Sequence[float]) -> float:
+    """The upper median."""
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,40 @@
+"""Names of functions and networks that are the same in every process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+
+import torch
+from torch import nn
+
+
+def owner_of(function: object) -> nn.Module | None:
+    """The module that a callable is, or that it is a bound method of; None for other callables."""
+    owner = getattr(function, "__self__", function)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def name_of(function: object) -> str:
+    """A name for a callable without its address in memory; of a module, with a digest of its structure and weights.
+
+    Results of two networks must not be taken for those of one.
+
+    Example:
+        >>> name_of(len), name_of(nn.Identity()).partition("-")[0]
+        ('len', 'Identity')
+    """
+    if isinstance(function, functools.partial):
+        function = function.func
+    name = str(getattr(function, "__qualname__", type(function).__name__))
+    owner = owner_of(function)
+    return name if owner is None else f"{name}-{_digest(owner)}"
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.blake2b(str(module).encode(), digest_size=4)
+    for name, tensor in sorted(module.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

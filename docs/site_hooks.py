@@ -1,0 +1,80 @@
+"""Makes one site of docs/ and of the pages at the top of the repository, which GitHub shows as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+# Files at the top of the repository, and the pages that they become.
+TOP_PAGES = {
+    "README.md": "overview.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
+_LIST_ITEM = re.compile(r"(?:[-*]|\d+\.) ")
+_FENCE = re.compile(r" *```")
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the pages at the top of the repository."""
+    top = Path(config.config_file_path).parent
+    for name, page in TOP_PAGES.items():
+        files.append(File.generated(config, page, content=site_links_of_top((top / name).read_text())))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links to where the page is on the site, and let lists begin where GitHub lets them begin."""
+    return lists_after_paragraphs(site_links_of_docs(markdown))
+
+
+def site_links_of_top(markdown: str) -> str:
+    """The links of a page at the top of the repository, as docs/ is the top of the site.
+
+    Example:
+        >>> site_links_of_top("[a](docs/theory.md) ![b](docs/b.png) [c](SECURITY.md#what-is-not)")
+        '[a](theory.md) ![b](b.png) [c](security.md#what-is-not)'
+    """
+    markdown = re.sub(r"\]\(docs/", "](", markdown)
+    return _rename(markdown, "")
+
+
+def site_links_of_docs(markdown: str) -> str:
+    """The links of a page in docs/ to those pages at the top of the repository that the site has; no others.
+
+    Example:
+        >>> site_links_of_docs("[a](../README.md#measured) [b](../LICENSE)")
+        '[a](overview.md#measured) [b](../LICENSE)'
+    """
+    return _rename(markdown, "../")
+
+
+def lists_after_paragraphs(markdown: str) -> str:
+    r"""An empty line before each list that follows a paragraph without one, which Python-Markdown needs.
+
+    Example:
+        >>> lists_after_paragraphs("Text:\n- one\n- two\n\n- three")
+        'Text:\n\n- one\n- two\n\n- three'
+    """
+    lines: list[str] = []
+    fenced = in_list = False
+    for line in markdown.split("\n"):
+        if _FENCE.match(line):
+            fenced = not fenced
+        item = not fenced and _LIST_ITEM.match(line) is not None
+        if item and not in_list and lines and lines[-1].strip():
+            lines.append("")
+        in_list = item or (in_list and bool(line.strip()))
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _rename(markdown: str, before: str) -> str:
+    for name, page in TOP_PAGES.items():
+        markdown = re.sub(rf"\]\({re.escape(before + name)}(?=[)#])", f"]({page}", markdown)
+    return markdown

@@ -1,0 +1,1 @@
+"""Runnable examples: one script for each kind of output."""

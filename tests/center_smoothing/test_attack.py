@@ -1,0 +1,275 @@
+"""Attacks: they find what is known to be there, and stay inside their ball."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from center_smoothing import (
+    NO_BOX,
+    Angular,
+    BoxJaccard,
+    CenterSmoother,
+    Distance,
+    Lp,
+    MaskJaccard,
+    MeanBudget,
+    MeanSmoother,
+    SmoothingBudget,
+    TotalVariation,
+)
+from center_smoothing.attack import Attack, AttackBudget, attack, has_gradient, project
+from center_smoothing.sampling import to_grid
+
+BUDGET = SmoothingBudget(n=400, m=800)
+QUICK = AttackBudget(steps=12, starts=2, samples=16)
+
+
+def attacked(model: Callable[[Tensor], Tensor], distance: Distance, x: Tensor, eps_in: float, **given: int) -> Attack:
+    smoother = CenterSmoother(model, distance, sigma=0.25, budget=BUDGET, batch_size=64, **given)
+    return attack(smoother, x, smoother.certify(x), eps_in=eps_in, budget=QUICK)
+
+
+def linear() -> tuple[Tensor, float]:
+    """A map of singular values 3, 1, 1, ... from 20 to 12 dimensions, and its largest."""
+    generator = torch.Generator().manual_seed(1)
+    left, _ = torch.linalg.qr(torch.randn(12, 12, generator=generator))
+    right, _ = torch.linalg.qr(torch.randn(20, 12, generator=generator))
+    return left @ torch.diag(torch.tensor([3.0] + [1.0] * 11)) @ right.T, 3.0
+
+
+@pytest.mark.parametrize("grid", [None, 1020])
+def test_of_a_linear_map_it_finds_the_largest_singular_direction(grid: int | None) -> None:
+    matrix, largest = linear()
+    x, eps_in = torch.linspace(-1.0, 1.0, 20), 0.4
+    found = attacked(lambda z: z @ matrix.T, Lp(2), x, eps_in, **({} if grid is None else {"grid": grid}))
+    assert float((matrix @ (found.perturbed - x)).norm()) > 0.97 * largest * eps_in
+    assert found.base_eps == pytest.approx(largest * eps_in, rel=0.03)
+    assert found.base_eps <= largest * eps_in * (1.0 + 1e-5)
+    assert found.eps == pytest.approx(largest * eps_in, rel=0.25)  # centers are random
+    assert not found.gradient_free
+
+
+def test_the_steps_matter() -> None:
+    matrix, _ = linear()
+    smoother = CenterSmoother(lambda z: z @ matrix.T, Lp(2), sigma=0.25, budget=BUDGET, batch_size=64)
+    x = torch.zeros(20)
+    certificate = smoother.certify(x)
+    one, many = (
+        attack(smoother, x, certificate, eps_in=0.4, budget=AttackBudget(steps=steps, starts=1)) for steps in (1, 12)
+    )
+    assert one.base_eps < 0.96 * many.base_eps
+
+
+def test_it_depends_on_seed_example_and_radius_alone() -> None:
+    matrix, _ = linear()
+    x = torch.zeros(20)
+
+    def found(seed: int = 0, example: int = 0, eps_in: float = 0.4, batch_size: int = 64) -> Attack:
+        smoother = CenterSmoother(
+            lambda z: z @ matrix.T, Lp(2), sigma=0.25, budget=BUDGET, batch_size=batch_size, seed=seed
+        )
+        certificate = smoother.certify(x, example=example)
+        return attack(smoother, x, certificate, eps_in=eps_in, budget=QUICK, example=example)
+
+    first = found()
+    again, *others = found(batch_size=31), found(seed=1), found(example=1), found(eps_in=0.41)
+    assert torch.equal(first.perturbed, again.perturbed)
+    assert first.eps == pytest.approx(again.eps, rel=1e-6)
+    assert not any(torch.equal(first.perturbed, other.perturbed) for other in others)
+
+
+def test_the_noise_at_the_attacked_input_is_its_own() -> None:
+    x = torch.zeros(6)
+    found = attacked(lambda z: z, Lp(2), x, 0.0)
+    assert torch.equal(found.perturbed, x)
+    assert found.eps > 0.0  # with the noise of the run at x the centers would be the same
+    assert found.base_eps == 0.0
+
+
+class Step(nn.Module):
+    """1 where the first coordinates sum to more than a threshold, else 0, twice: without a useful gradient."""
+
+    def __init__(self, *, trainable: bool) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2), requires_grad=trainable)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, :2].sum(dim=1, keepdim=True) > 0.5).float() * self.scale
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_step_function_is_attacked_without_gradients(trainable: bool) -> None:
+    model, x = Step(trainable=trainable), torch.zeros(4)
+    smoother = CenterSmoother(model, Lp(2), sigma=0.25, budget=BUDGET, batch_size=64)
+    assert not has_gradient(smoother, x)
+    found = attack(smoother, x, smoother.certify(x), eps_in=0.6, budget=QUICK)
+    assert found.gradient_free
+    assert found.eps == pytest.approx(math.sqrt(2.0))
+    assert found.base_eps == pytest.approx(math.sqrt(2.0))
+
+
+@torch.no_grad()
+def detector(images: Tensor) -> Tensor:
+    """The box of pixels above a half, as a detector would have it."""
+    boxes = []
+    for image in images:
+        rows, columns = (image > 0.5).nonzero(as_tuple=True)
+        some = len(rows) > 0
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if some else NO_BOX
+        boxes.append(torch.tensor(box, dtype=torch.float32))
+    return torch.stack(boxes)
+
+
+def test_a_detector_of_boxes_is_attacked_without_gradients() -> None:
+    image = torch.full((6, 6), -1.0)
+    image[1:4, 1:4], image[1:4, 4] = 2.0, 0.2
+    smoother = CenterSmoother(detector, BoxJaccard(), sigma=0.15, budget=BUDGET, batch_size=64)
+    assert not has_gradient(smoother, image)
+    found = attack(smoother, image, smoother.certify(image), eps_in=0.5, budget=AttackBudget(starts=1, samples=16))
+    assert found.gradient_free
+    assert found.eps == pytest.approx(0.25)  # the column that is nearly there
+    assert found.base_eps >= 0.25
+
+
+def test_masks_have_no_gradient_though_the_model_has() -> None:
+    smoother = CenterSmoother(torch.sigmoid, MaskJaccard(), sigma=0.25, budget=BUDGET, batch_size=64)
+    assert not has_gradient(smoother, torch.zeros(9))
+    assert has_gradient(CenterSmoother(torch.sigmoid, Lp(2), sigma=0.25, budget=BUDGET), torch.zeros(9))
+
+
+DISTANCES = [TotalVariation(), TotalVariation(2), Angular(), Lp(1), Lp(2), Lp(3), Lp(math.inf), BoxJaccard()]
+
+
+@pytest.mark.parametrize("distance", DISTANCES, ids=repr)
+def test_the_gradient_of_a_distance_is_its_slope_and_finite_at_zero(distance: Distance) -> None:
+    boxes, generator = isinstance(distance, BoxJaccard), torch.Generator().manual_seed(3)
+    z = torch.randn(5, *((4,) if boxes else (3, 4, 4)), generator=generator, dtype=torch.float64)
+    z = torch.tensor([0.0, 0.0, 3.0, 3.0]) + 0.2 * z if boxes else z
+    center, direction = z[:1].clone(), torch.randn(z.shape, generator=generator, dtype=torch.float64)
+    embedded, z = distance.embed(center), z.requires_grad_()
+    for compare in (
+        lambda outputs: distance.compare(distance.embed(outputs), embedded)[:, 0],
+        lambda outputs: distance.paired(distance.embed(outputs), embedded.expand(5, *embedded.shape[1:]).contiguous()),
+    ):
+        values = compare(z)
+        torch.testing.assert_close(values.detach(), compare(z.detach()), rtol=1e-12, atol=1e-12)
+        (slope,) = torch.autograd.grad(values.sum(), z)
+        assert torch.isfinite(slope).all()
+        with torch.no_grad():
+            differences = (compare(z + 1e-5 * direction) - compare(z - 1e-5 * direction)) / 2e-5
+        expected = (slope * direction).flatten(1).sum(dim=1)
+        torch.testing.assert_close(differences[1:], expected[1:], rtol=1e-3, atol=1e-6)
+
+
+def test_means_are_attacked_too() -> None:
+    matrix, largest = linear()
+    smoother = MeanSmoother(
+        lambda z: z @ matrix.T, Lp(2), sigma=0.25, budget=MeanBudget(n=400, m=800), clip_norm=20.0, batch_size=64
+    )
+    x = torch.zeros(20)
+    certificate = smoother.certify(x)
+    found = attack(smoother, x, certificate, eps_in=0.4, budget=QUICK)
+    assert found.eps == pytest.approx(largest * 0.4, rel=0.15)
+    assert found.eps <= certificate.eps_out(0.4)
+
+
+def test_what_abstains_is_no_contradiction() -> None:
+    def scattered(x: Tensor) -> Tensor:
+        """Far apart, whatever one adds."""
+        return 1e6 * torch.sin(1e6 * x)
+
+    budget = SmoothingBudget(n=400, m=800, delta=0.2)
+    smoother = CenterSmoother(lambda x: scattered(x).where(x > 1.0, torch.nan), Lp(2), sigma=0.25, budget=budget)
+    certificate = smoother.certify(torch.zeros(3))
+    assert certificate.abstained
+    found = attack(smoother, torch.zeros(3), certificate, eps_in=0.25, budget=QUICK)
+    assert found.eps == 0.0
+    assert torch.equal(found.perturbed, torch.zeros(3))
+
+
+def test_the_model_is_as_before_and_gets_no_gradients() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Linear(8, 3)).train()
+    smoother = CenterSmoother(model, Lp(2), sigma=0.25, budget=BUDGET, batch_size=64)
+    with torch.no_grad():  # as Lightning predicts
+        found = attack(smoother, torch.zeros(4), smoother.certify(torch.zeros(4)), eps_in=0.3, budget=QUICK)
+    assert not found.gradient_free
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not found.perturbed.requires_grad
+
+
+def test_out_of_memory_halves_the_batch_of_a_gradient() -> None:
+    sizes = []
+
+    def model(x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        if torch.is_grad_enabled() and len(x) > 5:
+            raise torch.OutOfMemoryError("out of memory")
+        return x.tanh()
+
+    found = attacked(model, Lp(2), torch.zeros(3), 0.3)
+    assert not found.gradient_free
+    assert 4 in sizes
+
+
+VALUES = st.floats(-4.0, 4.0, width=32)
+
+
+@given(
+    pairs=st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=12),
+    eps_in=st.floats(0.0, 3.0),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16]),
+)
+def test_the_projection_is_inside_to_the_last_bit(
+    pairs: list[tuple[float, float]], eps_in: float, dtype: torch.dtype
+) -> None:
+    x, point = (torch.tensor(values, dtype=torch.float64).to(dtype) for values in zip(*pairs, strict=True))
+    projected = project(x, point, eps_in)
+    assert projected.dtype == dtype
+    exact = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(projected.tolist(), x.tolist(), strict=True))
+    assert exact <= Fraction(eps_in) ** 2
+    assert float(torch.linalg.vector_norm(projected.double() - x.double())) <= eps_in
+
+
+@given(
+    pairs=st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=12),
+    eps_in=st.floats(0.0, 3.0),
+    grid=st.sampled_from([10, 255, 4080]),
+)
+def test_the_projection_to_a_grid_is_on_it_and_inside(
+    pairs: list[tuple[float, float]], eps_in: float, grid: int
+) -> None:
+    x, point = (torch.tensor(values) for values in zip(*pairs, strict=True))
+    projected = project(x, point, eps_in, grid=grid)
+    steps = to_grid(projected, grid)
+    assert torch.equal((steps.double() / grid).float(), projected)
+    change = (steps - to_grid(x, grid)).tolist()
+    assert Fraction(sum(step * step for step in change), grid**2) <= Fraction(eps_in) ** 2
+
+
+def test_the_projection_uses_the_radius_up() -> None:
+    x, point = torch.rand(784), torch.rand(784) + 5.0
+    assert float((project(x, point, 0.25) - x).double().norm()) > 0.25 * (1 - 1e-5)
+    assert float((project(x, point, 0.25, grid=4080) - x).double().norm()) > 0.25 * (1 - 1e-2)
+    assert torch.equal(project(x, x + 1e-4, 0.25), x + 1e-4)
+    assert torch.equal(project(x, torch.full((784,), torch.nan), 0.25), x)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (lambda: AttackBudget(steps=0), "steps must be a whole number of at least 1, got 0"),
+        (lambda: AttackBudget(starts=True), "starts must be"),
+        (lambda: attacked(torch.tanh, Lp(2), torch.zeros(3), -1.0), "eps_in must be a finite number of at least 0"),
+        (lambda: attacked(torch.tanh, Lp(2), torch.zeros(3), math.inf), "eps_in must be"),
+    ],
+)
+def test_bad_arguments_are_named(wrong: Callable[[], object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        wrong()

@@ -1,0 +1,153 @@
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+from torch import Tensor
+
+from center_smoothing import (
+    CenterSmoother,
+    Distance,
+    MeanBudget,
+    MeanSmoother,
+    ProbabilityTV,
+    SmoothingBudget,
+    Wasserstein1,
+    check_distance,
+)
+
+BOTH = [Wasserstein1(), Wasserstein1(0.25), ProbabilityTV()]
+MASSES = hnp.arrays(np.float64, st.tuples(st.just(3), st.integers(2, 6)), elements=st.floats(0.0, 1.0))
+
+
+def normal(z: Tensor) -> Tensor:
+    z = z + (z.sum(dim=1, keepdim=True) < 0.01)
+    return z / z.sum(dim=1, keepdim=True)
+
+
+def softmax(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return (3.0 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype).softmax(dim=-1)
+
+
+@given(masses=MASSES, spacing=st.sampled_from([1.0, 0.25, 30.0]))
+def test_wasserstein_is_that_of_scipy(masses: np.ndarray, spacing: float) -> None:
+    z = normal(torch.from_numpy(masses))
+    places = spacing * np.arange(z.shape[1])
+    expected = [[stats.wasserstein_distance(places, places, a.numpy(), b.numpy()) for b in z] for a in z]
+    np.testing.assert_allclose(Wasserstein1(spacing).pairwise(z, z), expected, rtol=1e-9, atol=1e-12 * spacing)
+
+
+@given(masses=MASSES)
+def test_total_variation_is_the_largest_difference_of_any_event(masses: np.ndarray) -> None:
+    z = normal(torch.from_numpy(masses))
+    events = torch.tensor([[event >> k & 1 for k in range(z.shape[1])] for event in range(1 << z.shape[1])]).double()
+    masses_of_events = z @ events.T
+    expected = (masses_of_events[:, None] - masses_of_events[None]).amax(dim=2)
+    np.testing.assert_allclose(ProbabilityTV().pairwise(z, z), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("distance", BOTH, ids=repr)
+@given(masses=MASSES)
+def test_axioms(distance: Distance, masses: np.ndarray) -> None:
+    z = normal(torch.from_numpy(masses))
+    assert check_distance(distance, z).passed
+    torch.testing.assert_close(distance(z, z.roll(1, 0)), distance.pairwise(z, z.roll(1, 0)).diagonal())
+
+
+@pytest.mark.parametrize("distance", BOTH, ids=repr)
+@given(masses=MASSES, share=st.floats(0.0, 1.0))
+def test_convex(distance: Distance, masses: np.ndarray, share: float) -> None:
+    a, b, c = normal(torch.from_numpy(masses)).unsqueeze(1).unbind()
+    apart = distance(c, share * a + (1.0 - share) * b).item()
+    assert apart <= (share * distance(c, a) + (1.0 - share) * distance(c, b)).item() + 1e-12
+    assert distance.convex
+
+
+@pytest.mark.parametrize("distance", BOTH, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_makes_no_other_outputs(distance: Distance, dtype: torch.dtype) -> None:
+    z = softmax(300, 1000, dtype=dtype)
+    assert bool(torch.isfinite(distance.embed(z)).all())
+    assert bool(torch.isfinite(distance.embed(distance.averages_of(z))).all())
+    assert bool(torch.isfinite(distance.embed(distance.averages_of_tuples(z.reshape(100, 3, -1)))).all())
+
+
+@pytest.mark.parametrize("distance", BOTH, ids=repr)
+def test_averages_are_probability_vectors_where_coordinatewise_medians_are_not(distance: Distance) -> None:
+    classes = torch.eye(3).repeat(4, 1)
+    assert torch.median(classes, dim=0).values.sum() == 0.0
+    mean, middle = distance.averages_of(classes)
+    torch.testing.assert_close(mean, torch.full((3,), 1 / 3))
+    if isinstance(distance, Wasserstein1):
+        assert middle.tolist() == [0.0, 1.0, 0.0]  # in the middle of ordered classes
+    assert distance.averages_of(classes.long()).shape == (0, 3)
+    tilted = softmax(41, 5)
+    assert bool((distance.averages_of(tilted).sum(dim=1) - 1.0).abs().max() < 1e-6)
+
+
+@given(masses=hnp.arrays(np.float64, (5, 4), elements=st.floats(0.0, 1.0)))
+def test_the_middle_has_the_least_sum_of_distances(masses: np.ndarray) -> None:
+    z = normal(torch.from_numpy(masses))
+    middle = Wasserstein1().averages_of(z)[1:]
+    others = torch.cat([z, z.mean(dim=0, keepdim=True), softmax(20, 4).double()])
+    sums = Wasserstein1().pairwise(others, z).sum(dim=1)
+    assert float(Wasserstein1().pairwise(middle, z).sum()) <= float(sums.min()) + 1e-9
+
+
+@pytest.mark.parametrize("distance", BOTH, ids=repr)
+@pytest.mark.parametrize("wrong", [[2.0, -1.0, 0.0], [0.5, 0.4, 0.0], [3.0, 1.0, -3.5], [0.5, 0.5, 0.5]])
+def test_other_outputs_are_refused(distance: Distance, wrong: list[float]) -> None:
+    z = torch.tensor([[0.5, 0.5, 0.0], wrong])
+    said = f"got one with least number {min(wrong):.4g} and sum {sum(wrong):.4g}; softmax makes"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        distance.embed(z)
+
+
+@pytest.mark.parametrize("distance", BOTH, ids=repr)
+@pytest.mark.parametrize("shape", [(2, 1), (2, 3, 4)])
+def test_other_shapes_are_refused(distance: Distance, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"outputs must be probability vectors \(N, K\) of at least two"):
+        distance.embed(torch.ones(shape))
+
+
+@pytest.mark.parametrize("distance", BOTH, ids=repr)
+def test_nan_and_zeros_are_outside_of_every_ball(distance: Distance) -> None:
+    z = torch.tensor([[0.5, 0.5], [math.nan, 0.5], [0.0, 0.0], [math.inf, 0.0]])
+    distances = distance.pairwise(z, z)
+    assert distances[0, 0] == 0.0
+    assert int(torch.isinf(distances).sum()) == 15
+
+
+@pytest.mark.parametrize("distance", BOTH, ids=repr)
+def test_a_model_without_finite_outputs_abstains(distance: Distance) -> None:
+    budget = SmoothingBudget(n=300, m=300)
+    smoother = CenterSmoother(lambda x: x * torch.nan, distance, sigma=1.0, budget=budget, batch_size=64)
+    assert smoother.certify(torch.zeros(3)).abstained
+
+
+def test_arguments_out_of_range() -> None:
+    for spacing in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="spacing must be a positive finite number, got"):
+            Wasserstein1(spacing)
+    for tolerance in (-0.1, 1.0, math.nan):
+        with pytest.raises(ValueError, match=r"tolerance must lie in \[0, 1\), got"):
+            ProbabilityTV(tolerance=tolerance)
+
+
+@pytest.mark.parametrize(("distance", "bound"), [(ProbabilityTV(), 1.0), (Wasserstein1(), 2.0)], ids=repr)
+def test_means_are_certified_with_a_bound(distance: Distance, bound: float) -> None:
+    def model(x: Tensor) -> Tensor:
+        return (5.0 * x).softmax(dim=1)
+
+    budget, x = MeanBudget(n=1000, m=4000), torch.tensor([0.5, 0.0, -0.5])
+    certificate = MeanSmoother(model, distance, sigma=0.25, budget=budget, bound=bound, batch_size=64).certify(x)
+    assert not certificate.abstained
+    assert 0.0 < certificate.eps_out(0.1) < bound
+    clipping = MeanSmoother(model, distance, sigma=0.25, budget=budget, clip_norm=1.0, batch_size=64)
+    with pytest.raises(ValueError, match=r"clip_norm must be left out with .*, by which zero is no output"):
+        clipping.certify(x)

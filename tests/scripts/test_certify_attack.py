@@ -1,0 +1,222 @@
+"""certify.py --attack: what is written, what is said, and the way out where a certificate is contradicted."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import certify
+from callbacks import AttackedRow, CertificationFolder, Row
+from center_smoothing import Certificate
+
+ROOT = Path(certify.__file__).parent
+TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h", "0.5", "1"]
+ATTACK = ["--attack=pgd", "--attack-steps=4", "--attack-starts=2", "--attack-samples=8"]
+HEADER = (
+    "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,seconds,"
+    "attack_eps,attack_ratio,base_attack_eps"
+)
+
+
+@pytest.fixture(autouse=True)
+def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+def run(checkpoint: Path, out: Path, *arguments: str) -> Path:
+    return certify.main([f"--ckpt={checkpoint}", f"--out={out}", *TINY, *ATTACK, *arguments])
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "certificates.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def attacked(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("attacked")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        return run(checkpoint, out)
+
+
+def test_the_columns_of_attacks_stand_last_and_nothing_is_contradicted(attacked: Path, checkpoint: Path) -> None:
+    assert (attacked / "certificates.csv").read_text().splitlines()[0] == HEADER
+    rows = table(attacked)
+    assert len(rows) == 4
+    for row in rows:
+        assert 0.0 < float(row["attack_eps"]) <= float(row["eps_out"])
+        assert float(row["attack_ratio"]) == float(row["attack_eps"]) / float(row["eps_out"])
+        assert float(row["base_attack_eps"]) > 0.0
+    assert not (attacked / "counterexamples").exists()
+
+
+def test_the_certificates_are_those_without_an_attack(attacked: Path, checkpoint: Path, tmp_path: Path) -> None:
+    certify.main([f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY])
+    ours = table(tmp_path)
+    names = HEADER.replace("seconds,", "").split(",")[:10]
+    assert [list(row) for row in ours] == [names] * 4
+    assert [{name: row[name] for name in names} for row in table(attacked)] == ours
+
+
+def test_the_summary_and_the_report_say_what_was_reached(attacked: Path) -> None:
+    summary = json.loads((attacked / "summary.json").read_text())
+    assert summary["config"]["attack"] == {"method": "pgd", "steps": 4, "starts": 2, "samples": 8}
+    for result in summary["results"]:
+        rows = [row for row in table(attacked) if float(row["eps_in"]) == result["eps_in"]]
+        assert result["max_attack_ratio"] == max(float(row["attack_ratio"]) for row in rows)
+        for name in ("attack_eps", "base_attack_eps"):
+            assert result[f"median_{name}"] == max(float(row[name]) for row in rows)  # the upper one of two
+    report = (attacked / "report.html").read_text()
+    assert "reached by the attack" in report
+    assert "lower bound on how far the smoothed output can be moved" in report
+    assert "Attack / eps_out" in report
+
+
+def test_wandb_has_what_was_reached(attacked: Path, wandb_history: Callable[[Path], list[dict[str, object]]]) -> None:
+    logged = [row for row in wandb_history(attacked) if "median_attack_eps" in row]
+    results = json.loads((attacked / "summary.json").read_text())["results"]
+    assert [row["max_attack_ratio"] for row in logged] == [result["max_attack_ratio"] for result in results]
+
+
+def test_the_terminal_has_the_ratios(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(checkpoint, tmp_path, "--num-examples=1")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("  attack: pgd, 4 steps from 2 starts, 8 samples a step") for line in lines)
+    (place,) = (number for number, line in enumerate(lines) if "largest ratio" in line)
+    (row, *_) = table(tmp_path)
+    sigma, eps_in, median, ratio, largest, base = lines[place + 1].split()
+    assert (sigma, eps_in, ratio) == ("0.25", "0.125", largest)
+    assert float(median) == pytest.approx(float(row["attack_eps"]), rel=1e-3)
+    assert float(base) == pytest.approx(float(row["base_attack_eps"]), rel=1e-3)
+
+
+def test_an_interrupted_attack_goes_on_with_the_same_numbers(attacked: Path, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(attacked, tmp_path / "half")
+    csv_file = tmp_path / "half" / "certificates.csv"
+    for kept in (1, 4):  # a header, an example and a half
+        lines = (attacked / "certificates.csv").read_text().splitlines(keepends=True)
+        csv_file.write_text("".join(lines[:kept]) + lines[kept][:-7])
+        run(checkpoint, tmp_path / "half")
+        assert table(tmp_path / "half") == table(attacked)
+        assert csv_file.read_text().splitlines()[0] == HEADER
+
+
+def test_a_folder_with_and_one_without_attacks_are_not_mixed(
+    attacked: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        certify.main([f"--ckpt={checkpoint}", f"--out={attacked}", *TINY])
+    assert "it holds a certification with attack=" in capsys.readouterr().err
+    assert certify.main([f"--from={attacked}", "--eps-in=0.1"]) == attacked
+
+
+def test_two_processes_give_the_numbers_of_one(attacked: Path, checkpoint: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "certify.py"), f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, *ATTACK]
+    done = subprocess.run([*command, "--devices=2", "--strategy=ddp"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = table(tmp_path), table(attacked)
+    assert [row["index"] for row in ours] == [row["index"] for row in theirs]
+    for name in ("eps_out", "attack_eps", "base_attack_eps"):
+        values = ([float(row[name]) for row in rows] for rows in (ours, theirs))
+        first, second = values
+        assert first == pytest.approx(second, rel=1e-3)
+
+
+def test_a_forged_certificate_is_contradicted(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged = 1e-3  # far below what any two centers of this model are apart
+    monkeypatch.setattr(Certificate, "radius_at", lambda self, ranks, *, upwards=True: forged)
+    for _ in range(2):  # the second time from the finished folder
+        with pytest.raises(SystemExit, match="1"):
+            run(checkpoint, tmp_path)
+        error = capsys.readouterr().err
+        assert "the attack CONTRADICTS 4 of 4 certificates" in error
+        assert "may fail with probability 0.01" in error
+        assert str(tmp_path / "counterexamples") in error
+    assert len(table(tmp_path)) == 4
+    assert json.loads((tmp_path / "summary.json").read_text())["results"][0]["max_attack_ratio"] > 1.0
+    for index in {row["index"] for row in table(tmp_path)}:
+        with np.load(tmp_path / "counterexamples" / f"{index}.npz") as kept:
+            found = {name: kept[name] for name in kept.files}
+        assert found["eps_in"].tolist() == [0.125, 0.25]
+        assert found["eps_out"].tolist() == [forged, forged]
+        changes = np.linalg.norm((found["perturbed"] - found["x"]).reshape(2, -1), axis=1)
+        assert np.all(changes <= found["eps_in"])
+        assert int(found["seed"]) == 0
+        rows = [row for row in table(tmp_path) if row["index"] == index]
+        assert found["distance"].tolist() == [float(row["attack_eps"]) for row in rows]
+        moved = torch.from_numpy(found["center_perturbed"] - found["center"])
+        variation = moved.diff(dim=-1).abs().sum((1, 2, 3)) + moved.diff(dim=-2).abs().sum((1, 2, 3))
+        assert variation.tolist() == pytest.approx(found["distance"].tolist(), rel=1e-6)
+
+
+def test_of_both_smoothers_and_several_levels_all_are_attacked(checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ["--num-examples=1", "--eps-in", "0.1", "0.2", "--smoother=both", "--clip-norm=20", "--h=1"]
+    certify.main([f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY[:-3], *ATTACK, *arguments])
+    rows = CertificationFolder(tmp_path).rows()
+    assert {(row.smoother, row.sigma) for row in CertificationFolder(tmp_path / "center").rows()} == {
+        ("center", 0.1), ("center", 0.2),
+    }  # fmt: skip
+    assert all(isinstance(row, AttackedRow) for row in rows)
+    assert "reached by the attack" in (tmp_path / "report.html").read_text()
+
+
+def test_discrete_noise_is_attacked_on_its_grid(checkpoint: Path, tmp_path: Path) -> None:
+    run(checkpoint, tmp_path, "--noise=discrete", "--num-examples=1")
+    assert all(float(row["attack_eps"]) > 0.0 for row in table(tmp_path))
+
+
+def test_a_row_that_was_cut_off_is_none() -> None:
+    row = AttackedRow.of_row(
+        Row(3, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", 1.5), attack_eps=3.25, base_attack_eps=7.125
+    )
+    cells = row.as_text()
+    assert Row.from_text(cells) == row
+    assert Row.from_text([*cells[:12], "0.5", cells[13]]) is None
+    assert Row.from_text([*cells[:13], "cut"]) is None
+    assert Row.from_text(cells[:12]) is None
+    assert Row.from_text([*cells[:11], "nan", "nan", "1.0"]) is None
+
+
+def test_a_line_that_was_cut_off_is_not_read_as_a_row(tmp_path: Path) -> None:
+    folder = CertificationFolder(tmp_path)
+    rows = [
+        AttackedRow.of_row(
+            Row(index, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", 1.5), attack_eps=3.25, base_attack_eps=7.125
+        )
+        for index in range(2)
+    ]
+    folder.append(rows[:1])
+    whole = folder.table.read_bytes()
+    for lost in range(1, len(rows[0].as_text()[-1]) + 20):
+        folder.table.write_bytes(whole[:-lost])
+        folder.append(rows[1:])
+        assert folder.rows() == rows[1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--attack=fgsm"], "--attack must be one of none, pgd, got 'fgsm'"),
+        (["--attack-steps=5"], "--attack-steps is of an attack: it needs --attack pgd, got none"),
+        (["--attack=pgd", "--attack-starts=0"], "--attack-starts must be a whole number of at least 1, got '0'"),
+        (["--attack=pgd", "--split-samples"], "it must be left out with --split-samples"),
+        (["--attack=pgd", "--plan"], "--attack goes with a certification"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(
+    arguments: list[str], named: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        certify.main([f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, *arguments])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
