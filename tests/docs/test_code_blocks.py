@@ -307,6 +307,7 @@ CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"python certify\.py(?=.* --config configs/face_detection\.yaml )", _certify_parse, "photos of faces"),
     (r"python experiments/figure4\.py", _panel("figure4"), "ten minutes to hours: tests/experiments"),
     (r"python experiments/figure5\.py", _panel("figure5"), "ten minutes to hours: tests/experiments"),
+    (r"python experiments/consistency\.py", _script("experiments/consistency.py"), "hours: tests/experiments"),
     (r"python (?=examples/)", _example, "tests/examples run them all"),
     (r"python benchmarks/throughput\.py", _script("benchmarks/throughput.py"), "measures for a minute"),
     (r"python benchmarks/growth\.py", _script("benchmarks/growth.py"), "minutes, with gigabytes of memory"),
