@@ -85,6 +85,7 @@
   for (const node of document.querySelectorAll(".charts .chart")) draw(node);
   for (const details of document.querySelectorAll("details")) {
     details.addEventListener("toggle", () => drawInside(details));
+    drawInside(details);  // it may have been opened while the page was still loading
   }
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 import certify
 import train
 from center_smoothing import Lp, SmoothingBudget
-from experiments import panel
+from experiments import consistency, panel
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
@@ -242,7 +243,7 @@ def _certify_parse(words: list[str]) -> None:
     assert certify._parse(words).model is not None
 
 
-def _panel(figure: str) -> Callable[[list[str]], None]:
+def _experiment(name: str, runs: ModuleType) -> Callable[[list[str]], None]:
     """All that an experiment checks before it trains, with its data."""
 
     def check(words: list[str]) -> None:
@@ -255,9 +256,9 @@ def _panel(figure: str) -> Callable[[list[str]], None]:
             raise Planned
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(panel, "run", planned)
+            patch.setattr(runs, "run", planned)
             with pytest.raises(Planned):
-                importlib.import_module(f"experiments.{figure}").main(words)
+                importlib.import_module(f"experiments.{name}").main(words)
         assert steps
 
     return check
@@ -305,9 +306,9 @@ CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"srun --kill-on-bad-exit=1 python certify\.py", _certify_plan, "SLURM"),
     (r"python certify\.py(?=.* --time-limit )", _certify_plan, "half an hour"),
     (r"python certify\.py(?=.* --config configs/face_detection\.yaml )", _certify_parse, "photos of faces"),
-    (r"python experiments/figure4\.py", _panel("figure4"), "ten minutes to hours: tests/experiments"),
-    (r"python experiments/figure5\.py", _panel("figure5"), "ten minutes to hours: tests/experiments"),
-    (r"python experiments/consistency\.py", _script("experiments/consistency.py"), "hours: tests/experiments"),
+    (r"python experiments/figure4\.py", _experiment("figure4", panel), "ten minutes to hours: tests/experiments"),
+    (r"python experiments/figure5\.py", _experiment("figure5", panel), "ten minutes to hours: tests/experiments"),
+    (r"python experiments/consistency\.py", _experiment("consistency", consistency), "an hour: tests/experiments"),
     (r"python (?=examples/)", _example, "tests/examples run them all"),
     (r"python benchmarks/throughput\.py", _script("benchmarks/throughput.py"), "measures for a minute"),
     (r"python benchmarks/growth\.py", _script("benchmarks/growth.py"), "minutes, with gigabytes of memory"),
