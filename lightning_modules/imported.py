@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from center_smoothing import OnnxModel
 from center_smoothing.base_functions import as_base_function
+from center_smoothing.distances.naming import weights_of
 from lightning_modules.base import BaseModel
 
 # Files that hold a model: TorchScript, an exported program, ONNX.
@@ -122,10 +123,8 @@ def _sha256(function: object, file: Path | None) -> str:
     """Of the weights and the code: what must stay the same while a certification goes on."""
     digest = hashlib.sha256()
     if isinstance(function, nn.Module) and not isinstance(function, torch.jit.ScriptModule):
-        for name, value in function.state_dict().items():
-            if isinstance(value, Tensor):
-                digest.update(name.encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for part in weights_of(function):
+            digest.update(part)
     elif file is None and not inspect.isroutine(function):
         try:
             digest.update(pickle.dumps(function))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -31,10 +32,16 @@ def name_of(function: object) -> str:
     return name if owner is None else f"{name}-{_digest(owner)}"
 
 
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.blake2b(str(module).encode(), digest_size=4)
+def weights_of(module: nn.Module) -> Iterator[bytes]:
+    """Names and values of a module's parameters and buffers, in the order of their names: what a hash is made of."""
     for name, tensor in sorted(module.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            yield name.encode()
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.blake2b(str(module).encode(), digest_size=4)
+    for part in weights_of(module):
+        digest.update(part)
     return digest.hexdigest()
