@@ -25,6 +25,11 @@ from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, Total
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 HOSTILE = "<b></script><img src=x onerror=\"document.title='broken'\">"
+# Whether a page has come to its end, and all charts that it shows at once are drawn.
+LOADED = """
+return document.readyState === "complete" && location.protocol === "file:"
+    && [...document.querySelectorAll(".charts .chart")].every((node) => node.querySelector(".scatterlayer .trace"))
+"""
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
@@ -147,6 +152,7 @@ def show(browser: Chrome) -> Iterator[Callable[..., Chrome]]:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         prefer(browser, scheme)
         browser.get(path.as_uri())
+        wait_for(browser, lambda: browser.execute_script(LOADED))  # a busy browser may still be at it
         return browser
 
     yield show
