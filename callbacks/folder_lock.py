@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 # What a file system without locks answers.
 _UNKNOWN = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+# What filelock made of ENOSYS before it had a lock of its own for such file systems.
+_OF_OLDER_FILELOCKS = (NotImplementedError,)
 
 
 @contextmanager
@@ -33,10 +35,7 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(refusal) from error
-    except (
-        NotImplementedError,
-        OSError,
-    ) as error:  # the first is what older filelocks raise
+    except (OSError, *_OF_OLDER_FILELOCKS) as error:
         if isinstance(error, OSError) and error.errno not in _UNKNOWN:
             raise
         print(

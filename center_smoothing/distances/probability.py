@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -56,9 +57,9 @@ class _OfProbabilities(Distance):
             return outputs[:0]
         return torch.stack([outputs.mean(dim=0), self._middle(_to_float64(outputs)).to(outputs)])
 
+    @abstractmethod
     def _middle(self, outputs: Tensor) -> Tensor:
         """(k, K) float64 -> (K,), with sum 1."""
-        raise NotImplementedError
 
 
 class Wasserstein1(_OfProbabilities):

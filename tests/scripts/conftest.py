@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+import certify
 import train
 
 # A run of seconds: a few batches of the real digits, and a budget that just certifies h = 1.
@@ -43,6 +44,19 @@ def _wandb_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch, request: 
         monkeypatch.delenv(name, raising=False)
     if not {"wandb_history", "wandb_records", "logs_to_wandb"} & set(request.fixturenames):
         monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """The one line with which certify.py refuses arguments, with exit code 2."""
+
+    def line_of(arguments: list[str]) -> str:
+        with pytest.raises(SystemExit, match="2"):
+            certify.main(arguments)
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return line_of
 
 
 @pytest.fixture
