@@ -24,21 +24,15 @@ def before(runs: Sequence[Run]) -> list[Finding]:
     """Checks that need no certificate.
 
     Args:
-        runs: at least one; model, noise and distance are those of the first run of each kind.
+        runs: at least one; model, noise and distance are those of the first.
 
     Raises:
         ValueError: if the model or the distance cannot do with the examples.
     """
-    found: list[Finding] = []
-    first = {kind: next(run for run in runs if run.job.kind == kind) for kind in {run.job.kind: None for run in runs}}
-    for kind, run in first.items():
-        points, examples = run.points(_PROBED)
-        with run.trainer.precision_plugin.predict_step_context():
-            findings = audit(
-                run.job.smoother.outputs, run.job.smoother.distance, points, rtol=run.rtol, examples=examples
-            )
-        found += [_named(finding, kind) for finding in findings] if len(first) > 1 else findings
-    return found
+    run = runs[0]
+    points, examples = run.points(_PROBED)
+    with run.trainer.precision_plugin.predict_step_context():
+        return audit(run.job.smoother.outputs, run.job.smoother.distance, points, rtol=run.rtol, examples=examples)
 
 
 def after(runs: Sequence[Run]) -> list[Finding]:
@@ -56,7 +50,7 @@ def after(runs: Sequence[Run]) -> list[Finding]:
         # means abstain where an output is not finite, which no plan knows of
         bound = 0.0 if isinstance(smoother, MeanSmoother) else min(1.0, smoother.budget.abstention_probability())
         passed = bool(count == 0 or binom.sf(count - 1, total, bound) >= _LEVEL)
-        of_run = f", {run.job.kind}, sigma {smoother.sigma:g}" if len(runs) > 1 else ""
+        of_run = f", sigma {smoother.sigma:g}" if len(runs) > 1 else ""
         advice = "" if passed else "raise --delta or --n where outputs scatter; look for NaN where they are not finite"
         seen = f"{count} of {total} examples abstained, planned are at most {rounded_up(100.0 * bound, 1)}% of inputs"
         found.append(Finding(f"abstention{of_run}", passed, seen, advice))
@@ -109,7 +103,3 @@ def lines(findings: Sequence[Finding]) -> list[str]:
 def as_plain(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """For summary.json."""
     return [asdict(finding) for finding in findings]
-
-
-def _named(finding: Finding, kind: str) -> Finding:
-    return Finding(f"{finding.check}, {kind}", finding.passed, finding.seen, finding.advice, finding.fatal)

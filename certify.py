@@ -28,6 +28,7 @@ import entrypoint
 import planning
 from callbacks import CertificationFolder, attack_results
 from callbacks import certification_answers as answers
+from callbacks import certification_comparison as comparison
 from callbacks import certification_report as report
 from callbacks.foreign_files import check_inside, check_links
 from center_smoothing import (
@@ -138,12 +139,11 @@ def main(args: Sequence[str] | None = None) -> Path | None:
             if options.audit:
                 _audit_before(runs)
             _preflight(runs)
-            for folder, below in conclusion.folders(out, jobs):
-                if len(below) > 1 and folder.read_summary() is None and rank_zero_only.rank == 0:
-                    runs[0].write_summary([], folder=folder, config=conclusion.config_of_all(below))
+            if len(jobs) > 1 and out.read_summary() is None and rank_zero_only.rank == 0:
+                runs[0].write_summary([], folder=out, config=conclusion.config_of_all(jobs))
         for run in runs:
             if len(runs) > 1 and run.todo:
-                _say(f"{conclusion.label_of(out, run.job)}:")
+                _say(f"{run.job.folder.path.name}:")
             run.execute()
         if runs[0].trainer.is_global_zero:
             with entrypoint.user_errors():
@@ -169,7 +169,11 @@ def _parser() -> ArgumentParser:
         type=BaseModel | None,
         help="pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file",
     )
-    add("--from", type=str | None, help="answer --eps-in or --h, --eps-out or both from a finished folder, no sampling")
+    add(
+        "--from",
+        type=entrypoint.folders,
+        help="answer --eps-in or --h, --eps-out or both from a finished folder, no sampling; of several side by side",
+    )
     add(
         "--eps-in",
         type=entrypoint.radius("--eps-in"),
@@ -244,7 +248,8 @@ def _parser() -> ArgumentParser:
     add(
         "--out",
         type=str | None,
-        help="folder to write; default: certification/ beside the checkpoint's folder; with --from a CSV file",
+        help="folder to write; default: certification/ beside the checkpoint's folder; with --from a CSV file, or for "
+        "the report of several",
     )
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
     add(
@@ -279,7 +284,7 @@ def _parser() -> ArgumentParser:
 
 def _parse(args: Sequence[str] | None) -> Namespace:
     given_words = sys.argv[1:] if args is None else args
-    words, model = _users_model(entrypoint.joined(given_words, "--m"))
+    words, model = _users_model(entrypoint.joined(entrypoint.joined(given_words, "--m"), "--from", by="\0"))
     parser = _parser()
     parser.set_defaults(data=_data_that_arguments_change(words))
     try:
@@ -423,7 +428,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
     """
     distance, levels = entrypoint.distance_named(options.distance), _noise_levels(options, subject.sigma)
     kinds = {"center": _centers, "mean": _means}
-    smoothings = [kinds[kind](options, levels) for kind in entrypoint.SMOOTHERS[options.smoother]]
+    smoothing = kinds[options.smoother](options, levels)
     examples, indices, digest = _draw_examples(subject.data, options.num_examples, options.seed)
     attack = _attack_budget(options)
     config = {
@@ -448,7 +453,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
             f"--split-samples must be left out with {distance!r}, whose outputs are no tensors to exchange"
         )
     path = (
-        Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothings, levels)
+        Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothing, levels)
     )
     check_links(path, "--out")
     entrypoint.make_writable(path, "--out")
@@ -460,7 +465,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         request, folder = _request(options, levels), CertificationFolder(path)
         budget, lines = planning.in_time(request, model, base_function, examples, folder, _where(options))
         _say(*lines, sep="\n")
-        smoothings = [_centers(options, levels, budget)]
+        smoothing = _centers(options, levels, budget)
     names = getattr(subject.data, "names", None)
     jobs = [
         Job(
@@ -476,12 +481,7 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
                 grid=options.grid,
                 batch_size=options.batch_size,
             ),
-            folder=CertificationFolder(
-                path.joinpath(
-                    *[smoothing.kind] * (len(smoothings) > 1),
-                    *[f"sigma={sigma!r}"] * (len(levels) > 1),
-                )
-            ),
+            folder=CertificationFolder(path / f"sigma={sigma!r}" if len(levels) > 1 else path),
             eps_in=radii,
             coverage=options.coverage,
             config={"smoother": smoothing.kind, **config, **smoothing.config, "sigma": sigma, "eps_in": radii},
@@ -490,15 +490,12 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
             stop=_stopping_rule(smoothing.rules, radii, options.coverage),
             attack=attack,
         )
-        for smoothing in smoothings
         for sigma, radii in levels.items()
     ]
-    for folder, below in conclusion.folders(CertificationFolder(path), jobs):
-        check_inside(folder.path, path)
-        for job in below:
-            check_inside(job.folder.path, path)
-        if len(below) > 1:
-            check_same(folder, conclusion.config_of_all(below), subject.sha256)
+    for job in jobs:
+        check_inside(job.folder.path, path)
+    if len(jobs) > 1:
+        check_same(CertificationFolder(path), conclusion.config_of_all(jobs), subject.sha256)
     return CertificationFolder(path), jobs
 
 
@@ -671,14 +668,14 @@ def _default_folder(
     options: Namespace,
     subject: Subject,
     config: dict[str, Any],
-    smoothings: Sequence[Smoothing],
+    smoothing: Smoothing,
     levels: dict[float, list[float]],
 ) -> Path:
     """The same command finds the same folder again."""
-    configs = {smoothing.kind: {**config, **smoothing.config} for smoothing in smoothings}
+    configs = {smoothing.kind: {**config, **smoothing.config}}
     identity = json.dumps([configs, sorted(levels.items()), subject.sha256, options.batch_size], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    name = "-".join([options.distance, *(smoothing.name for smoothing in smoothings), digest])
+    name = "-".join([options.distance, smoothing.name, digest])
     return _relative(subject.folder / "certification" / name)
 
 
@@ -689,12 +686,11 @@ def _relative(path: Path) -> Path:
 
 def _plan(jobs: Sequence[Job]) -> list[str]:
     given: dict[str, Any] = {"levels": conclusion.radii_by_sigma(jobs), "num_examples": len(jobs[0].examples)}
-    found = []
-    for smoother in {job.kind: job.smoother for job in jobs}.values():
-        if isinstance(smoother, MeanSmoother):
-            found += report.mean_plan_lines(smoother, **given)
-        else:
-            found += report.plan_lines(smoother.budget, smoother.distance, **given)
+    smoother = jobs[0].smoother
+    if isinstance(smoother, MeanSmoother):
+        found = report.mean_plan_lines(smoother, **given)
+    else:
+        found = report.plan_lines(smoother.budget, smoother.distance, **given)
     if jobs[0].attack is not None:
         found.append(attack_results.plan_line(jobs[0].attack, eps_in=len(jobs[0].eps_in)))
     change = jobs[0].grid_change
@@ -708,16 +704,12 @@ def _preflight(runs: Sequence[Run]) -> None:
     todo = [run for run in runs if run.todo]
     if not todo:
         return
-    rates = {kind: run.preflight() for kind, run in {run.job.kind: run for run in reversed(todo)}.items()}
-    seconds = sum(run.job.evaluations * run.most_examples / rates[run.job.kind] for run in todo)
-    levels, kinds = len(conclusion.radii_by_sigma([run.job for run in runs])), {run.job.kind for run in runs}
+    rate = todo[0].preflight()
+    seconds = sum(run.job.evaluations * run.most_examples for run in todo) / rate
     what = f"{sum(len(run.todo) for run in todo)} examples"
-    what += (f" at {levels} noise levels" if levels > 1 else "") + (" by two smoothers" if len(kinds) > 1 else "")
-    speed, batch_size = min(rates.values()) * todo[0].trainer.world_size, todo[0].job.smoother.outputs.batch_size
-    _say(
-        f"  about {report.duration(seconds)} for {what}{' together' if len(runs) > 1 else ''} at "
-        f"{speed:,.0f} samples/s in batches of {batch_size}"
-    )
+    what += f" at {len(runs)} noise levels together" if len(runs) > 1 else ""
+    speed, batch_size = rate * todo[0].trainer.world_size, todo[0].job.smoother.outputs.batch_size
+    _say(f"  about {report.duration(seconds)} for {what} at {speed:,.0f} samples/s in batches of {batch_size}")
     if todo[0].job.attack is not None and not todo[0].has_gradient():
         _say("  attack: the model or the distance has no gradient: a search without gradients takes its place")
 
@@ -750,21 +742,16 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
     if runs[0].findings:
         _audit_after(runs)
     jobs, parts = [run.job for run in runs], [conclusion.Part.of(run) for run in runs]
-    for folder, below in conclusion.folders(out, jobs):
-        rows, results = conclusion.write_files(folder, [part for part in parts if part.job in below], runs[0])
+    rows, results = conclusion.write_files(out, parts, runs[0])
     print(*report.result_lines(results), *attack_results.result_lines(rows), sep="\n")
     notes = [line for part in parts for line in report.non_finite_lines(part.job.folder, part.rows)]
     for line in [*notes, *_memory_lines(runs)]:
         print(line)
-    promises = {part.job.kind: part.promise for part in parts}
-    print(*(f"{kind}: {line}" if len(promises) > 1 else line for kind, line in promises.items()), sep="\n")
-    if len(promises) > 1:
-        print(report.TWO_FUNCTIONS)
+    print(parts[0].promise)
     for name, reason in subject.data.left_out.items():
         print(f"left out: {name!r}, {reason}")
     files = ", ".join(path.name for path in (out.table, out.fractions, out.summary, out.picture, out.fraction_picture))
-    single = len(promises) == 1
-    where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma" if single else "center/, mean/"
+    where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma"
     print(f"written: {out.path} ({files}, report.html, {where})")
     if any(run.todo for run in runs):
         config = {**conclusion.config_of_all(jobs), "checkpoint_sha256": subject.sha256}
@@ -793,13 +780,15 @@ def _answer(options: Namespace) -> Path:
     """Answer from a finished folder without a single evaluation (theory T6)."""
     if options.sigma is not None or (options.h is not None and options.eps_in is not None):
         raise ValueError("--from takes --eps-in or --h, not both and no --sigma: the folder has its own")
-    folder, table = CertificationFolder(options["from"]), None if options.out is None else Path(options.out)
+    if len(options["from"]) > 1:
+        return _compare(options)
+    folder, table = CertificationFolder(options["from"][0]), None if options.out is None else Path(options.out)
     if table is not None:
         answers.check_table(table)
     certificates, coverage = answers.certificates_of_finished(folder), options.coverage
     folder.check_consistent(certificates)
     found = []
-    if options.eps_out is None or options.eps_in is not None or options.h is not None:
+    if _asks_eps_in(options):
         eps_in = _input_radii(options, next(iter(certificates.values())).sigma)
         found.append(answers.output_radii(certificates, eps_in, coverage=coverage))
     if options.eps_out is not None:
@@ -810,6 +799,37 @@ def _answer(options: Namespace) -> Path:
     if table is not None:
         print(f"written: {table}")
     return folder.path
+
+
+def _asks_eps_in(options: Namespace) -> bool:
+    """Return whether a finished folder is asked for output radii."""
+    return options.eps_out is None or options.eps_in is not None or options.h is not None
+
+
+def _compare(options: Namespace) -> Path | None:
+    """Show several finished folders side by side, and return the folder of the report if one was asked for."""
+    out, coverage = None if options.out is None else Path(options.out), options.coverage
+    if out is not None and not _asks_eps_in(options):
+        raise ValueError("--out is for the report of output radii: with several folders in --from it needs --eps-in")
+    if out is not None and (out.suffix.lower() == ".csv" or out.is_file() or CertificationFolder(out).summary.exists()):
+        raise ValueError(
+            f"--out must be a folder without a certification, for the report of several folders in --from, got {out}"
+        )
+    compared, rows, inputs = comparison.read_all(options["from"]), {}, {}
+    for label, each in compared.items():
+        if _asks_eps_in(options):
+            asked = options.eps_in or options.h
+            eps_in = _input_radii(options, each.sigma) if asked else comparison.asked_radii(compared)
+            rows[label] = each.rows(eps_in, coverage=coverage)
+        if options.eps_out is not None:
+            eps_out = list(dict.fromkeys(options.eps_out))
+            inputs[label] = answers.input_radii(each.certificates, eps_out, coverage=coverage)
+    found = comparison.lines(compared, rows, inputs, coverage=coverage)
+    print(*map(entrypoint.printable, found), sep="\n")
+    if out is not None:
+        entrypoint.make_writable(out, "--out")
+        print(f"written: {', '.join(map(str, comparison.write(compared, rows, out, coverage=coverage)))}")
+    return out
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from callbacks import CertificationFolder, draw, html_report
 from callbacks import certification_report as report
 from callbacks.attack_results import LOWER_BOUND
 from callbacks.certification_folder import Row, lines
+from callbacks.certified_fraction import certified_fractions
 from callbacks.certified_fraction_plot import write_fractions
-from callbacks.example_pictures import Shown
+from callbacks.example_pictures import holds_boxes
 from callbacks.html_report.of_folder import NOT_SETTINGS
 from certification import Job, Run
 
@@ -44,30 +45,13 @@ class Part:
         return cls(job, rows, results, promise, html_report.report_of_folder(job.folder, rows, promise=promise))
 
 
-def folders(out: CertificationFolder, jobs: Sequence[Job]) -> list[tuple[CertificationFolder, list[Job]]]:
-    """The folders with files for a reader, and the jobs at or below each.
-
-    There is one for each of several kinds; the last one is that of all jobs.
-    """
-    kinds = list(dict.fromkeys(job.kind for job in jobs))
-    of_kinds = [(CertificationFolder(out.path / kind), [job for job in jobs if job.kind == kind]) for kind in kinds]
-    return [*(of_kinds if len(kinds) > 1 else []), (out, list(jobs))]
-
-
-def label_of(folder: CertificationFolder, job: Job) -> str:
-    """What sets a job apart from the others below a folder, as it sets their folders apart."""
-    return ", ".join(job.folder.path.relative_to(folder.path).parts)
-
-
 def config_of_all(jobs: Sequence[Job]) -> dict[str, Any]:
-    """The configuration of one job, or of several: what they share, and lists of what sets them apart."""
-    by_kind, levels = {job.kind: job.config for job in jobs}, radii_by_sigma(jobs)
-    config = {name: value for of_kind in by_kind.values() for name, value in of_kind.items()}
-    if len(by_kind) > 1:
-        config |= {"smoother": list(by_kind), "budget": {kind: each["budget"] for kind, each in by_kind.items()}}
-    if len(levels) > 1:
-        config |= {"sigma": list(levels), "eps_in": sorted({radius for radii in levels.values() for radius in radii})}
-    return config
+    """Return the configuration of one job, or of several: what they share, and lists of what sets them apart."""
+    config, levels = jobs[0].config, radii_by_sigma(jobs)
+    if len(levels) == 1:
+        return config
+    radii = {radius for radii in levels.values() for radius in radii}
+    return {**config, "sigma": list(levels), "eps_in": sorted(radii)}
 
 
 def radii_by_sigma(jobs: Sequence[Job]) -> dict[float, list[float]]:
@@ -76,14 +60,9 @@ def radii_by_sigma(jobs: Sequence[Job]) -> dict[float, list[float]]:
 
 
 def write_files(folder: CertificationFolder, parts: Sequence[Part], run: Run) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Write the files for a reader of the parts at or below a folder, and return their rows and results."""
+    """Write the files for a reader of a folder with these parts, and return their rows and results."""
     jobs, rows = [part.job for part in parts], [row for part in parts for row in part.rows]
-    several_kinds = len({job.kind for job in jobs}) > 1
-    results = [
-        {**({"smoother": part.job.kind} if several_kinds else {}), **result}
-        for part in parts
-        for result in part.results
-    ]
+    results = [result for part in parts for result in part.results]
     results.sort(key=lambda result: (result["h"], result["eps_in"]))
     config = config_of_all(jobs)
     title = _title(jobs, config)
@@ -92,38 +71,30 @@ def write_files(folder: CertificationFolder, parts: Sequence[Part], run: Run) ->
         rate = max((job.folder.read_summary() or {}).get("samples_per_second", 0.0) for job in jobs)
         run.write_summary(results, folder=folder, config=config, samples_per_second=rate)
     draw(shown(jobs), rows, results, title).savefig(folder.picture, dpi=150)
-    write_fractions(folder, rows, title)
+    write_fractions(folder, certified_fractions(rows), title, overlap=holds_boxes(folder))
     page = parts[0].page if len(parts) == 1 else _report_of_all(parts, results, folder, title)
     html_report.write(page, folder.path / "report.html")
     return rows, results
 
 
-def shown(jobs: Sequence[Job]) -> Shown:
-    """Whose examples are shown: of each kind those at the noise level in the middle."""
-    folders = {kind: [job.folder for job in jobs if job.kind == kind] for kind in {job.kind: None for job in jobs}}
-    middle = {kind: found[len(found) // 2] for kind, found in folders.items()}
-    return middle if len(middle) > 1 else next(iter(middle.values()))
+def shown(jobs: Sequence[Job]) -> CertificationFolder:
+    """Return the folder whose examples are shown: that of the noise level in the middle."""
+    return jobs[len(jobs) // 2].folder
 
 
 def _report_of_all(
     parts: Sequence[Part], results: Sequence[dict[str, Any]], folder: CertificationFolder, title: str
 ) -> html_report.Report:
-    """One page for all noise levels and smoothers, with a line for whatever sets them apart."""
-    pages = {label_of(folder, part.job).replace("=", " = "): part.page for part in parts}
-    kinds = {part.job.kind: part.page for part in parts}
-    if len(pages) == len(kinds):  # one noise level, whose certificates answer in between too
-        curves = [replace(page.curves[0], label=label) for label, page in pages.items()]
-        summary = html_report.said(pages.values(), lambda page: page.summary)
-    else:
-        found = lines(results, several_levels=True)
-        curves = [_curve(", ".join(line).replace("=", " = "), points) for line, points in found.items()]
-        summary = [*parts[0].page.summary[:1], "The noise grows with the input radius, sigma = eps_in / h."]
-    if len(kinds) > 1:
-        summary.append(report.TWO_FUNCTIONS)
-    configuration = {name: value for name, value in (folder.read_summary() or {}).items() if name not in NOT_SETTINGS}
-    notes = html_report.said(pages.values(), lambda page: [note for note in page.notes if note == LOWER_BOUND])
+    """Return one page for all noise levels, with a line for each h."""
+    pages = {part.job.folder.path.name.replace("=", " = "): part.page for part in parts}
+    found, summary = lines(results, several_levels=True), folder.read_summary() or {}
     return html_report.report_of_folders(
-        pages, curves, title=title, summary=summary, configuration=configuration, notes=notes
+        pages,
+        [_curve(line.replace("=", " = "), points) for line, points in found.items()],
+        title=title,
+        summary=[*parts[0].page.summary[:1], "The noise grows with the input radius, sigma = eps_in / h."],
+        configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
+        notes=[LOWER_BOUND] if any(LOWER_BOUND in part.page.notes for part in parts) else [],
     )
 
 
@@ -142,8 +113,8 @@ def _curve(label: str, line: Sequence[dict[str, Any]]) -> html_report.Curve:
 
 def _title(jobs: Sequence[Job], config: Mapping[str, Any]) -> str:
     sigma = "eps_in / h" if isinstance(config["sigma"], list) else f"{config['sigma']:g}"
-    kinds, smoother = list(dict.fromkeys(job.kind for job in jobs)), jobs[0].smoother
-    smoothed = "" if kinds == ["center"] else f"{' and '.join(kinds)}, "
+    kind, smoother = jobs[0].kind, jobs[0].smoother
+    smoothed = "" if kind == "center" else f"{kind}, "
     clipped = f", means clipped to {config['clip_norm']:g}" if "clip_norm" in config else ""
     return (
         f"{config['model']}, {smoothed}{smoother.distance!r}, sigma = {sigma}, {len(jobs[0].examples)} examples"

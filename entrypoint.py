@@ -48,8 +48,8 @@ _BUDGETS = Path(__file__).resolve().parent / "configs" / "certify"
 BUDGETS = sorted(path.stem for path in _BUDGETS.glob("*.yaml"))
 # Those of them that means have.
 MEAN_BUDGETS = sorted(path.stem for path in (_BUDGETS / "mean").glob("*.yaml"))
-# The names that --smoother takes, and the smoothed functions that each stands for.
-SMOOTHERS = {"center": ("center",), "mean": ("mean",), "both": ("center", "mean")}
+# The names that --smoother takes.
+SMOOTHERS = ("center", "mean")
 # What bounds the outputs of means, and which of the two to take.
 _BOUNDS = {
     "--clip-norm": "--clip-norm scales outputs that are further from zero than that down to it, as part of the model",
@@ -166,10 +166,23 @@ def counts(name: str) -> Callable[[object], list[int]]:
     return check
 
 
-def joined(words: Sequence[str], flag: str) -> list[str]:
-    """Command-line words in which the values that follow a flag are one word.
+def folders(value: object) -> list[str]:
+    r"""Convert an argument that takes one or several folders: see :func:`joined`.
 
-    jsonargparse's ``nargs="+"`` would refuse a single number in a YAML file.
+    Example:
+        >>> folders("runs/a\0runs/b"), folders("runs/a")
+        (['runs/a', 'runs/b'], ['runs/a'])
+    """
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(each, str) for each in values):
+        raise ArgumentTypeError(f"--from must be one or several folders, got {value!r}")
+    return [folder for each in values for folder in each.split("\0")]
+
+
+def joined(words: Sequence[str], flag: str, by: str = ",") -> list[str]:
+    """Return command-line words in which the values that follow a flag are one word.
+
+    jsonargparse's ``nargs="+"`` would refuse a single value in a YAML file.
 
     Example:
         >>> joined(["--m", "1000", "10000", "--plan"], "--m")
@@ -178,7 +191,7 @@ def joined(words: Sequence[str], flag: str) -> list[str]:
     kept: list[str] = []
     for word in words:
         if kept[-2:-1] == [flag] and not word.startswith("-"):
-            kept[-1] += f",{word}"
+            kept[-1] += f"{by}{word}"
         else:
             kept.append(word)
     return kept
@@ -312,7 +325,7 @@ def check_smoother(
     bounding, foreign = ([flag for flag, value in flags.items() if value is not None] for flags in (bounds, of_centers))
     if smoother == "center":
         if bounding:
-            raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother mean or both, got center")
+            raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother mean, got center")
         return
     if not distance_named(distance).convex:
         convex = ", ".join(name for name, known in DISTANCES.items() if known.convex)
@@ -322,7 +335,7 @@ def check_smoother(
         )
     if budget not in MEAN_BUDGETS:
         raise ValueError(f"--budget must be one of {', '.join(MEAN_BUDGETS)} for --smoother={smoother}, got {budget}")
-    if smoother == "mean" and foreign:
+    if foreign:
         raise ValueError(f"{foreign[0]} is of centers alone: it must be left out with --smoother=mean")
     if len(bounding) != 1:
         wanted = " or ".join(bounds) if len(bounds) == 1 else f"exactly one of {' and '.join(bounds)}"

@@ -34,22 +34,20 @@ def plan_line(budget: AttackBudget, *, eps_in: int) -> str:
 
 
 def result_lines(rows: Sequence[Row]) -> list[str]:
-    """A table of the ratios by smoother, noise level and eps_in; empty where nothing was attacked."""
-    groups: dict[tuple[str, float, float], list[AttackedRow]] = {}
+    """Return a table of the ratios by noise level and eps_in; empty where nothing was attacked."""
+    groups: dict[tuple[float, float], list[AttackedRow]] = {}
     for row in attacked_rows(rows):
-        groups.setdefault((row.smoother, row.sigma, row.eps_in), []).append(row)
+        groups.setdefault((row.sigma, row.eps_in), []).append(row)
     if not groups:
         return []
-    several = len({smoother for smoother, _, _ in groups}) > 1
     titles = f"{'median attack':>15} {'median ratio':>13} {'largest ratio':>14} {'base model':>11}"
-    lines = [f"attack{' ' * 4 * several}{'sigma':>9} {'eps_in':>8} {titles}"]
-    for (smoother, sigma, eps_in), group in groups.items():
+    lines = [f"attack{'sigma':>9} {'eps_in':>8} {titles}"]
+    for (sigma, eps_in), group in groups.items():
         reached, ratios, base = (
             [getattr(row, name) for row in group] for name in ("attack_eps", "attack_ratio", "base_attack_eps")
         )
         lines.append(
-            (f"{smoother:<10}" if several else " " * 6)
-            + f"{sigma:>9.4g} {eps_in:>8.4g} {_upper(reached):>15.4g} {_upper(ratios):>13.3f} {max(ratios):>14.3f} "
+            f"{sigma:>15.4g} {eps_in:>8.4g} {_upper(reached):>15.4g} {_upper(ratios):>13.3f} {max(ratios):>14.3f} "
             f"{_upper(base):>11.4g}"
         )
     return lines

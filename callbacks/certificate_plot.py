@@ -14,38 +14,37 @@ from numpy.typing import NDArray
 
 from callbacks.certification_folder import CertificationFolder, Row, lines
 from callbacks.certification_report import up
-from callbacks.example_pictures import Picture, Shown, example_pictures, guarantees, holds_boxes
+from callbacks.example_pictures import Picture, example_pictures, guarantees, holds_boxes
 
 _OUTPUTS, _PHOTOS, _PHOTOS_IN_ROW = 5, 6, 3
 _COLOURS, _LOSS = ("#1f4e79", "#8e2f5c", "#2e7d32", "#6a1b9a"), "#b85c00"
 
 
-def draw(shown: Shown, rows: Sequence[Row], results: Sequence[dict[str, Any]], title: str) -> Figure:
+def draw(folder: CertificationFolder, rows: Sequence[Row], results: Sequence[dict[str, Any]], title: str) -> Figure:
     """Median eps_out and smoothing loss against eps_in, and what the smoothed outputs look like.
 
     Args:
-        shown: where the outputs of the examples are.
+        folder: where the outputs of the examples are.
         rows: of certificates.csv.
-        results: of summary.json. There is a line for each smoother where there are several, and for each h where
-            several noise levels were certified.
+        results: of summary.json. There is a line for each h where several noise levels were certified.
         title: one line above it all.
 
     Returns:
         A figure, not tied to any window; ``figure.savefig(path)`` writes it.
     """
-    boxes = holds_boxes(shown)
+    boxes = holds_boxes(folder)
     indices = list(dict.fromkeys(row.index for row in rows))
-    found = [(index, example_pictures(shown, index).pictures) for index in indices[: _PHOTOS if boxes else _OUTPUTS]]
+    found = [(index, example_pictures(folder, index).pictures) for index in indices[: _PHOTOS if boxes else _OUTPUTS]]
     examples = [(index, pictures) for index, pictures in found if pictures]
     figure = Figure(figsize=(11.0 if examples else 6.0, 4.8), layout="constrained")
     figure.suptitle(fill(title, int(14 * figure.get_figwidth())), fontsize=10)
     if not examples:
-        _draw_curve(figure.add_subplot(), rows, results, overlap=boxes)
+        draw_curves(figure.add_subplot(), rows, results, overlap=boxes)
         return figure
     left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1.0])
-    _draw_curve(left.add_subplot(), rows, results, overlap=boxes)
-    if boxes and isinstance(shown, CertificationFolder):
-        _draw_photos(right, [(_overlap_caption(shown, rows, index), pictures[0]) for index, pictures in examples])
+    draw_curves(left.add_subplot(), rows, results, overlap=boxes)
+    if boxes:
+        _draw_photos(right, [(_overlap_caption(folder, rows, index), pictures[0]) for index, pictures in examples])
     else:
         _draw_outputs(right, examples)
     return figure
@@ -66,7 +65,7 @@ def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Pict
 
 def _in_lines(name: str) -> str:
     """The name of a picture, narrow enough to stand beside it."""
-    for word in ("smoothed", "clipped", "output,"):
+    for word in ("smoothed", "clipped"):
         name = name.replace(f"{word} ", f"{word}\n")
     return name
 
@@ -91,22 +90,28 @@ def _overlap_caption(folder: CertificationFolder, rows: Sequence[Row], index: in
     return f"#{index}: {promised}\nat eps_in={row.eps_in:g}, sigma={sigma:g}"
 
 
-def _draw_curve(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool) -> None:
-    several = len({row.sigma for row in rows}) > 1
-    drawn = lines(results, several_levels=several)
+def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool) -> None:
+    """Draw median eps_out and smoothing loss against eps_in; with the radii of the examples where there is one line.
+
+    Args:
+        axis: to draw on.
+        rows: of all lines.
+        results: of summary.json, with ``label`` where they are of several folders.
+        overlap: whether outputs are boxes: a second axis is the overlap that is guaranteed.
+    """
+    drawn = lines(results, several_levels=len({row.sigma for row in rows}) > 1)
+    smoothers = {row.smoother for row in rows}
+    between = f" d(f(x), {smoothers.pop()})" if len(smoothers) == 1 else ""
     for line, colour in zip(drawn, cycle(_COLOURS), strict=False):
-        smoother = drawn[line][0].get("smoother")
-        own = [] if several else [row for row in rows if smoother in (None, row.smoother)]
-        name = "".join(f", {part.replace('=', ' = ')}" for part in line)
-        for number, row in enumerate(own):
-            label = f"certified radius of one example{name}" if number == 0 else None
+        name = f", {line.replace('=', ' = ')}" if line else ""
+        for number, row in enumerate(() if line else rows):
+            label = "certified radius of one example" if number == 0 else None
             axis.plot(row.eps_in, row.eps_out, ".", color=colour, alpha=0.3, markersize=5, label=label)
         medians = [result["median_eps_out"] for result in drawn[line]]
         eps_in, loss_colour = [result["eps_in"] for result in drawn[line]], colour if line else _LOSS
         axis.plot(eps_in, medians, "o-", color=colour, label=f"median certified radius eps_out{name}")
         losses = [result["median_smoothing_loss"] for result in drawn[line]]
-        label = f"median smoothing loss d(f(x), {smoother or rows[0].smoother}){name.replace(f', {smoother}', '')}"
-        axis.plot(eps_in, losses, "s--", color=loss_colour, label=label)
+        axis.plot(eps_in, losses, "s--", color=loss_colour, label=f"median smoothing loss{between}{name}")
         reached = [result["median_attack_eps"] for result in drawn[line] if "median_attack_eps" in result]
         if reached:
             axis.plot(eps_in, reached, "v:", color=colour, label=f"median reached by the attack{name}")

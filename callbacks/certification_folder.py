@@ -438,24 +438,23 @@ def _attack_summary(rows: Sequence[AttackedRow]) -> dict[str, float]:
     }
 
 
-def line_of(result: Mapping[str, Any], *, several_levels: bool) -> tuple[str, ...]:
-    """What sets the line that a result belongs to apart from the other lines; nothing where there is only one.
+def line_of(result: Mapping[str, Any], *, several_levels: bool) -> str:
+    """Return what sets the line that a result belongs to apart from other lines; "" where there is only one.
 
     Args:
-        result: of summary.json, with its ``smoother`` where there are several.
+        result: of summary.json; where several folders are compared with the ``label`` of its folder.
         several_levels: whether there are several noise levels, which change along a line of one h.
 
     Example:
-        >>> line_of({"smoother": "mean", "h": 1.5, "eps_in": 0.3}, several_levels=True)
-        ('mean', 'h=1.5')
+        >>> line_of({"h": 1.5, "eps_in": 0.3}, several_levels=True)
+        'h=1.5'
     """
-    smoother = (str(result["smoother"]),) if "smoother" in result else ()
-    return (*smoother, f"h={result['h']:g}") if several_levels else smoother
+    return str(result.get("label", f"h={result['h']:g}" if several_levels else ""))
 
 
-def lines(results: Sequence[dict[str, Any]], *, several_levels: bool) -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    """The results of each line, see :func:`line_of`, by ascending h and eps_in."""
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+def lines(results: Sequence[dict[str, Any]], *, several_levels: bool) -> dict[str, list[dict[str, Any]]]:
+    """Return the results of each line, see :func:`line_of`, by ascending h and eps_in."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for result in sorted(results, key=lambda result: (result["h"], result["eps_in"])):
         found.setdefault(line_of(result, several_levels=several_levels), []).append(result)
     return found

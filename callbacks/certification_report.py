@@ -13,17 +13,12 @@ import numpy as np
 
 from callbacks import certified_fraction
 from callbacks.certification_folder import CertificationFolder, Row, columns_of, line_of
-from callbacks.example_pictures import Shown, example_pictures
+from callbacks.example_pictures import example_pictures
 from center_smoothing import Distance, MeanBudget, MeanSmoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
 from center_smoothing.safe_arrays import read_npy
 
-# What a reader of certificates of both must know.
-TWO_FUNCTIONS = (
-    "Center and mean are two different smoothed functions, each with a promise of its own: a certificate of the center "
-    "says nothing about the mean, nor the other way round, and neither says how far the two are apart."
-)
 _IMAGES = 10
 # Radii above 0 are shown as at least this.
 _TINY = 1e-12
@@ -205,37 +200,38 @@ def _looks(budget: SmoothingBudget) -> str:
 
 
 def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
-    """The medians, certified radii rounded up."""
-    several = any("smoother" in result for result in results)
+    """Return the medians, certified radii rounded up; of several folders each line with its label."""
+    width = max((len(result.get("label", "")) for result in results), default=0)
     lines = [
-        " " * 9 * several
-        + f"{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} {'examples':>9}"
+        f"{'':<{width}}{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} "
+        f"{'examples':>9}"
     ]
     for result in results:
         lines.append(
-            (f"{result['smoother']:<9}" if several else "")
-            + f"{result['h']:>6.4g} {result['eps_in']:>8.4g} {up(result['median_eps_out']):>15} "
+            f"{result.get('label', ''):<{width}}{result['h']:>6.4g} {result['eps_in']:>8.4g} "
+            f"{up(result['median_eps_out']):>15} "
             f"{result['median_smoothing_loss']:>15.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
         )
     return lines
 
 
 def promise_line(
-    budget: SmoothingBudget | MeanBudget, distance: Distance, *, coverage: str, grid: int | None = None
+    budget: SmoothingBudget | MeanBudget, distance: Distance | str, *, coverage: str, grid: int | None = None
 ) -> str:
     """What exactly holds. One sampling run answers all eps_in at once where means are certified (theory T11).
 
     Args:
         budget: of the certificates.
-        distance: between outputs.
+        distance: between outputs, or how a configuration names it.
         coverage: of the certificates.
         grid: steps per unit, with discrete noise.
     """
     pointwise = coverage == "pointwise" and not isinstance(budget, MeanBudget)
     each = "each eps_in by itself" if pointwise else "all eps_in at once"
+    name = distance if isinstance(distance, str) else repr(distance)
     return (
         f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more "
-        f"than its eps_out ({distance!r}), with probability {confidence(budget)} over the sampling, unless one of "
+        f"than its eps_out ({name}), with probability {confidence(budget)} over the sampling, unless one of "
         "the two abstains" + grid_clause(grid)
     )
 
@@ -336,7 +332,7 @@ def log_to_wandb(
     rows: Sequence[Row],
     results: Sequence[dict[str, Any]],
     *,
-    examples: Shown,
+    examples: CertificationFolder,
     config: dict[str, Any],
     group: str | None,
     offline: bool,
@@ -346,9 +342,9 @@ def log_to_wandb(
     Args:
         folder: with the files.
         rows: of certificates.csv.
-        results: of summary.json; each is logged with eps_in as the x axis, and with its smoother in the keys where
-            there are several, and its h where the noise level changes along that axis.
-        examples: folder with the outputs to be shown, or one for each smoother.
+        results: of summary.json; each is logged with eps_in as the x axis, and with its h in the keys where the noise
+            level changes along that axis.
+        examples: folder with the outputs to be shown.
         config: of the certification.
         group: the run of the training that the checkpoint came from: W&B shows both together.
         offline: write to disk instead of the server.
@@ -367,8 +363,8 @@ def log_to_wandb(
     run.define_metric("eps_in")
     several = len({row.sigma for row in rows}) > 1
     for result in results:
-        suffix = "".join(f"/{part}" for part in line_of(result, several_levels=several))
-        values = {key: value for key, value in result.items() if key not in ("eps_in", "smoother")}
+        line = line_of(result, several_levels=several)
+        suffix, values = f"/{line}" if line else "", {key: result[key] for key in result if key != "eps_in"}
         for key in values:
             run.define_metric(f"{key}{suffix}", step_metric="eps_in")
         run.log({"eps_in": result["eps_in"], **{f"{key}{suffix}": value for key, value in values.items()}})

@@ -14,8 +14,8 @@ from itertools import accumulate
 from callbacks.certification_folder import Row
 
 COLUMNS = ("sigma", "eps_in", "eps_out", "fraction")
-# Of curves of several smoothers.
-COLUMNS_OF_SEVERAL = ("smoother", *COLUMNS)
+# Of curves of several folders.
+COLUMNS_OF_SEVERAL = ("folder", *COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FractionCurve:
         eps_out: (S,) the steps, ascending and finite. The first is 0, where the curve begins.
         counts: (S,) ascending: how many examples are certified to at most that.
         num_examples: all of them, also those that abstained or have no certificate.
-        smoother: which smoothed function, where there are several; else empty.
+        label: of the folder, where several are compared; else empty.
     """
 
     sigma: float
@@ -39,17 +39,17 @@ class FractionCurve:
     eps_out: tuple[float, ...]
     counts: tuple[int, ...]
     num_examples: int
-    smoother: str = ""
+    label: str = ""
 
     @classmethod
-    def of(cls, radii: Iterable[float], *, sigma: float, eps_in: float, smoother: str = "") -> FractionCurve:
+    def of(cls, radii: Iterable[float], *, sigma: float, eps_in: float, label: str = "") -> FractionCurve:
         """The curve of certified output radii, one for each example.
 
         Args:
             radii: (N,), N >= 1. inf, where there is no certificate, and NaN count as never certified.
             sigma: noise level, in units of x.
             eps_in: input radius, in units of x.
-            smoother: which smoothed function, where there are several.
+            label: of the folder, where several are compared.
 
         Raises:
             ValueError: if there is no radius.
@@ -64,7 +64,7 @@ class FractionCurve:
             raise ValueError("radii must hold at least one certified output radius, got none")
         at = Counter(value for value in values if value < math.inf)
         steps = tuple(sorted({0.0, *at}))
-        return cls(sigma, eps_in, steps, tuple(accumulate(at[step] for step in steps)), len(values), smoother)
+        return cls(sigma, eps_in, steps, tuple(accumulate(at[step] for step in steps)), len(values), label)
 
     @property
     def h(self) -> float:
@@ -94,25 +94,25 @@ class FractionCurve:
         return next(reached, math.inf)
 
 
-def certified_fractions(rows: Iterable[Row]) -> list[FractionCurve]:
-    """The curves of all eps_in, and of all smoothers and noise levels where there are several, by sigma and eps_in.
+def certified_fractions(rows: Iterable[Row], *, label: str = "") -> list[FractionCurve]:
+    """Return the curves of all eps_in, and of all noise levels where there are several, by sigma and eps_in.
 
     Args:
-        rows: one for each example and eps_in. Of rows of one example, smoother, sigma and eps_in the first counts.
+        rows: one for each example and eps_in. Of rows of one example, sigma and eps_in the first counts.
+        label: of their folder, where several are compared.
     """
-    groups: dict[tuple[float, float, str], dict[int, float]] = {}
+    groups: dict[tuple[float, float], dict[int, float]] = {}
     for row in rows:
-        groups.setdefault((row.sigma, row.eps_in, row.smoother), {}).setdefault(row.index, row.eps_out)
-    several = len({smoother for *_, smoother in groups}) > 1
+        groups.setdefault((row.sigma, row.eps_in), {}).setdefault(row.index, row.eps_out)
     return [
-        FractionCurve.of(radii.values(), sigma=sigma, eps_in=eps_in, smoother=smoother if several else "")
-        for (sigma, eps_in, smoother), radii in sorted(groups.items())
+        FractionCurve.of(radii.values(), sigma=sigma, eps_in=eps_in, label=label)
+        for (sigma, eps_in), radii in sorted(groups.items())
     ]
 
 
 def panels(curves: Sequence[FractionCurve]) -> list[tuple[str, list[FractionCurve]]]:
-    """Curves to be drawn together, with what they share: those of each h where there are several noise levels."""
-    if len({curve.sigma for curve in curves}) <= 1:
+    """Return curves to be drawn together, with what they share: those of each h for a sweep of noise levels."""
+    if len({curve.sigma for curve in curves}) <= 1 or any(curve.label for curve in curves):
         return [("", list(curves))] if curves else []
     return [
         (f"h = {h:g}", sorted((curve for curve in curves if curve.h == h), key=lambda curve: curve.eps_in))
@@ -122,14 +122,14 @@ def panels(curves: Sequence[FractionCurve]) -> list[tuple[str, list[FractionCurv
 
 def columns(curves: Sequence[FractionCurve]) -> tuple[str, ...]:
     """The columns of the table of the steps of these curves."""
-    return COLUMNS_OF_SEVERAL if any(curve.smoother for curve in curves) else COLUMNS
+    return COLUMNS_OF_SEVERAL if any(curve.label for curve in curves) else COLUMNS
 
 
 def steps(curves: Sequence[FractionCurve]) -> list[tuple[str | float, ...]]:
     """One row for each step of each curve, in the order of their ``columns``."""
     first = len(COLUMNS_OF_SEVERAL) - len(columns(curves))
     return [
-        (curve.smoother, curve.sigma, curve.eps_in, step, share)[first:]
+        (curve.label, curve.sigma, curve.eps_in, step, share)[first:]
         for curve in curves
         for step, share in zip(curve.eps_out, curve.fraction, strict=True)
     ]

@@ -14,36 +14,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from callbacks.certification_folder import CertificationFolder, Row, write_as_a_whole
+from callbacks.certification_folder import CertificationFolder, write_as_a_whole
 from callbacks.certification_report import percent
-from callbacks.certified_fraction import FractionCurve, as_csv, certified_fractions, panels
-from callbacks.example_pictures import holds_boxes
+from callbacks.certified_fraction import FractionCurve, as_csv, panels
 
 _STYLES = ("-", "--", "-.", ":")
 # Labels of shares at the right that are closer to each other than this would overlap.
 _APART = 0.035
 
 
-def write_fractions(folder: CertificationFolder, rows: Sequence[Row], title: str) -> None:
+def write_fractions(folder: CertificationFolder, curves: Sequence[FractionCurve], title: str, *, overlap: bool) -> None:
     """Write certified_fraction.csv and certified_fraction.png.
 
     Args:
-        folder: with summary.json.
-        rows: of its certificates.csv, at one noise level or at several.
+        folder: where to.
+        curves: of ``certified_fractions``.
         title: one line above the picture.
+        overlap: whether outputs are boxes.
 
     Raises:
         OSError: if a file cannot be written.
     """
-    curves = certified_fractions(rows)
     write_as_a_whole(folder.fractions, as_csv(curves))
-    draw_fractions(curves, title, overlap=holds_boxes(folder)).savefig(folder.fraction_picture, dpi=150)
+    draw_fractions(curves, title, overlap=overlap).savefig(folder.fraction_picture, dpi=150)
 
 
 def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool = False) -> Figure:
     """Step lines of the certified fraction against eps_out, one for each eps_in; side by side for several h.
 
-    A colour for each eps_in, and a style for each smoother where there are several.
+    A colour for each eps_in, and a style for each folder where several are compared.
 
     Args:
         curves: of ``certified_fractions``.
@@ -60,17 +59,17 @@ def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool
     figure = Figure(figsize=(max(7.5, 4.2 * columns), 1.2 + 3.8 * rows), layout="constrained")
     figure.suptitle(fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    radii, smoothers = sorted({curve.eps_in for curve in curves}), sorted({curve.smoother for curve in curves})
+    radii, labels = sorted({curve.eps_in for curve in curves}), list(dict.fromkeys(curve.label for curve in curves))
     colours = dict(zip(radii, _colours(len(radii)), strict=False))
-    styles = dict(zip(smoothers if len(smoothers) > 1 else radii, cycle(_STYLES), strict=False))
+    styles = dict(zip(labels if len(labels) > 1 else radii, cycle(_STYLES), strict=False))
     limit = math.nextafter(1.0, 0.0) if overlap else math.inf
     right = min(1.05 * max((curve.eps_out[-1] for curve in curves), default=0.0) or 1.0, 1.0 if overlap else math.inf)
     for axis, (heading, group) in zip(axes.flat, groups, strict=False):
-        for curve in sorted(group, key=lambda curve: curve.smoother):
+        for curve in group:
             colour = colours[curve.eps_in]
-            style = styles[curve.smoother if len(smoothers) > 1 else curve.eps_in]
+            style = styles[curve.label if len(labels) > 1 else curve.eps_in]
             label = f"eps_in = {curve.eps_in:g}" + ("" if heading else f" (h = {curve.h:g})")
-            label = f"{curve.smoother}, {label}" if curve.smoother else label
+            label = f"{curve.label}, {label}" if curve.label else label
             places, shares = [*curve.eps_out, max(right, curve.eps_out[-1])], [*curve.fraction, curve.fraction[-1]]
             axis.step(places, shares, where="post", color=colour, linestyle=style, linewidth=1.8, label=label)
         _finish(axis, heading, right=right, overlap=overlap)
@@ -79,7 +78,7 @@ def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool
         axis.set_axis_off()
     lines = {str(line.get_label()): line for axis in axes.flat for line in axis.get_lines()}
     if lines:
-        wide = 2 if any(smoothers) else 1  # a label that names its smoother
+        wide = 2 if any(labels) else 1  # a label that names its folder
         place = {"loc": "outside lower center", "ncols": min((4 if columns == 1 else 8) // wide, len(lines))}
         figure.legend(list(lines.values()), list(lines), fontsize=8, **place)
     return figure

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,6 @@ from PIL import Image, ImageDraw
 
 from callbacks.certification_folder import CertificationFolder, Row
 from center_smoothing import BoxJaccard
-
-# The folder of the examples; or several, that smooth the same examples each in its way, with what to call them.
-Shown = CertificationFolder | Mapping[str, CertificationFolder]
 
 _NAMES = {"image": "input", "base": "base output", "smoothed": "smoothed output"}
 _VALUES = 6  # shown of an output that is no picture
@@ -56,28 +53,13 @@ class ExamplePictures:
     words: list[str]
 
 
-def example_pictures(shown: Shown, index: int) -> ExamplePictures:
-    """Pictures of a finished example.
+def example_pictures(folder: CertificationFolder, index: int) -> ExamplePictures:
+    """Return the pictures of a finished example.
 
     Args:
-        shown: the folder that holds its outputs. Of several folders their pictures stand beside each other, those that
-            they share once.
+        folder: that holds its outputs.
         index: of the example in its data set.
     """
-    if isinstance(shown, CertificationFolder):
-        return _pictures_of_one(shown, index)
-    pictures: dict[str, Picture] = {}
-    words: dict[str, None] = {}
-    for label, folder in shown.items():
-        found = _pictures_of_one(folder, index)
-        for picture in found.pictures:
-            name = f"{picture.name}, {label}" if picture.name == _NAMES["smoothed"] else picture.name
-            pictures.setdefault(name, replace(picture, name=name))
-        words.update(dict.fromkeys(f"{label[:1].upper()}{label[1:]}: {line}" for line in found.words))
-    return ExamplePictures(list(pictures.values()), list(words))
-
-
-def _pictures_of_one(folder: CertificationFolder, index: int) -> ExamplePictures:
     arrays = folder.read_outputs(index)
     image, base, smoothed = (arrays[key] for key in _NAMES)
     if holds_boxes(folder) and _is_image(image):
@@ -159,9 +141,8 @@ def guaranteed_overlap(eps_out: float) -> str:
     return f"{math.floor(1000.0 * max(0.0, 1.0 - eps_out)) / 1000.0:.3f}"
 
 
-def holds_boxes(shown: Shown) -> bool:
-    """Whether the outputs of a certification are boxes."""
-    folder = shown if isinstance(shown, CertificationFolder) else next(iter(shown.values()))
+def holds_boxes(folder: CertificationFolder) -> bool:
+    """Return whether the outputs of a certification are boxes."""
     summary = folder.read_summary() or {}
     return bool(summary.get("config", {}).get("distance") == repr(BoxJaccard()))
 

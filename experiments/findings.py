@@ -14,35 +14,7 @@ if TYPE_CHECKING:
 
 
 def findings(points: Sequence[Point]) -> list[str]:
-    """One line for each finding of the paper's section 5: that it holds for all medians, or where it does not.
-
-    Of each smoother by itself; of several also where the mean is certified to move less than the center.
-    """
-    smoothers = list(dict.fromkeys(point.smoother for point in points))
-    if len(smoothers) == 1:
-        return _findings(points)
-    return [
-        *(
-            f"{smoother}: {line}"
-            for smoother in smoothers
-            for line in _findings([point for point in points if point.smoother == smoother])
-        ),
-        _of_both(points),
-    ]
-
-
-def _of_both(points: Sequence[Point]) -> str:
-    by_place = {(point.smoother, point.h, point.eps_in): point for point in points}
-    pairs = [(by_place["center", point.h, point.eps_in], point) for point in points if point.smoother == "mean"]
-    larger = (
-        f"h={mean.h:g}, eps_in={mean.eps_in:g}: {rounded_up(_median(mean), 4)}, center {rounded_up(_median(center), 4)}"
-        for center, mean in pairs
-        if not _median(mean) < _median(center)
-    )
-    return _line("median eps_out of the mean is lower than that of the center", larger, compared=True)
-
-
-def _findings(points: Sequence[Point]) -> list[str]:
+    """Return a line for each finding of the paper's section 5: that it holds for all medians, or where it does not."""
     by_place = {(point.h, point.eps_in): point for point in points}
     ratios = sorted({point.h for point in points})
     radii = sorted({point.eps_in for point in points})

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 import datamodules
 import entrypoint
 from callbacks import CertificationFolder, html_report
-from callbacks.certification_report import TWO_FUNCTIONS, rounded_up
+from callbacks.certification_report import rounded_up
 from callbacks.folder_lock import locked
 from center_smoothing import MeanBudget, SmoothingBudget
 from datamodules import ImageDataModule
@@ -93,7 +93,7 @@ class Plan:
         distance: certify.py's name of it.
         options: of the command line.
         settings: of the trainings.
-        pairs: (h, eps_in) of each point of a smoother, in the order of the table.
+        pairs: (h, eps_in) of each point, in the order of the table.
         out: folder of the panel.
         image_shape: (C, H, W).
         images: of an epoch, training and validation together.
@@ -109,9 +109,9 @@ class Plan:
     images: int
 
     @property
-    def smoothers(self) -> tuple[str, ...]:
-        """The smoothed functions that are certified: "center", "mean"."""
-        return entrypoint.SMOOTHERS[self.options.smoother]
+    def smoother(self) -> str:
+        """The smoothed function that is certified: "center" or "mean"."""
+        return str(self.options.smoother)
 
     @property
     def sigmas(self) -> list[float]:
@@ -127,14 +127,15 @@ class Plan:
         folder = trained_models.finished_run(Path(self.options.runs), self.settings, sigma=sigma)
         return None if folder is None else folder / "checkpoints" / "best.ckpt"
 
-    def budget(self, smoother: str) -> SmoothingBudget | MeanBudget:
-        """Of each certification by this smoother."""
-        return (entrypoint.budget if smoother == "center" else entrypoint.mean_budget)(self.options.budget)
+    @property
+    def budget(self) -> SmoothingBudget | MeanBudget:
+        """Of each certification."""
+        return (entrypoint.budget if self.smoother == "center" else entrypoint.mean_budget)(self.options.budget)
 
-    def certification(self, smoother: str, sigma: float) -> CertificationFolder:
-        """Where the certification at this noise level of smoothing goes; those of centers are not moved by others."""
-        folder = self.out / "certifications"
-        return CertificationFolder((folder if smoother == "center" else folder / smoother) / f"sigma={sigma!r}")
+    def certification(self, sigma: float) -> CertificationFolder:
+        """Return where the certification at this noise level of smoothing goes."""
+        below = "" if self.smoother == "center" else self.smoother
+        return CertificationFolder(self.out / "certifications" / below / f"sigma={sigma!r}")
 
     def radii(self, sigma: float) -> list[float]:
         """Input radii that are answered at this noise level of smoothing."""
@@ -160,13 +161,12 @@ def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
         with entrypoint.user_errors():
             plan = _plan(figure, distance, _parser(figure).parse_args(None if args is None else list(args)))
             print(
-                f"{figure}, {plan.distance}, {' and '.join(plan.smoothers)}: "
-                f"{len(plan.pairs) * len(plan.smoothers)} points, {len(plan.sigmas)} noise levels, "
-                f"{plan.options.num_examples} test examples each"
+                f"{figure}, {plan.distance}, {plan.smoother}: {len(plan.pairs)} points, "
+                f"{len(plan.sigmas)} noise levels, {plan.options.num_examples} test examples each"
             )
             with locked(plan.out, f"--out must be of one experiment, got {plan.out}: another one works there"):
                 run(_steps(plan), plan.out / "log.txt")
-                _conclude(plan, [_point(plan, *place) for place in itertools.product(plan.smoothers, plan.pairs)])
+                _conclude(plan, [_point(plan, *pair) for pair in plan.pairs])
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from there")
         raise SystemExit(130) from None
@@ -221,7 +221,7 @@ def _plan(figure: str, distance: str, options: Namespace) -> Plan:
         settings["data"].setdefault("init_args", {})["root"] = options.data_root
     if options.epochs or quick:
         settings["trainer"]["max_epochs"] = options.epochs or QUICK_EPOCHS
-    if "center" in entrypoint.SMOOTHERS[options.smoother]:
+    if options.smoother == "center":
         for h in options.h:
             entrypoint.check_certifiable(entrypoint.budget(options.budget), sigma=1.0, eps_in=h)
     data = _datamodule(settings)
@@ -271,13 +271,12 @@ def _steps(plan: Plan) -> list[Step]:
     certifications = [
         Step(
             kind="certify",
-            title=f"certify{' the mean' if smoother == 'mean' else ''} at sigma={sigma:g}",
+            title=f"certify{' the mean' if plan.smoother == 'mean' else ''} at sigma={sigma:g}",
             parts=plan.options.num_examples,
-            work=plan.budget(smoother).evaluations,
-            command=partial(_certify_command, plan, smoother, sigma),
-            finished=partial(_is_certified, plan, smoother, sigma),
+            work=plan.budget.evaluations,
+            command=partial(_certify_command, plan, sigma),
+            finished=partial(_is_certified, plan, sigma),
         )
-        for smoother in plan.smoothers
         for sigma in plan.sigmas
     ]
     return [*trainings, *certifications]
@@ -296,20 +295,21 @@ def _is_trained(plan: Plan, sigma: float) -> bool:
     return plan.checkpoint(sigma) is not None
 
 
-def _certify_command(plan: Plan, smoother: str, sigma: float) -> list[str]:
+def _certify_command(plan: Plan, sigma: float) -> list[str]:
     options = plan.options
     checkpoint = plan.checkpoint(plan.training_sigma(sigma))
     command = [str(trained_models.ROOT / "certify.py"), "--ckpt", str(checkpoint), "--distance", plan.distance]
     command += ["--sigma", repr(sigma), "--eps-in", *map(repr, plan.radii(sigma))]
     command += ["--num-examples", str(options.num_examples), "--budget", options.budget]
     command += ["--batch-size", str(BATCH_SIZE)]
-    command += ["--smoother", smoother, *(["--clip-norm", repr(options.clip_norm)] if smoother == "mean" else [])]
-    return [*command, "--seed", str(options.seed), "--out", str(plan.certification(smoother, sigma).path)]
+    command += ["--smoother", plan.smoother]
+    command += [] if options.clip_norm is None else ["--clip-norm", repr(options.clip_norm)]
+    return [*command, "--seed", str(options.seed), "--out", str(plan.certification(sigma).path)]
 
 
-def _is_certified(plan: Plan, smoother: str, sigma: float) -> bool:
+def _is_certified(plan: Plan, sigma: float) -> bool:
     """Whether this very certification is there as a whole; certify.py names what differs in another one."""
-    checkpoint, folder = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(smoother, sigma)
+    checkpoint, folder = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(sigma)
     summary = folder.read_summary()
     if checkpoint is None or summary is None or not summary.get("results"):
         return False
@@ -320,19 +320,18 @@ def _is_certified(plan: Plan, smoother: str, sigma: float) -> bool:
         "seed": plan.options.seed,
         "sigma": sigma,
         "eps_in": plan.radii(sigma),
-        "smoother": smoother,
-        "budget": plan.budget(smoother).as_dict(),
-        **({"clip_norm": plan.options.clip_norm} if smoother == "mean" else {}),
+        "smoother": plan.smoother,
+        "budget": plan.budget.as_dict(),
+        **({} if plan.options.clip_norm is None else {"clip_norm": plan.options.clip_norm}),
     }
     same = all(summary["config"].get(key) == value for key, value in wanted.items())
     whole = len(folder.finished(plan.radii(sigma))) == plan.options.num_examples
     return same and whole and summary.get("checkpoint_sha256") == entrypoint.sha256(checkpoint)
 
 
-def _point(plan: Plan, smoother: str, pair: tuple[float, float]) -> Point:
-    h, eps_in = pair
+def _point(plan: Plan, h: float, eps_in: float) -> Point:
     sigma = entrypoint.noise_level(h=h, eps_in=eps_in)
-    rows = [row for row in plan.certification(smoother, sigma).rows() if row.eps_in == eps_in]
+    rows = [row for row in plan.certification(sigma).rows() if row.eps_in == eps_in]
     return Point(
         h=h,
         eps_in=eps_in,
@@ -342,7 +341,7 @@ def _point(plan: Plan, smoother: str, pair: tuple[float, float]) -> Point:
         smoothing_loss=Median.of([row.smoothing_loss for row in rows]),
         abstention_rate=sum(row.abstained for row in rows) / len(rows),
         num_examples=len(rows),
-        smoother=smoother,
+        smoother=plan.smoother,
     )
 
 
@@ -351,7 +350,7 @@ def _conclude(plan: Plan, points: Sequence[Point]) -> None:
     table, drawing = plan.out / f"{plan.figure}.csv", plan.out / f"{plan.figure}.png"
     _write_table(table, points)
     distance = "total variation" if plan.distance == "tv" else "angular distance"
-    options, several = plan.options, len(plan.smoothers) > 1
+    options = plan.options
     means = f", means clipped to {options.clip_norm:g}" if options.clip_norm is not None else ""
     title = (
         f"Figure {plan.figure[-1]}: {options.data}, {options.task}, {distance}, "
@@ -361,15 +360,12 @@ def _conclude(plan: Plan, points: Sequence[Point]) -> None:
     draw(points, title=title, distance=distance, scale=scale).savefig(drawing, dpi=150)
     html_report.write(panel_report(plan, points, title=title, scale=scale), plan.out / "report.html")
     for point in points:
-        which = f"{point.smoother:<7}" if several else ""
         print(
-            f"{which}h={point.h:<4g} eps_in={point.eps_in:<5g} sigma={point.sigma:<7.4g} median eps_out "
+            f"h={point.h:<4g} eps_in={point.eps_in:<5g} sigma={point.sigma:<7.4g} median eps_out "
             f"{_shown(point.eps_out)}, median smoothing loss {_shown(point.smoothing_loss)}, "
             f"abstained {point.abstention_rate:.0%}"
         )
     print(*(f"found: {line}" for line in findings(points)), sep="\n")
-    if several:
-        print(TWO_FUNCTIONS)
     print(f"written: {plan.out} ({table.name}, {drawing.name}, report.html, certifications/)")
 
 

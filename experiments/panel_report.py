@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import entrypoint
-from callbacks.certification_report import TWO_FUNCTIONS, promise_line
+from callbacks.certification_report import promise_line
 from callbacks.html_report import Curve, Report, report_of_folder, report_of_folders
 from experiments.findings import findings
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: float | None) -> Report:
-    """One line for each smoother and h, and all examples of all certifications.
+    """Return a report with one line for each h, and all examples of all certifications.
 
     Args:
         plan: of the panel.
@@ -24,27 +23,20 @@ def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: floa
         title: of the page.
         scale: the figure that the paper gives as the scale of the distance.
     """
-    several = len(plan.smoothers) > 1
-    reports = {
-        f"{f'{smoother}, ' if several else ''}sigma = {sigma!r}": _report_of_one(plan, smoother, sigma)
-        for smoother in plan.smoothers
-        for sigma in plan.sigmas
-    }
-    lines = dict.fromkeys((point.smoother, point.h) for point in points)
     return report_of_folders(
-        reports,
-        [_curve(points, smoother, h, f"{f'{smoother}, ' if several else ''}h = {h:g}") for smoother, h in lines],
+        {f"sigma = {sigma!r}": _report_of_one(plan, sigma) for sigma in plan.sigmas},
+        [_curve(points, h) for h in dict.fromkeys(point.h for point in points)],
         title=title,
-        summary=[_what(plan), *(f"Found: {line}." for line in findings(points)), *[TWO_FUNCTIONS] * several],
+        summary=[_what(plan), *(f"Found: {line}." for line in findings(points))],
         configuration=_configuration(plan),
         notes=[] if scale is None else [_scale_note(points, scale)],
         reference_lines={} if scale is None else {"the paper's scale": scale},
     )
 
 
-def _report_of_one(plan: Plan, smoother: str, sigma: float) -> Report:
-    folder, distance = plan.certification(smoother, sigma), entrypoint.DISTANCES[plan.distance]
-    promise = promise_line(plan.budget(smoother), distance, coverage="pointwise")
+def _report_of_one(plan: Plan, sigma: float) -> Report:
+    folder = plan.certification(sigma)
+    promise = promise_line(plan.budget, entrypoint.DISTANCES[plan.distance], coverage="pointwise")
     return report_of_folder(folder, folder.rows(), promise=promise)
 
 
@@ -57,10 +49,10 @@ def _what(plan: Plan) -> str:
     )
 
 
-def _curve(points: Sequence[Point], smoother: str, h: float, label: str) -> Curve:
-    line = [point for point in points if (point.smoother, point.h) == (smoother, h)]
+def _curve(points: Sequence[Point], h: float) -> Curve:
+    line = [point for point in points if point.h == h]
     return Curve(
-        label,
+        f"h = {h:g}",
         [point.eps_in for point in line],
         [point.eps_out.value for point in line],
         smoothing_loss=[point.smoothing_loss.value for point in line],
@@ -77,8 +69,8 @@ def _curve(points: Sequence[Point], smoother: str, h: float, label: str) -> Curv
 def _configuration(plan: Plan) -> dict[str, Any]:
     """What was asked for, what was trained, and what each certification recorded."""
     certifications = {}
-    for smoother, sigma in product(plan.smoothers, plan.sigmas):
-        folder = plan.certification(smoother, sigma)
+    for sigma in plan.sigmas:
+        folder = plan.certification(sigma)
         place = folder.path.relative_to(plan.out / "certifications").as_posix()
         summary = folder.read_summary() or {}
         certifications[place] = {name: value for name, value in summary.items() if name != "results"}

@@ -16,13 +16,10 @@ if TYPE_CHECKING:
     from experiments.panel import Point
 
 _COLOURS = ("#b85c00", "#1f4e79", "#2e7d32", "#6a1b9a", "#5d4037")
-_STYLES = {"center": "o-", "mean": "s--"}
 
 
 def draw(points: Sequence[Point], *, title: str, distance: str, scale: float | None) -> Figure:
-    """Median eps_out and median smoothing loss against eps_in, one line per smoother and h, with bootstrap intervals.
-
-    A colour for each h, and a style for each smoother.
+    """Draw median eps_out and median smoothing loss against eps_in, one line per h, with bootstrap intervals.
 
     Args:
         points: of the panel.
@@ -36,17 +33,12 @@ def draw(points: Sequence[Point], *, title: str, distance: str, scale: float | N
     figure = Figure(figsize=(11.0, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=10)
     radii, losses = figure.subplots(1, 2)
-    colours = dict(zip(dict.fromkeys(point.h for point in points), cycle(_COLOURS), strict=False))
-    lines = list(dict.fromkeys((point.smoother, point.h) for point in points))
-    several = len({smoother for smoother, _ in lines}) > 1
-    for smoother, h in lines:
-        line = [point for point in points if (point.smoother, point.h) == (smoother, h)]
-        colour, style = colours[h], _STYLES[smoother] if several else _STYLES["center"]
+    for h, colour in zip(dict.fromkeys(point.h for point in points), cycle(_COLOURS), strict=False):
+        line = [point for point in points if point.h == h]
         eps_in = [point.eps_in for point in line]
         rate = max(point.abstention_rate for point in line)
         for axis, medians in ((radii, [p.eps_out for p in line]), (losses, [p.smoothing_loss for p in line])):
-            label = _label(h, rate, smoother if several else "")
-            axis.plot(eps_in, [_drawn(m.value) for m in medians], style, color=colour, label=label)
+            axis.plot(eps_in, [_drawn(m.value) for m in medians], "o-", color=colour, label=_label(h, rate))
             low, high = [_drawn(m.low) for m in medians], [_drawn(m.high) for m in medians]
             axis.fill_between(eps_in, low, high, color=colour, alpha=0.15, linewidth=0.0)
         last = line[-1]
@@ -54,16 +46,13 @@ def draw(points: Sequence[Point], *, title: str, distance: str, scale: float | N
             at = (last.eps_in, last.eps_out.value)
             text = rounded_up(last.eps_out.value, 2 if last.eps_out.value >= 1.0 else 3)
             radii.annotate(text, at, textcoords="offset points", xytext=(6, 0), va="center", fontsize=8)
-    smoothed = " or ".join(dict.fromkeys(smoother for smoother, _ in lines))
     _finish(radii, f"median certified output radius eps_out, {distance}", points, scale)
-    _finish(losses, f"median smoothing loss d(f(x), {smoothed}), {distance}", points, scale)
+    _finish(losses, f"median smoothing loss d(f(x), {points[0].smoother}), {distance}", points, scale)
     return figure
 
 
-def _label(h: float, abstention_rate: float, smoother: str) -> str:
-    return f"{f'{smoother}, ' if smoother else ''}h = {h:g}" + (
-        f", abstained on up to {abstention_rate:.0%}" if abstention_rate else ", no abstention"
-    )
+def _label(h: float, abstention_rate: float) -> str:
+    return f"h = {h:g}" + (f", abstained on up to {abstention_rate:.0%}" if abstention_rate else ", no abstention")
 
 
 def _finish(axis: Axes, label: str, points: Sequence[Point], scale: float | None) -> None:

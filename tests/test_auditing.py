@@ -90,6 +90,6 @@ def test_only_abstentions_leave_no_certificate_to_look_at() -> None:
 def test_findings_of_several_runs_have_names() -> None:
     found = auditing.after([run_with(ROW), run_with(ROW, smoother=MEAN)])
     assert [finding.check for finding in found] == [
-        "abstention, center, sigma 0.25", "finite certificates, center, sigma 0.25",
-        "abstention, mean, sigma 0.25", "finite certificates, mean, sigma 0.25",
+        "abstention, sigma 0.25", "finite certificates, sigma 0.25",
+        "abstention, sigma 0.25", "finite certificates, sigma 0.25",
     ]  # fmt: skip

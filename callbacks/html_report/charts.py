@@ -87,13 +87,13 @@ def fraction_charts(curves: Sequence[FractionCurve]) -> list[dict[str, Any]]:
 
 def fraction_steps(curves: Sequence[FractionCurve]) -> dict[str, Any]:
     """The table of all steps of the certified fraction: its titles, and a row for each step."""
-    several = any(curve.smoother for curve in curves)
+    several = any(curve.label for curve in curves)
     rows = [
-        [*[curve.smoother] * several, number(curve.sigma), number(curve.eps_in), up(eps_out), _percent(curve, eps_out)]
+        [*[curve.label] * several, number(curve.sigma), number(curve.eps_in), up(eps_out), _percent(curve, eps_out)]
         for curve in curves
         for eps_out in curve.eps_out
     ]
-    return {"titles": [*["Smoother"] * several, "sigma", "eps_in", "eps_out", "Certified"], "rows": rows}
+    return {"titles": [*["Folder"] * several, "sigma", "eps_in", "eps_out", "Certified"], "rows": rows}
 
 
 def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
@@ -190,9 +190,9 @@ def _fraction_lines(curves: Sequence[FractionCurve], labels: Sequence[str]) -> l
 
 
 def _fraction_label(curve: FractionCurve, heading: str) -> str:
-    smoother = f"{curve.smoother}, " if curve.smoother else ""
+    folder = f"{curve.label}, " if curve.label else ""
     other = f"sigma = {number(curve.sigma)}" if heading else f"h = {number(curve.h)}"
-    return f"{smoother}eps_in = {number(curve.eps_in)} ({other})"
+    return f"{folder}eps_in = {number(curve.eps_in)} ({other})"
 
 
 def _fraction_finding(curve: FractionCurve, label: str) -> str:

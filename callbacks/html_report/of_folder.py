@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from callbacks.attack_results import LOWER_BOUND
 from callbacks.certification_folder import AnyCertificate, CertificationFolder, Row, attacked_rows
-from callbacks.certified_fraction import certified_fractions
+from callbacks.certified_fraction import FractionCurve, certified_fractions
 from callbacks.example_pictures import difference, example_pictures, guarantees, holds_boxes
 from callbacks.html_report.charts import number, up
 from callbacks.html_report.content import Curve, Report, ReportExample
 from center_smoothing import MeanCertificate
 from center_smoothing.budget import Coverage
 from center_smoothing.metrics import upper_median
+
+T = TypeVar("T")
 
 # What summary.json holds besides settings.
 NOT_SETTINGS = ("results", "names", "audit")
@@ -30,15 +32,18 @@ _READING = (
 )
 
 
-def report_of_folder(folder: CertificationFolder, rows: Sequence[Row], *, promise: str) -> Report:
-    """The report of a finished certification folder, for ``html_report.write``.
+def report_of_folder(
+    folder: CertificationFolder, rows: Sequence[Row], *, promise: str, coverage: Coverage | None = None
+) -> Report:
+    """Return the report of a finished certification folder, for ``html_report.write``.
 
     The distances on disk answer any eps_in, so that curves are dense without sampling.
 
     Args:
         folder: with summary.json, distances and outputs.
-        rows: of its certificates.csv, in the order to be shown.
+        rows: of its certificates, in the order to be shown.
         promise: what holds, from ``certification_report.promise_line``.
+        coverage: of the rows; default: that of the configuration.
 
     Raises:
         ValueError: if the folder does not hold a certification, or a damaged one.
@@ -46,7 +51,7 @@ def report_of_folder(folder: CertificationFolder, rows: Sequence[Row], *, promis
     summary = folder.read_summary() or {}
     config = summary.get("config", {})
     certificates = folder.certificates()
-    coverage: Coverage = config.get("coverage", "pointwise")
+    coverage = coverage or config.get("coverage", "pointwise")
     if isinstance(next(iter(certificates.values())), MeanCertificate):
         coverage = "dkw"  # the answers of a mean hold all together, whatever was asked for
     by_index: dict[int, list[Row]] = {}
@@ -86,11 +91,11 @@ def report_of_folders(
     configuration: Mapping[str, Any],
     notes: Sequence[str] = (),
     reference_lines: Mapping[str, float] | None = None,
+    fractions: Sequence[FractionCurve] | None = None,
 ) -> Report:
-    """One report of several certifications, at other noise levels or by other smoothers, with curves across them.
+    """Return one report of several certifications, with curves across them.
 
-    The curves of the certified fraction are those of all of them. The same example at one noise level stands beside
-    itself, and what is not said of all smoothers says of which.
+    The same example at one noise level stands beside itself, and what is not said of all says of which.
 
     Args:
         reports: of the folders, by what sets each apart from the others, "sigma = 0.2", say.
@@ -100,6 +105,7 @@ def report_of_folders(
         configuration: of all of them.
         notes: remarks below the charts.
         reference_lines: output distances to compare with, by name.
+        fractions: curves of the certified fraction; default: those of all rows together.
     """
     levels = list(dict.fromkeys(example.rows[0].sigma for report in reports.values() for example in report.examples))
     placed = [
@@ -112,11 +118,13 @@ def report_of_folders(
         next(iter(reports.values())),
         title=title,
         summary=summary,
-        promise=" ".join(said(reports.values(), lambda report: [report.promise])),
-        reading=said(reports.values(), lambda report: report.reading),
-        not_promised=said(reports.values(), lambda report: report.not_promised),
+        promise=" ".join(said(reports, lambda report: [report.promise])),
+        reading=said(reports, lambda report: report.reading),
+        not_promised=said(reports, lambda report: report.not_promised),
         curves=curves,
-        fractions=certified_fractions(row for example in examples for row in example.rows),
+        fractions=certified_fractions(row for example in examples for row in example.rows)
+        if fractions is None
+        else fractions,
         examples=examples,
         configuration=configuration,
         notes=notes,
@@ -124,23 +132,22 @@ def report_of_folders(
     )
 
 
-def said(reports: Collection[Report], items: Callable[[Report], Sequence[str]]) -> list[str]:
-    """What any of the reports says, once; what is not said of all smoothers with the one that it is said of.
+def said(reports: Mapping[str, T], items: Callable[[T], Sequence[str]]) -> list[str]:
+    """Return what any of the reports says, once; what not all of them say with the labels of those that do.
 
     Args:
-        reports: of folders.
+        reports: by label.
         items: of a report, sentences.
+
+    Example:
+        >>> said({"a": ["One.", "Two."], "b": ["Two."]}, lambda items: items)
+        ['a: One.', 'Two.']
     """
-    by_smoother: dict[str, dict[str, None]] = {}
-    for report in reports:
-        smoother = next((row.smoother for example in report.examples for row in example.rows), "center")
-        by_smoother.setdefault(smoother, {}).update(dict.fromkeys(items(report)))
-    said: dict[str, None] = {}
-    for smoother, found in by_smoother.items():
-        for item in found:
-            of_all = all(item in others for others in by_smoother.values())
-            said[item if of_all else f"{_sentence(smoother)}: {item[:1].lower()}{item[1:]}"] = None
-    return list(said)
+    labels: dict[str, list[str]] = {}
+    for label, report in reports.items():
+        for item in dict.fromkeys(items(report)):
+            labels.setdefault(item, []).append(label)
+    return [item if len(of) == len(reports) else f"{', '.join(of)}: {item}" for item, of in labels.items()]
 
 
 def _radii(

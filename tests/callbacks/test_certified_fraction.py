@@ -183,7 +183,7 @@ def test_table_and_picture_are_written(tmp_path: Path) -> None:
     folder = CertificationFolder(tmp_path)
     folder.write_summary({"config": {"distance": repr(BoxJaccard())}})
     rows = [row(0, 0.4), row(1, math.inf)]
-    write_fractions(folder, rows, "title")
+    write_fractions(folder, certified_fractions(rows), "title", overlap=False)
     assert folder.fractions.read_text() == "sigma,eps_in,eps_out,fraction\n0.25,0.25,0.0,0.0\n0.25,0.25,0.4,0.5\n"
     assert folder.fraction_picture.read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -1,6 +1,7 @@
 import csv
 import math
-from collections.abc import Sequence
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from callbacks import CertificateWriter, CertificationFolder, Row, draw, summarise
 from callbacks import certification_answers as answers
+from callbacks import certification_comparison as comparison
 from callbacks import certification_report as report
 from callbacks.certification_folder import AnyCertificate, line_of, lines
 from callbacks.certified_fraction import COLUMNS_OF_SEVERAL, as_csv, certified_fractions, panels
 from callbacks.certified_fraction_plot import draw_fractions
 from callbacks.example_pictures import example_pictures
-from callbacks.html_report import Report, render, report_of_folder, report_of_folders, said
+from callbacks.html_report import Report, report_of_folder
 from callbacks.html_report.charts import fraction_steps
 from center_smoothing import (
     CenterSmoother,
@@ -57,6 +60,7 @@ def write(
     config: dict[str, Any] = {"smoother": "mean" if mean else "center", "budget": smoother.budget.as_dict()}
     config |= {"clip_norm": smoother.clip_norm} if mean else {}
     config |= {"relaxation": 1.0, "coverage": coverage, "sigma": 0.25, "distance": "TotalVariation(p=1)"}
+    config |= {"eps_in": list(EPS_IN)}
     folder.write_summary({"config": config, "results": []})
     certificates = {index: smoother.certify(image(index), example=index) for index in (5, 2, 9)}
     examples = [
@@ -82,14 +86,6 @@ def centers(tmp_path: Path) -> CertificationFolder:
     folder = CertificationFolder(tmp_path / "center")
     write(folder, center_smoother())
     return folder
-
-
-def results_of(*folders: CertificationFolder) -> list[dict[str, Any]]:
-    return [
-        {"smoother": folder.rows()[0].smoother, **result}
-        for folder in folders
-        for result in summarise(folder.rows(), 0.25)
-    ]
 
 
 def page_of(folder: CertificationFolder) -> Report:
@@ -149,16 +145,6 @@ def test_the_base_output_that_is_kept_is_clipped(means: CertificationFolder, cen
     ]  # fmt: skip
 
 
-def test_pictures_of_both_stand_beside_each_other(means: CertificationFolder, centers: CertificationFolder) -> None:
-    found = example_pictures({"center": centers, "mean": means}, 2)
-    assert [picture.name for picture in found.pictures] == [
-        "input", "base output", "smoothed output, center", "clipped base output", "smoothed output, mean",
-    ]  # fmt: skip
-    assert found.words == []
-    with np.load(means.outputs(2)) as arrays:
-        assert np.array_equal(found.pictures[-1].array[..., 0], arrays["smoothed"][0])
-
-
 def test_answers_of_means_promise_all_at_once(means: CertificationFolder) -> None:
     certificates = answers.certificates_of_finished(means)
     table = answers.output_radii(certificates, EPS_IN, coverage="bonferroni")
@@ -182,48 +168,95 @@ def test_a_folder_above_others_is_not_asked(means: CertificationFolder, tmp_path
 @pytest.mark.parametrize(
     ("result", "several_levels", "line"),
     [
-        ({"h": 1.5}, False, ()),
-        ({"h": 1.5}, True, ("h=1.5",)),
-        ({"h": 1.0, "smoother": "mean"}, False, ("mean",)),
-        ({"h": 1.0, "smoother": "center"}, True, ("center", "h=1")),
+        ({"h": 1.5}, False, ""),
+        ({"h": 1.5}, True, "h=1.5"),
+        ({"h": 1.0, "label": "a"}, False, "a"),
+        ({"h": 1.0, "label": "b"}, True, "b"),
     ],
 )
-def test_what_sets_a_line_apart(result: dict[str, Any], several_levels: bool, line: tuple[str, ...]) -> None:
+def test_what_sets_a_line_apart(result: dict[str, Any], several_levels: bool, line: str) -> None:
     assert line_of(result, several_levels=several_levels) == line
 
 
 def test_lines_are_in_the_order_of_h_and_their_points_in_that_of_eps_in() -> None:
-    results = [
-        {"smoother": smoother, "h": h, "eps_in": eps_in}
-        for smoother in ("center", "mean") for h in (2.0, 1.0) for eps_in in (0.4, 0.2)
-    ]  # fmt: skip
+    results = [{"h": h, "eps_in": eps_in} for h in (2.0, 1.0) for eps_in in (0.4, 0.2)]
     found = lines(results, several_levels=True)
-    assert list(found) == [("center", "h=1"), ("mean", "h=1"), ("center", "h=2"), ("mean", "h=2")]
+    assert list(found) == ["h=1", "h=2"]
     assert all([result["eps_in"] for result in line] == [0.2, 0.4] for line in found.values())
-    assert list(lines(results, several_levels=False)) == [("center",), ("mean",)]
 
 
-def test_fractions_of_both_are_curves_of_their_own(means: CertificationFolder, centers: CertificationFolder) -> None:
-    both = certified_fractions([*centers.rows(), *means.rows()])
-    assert [(curve.smoother, curve.eps_in) for curve in both] == [
-        ("center", 0.1), ("mean", 0.1), ("center", 0.2), ("mean", 0.2),
-    ]  # fmt: skip
-    for folder, kind in ((centers, "center"), (means, "mean")):
-        alone = certified_fractions(folder.rows())
-        assert {curve.smoother for curve in alone} == {""}
-        assert [curve.counts for curve in alone] == [curve.counts for curve in both if curve.smoother == kind]
-    table = list(csv.reader(as_csv(both).splitlines()))
-    assert tuple(table[0]) == COLUMNS_OF_SEVERAL
-    assert {row[0] for row in table[1:]} == {"center", "mean"}
-    assert fraction_steps(both)["titles"] == ["Smoother", "sigma", "eps_in", "eps_out", "Certified"]
-    assert all(len(row) == 5 for row in fraction_steps(both)["rows"])
-    assert [len(group) for _, group in panels(both)] == [4]
+@pytest.fixture
+def compared(means: CertificationFolder, centers: CertificationFolder) -> dict[str, comparison.Compared]:
+    return comparison.read_all([str(centers.path), str(means.path)])
 
 
-def test_the_picture_of_fractions_has_a_colour_for_each_radius_and_a_style_for_each_smoother(
-    means: CertificationFolder, centers: CertificationFolder
+@pytest.fixture
+def rows(compared: dict[str, comparison.Compared]) -> dict[str, list[Row]]:
+    return {label: each.rows(EPS_IN, coverage="pointwise") for label, each in compared.items()}
+
+
+def test_compared_folders_have_their_own_rows_and_answers_at_other_radii(
+    compared: dict[str, comparison.Compared], rows: dict[str, list[Row]]
 ) -> None:
-    (axis,) = draw_fractions(certified_fractions([*centers.rows(), *means.rows()]), "title").axes
+    assert list(compared) == ["center", "mean"]
+    for label, each in compared.items():
+        assert rows[label] == each.folder.rows()
+        (other, *_) = each.rows([0.15], coverage="dkw")
+        assert other.eps_out == each.certificates[other.index].eps_out(0.15, coverage="dkw")
+    assert comparison.asked_radii(compared) == list(EPS_IN)
+
+
+def test_compared_folders_stand_side_by_side_on_the_terminal(
+    compared: dict[str, comparison.Compared], rows: dict[str, list[Row]]
+) -> None:
+    inputs = {label: answers.input_radii(each.certificates, [5.0], coverage="pointwise")
+              for label, each in compared.items()}  # fmt: skip
+    found = comparison.lines(compared, rows, inputs, coverage="pointwise")
+    assert "  differ in smoother: center center, mean mean" in found
+    assert "  differ in clip_norm: center none, mean 1.0" in found
+    assert not any("budget" in line for line in found)
+    table = [line.split() for line in found if line.startswith(("center  ", "mean  "))]
+    assert [line[0] for line in table] == 3 * ["center", "mean"]
+    for line, result in zip(table, comparison.results(rows), strict=False):
+        assert line[3] == report.up(result["median_eps_out"])
+    for line, column in zip(table[4:], (table.column(0) for table in inputs.values()), strict=True):
+        assert line[2] == report.down(sorted(column)[1])
+    assert any(line.startswith("center: promise (pointwise)") for line in found)
+    assert any(line.startswith("mean: promise (mean)") for line in found)
+    assert found[-1] == comparison.TWO_FUNCTIONS
+
+
+def test_the_report_of_compared_folders(
+    compared: dict[str, comparison.Compared], rows: dict[str, list[Row]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    written = comparison.write(compared, rows, out, coverage="pointwise")
+    assert {path.name for path in written} == {path.name for path in out.iterdir()}
+    page = (out / "report.html").read_text()
+    for words in (
+        comparison.TWO_FUNCTIONS, "center: For each eps_in by itself: ", "mean: For all eps_in at once: ",
+        "mean: The smoothed output is the mean of 60 outputs", "center, eps_in = 0.1 (h = 0.4)",
+    ):  # fmt: skip
+        assert words in page
+    assert page.count("Nothing where the smoothed function abstains") == 1
+    places = [page.index(f"Example {index}, {label}</h3>") for index in (5, 2, 9) for label in compared]
+    assert places == sorted(places)
+    steps = list(csv.reader((out / "certified_fraction.csv").read_text().splitlines()))
+    assert tuple(steps[0]) == COLUMNS_OF_SEVERAL
+    for label, each in compared.items():
+        alone = list(csv.reader(as_csv(certified_fractions(each.folder.rows())).splitlines()))
+        assert [step[1:] for step in steps if step[0] == label] == alone[1:]
+    for picture in (out / "certificates.png", out / "certified_fraction.png"):
+        with Image.open(picture) as pixels:
+            assert min(pixels.size) > 400
+
+
+def test_the_picture_of_compared_fractions_has_a_style_for_each_folder(rows: dict[str, list[Row]]) -> None:
+    curves = [curve for label, own in rows.items() for curve in certified_fractions(own, label=label)]
+    assert [len(group) for _, group in panels(curves)] == [4]
+    assert fraction_steps(curves)["titles"] == ["Folder", "sigma", "eps_in", "eps_out", "Certified"]
+    (axis,) = draw_fractions(curves, "title").axes
     looks = {str(line.get_label()): (line.get_color(), line.get_linestyle()) for line in axis.get_lines()}
     assert list(looks) == [
         "center, eps_in = 0.1 (h = 0.4)", "center, eps_in = 0.2 (h = 0.8)",
@@ -234,20 +267,30 @@ def test_the_picture_of_fractions_has_a_colour_for_each_radius_and_a_style_for_e
     assert first[1] == second[1] != third[1] == fourth[1]
 
 
-@pytest.mark.filterwarnings("error")
-def test_the_picture_of_both_has_a_line_and_a_loss_for_each(
-    means: CertificationFolder, centers: CertificationFolder, tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"distance": "Angular()"}, "one distance to compare them, got distance TotalVariation(p=1) and Angular()"),
+        ({"distance_sha256": "0"}, "one distance to compare them, got distance_sha256 None and 0"),
+        ({"num_examples": 9}, "must be a finished folder"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    means: CertificationFolder, centers: CertificationFolder, changes: dict[str, Any], words: str
 ) -> None:
-    rows, results = [*centers.rows(), *means.rows()], results_of(centers, means)
-    figure = draw({"center": centers, "mean": means}, rows, results, "a title " * 30)
-    figure.savefig(tmp_path / "both.png", dpi=40)
-    curves = {str(line.get_label()): line for line in figure.axes[0].get_lines()}
-    for kind, folder in (("center", centers), ("mean", means)):
-        medians = [result["median_eps_out"] for result in summarise(folder.rows(), 0.25)]
-        assert list(curves[f"median certified radius eps_out, {kind}"].get_ydata()) == medians
-        losses = [result["median_smoothing_loss"] for result in summarise(folder.rows(), 0.25)]
-        assert list(curves[f"median smoothing loss d(f(x), {kind})"].get_ydata()) == losses
-    assert {"smoothed\noutput,\ncenter", "smoothed\noutput,\nmean", "clipped\nbase output"} <= set(texts(figure))
+    summary = means.read_summary() or {}
+    summary["config"] |= changes
+    means.write_summary(summary)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        comparison.read_all([str(centers.path), str(means.path)])
+    with pytest.raises(ValueError, match="must name different folders"):
+        comparison.read_all([str(centers.path), f"{centers.path.parent}/mean/../center"])
+
+
+def test_labels_are_as_short_as_they_can_be(centers: CertificationFolder, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(centers.path, tmp_path / name / "center")
+    assert list(comparison.read_all([str(tmp_path / name / "center") for name in "ab"])) == ["a/center", "b/center"]
 
 
 def test_the_picture_of_means_alone_calls_their_center_a_mean(means: CertificationFolder) -> None:
@@ -267,12 +310,6 @@ def test_the_plan_rounds_what_is_not_sampled_up() -> None:
     assert "180 evaluations per example and sigma, 1,440 in all" in found[5]
     promised = MeanSmoother(torch.sigmoid, TotalVariation(), sigma=0.25, budget=MEAN_BUDGET, bound=3.0)
     assert "output_bound=3, alpha" in report.mean_plan_lines(promised, levels={0.25: [0.1]}, num_examples=1)[0]
-
-
-def test_result_lines_of_both_name_the_smoother(means: CertificationFolder, centers: CertificationFolder) -> None:
-    found = report.result_lines(results_of(centers, means))
-    assert [line.split()[0] for line in found] == ["h", "center", "center", "mean", "mean"]
-    assert len({len(line) for line in found}) == 1
 
 
 @pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
@@ -313,52 +350,3 @@ def test_a_report_of_means_at_no_radius_but_zero_still_has_a_curve(tmp_path: Pat
 
 def _at_zero(row: Row) -> Row:
     return Row(**{**row.__dict__, "eps_in": 0.0})
-
-
-def test_the_report_of_both_says_of_which_what_is_not_said_of_both(
-    means: CertificationFolder, centers: CertificationFolder
-) -> None:
-    pages = {"center": page_of(centers), "mean": page_of(means)}
-    both = report_of_folders(pages, pages["center"].curves, title="both", summary=[], configuration={})
-    assert [example.name for example in both.examples] == [
-        f"{index}, {kind}" for index in (5, 2, 9) for kind in ("center", "mean")
-    ]
-    assert both.promise.startswith("Center: for each eps_in by itself: ")
-    assert " Mean: for all eps_in at once: " in both.promise
-    own = [item.split(":")[0] for item in both.not_promised if item.startswith(("Center: ", "Mean: "))]
-    assert sorted(own) == ["Center", "Center", "Mean"]
-    assert sum(item.startswith("Nothing where the smoothed function abstains") for item in both.not_promised) == 1
-    assert {curve.smoother for curve in both.fractions} == {"center", "mean"}
-    assert "center, eps_in = 0.1 (h = 0.4)" in render(both)
-
-
-def test_what_reports_of_one_smoother_say_is_said_once(centers: CertificationFolder) -> None:
-    page = page_of(centers)
-    assert said([page, page], lambda report: report.reading) == list(page.reading)
-
-
-def test_wandb_has_a_key_for_each_smoother(
-    means: CertificationFolder, centers: CertificationFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logged: list[dict[str, Any]] = []
-    defined: list[str] = []
-    run = SimpleNamespace(define_metric=lambda name, **_: defined.append(name), log=logged.append, finish=lambda: None)
-    fake = SimpleNamespace(
-        init=lambda **_: run, Table=lambda columns, data: (columns, data), Image=lambda data, **more: (data, more)
-    )
-    monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
-    rows: Sequence[Row] = [*centers.rows(), *means.rows()]
-    above, shown = CertificationFolder(tmp_path), {"center": centers, "mean": means}
-    results = results_of(centers, means)
-    report.log_to_wandb(above, rows, results, examples=shown, config={}, group=None, offline=True)
-    assert {"median_eps_out/center", "median_eps_out/mean", "median_smoothing_loss/mean"} <= set(defined)
-    assert not any("smoother" in line for line in logged)
-    for line, result in zip(logged, results, strict=False):
-        assert line["eps_in"] == result["eps_in"]
-        assert line[f"median_eps_out/{result['smoother']}"] == result["median_eps_out"]
-    (columns, data) = next(line["certified_fraction"] for line in logged if "certified_fraction" in line)
-    assert tuple(columns) == COLUMNS_OF_SEVERAL
-    assert {row[0] for row in data} == {"center", "mean"}
-    images = next(line["examples"] for line in logged if "examples" in line)
-    assert all(picture.shape == (4, 20, 1) for picture, _ in images)
-    assert "smoothed output, center | clipped base output | smoothed output, mean" in images[0][1]["caption"]

@@ -130,6 +130,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         train.main([*TINY_TRAINING, "--sigma=0.25"])
         words = ["--ckpt=runs/latest/checkpoints/best.ckpt", "--h", "0.5", "1", "--out=FOLDER"]
         certify.main([*words, *TINY_CERTIFICATION])
+        certify.main([*words, *TINY_CERTIFICATION, "--smoother=mean", "--clip-norm=20", "--out=MEANS"])
+        (folder / "CENTERS").symlink_to(folder / "FOLDER")
         (folder / "CKPT").symlink_to(folder / "runs" / "latest" / "checkpoints" / "best.ckpt")
         images = np.random.default_rng(0).integers(0, 256, size=(24, 32, 32, 3), dtype=np.uint8)
         (folder / "IMAGES").mkdir()

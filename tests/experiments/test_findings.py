@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -49,18 +48,3 @@ def test_what_does_not_hold_is_said_with_its_place_and_figures(number: int, chan
 def test_one_point_alone_has_nothing_to_compare() -> None:
     said = [line.rsplit(": ", 1)[1] for line in findings([point(1, 0.2, 5.0)])]
     assert said == ["nothing to compare", "nothing to compare", "everywhere"]
-
-
-def test_of_two_smoothers_each_is_judged_by_itself_and_both_are_compared() -> None:
-    means = [
-        replace(p, smoother="mean", eps_out=Median(half := p.eps_out.value / 2, half, half)) for p in AS_IN_THE_PAPER
-    ]
-    said = findings([*AS_IN_THE_PAPER, *means])
-    assert len(said) == 7
-    assert all(line.endswith(": everywhere") for line in said)
-    assert [line.split(":")[0] for line in said[:6]] == ["center"] * 3 + ["mean"] * 3
-    far = math.inf
-    means[3] = replace(means[3], eps_out=Median(far, far, far))
-    assert findings([*AS_IN_THE_PAPER, *means])[-1] == (
-        "median eps_out of the mean is lower than that of the center: not at h=2, eps_in=0.4: inf, center 15.0000"
-    )

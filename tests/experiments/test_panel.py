@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from callbacks.certification_report import TWO_FUNCTIONS
 from experiments import figure4, figure5
 from experiments.panel import COLUMNS, CONFIGS
 
 ROOT = Path(__file__).parents[2]
-BOTH = ["--smoother=both", "--clip-norm=40"]
+MEANS = ["--smoother=mean", "--clip-norm=40"]
 # Small images, a small model and few samples in its training: the panel's own work is what is tested.
 SMALL = """
 experiment: image-folder-autoencoder
@@ -174,7 +173,7 @@ def test_a_certification_of_something_else_in_its_place_is_refused_and_kept(
         (["--data=cifar10", "--data-root=/proc/1/none"], "--data.root must hold CIFAR10, got /proc/1/none"),
         (["--smoother=mean"], "--smoother=mean needs --clip-norm, got none"),
         (["--clip-norm=3"], "--clip-norm bounds the outputs of means"),
-        ([*BOTH, "--budget=paper"], "--budget must be one of quick, standard"),
+        ([*MEANS, "--budget=paper"], "--budget must be one of quick, standard"),
         (["--budget=large"], "--budget must be one of"),
         (["--out=/proc/1/panel"], "--out must be a folder that can be written to"),
     ],
@@ -186,62 +185,33 @@ def test_bad_input_is_one_line_before_anything_runs(
     assert not list(tmp_path.glob("**/log.txt"))
 
 
-@pytest.fixture(scope="module")
-def both(panel: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The panel once more, with means beside the centers."""
-    folder = tmp_path_factory.mktemp("both") / "panel"
-    shutil.copytree(panel, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        return figure4.main([*arguments(images, panel.parents[1]), *BOTH, f"--out={folder}"])
-
-
-def test_both_smoothers_are_rows_lines_and_certifications_of_their_own(panel: Path, both: Path) -> None:
-    rows = table(both)
-    assert [(row["smoother"], row["eps_in"]) for row in rows] == [
-        ("center", "0.2"), ("center", "0.4"), ("mean", "0.2"), ("mean", "0.4"),
-    ]  # fmt: skip
-    assert rows[:2] == table(panel)
-    for row in rows[2:]:
-        folder = both / "certifications" / "mean" / f"sigma={row['sigma']}"
-        certified = list(csv.DictReader((folder / "certificates.csv").open()))
+def test_means_are_certifications_of_their_own_and_another_norm_is_refused(
+    panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(panel, tmp_path / "panel")
+    command = [*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}"]
+    folder = figure4.main([*command, *MEANS])
+    assert "2 of 3 steps to do" in capsys.readouterr().out
+    rows = table(folder)
+    assert [(row["smoother"], row["eps_in"]) for row in rows] == [("mean", "0.2"), ("mean", "0.4")]
+    for row in rows:
+        place = folder / "certifications" / "mean" / f"sigma={row['sigma']}" / "certificates.csv"
+        certified = list(csv.DictReader(place.open()))
         assert {(each["method"], each["m"]) for each in certified} == {("mean", "10000")}
         assert float(row["median_eps_out"]) == max(float(each["eps_out"]) for each in certified)
-    page = (both / "report.html").read_text()
-    for words in (TWO_FUNCTIONS, "center, h = 2", "mean, h = 2", ", mean, sigma = 0.1</h3>", "clipped model"):
-        assert words in page
-    assert "Found: median eps_out of the mean is lower than that of the center" in page
-
-
-def test_both_are_reused_and_another_norm_is_refused(
-    panel: Path, both: Path, images: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = (both / "figure4.csv").read_bytes()
-    common = [*arguments(images, panel.parents[1]), f"--out={both}"]
-    figure4.main([*common, *BOTH])
-    printed = capsys.readouterr().out
-    assert "0 of 5 steps to do" in printed
-    assert TWO_FUNCTIONS in printed
-    assert (both / "figure4.csv").read_bytes() == before
-    refused([*common, "--smoother=both", "--clip-norm=30"], "clip_norm=40.0, not 30.0", capsys)
-
-
-def test_means_alone_take_the_certifications_that_are_there(
-    panel: Path, both: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(both, tmp_path / "panel")
-    means = ["--smoother=mean", "--clip-norm=40", f"--out={tmp_path / 'panel'}"]
-    figure4.main([*arguments(images, panel.parents[1]), *means])
+    assert "clipped model" in (folder / "report.html").read_text()
+    refused([*command, "--smoother=mean", "--clip-norm=30"], "clip_norm=40.0, not 30.0", capsys)
+    figure4.main(command)
     assert "0 of 3 steps to do" in capsys.readouterr().out
-    assert table(tmp_path / "panel") == table(both)[2:]
+    assert table(folder) == table(panel)
 
 
 def test_figure_5_has_no_means_and_says_why(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        figure5.main([*arguments(images, tmp_path), *BOTH])
+        figure5.main([*arguments(images, tmp_path), *MEANS])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.strip()
-    assert "--smoother=both needs a distance that is convex in the output" in error
+    assert "--smoother=mean needs a distance that is convex in the output" in error
     assert "got angular" in error
     assert not list(tmp_path.iterdir())
 

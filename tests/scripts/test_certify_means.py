@@ -1,29 +1,23 @@
 import csv
-import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import certify
 import entrypoint
 from callbacks import CertificationFolder
-from callbacks import certification_report as report
-from center_smoothing import Certificate, MeanCertificate, MeanSmoother, TotalVariation
+from center_smoothing import MeanCertificate, MeanSmoother, TotalVariation
 from center_smoothing.mean_smoother import clip
 from datamodules import MNIST
 from lightning_modules import load_checkpoint
 
 TINY = ["--n=100", "--m=400", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
 MEANS = ["--smoother=mean", "--clip-norm=20"]
-BOTH = ["--smoother=both", "--clip-norm=20", "--k=8"]
-SWEEP = ["--h", "0.5", "1", "--eps-in", "0.2", "0.4", "--num-examples=2"]
 FILES = {
     "certificates.csv", "certificates.png", "certified_fraction.csv", "certified_fraction.png", "report.html",
     "summary.json",
@@ -68,20 +62,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def means(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Means of three digits at two radii."""
     return run(checkpoint, tmp_path_factory.mktemp("means"), *MEANS, "--h", "0", "1")
-
-
-@pytest.fixture(scope="module")
-def both(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Centers and means of the same three digits at the same radii."""
-    return run(checkpoint, tmp_path_factory.mktemp("both"), *BOTH, "--h", "0", "1")
-
-
-@pytest.fixture(scope="module")
-def swept(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both of two digits at two h and two radii, so that there are three noise levels."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
-        return run(checkpoint, tmp_path_factory.mktemp("swept"), *BOTH, *SWEEP)
 
 
 def test_rows_of_means_say_so(means: Path) -> None:
@@ -195,7 +175,6 @@ def test_the_same_command_keeps_means_and_another_norm_is_refused(
     assert "clip_norm=20.0, not 30.0" in refused(capsys, *given, "--smoother=mean", "--clip-norm=30")
     assert "output_bound=None, not 99.0" in refused(capsys, *given, "--smoother=mean", "--output-bound=99")
     assert "smoother='mean', not 'center'" in refused(capsys, *given, "--k=8")
-    assert "smoother='mean', not ['center', 'mean']" in refused(capsys, *given, *BOTH)
 
 
 def test_means_go_on_where_they_were_interrupted(
@@ -235,7 +214,6 @@ def test_the_default_folder_is_named_after_what_was_smoothed(
     given = [f"--ckpt={checkpoint}", *TINY, "--num-examples=1", "--h", "0"]
     folders = [certify.main([*given, *MEANS]).name, certify.main([*given, "--smoother=mean", "--clip-norm=30"]).name]
     assert [name.rsplit("-", 1)[0] for name in folders] == ["tv-mean-clip_norm=20", "tv-mean-clip_norm=30"]
-    assert certify.main([*given, *BOTH]).name.startswith("tv-exact-mean-clip_norm=20-")
 
 
 @pytest.mark.parametrize(("name", "n", "m"), [("quick", 1_000, 10_000), ("standard", 10_000, 100_000)])
@@ -250,22 +228,22 @@ def test_budgets_of_means(name: str, n: int, m: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--smoother=median"], ["--smoother must be one of center, mean, both", "'median'"]),
+        (["--smoother=both"], ["--smoother must be one of center, mean", "'both'"]),
         (
             ["--smoother=mean"],
             ["exactly one of --clip-norm and --output-bound, got none", "part of the model", "who knows"],
         ),
         (
-            ["--smoother=both", "--clip-norm=1", "--output-bound=2"],
+            ["--smoother=mean", "--clip-norm=1", "--output-bound=2"],
             ["exactly one", "got --clip-norm and --output-bound"],
         ),
-        (["--clip-norm=1"], ["--clip-norm bounds the outputs of means", "--smoother mean or both", "got center"]),
+        (["--clip-norm=1"], ["--clip-norm bounds the outputs of means", "--smoother mean, got center"]),
         (["--output-bound=1"], ["--output-bound bounds the outputs of means", "got center"]),
         (
             [*MEANS, "--distance=angular"],
             ["convex in the output (tv, tv-l2, l1, l2, linf, squared-l2, probability-tv, wasserstein1)", "got angular"],
         ),
-        ([*BOTH, "--distance=jaccard"], ["--smoother=both", "convex", "got jaccard"]),
+        ([*MEANS, "--distance=jaccard"], ["--smoother=mean", "convex", "got jaccard"]),
         ([*MEANS, "--distance=mask-jaccard"], ["convex", "got mask-jaccard", "further away than each of its outputs"]),
         ([*MEANS, "--method=paper"], ["--method is of centers alone", "--smoother=mean"]),
         ([*MEANS, "--rtol=0.1"], ["--rtol is of centers alone"]),
@@ -273,8 +251,7 @@ def test_budgets_of_means(name: str, n: int, m: int) -> None:
         ([*MEANS, "--k=8"], ["--k is of centers alone"]),
         ([*MEANS, "--delta=0.1"], ["--delta is of centers alone"]),
         ([*MEANS, "--plan"], ["--plan and --time-limit compare budgets of centers", "--smoother=mean"]),
-        ([*BOTH, "--time-limit=5m"], ["must be left out with --smoother=both"]),
-        ([*BOTH, "--budget=paper"], ["--budget must be one of quick, standard", "got paper"]),
+        ([*MEANS, "--budget=paper"], ["--budget must be one of quick, standard", "got paper"]),
         (["--smoother=mean", "--clip-norm=0"], ["--clip-norm must be a positive number", "'0'"]),
         (["--smoother=mean", "--output-bound=inf"], ["--output-bound must be a positive number", "'inf'"]),
     ],
@@ -291,163 +268,6 @@ def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
 def test_questions_take_no_smoother(means: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--smoother=mean"], ["--clip-norm=20"], ["--output-bound=20"]):
         assert "the folder has its own" in refused(capsys, f"--from={means}", "--h=1", *arguments)
-
-
-def test_both_are_two_folders_and_what_brings_them_together(both: Path) -> None:
-    assert names(both) == FILES | {".lock", "center", "mean", "wandb"}
-    for kind, certificate in (("center", Certificate), ("mean", MeanCertificate)):
-        assert names(both / kind) == FILES | {"distances", "outputs"}
-        certificates = CertificationFolder(both / kind).certificates()
-        assert {type(found) for found in certificates.values()} == {certificate}
-        assert summary(both / kind)["config"]["smoother"] == kind
-        assert not any("smoother" in result for result in summary(both / kind)["results"])
-    assert rows(both) == rows(both / "center") + rows(both / "mean")
-    assert [row["method"] for row in rows(both)] == ["exact"] * 6 + ["mean"] * 6
-    assert {row["index"] for row in rows(both / "center")} == {row["index"] for row in rows(both / "mean")}
-
-
-def test_each_of_both_is_what_it_is_alone(
-    both: Path, means: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert rows(both / "mean") == rows(means)
-    assert rows(both / "center") == rows(run(checkpoint, tmp_path, "--k=8", "--h", "0", "1"))
-    assert summary(both / "mean")["config"] == summary(means)["config"]
-    assert summary(both / "center")["config"] == summary(tmp_path)["config"]
-
-
-def test_results_of_both_stand_side_by_side(both: Path) -> None:
-    found = summary(both)
-    assert [(result["smoother"], result["h"]) for result in found["results"]] == [
-        ("center", 0.0), ("mean", 0.0), ("center", 1.0), ("mean", 1.0),
-    ]  # fmt: skip
-    for kind in ("center", "mean"):
-        own = [{key: value for key, value in result.items() if key != "smoother"} for result in found["results"]
-               if result["smoother"] == kind]  # fmt: skip
-        assert own == summary(both / kind)["results"]
-    config = found["config"]
-    assert config["smoother"] == ["center", "mean"]
-    assert set(config["budget"]) == {"center", "mean"}
-    assert config["budget"]["mean"]["m"] == config["budget"]["center"]["m"] == 400
-    assert (config["sigma"], config["eps_in"], config["clip_norm"]) == (0.25, [0.0, 0.25], 20.0)
-
-
-def test_fractions_of_both_name_their_smoother(both: Path) -> None:
-    found = table(both / "certified_fraction.csv")
-    assert list(found[0]) == ["smoother", "sigma", "eps_in", "eps_out", "fraction"]
-    for kind in ("center", "mean"):
-        own = [{key: value for key, value in step.items() if key != "smoother"} for step in found
-               if step["smoother"] == kind]  # fmt: skip
-        assert own == table(both / kind / "certified_fraction.csv")
-
-
-def test_the_report_of_both_has_them_side_by_side_and_says_that_they_are_two_functions(both: Path) -> None:
-    page = (both / "report.html").read_text()
-    assert report.TWO_FUNCTIONS in page
-    assert "Mean: the smoothed output is the mean of 100 outputs under noise" in page
-    assert "Mean: outputs further than clip_norm = 20 from zero are scaled down to it" in page
-    assert "Center: for each eps_in by itself" in page
-    assert "Mean: for all eps_in at once" in page
-    assert "Center: nothing about several eps_in at once" in page
-    first, second = (f"Example {rows(both)[0]['index']}, {kind}</h3>" for kind in ("center", "mean"))
-    assert 0 < page.index(first) < page.index(second)
-    assert page.index(second) < page.index(f"Example {rows(both)[2]['index']}, center</h3>")
-    for kind in ("center", "mean"):
-        (row,) = (result for result in summary(both)["results"] if (result["smoother"], result["h"]) == (kind, 1.0))
-        cells = [kind, "0.25", "1", "0.25", report.up(row["median_eps_out"]), f"{row['median_smoothing_loss']:.4g}"]
-        assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) in page
-        assert report.TWO_FUNCTIONS not in (both / kind / "report.html").read_text()
-    for name in ("certificates.png", "certified_fraction.png"):
-        with Image.open(both / name) as picture:
-            assert min(picture.size) > 400
-
-
-def test_the_terminal_says_of_both_what_holds(both: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(checkpoint, both, *BOTH, "--h", "0", "1")
-    lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("plan: ") for line in lines) == 2
-    assert [line.split()[:3] for line in lines if line.startswith(("center  ", "mean  "))] == [
-        ["center", "0", "0"], ["mean", "0", "0"], ["center", "1", "0.25"], ["mean", "1", "0.25"],
-    ]  # fmt: skip
-    assert any(line.startswith("center: promise, for each eps_in by itself") for line in lines)
-    assert any(line.startswith("mean: promise, for all eps_in at once") for line in lines)
-    assert report.TWO_FUNCTIONS in lines
-    assert "center/, mean/" in lines[-1]
-
-
-def test_both_are_one_run_of_wandb(both: Path, wandb_history: Callable[[Path], list[dict[str, object]]]) -> None:
-    history = wandb_history(both)
-    for result in summary(both)["results"]:
-        key = f"median_eps_out/{result['smoother']}"
-        (logged,) = (row for row in history if key in row and row["eps_in"] == result["eps_in"])
-        assert logged[key] == result["median_eps_out"]
-        assert logged[f"median_smoothing_loss/{result['smoother']}"] == result["median_smoothing_loss"]
-    assert not any("median_eps_out" in row for row in history)
-    (run_folder,) = both.glob("wandb/offline-run-*")
-    (logged,) = (row for row in history if "certified_fraction/path" in row)
-    written = json.loads((run_folder / "files" / str(logged["certified_fraction/path"])).read_text())
-    assert written["columns"][0] == "smoother"
-    assert {row[0] for row in written["data"]} == {"center", "mean"}
-
-
-def test_both_go_on_where_they_were_interrupted(
-    both: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    shutil.copytree(both, tmp_path / "half", ignore=shutil.ignore_patterns("wandb"))
-    part = tmp_path / "half" / "mean" / "certificates.csv"
-    part.write_text("".join(part.read_text().splitlines(keepends=True)[:3]))
-    assert rows(run(checkpoint, tmp_path / "half", *BOTH, "--h", "0", "1")) == rows(both)
-    printed = capsys.readouterr().out.splitlines()
-    assert "mean:" in printed
-    assert "center:" not in printed
-
-
-def test_both_are_asked_one_by_one(both: Path, swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, f"--from={both}", "--h=1")
-    assert "--from must be the folder of one smoother" in line
-    assert f"take one of {both / 'center'}, {both / 'mean'}" in line
-    assert f"take one of {swept / 'center' / 'sigma=0.2'}, " in refused(capsys, f"--from={swept}", "--h=1")
-    assert f"{swept / 'mean' / 'sigma=0.8'}" in refused(capsys, f"--from={swept / 'mean'}", "--h=1")
-    assert certify.main([f"--from={both / 'mean'}", "--h=1"]) == both / "mean"
-
-
-def test_another_norm_or_smoother_for_both_is_refused(
-    both: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = [f"--ckpt={checkpoint}", f"--out={both}", *TINY, "--h", "0", "1", "--k=8"]
-    assert "clip_norm=20.0, not 30.0" in refused(capsys, *given, "--smoother=both", "--clip-norm=30")
-    assert "smoother=['center', 'mean'], not 'center'" in refused(capsys, *given)
-
-
-def test_several_noise_levels_of_both_are_a_folder_each_and_a_line_each(swept: Path) -> None:
-    for kind in ("center", "mean"):
-        assert names(swept / kind) == FILES | {"sigma=0.2", "sigma=0.4", "sigma=0.8"}
-        assert summary(swept / kind)["config"]["sigma"] == [0.2, 0.4, 0.8]
-        assert "smoother" not in summary(swept / kind)["results"][0]
-    assert rows(swept) == rows(swept / "center") + rows(swept / "mean")
-    assert [(result["smoother"], result["h"], result["eps_in"]) for result in summary(swept)["results"]] == [
-        (kind, h, eps_in) for h in (0.5, 1.0) for eps_in in (0.2, 0.4) for kind in ("center", "mean")
-    ]
-    page = (swept / "report.html").read_text()
-    for words in ("center, h = 0.5", "mean, h = 1", f"Example {rows(swept)[0]['index']}, mean, sigma = 0.2</h3>"):
-        assert words in page
-    assert report.TWO_FUNCTIONS in page
-    fractions = table(swept / "certified_fraction.csv")
-    assert list(dict.fromkeys((step["smoother"], step["sigma"], step["eps_in"]) for step in fractions)) == [
-        (kind, sigma, eps_in)
-        for sigma, eps_in in (("0.2", "0.2"), ("0.4", "0.2"), ("0.4", "0.4"), ("0.8", "0.4"))
-        for kind in ("center", "mean")
-    ]
-
-
-def test_arguments_of_centers_are_taken_for_the_center_of_both(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    folder = run(checkpoint, tmp_path, *BOTH, "--delta=0.3", "--method=paper", "--h=0.1", "--num-examples=1")
-    assert [row["method"] for row in rows(folder)] == ["paper", "mean"]
-    assert [row["delta"] for row in rows(folder)] == ["0.3", "0.0"]
 
 
 def test_a_mean_abstains_where_an_output_is_not_finite(
