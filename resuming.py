@@ -16,8 +16,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import folder_lock
-from callbacks.certification_folder import write_as_a_whole
 from callbacks.settings import flat
+from center_smoothing.files import atomic_write
 
 # What a run is; the rest (how long, on what, logged where) may change.
 _SAME = ("sigma", "model", "data", "center_smoothing", "seed_everything", "init_from")
@@ -151,5 +151,5 @@ def continue_metrics(trainer: Trainer, path: Path) -> None:
             writer = csv.DictWriter(text, experiment.metrics_keys)
             writer.writeheader()
             writer.writerows(rows)
-            write_as_a_whole(table, text.getvalue())
+            atomic_write(table, text.getvalue())
             kept.unlink()

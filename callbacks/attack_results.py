@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from callbacks.certification_folder import AttackedRow, CertificationFolder, Row, attacked_rows, write_as_a_whole
+from callbacks.certification_folder import AttackedRow, CertificationFolder, Row, attacked_rows
 from center_smoothing.attack import AttackBudget
+from center_smoothing.files import atomic_write
+from center_smoothing.medians import upper_median
 from lightning_modules import CertifiedExample
 
 # What a reader of the lower line in charts must know.
@@ -47,8 +48,8 @@ def result_lines(rows: Sequence[Row]) -> list[str]:
             [getattr(row, name) for row in group] for name in ("attack_eps", "attack_ratio", "base_attack_eps")
         )
         lines.append(
-            f"{sigma:>15.4g} {eps_in:>8.4g} {_upper(reached):>15.4g} {_upper(ratios):>13.3f} {max(ratios):>14.3f} "
-            f"{_upper(base):>11.4g}"
+            f"{sigma:>15.4g} {eps_in:>8.4g} {upper_median(reached):>15.4g} {upper_median(ratios):>13.3f} "
+            f"{max(ratios):>14.3f} {upper_median(base):>11.4g}"
         )
     return lines
 
@@ -108,12 +109,5 @@ def write_counterexample(
         "eps_out": np.array([row.eps_out for row, _ in pairs]),
         "seed": np.array(seed),
     }
-    content = io.BytesIO()
-    np.savez(content, **arrays)
     folder.counterexamples.mkdir(exist_ok=True)
-    write_as_a_whole(folder.counterexamples / f"{example.index}.npz", content.getvalue())
-
-
-def _upper(values: Sequence[float]) -> float:
-    """The upper median."""
-    return sorted(values)[len(values) // 2]
+    atomic_write(folder.counterexamples / f"{example.index}.npz", lambda file: np.savez(file, **arrays))

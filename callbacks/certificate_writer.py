@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from callbacks.attack_results import write_counterexample
-from callbacks.certification_folder import AttackedRow, CertificationFolder, Row, write_as_a_whole
+from callbacks.certification_folder import AttackedRow, CertificationFolder, Row
 from center_smoothing.budget import Coverage
+from center_smoothing.files import atomic_write
 from lightning_modules import CertifiedExample
 
 
@@ -78,17 +78,14 @@ class CertificateWriter(BasePredictionWriter):
 
     def _write_arrays(self, example: CertifiedExample) -> None:
         certificate = example.certificate
-        distances, outputs = io.BytesIO(), io.BytesIO()
-        np.save(distances, certificate.distances)
-        np.savez(
-            outputs,
-            image=example.image.float().numpy(),
-            base=example.base_output.float().numpy(),
-            smoothed=certificate.center.cpu().float().numpy(),
+        outputs = {
+            "image": example.image.float().numpy(),
+            "base": example.base_output.float().numpy(),
+            "smoothed": certificate.center.cpu().float().numpy(),
             **certificate.kept_arrays(),
-        )
-        write_as_a_whole(self.folder.distances(example.index), distances.getvalue())
-        write_as_a_whole(self.folder.outputs(example.index), outputs.getvalue())
+        }
+        atomic_write(self.folder.distances(example.index), lambda file: np.save(file, certificate.distances))
+        atomic_write(self.folder.outputs(example.index), lambda file: np.savez(file, **outputs))
         if example.described is not None:
             base, center = example.described
-            write_as_a_whole(self.folder.description(example.index), f"base output: {base}\nsmoothed: {center}\n")
+            atomic_write(self.folder.description(example.index), f"base output: {base}\nsmoothed: {center}\n")

@@ -11,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from callbacks.certification_folder import AnyCertificate, CertificationFolder, write_as_a_whole
+from callbacks.certification_folder import AnyCertificate, CertificationFolder
 from callbacks.certification_report import confidence, down, grid_clause, percent, up
 from callbacks.certified_fraction import FractionCurve
 from center_smoothing import MeanCertificate
 from center_smoothing.budget import Coverage
+from center_smoothing.files import atomic_write
 
 COLUMNS = ("index", "asked", "eps_in", "eps_out", "coverage")
 # The shares of the examples that are shown beside the median.
@@ -226,7 +227,7 @@ def write_table(tables: Sequence[Answers], path: Path) -> None:
                 writer.writerow([index, table.asked, *pair, table.coverage])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_as_a_whole(path, text.getvalue())
+        atomic_write(path, text.getvalue())
     except OSError as error:
         raise ValueError(f"--out must be a file that can be written, got {path}: {error.strerror or error}") from error
 

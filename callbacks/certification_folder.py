@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,9 @@ from callbacks.folder_lock import locked
 from callbacks.foreign_files import check_inside, check_links, read_json, read_text
 from center_smoothing import Certificate, MeanBudget, MeanCertificate, SmoothedOutput, SmoothingBudget
 from center_smoothing.budget import METHODS, Coverage
+from center_smoothing.files import atomic_write
 from center_smoothing.mean_certificate import MeanOutput
-from center_smoothing.metrics import upper_median
+from center_smoothing.medians import upper_median
 from center_smoothing.safe_arrays import read_npy, read_npz
 
 AnyCertificate = Certificate | MeanCertificate
@@ -244,7 +245,7 @@ class CertificationFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace summary.json as a whole. inf is written as Infinity, as Python's json reads it."""
-        write_as_a_whole(self.summary, json.dumps(summary, indent=2) + "\n")
+        atomic_write(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def rows(self) -> list[Row]:
         """All whole rows, those of interrupted processes included, without duplicates, in the order written."""
@@ -287,7 +288,7 @@ class CertificationFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns_of(rows))
         writer.writerows(row.as_text() for row in rows)
-        write_as_a_whole(self.table, text.getvalue())
+        atomic_write(self.table, text.getvalue())
 
     def append(self, rows: Iterable[Row], *, part: str = "") -> None:
         """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write."""
@@ -409,15 +410,13 @@ def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]
     results: list[dict[str, float | int]] = []
     for eps_in in dict.fromkeys(row.eps_in for row in rows):
         group = [row for row in rows if row.eps_in == eps_in]
-        radii = torch.tensor([row.eps_out for row in group], dtype=torch.float64)
-        losses = torch.tensor([row.smoothing_loss for row in group], dtype=torch.float64)
         attacked = attacked_rows(group)
         results.append(
             {
                 "eps_in": eps_in,
                 "h": round(eps_in / sigma, 6),  # the same number for all noise levels of one h
-                "median_eps_out": upper_median(radii).item(),
-                "median_smoothing_loss": upper_median(losses).item(),
+                "median_eps_out": upper_median(row.eps_out for row in group),
+                "median_smoothing_loss": upper_median(row.smoothing_loss for row in group),
                 "abstention_rate": sum(row.abstained for row in group) / len(group),
                 "num_examples": len(group),
                 **(_attack_summary(attacked) if attacked else {}),
@@ -431,10 +430,7 @@ def _attack_summary(rows: Sequence[AttackedRow]) -> dict[str, float]:
     reached = {"attack_eps": [row.attack_eps for row in rows], "base_attack_eps": [row.base_attack_eps for row in rows]}
     return {
         "max_attack_ratio": max(row.attack_ratio for row in rows),
-        **{
-            f"median_{name}": upper_median(torch.tensor(values, dtype=torch.float64)).item()
-            for name, values in reached.items()
-        },
+        **{f"median_{name}": upper_median(values) for name, values in reached.items()},
     }
 
 
@@ -458,22 +454,3 @@ def lines(results: Sequence[dict[str, Any]], *, several_levels: bool) -> dict[st
     for result in sorted(results, key=lambda result: (result["h"], result["eps_in"])):
         found.setdefault(line_of(result, several_levels=several_levels), []).append(result)
     return found
-
-
-def write_as_a_whole(path: Path, content: str | bytes) -> None:
-    """Write a file as a whole or not at all, on the disk itself before its name points to it.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)  # its place may be what is missing
-        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from callbacks.certification_folder import CertificationFolder, write_as_a_whole
+from callbacks.certification_folder import CertificationFolder
 from callbacks.certification_report import percent
 from callbacks.certified_fraction import FractionCurve, as_csv, panels
+from center_smoothing.files import atomic_write
 
 _STYLES = ("-", "--", "-.", ":")
 # Labels of shares at the right that are closer to each other than this would overlap.
@@ -35,7 +36,7 @@ def write_fractions(folder: CertificationFolder, curves: Sequence[FractionCurve]
     Raises:
         OSError: if a file cannot be written.
     """
-    write_as_a_whole(folder.fractions, as_csv(curves))
+    atomic_write(folder.fractions, as_csv(curves))
     draw_fractions(curves, title, overlap=overlap).savefig(folder.fraction_picture, dpi=150)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import random
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from center_smoothing.files import atomic_write
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -32,18 +33,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.partial")
         try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError where the disk is full
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-            raise OSError(getattr(error, "errno", None), reason, str(target)) from error
+            atomic_write(target, lambda file: torch.save(checkpoint, file))
+        except RuntimeError as error:  # PyTorch's writer raises it where the disk is full
+            raise OSError(None, str(error).splitlines()[0], str(target)) from error
 
 
 class Survival(Callback):

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from center_smoothing.budget import COVERAGES, Coverage, Ranks, SmoothingBudget
 from center_smoothing.certification_sample import ProbeDistances, kept_ranks
+from center_smoothing.files import atomic_write
 from center_smoothing.safe_arrays import read_npz
 
 # Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
@@ -301,15 +301,11 @@ def write_npz(path: str | os.PathLike[str], described: Mapping[str, Any], arrays
         described: values for JSON, kept as the array "certificate".
         arrays: of any shapes by name; tensors are written in float64.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.partial")
     plain: dict[str, Any] = {
         name: array.detach().cpu().double().numpy() if isinstance(array, Tensor) else array
         for name, array in arrays.items()
     }
-    with temporary.open("wb") as file:
-        np.savez(file, certificate=np.array(json.dumps(described)), **plain)
-    os.replace(temporary, target)
+    atomic_write(path, lambda file: np.savez(file, certificate=np.array(json.dumps(described)), **plain))
 
 
 def kept_with(kept: Mapping[str, NDArray[Any]], budget: Mapping[str, Any]) -> Mapping[str, NDArray[Any]]:

@@ -6,24 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-
-def upper_median(values: Tensor) -> Tensor:
-    """The median; of an even count, the upper of the two middle values (theory T9).
-
-    Args:
-        values: (N,), N >= 1, without NaN; inf counts like any other value.
-
-    Returns:
-        Scalar tensor.
-
-    Example:
-        >>> import torch
-        >>> upper_median(torch.tensor([1.0, 2.0, 3.0, torch.inf]))
-        tensor(3.)
-    """
-    if values.numel() == 0:
-        raise ValueError("values must hold at least one number, got none")
-    return values.sort().values[values.numel() // 2]
+from center_smoothing.medians import upper_median
 
 
 class _PerExample(Metric):
@@ -69,7 +52,8 @@ class _PerExample(Metric):
 class _MedianPerExample(_PerExample):
     def compute(self) -> Tensor:
         """The upper median; raises ValueError without any example."""
-        return upper_median(self._distinct())
+        values = self._distinct()
+        return torch.tensor(upper_median(values.tolist()), dtype=torch.float64, device=values.device)
 
 
 class MedianCertifiedRadius(_MedianPerExample):

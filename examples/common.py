@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from center_smoothing import CenterSmoother, Certificate, SmoothingBudget
+from center_smoothing.medians import upper_median
 from entrypoint import check_certifiable, count, fail, make_writable
 
 if TYPE_CHECKING:
@@ -235,11 +236,6 @@ def summarise(certificates: Sequence[Certificate], quality: Mapping[str, float])
     for name, value in quality.items():
         print(f"{name}: {value:.4g}")
     return summary
-
-
-def upper_median(values: Sequence[float]) -> float:
-    """The median, and of an even number of values the upper one of the two in the middle; inf is a value too."""
-    return sorted(values)[len(values) // 2]
 
 
 def save(figure: Figure, out: Path) -> None:

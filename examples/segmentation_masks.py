@@ -24,6 +24,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from center_smoothing import CenterSmoother, Certificate, MaskJaccard
+from center_smoothing.medians import upper_median
 from entrypoint import user_errors
 from examples import common
 
@@ -99,7 +100,7 @@ def main(args: Sequence[str] | None = None) -> common.Summary:
     )
     distance = MaskJaccard()
     overlaps = 1.0 - distance(network.masks(test), wanted)
-    quality = {"median overlap of test masks with the watershed's": common.upper_median(overlaps.tolist())}
+    quality = {"median overlap of test masks with the watershed's": upper_median(overlaps.tolist())}
 
     smoother = CenterSmoother(network.masks, distance, sigma=SIGMA, budget=settings.budget, seed=settings.seed)
     certificates = common.certify(smoother, test, chosen)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from center_smoothing.medians import upper_median
+
 _RESAMPLES = 2_000
 
 
@@ -41,4 +43,4 @@ class Median:
         drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
         medians = np.sort(ordered[np.sort(drawn, axis=1)[:, count // 2]])
         outside = int((1.0 - level) / 2.0 * _RESAMPLES)
-        return cls(float(ordered[count // 2]), float(medians[outside]), float(medians[-1 - outside]))
+        return cls(upper_median(values), float(medians[outside]), float(medians[-1 - outside]))

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import torch
 from scipy import stats
 from torch import Tensor
 
 from benchmarks.versus.recorded_outputs import RecordedSmoother, Recording
 from center_smoothing import Certificate, Distance, SmoothingBudget
 from center_smoothing.budget import Ranks
-from center_smoothing.metrics import upper_median
+from center_smoothing.medians import upper_median
 from center_smoothing.sampling import Stage
 
 # The chance that what a full run gives lies outside of the interval that is told, half of it on either side.
@@ -44,7 +43,7 @@ class Estimate:
     def median(cls, estimates: Iterable[Estimate]) -> Estimate:
         """Upper medians of the estimates, and of either end of their intervals."""
         columns = zip(*((each.low, each.value, each.high) for each in estimates), strict=True)
-        return cls(*(float(upper_median(torch.tensor(column, dtype=torch.float64))) for column in columns))
+        return cls(*(upper_median(column) for column in columns))
 
     @property
     def measured(self) -> bool:

@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
 from benchmarks.versus.paper_procedure import Estimate
 from center_smoothing import Certificate
-from center_smoothing.metrics import upper_median
+from center_smoothing.medians import upper_median
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def over_digits(digits: Sequence[Digit], distance: str, comparison: str) -> list
 
 def median(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
     """Upper median over digits."""
-    return float(upper_median(torch.tensor([value(row) for row in rows], dtype=torch.float64)))
+    return upper_median([value(row) for row in rows])
 
 
 def median_eps_out(rows: Sequence[Row], h: float) -> Estimate:

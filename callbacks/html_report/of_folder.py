@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from callbacks.attack_results import LOWER_BOUND
 from callbacks.certification_folder import AnyCertificate, CertificationFolder, Row, attacked_rows
@@ -18,7 +17,7 @@ from callbacks.html_report.charts import number, up
 from callbacks.html_report.content import Curve, Report, ReportExample
 from center_smoothing import MeanCertificate
 from center_smoothing.budget import Coverage
-from center_smoothing.metrics import upper_median
+from center_smoothing.medians import upper_median
 
 T = TypeVar("T")
 
@@ -184,7 +183,7 @@ def _median_curve(
 ) -> Curve:
     """The medians of the examples. Abstentions count as inf."""
     examples = [group[0] for group in by_index.values()]
-    loss = upper_median(torch.tensor([row.smoothing_loss for row in examples], dtype=torch.float64)).item()
+    loss = upper_median([row.smoothing_loss for row in examples])
     count, sigma = len(eps_in), examples[0].sigma
     asked = sorted({row.eps_in for group in by_index.values() for row in group})
     attacked = attacked_rows(row for group in by_index.values() for row in group)
@@ -192,13 +191,13 @@ def _median_curve(
     return Curve(
         f"sigma = {sigma:g}",
         eps_in,
-        [upper_median(torch.tensor(at, dtype=torch.float64)).item() for at in zip(*eps_out, strict=True)],
+        [upper_median(at) for at in zip(*eps_out, strict=True)],
         smoothing_loss=[loss] * count,
         abstention_rate=[sum(row.abstained for row in examples) / len(examples)] * count,
         sigma=[sigma] * count,
         marked=asked,
         num_examples=len(examples),
-        attack_eps=[upper_median(torch.tensor(at, dtype=torch.float64)).item() for at in reached] if attacked else (),
+        attack_eps=[upper_median(at) for at in reached] if attacked else (),
     )
 
 

@@ -31,6 +31,7 @@ from callbacks.html_report.charts import (
 )
 from callbacks.html_report.content import Picture, Report, ReportExample
 from callbacks.settings import flat
+from center_smoothing.files import atomic_write
 
 _HERE = Path(__file__).parent
 _SMALL = 96  # pixels a side up to which a picture is kept without loss, and enlarged with crisp squares
@@ -42,10 +43,7 @@ def write(report: Report, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: if the file cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.partial")
-    temporary.write_text(render(report), encoding="utf-8", errors="replace", newline="\n")
-    os.replace(temporary, target)
+    atomic_write(path, render(report))
 
 
 def render(report: Report) -> str:

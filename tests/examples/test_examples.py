@@ -95,11 +95,6 @@ def test_fewer_examples_are_the_first_of_more() -> None:
     assert sorted(more.chosen(8)) == list(range(8))
 
 
-def test_upper_median() -> None:
-    assert common.upper_median([3.0, 1.0, math.inf, 2.0]) == 3.0
-    assert common.upper_median([3.0, math.inf, 2.0]) == 3.0
-
-
 def test_training_repeats_itself() -> None:
     inputs = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
 
