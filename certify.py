@@ -38,7 +38,6 @@ from center_smoothing import (
     FunctionDistance,
     MeanSmoother,
     ObjectDistance,
-    SmoothingBudget,
     TightEnough,
 )
 from center_smoothing.attack import AttackBudget
@@ -242,7 +241,7 @@ def _parser() -> ArgumentParser:
     add("--attack-starts", type=count("--attack-starts"), help=f"of each attack; default {tries.starts}")
     add("--attack-samples", type=count("--attack-samples"), help=f"noisy copies of a step; default {tries.samples}")
     limited = entrypoint.time_span("--time-limit")
-    add("--time-limit", type=limited, help="choose n, m, k and delta so that all takes about that long: 90s, 30m, 2h")
+    add("--time-limit", type=limited, help="with --plan: print the n, m, k and delta that fill it: 90s, 30m, 2h")
     add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
     add(
@@ -351,10 +350,10 @@ def _check_smoother(options: Namespace) -> None:
     if options["from"] is None:
         names = ("method", "k", "delta", "rtol", "eps_out_at_most")
         of_centers = {f"--{name.replace('_', '-')}": options[name] for name in names}
-        if options.smoother != "center" and (options.plan or options.time_limit is not None):
+        if options.smoother != "center" and options.plan:
             raise ValueError(
-                "--plan and --time-limit compare budgets of centers: they must be left out with "
-                f"--smoother={options.smoother}, whose plan is printed before it samples"
+                f"--plan compares budgets of centers: it must be left out with --smoother={options.smoother}, whose "
+                "plan is printed before it samples"
             )
         entrypoint.check_smoother(
             options.smoother, distance=options.distance, budget=options.budget, bounds=bounds, of_centers=of_centers
@@ -375,8 +374,6 @@ def _check_attack(options: Namespace) -> None:
         raise ValueError("--attack goes with a certification: it must be left out with --from and --plan")
     if options.split_samples:
         raise ValueError("--attack is the work of one process: it must be left out with --split-samples")
-    if options.time_limit is not None:
-        raise ValueError("--attack must be left out with --time-limit, which does not count it: give --n and --m")
 
 
 def _attack_budget(options: Namespace) -> AttackBudget | None:
@@ -390,8 +387,13 @@ def _check_planning(options: Namespace) -> None:
     """Raise ValueError where --plan, --time-limit and several --m do not go together."""
     if options.audit and (options["from"] is not None or options.plan):
         raise ValueError("--audit goes with a certification: it must be left out with --from and --plan")
-    if options["from"] is not None and (options.plan or options.time_limit is not None):
-        raise ValueError("--plan and --time-limit must be left out with --from, which draws no samples")
+    if options["from"] is not None and options.plan:
+        raise ValueError("--plan must be left out with --from, which draws no samples")
+    if options.time_limit is not None and not options.plan:
+        raise ValueError(
+            "--time-limit goes with --plan, which prints the --n --m --k --delta that fill the time: add --plan, and "
+            "then certify with those flags"
+        )
     if options.m is not None and options.time_limit is not None:
         raise ValueError("--m must be left out with --time-limit, which chooses it")
     if options.m is not None and len(options.m) > 1 and not options.plan:
@@ -461,11 +463,6 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         locks.enter_context(CertificationFolder(path).locked())
         CertificationFolder(path).remove_partial_files()
     model, base_function = _fast(subject.model, options)
-    if options.time_limit is not None:
-        request, folder = _request(options, levels), CertificationFolder(path)
-        budget, lines = planning.in_time(request, model, base_function, examples, folder, _where(options))
-        _say(*lines, sep="\n")
-        smoothing = _centers(options, levels, budget)
     names = getattr(subject.data, "names", None)
     jobs = [
         Job(
@@ -510,28 +507,15 @@ def _request(options: Namespace, levels: Mapping[float, Sequence[float]]) -> pla
     return planning.Request(options, levels, stops=bool(_stopping(options)))
 
 
-def _centers(
-    options: Namespace, levels: Mapping[float, Sequence[float]], chosen: SmoothingBudget | None = None
-) -> Smoothing:
-    """Center smoothing, where it can certify all that is asked.
-
-    With a time limit its budget is still to be chosen, or ``chosen``. Before the choice the configuration, by which
-    the default folder goes, has what was asked, and not what today's speed makes of it.
-    """
-    request, rules, limit = _request(options, levels), _stopping(options), options.time_limit
-    budget = chosen
-    if limit is None:
-        budget = request.budget(None if options.m is None else options.m[0])
-        for sigma, radii in levels.items():
-            for radius in radii:
-                entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
-    config = {
-        **({} if limit is None else {"time_limit": limit}),
-        "budget": request.fixed if budget is None else budget.as_dict(),
-        **rules,
-    }
-    method = str(config["budget"]["method"])
-    return Smoothing("center", partial(CenterSmoother, budget=budget), config, method, rules)
+def _centers(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+    """Return center smoothing, where it can certify all that is asked."""
+    rules = _stopping(options)
+    budget = _request(options, levels).budget(None if options.m is None else options.m[0])
+    for sigma, radii in levels.items():
+        for radius in radii:
+            entrypoint.check_certifiable(budget, sigma=sigma, eps_in=radius)
+    config = {"budget": budget.as_dict(), **rules}
+    return Smoothing("center", partial(CenterSmoother, budget=budget), config, budget.method, rules)
 
 
 def _means(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:

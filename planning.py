@@ -1,37 +1,27 @@
-"""Before any sampling: the budgets that the flags ask for, how fast a model is here, and what a time limit leaves."""
+"""Plan before any sampling: the budgets that flags ask for, how fast a model is here, and what fills a time."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
-from torch.utils.data import Subset
 
 import entrypoint
-from callbacks import CertificationFolder
 from callbacks import certification_report as report
 from center_smoothing import Distance, SmoothingBudget
 from center_smoothing.budget import METHODS
 from center_smoothing.planner import Demand, best_budget, least_evaluations
-from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs, Stage
+from center_smoothing.sampling import BaseFunction, NoisyOutputs
 from center_smoothing.stopping import with_looks
-from certification import make_trainer
-from lightning_modules import BaseModel
+from certification import make_trainer, samples_per_second, value_errors
+from lightning_modules import BaseModel, point_of
 
 # How long the speed is measured after the batch size is found.
 _SECONDS = 1.0
-# With so many others an output is compared, on average: when it is ranked with up to 114 candidates, in the
-# certification sample, which is larger, with 24 probes and the center.
-_COMPARISONS = 56
-# More outputs than are drawn in that time.
-_MANY = 1 << 30
 # A speed differs a little each time: the time that an error message offers has to do the next time too.
 _SLACK = 1.2
 # Flags of the budget; --m goes its own way.
@@ -101,80 +91,52 @@ class Speed:
         samples_per_second: of one process: noise, evaluations and distances together.
         batch_size: at which that is so.
         processes: that share the examples.
-        shape: of the first image that it was measured on.
+        images: on which it was measured.
     """
 
     samples_per_second: float
     batch_size: int
     processes: int
-    shape: tuple[int, ...]
+    images: str
 
     def __str__(self) -> str:
         return f"{self.samples_per_second:,.0f} samples/s in batches of {self.batch_size}"
 
 
-def random_image(model: BaseModel) -> Tensor | None:
-    """An image (C, H, W) in [0, 1] of the shape that a model takes; None if it does not say which."""
-    shape = model.example_shape()
-    return None if shape is None else torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
 def measure(
-    model: BaseModel,
-    images: Sequence[Tensor],
-    distance: Distance,
-    *,
-    function: BaseFunction | None = None,
-    sigma: float,
-    batch_size: BatchSize,
-    grid: int | None = None,
-    where: dict[str, Any],
-) -> Speed:
-    """Measure on noisy copies of images; takes about two seconds, or a few batches.
+    request: Request, model: BaseModel, function: BaseFunction | None, *, where: dict[str, Any]
+) -> Speed | None:
+    """Measure on noisy copies of an image, in about two seconds or a few batches; None without one.
+
+    The image is a random one, or the first of the data where the model does not say which images it takes.
 
     Args:
+        request: whose noise, distance and batch size are taken.
         model: moved to the device.
-        images: at least one, each (C, H, W); they may differ in size.
-        distance: between outputs.
         function: what evaluates the model; default: itself.
-        sigma: noise level, in units of the point.
-        batch_size: noisy copies per call of the model, or ``"auto"``.
-        grid: of discrete noise, steps per unit.
         where: arguments of :func:`certification.make_trainer`.
 
     Raises:
-        ValueError: if the model or the distance cannot do with an image, or ``where`` does not work on this machine.
+        ValueError: if the model or the distance cannot do with the image, or ``where`` does not work on this machine.
     """
-    trainer = make_trainer(**where)
-    outputs = NoisyOutputs(model if function is None else function, sigma=sigma, grid=grid, batch_size=batch_size)
+    options, shape = request.options, model.example_shape()
+    if shape is not None:
+        image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    elif options.data is not None:
+        options.data.prepare_data()
+        options.data.setup("test")
+        image = options.data.test_set[0]["image"]
+    else:
+        return None
+    trainer, size = make_trainer(**where), "x".join(map(str, image.shape))
+    given: dict[str, Any] = {"sigma": max(request.levels), "grid": options.grid, "batch_size": options.batch_size}
+    outputs = NoisyOutputs(model if function is None else function, **given)
     model.to(trainer.strategy.root_device)
-    drawn, seconds = 0, 0.0
-    for image in images:
-        try:
-            with trainer.precision_plugin.forward_context():
-                x = model.point(image.unsqueeze(0).to(model.device))[0]
-                next(outputs.draw(x, example=0, stage=Stage.CALIBRATION, count=1))  # finds the batch size
-                outputs.evaluations_per_second(x)  # the first calls of a shape do not count
-                count, took = _compared_within(outputs, x, distance, _SECONDS / len(images))
-        except RuntimeError as error:  # what PyTorch's layers raise for shapes that don't fit
-            raise ValueError(
-                f"--data must hold examples that the model takes, got {tuple(image.shape)}: {error}"
-            ) from error
-        drawn, seconds = drawn + count, seconds + took
-    return Speed(drawn / seconds, int(outputs.batch_size), trainer.world_size, tuple(images[0].shape))
-
-
-def _compared_within(outputs: NoisyOutputs, x: Tensor, distance: Distance, seconds: float) -> tuple[int, float]:
-    """How many outputs were drawn and compared before so much time was over, at least a batch, and the time it took."""
-    drawn, began, took = 0, time.perf_counter(), 0.0
-    for batch in outputs.draw(x, example=0, stage=Stage.CALIBRATION, count=_MANY):
-        embedded = distance.embed(batch)
-        others = embedded.repeat(-(-_COMPARISONS // len(embedded)), *[1] * (embedded.ndim - 1))[:_COMPARISONS]
-        distance.compare(embedded, others).flatten()[0].item()  # reading one number waits for the device
-        drawn, took = drawn + len(batch), time.perf_counter() - began
-        if took >= seconds:
-            break
-    return drawn, max(took, 1e-9)
+    with value_errors(f"--data must hold examples that the model takes, got {tuple(image.shape)}"):
+        with trainer.precision_plugin.forward_context():
+            rate = samples_per_second(outputs, point_of(model, image), request.distance, seconds=_SECONDS)
+    images = f"the first test image, {size}" if shape is None else f"random images {size}"
+    return Speed(rate, int(outputs.batch_size), trainer.world_size, images)
 
 
 def only_plan(
@@ -185,11 +147,11 @@ def only_plan(
     where: dict[str, Any],
     sigma_known: bool,
 ) -> list[str]:
-    """What --plan prints: what the budgets cost and can certify. Neither data nor disk are touched.
+    """Return what --plan prints: what the budgets cost and can certify. Nothing is written.
 
     Args:
         request: whose ``m`` may be several.
-        model: whose speed is measured, on a random image.
+        model: whose speed is measured.
         function: what evaluates the model; default: itself.
         where: arguments of :func:`certification.make_trainer`.
         sigma_known: whether the levels are in units of x.
@@ -197,18 +159,16 @@ def only_plan(
     Raises:
         ValueError: if no budget can be had.
     """
-    options, levels, speed, why = request.options, request.levels, None, []
+    options, levels, why = request.options, request.levels, []
     examples = None if options.num_examples == "all" else int(options.num_examples)
     ms = sorted(set(options.m or [])) or [None]
     budgets = [request.budget(m) for m in ms] if options.time_limit is None else []
-    image = None if model is None else random_image(model)
-    if model is not None and image is not None:
-        speed = _speed(request, model, function, [image], where)
+    speed = None if model is None else measure(request, model, function, where=where)
     if not budgets:
         if speed is None or examples is None:
             raise ValueError(
-                "--time-limit with --plan must have --ckpt or --model, whose speed is measured, and a number as "
-                f"--num-examples, got {options.num_examples}; {_measured(model, speed)}"
+                "--time-limit must have --ckpt or --model, whose speed is measured, and a number as --num-examples, "
+                f"got {options.num_examples}; {_measured(model, speed)}"
             )
         budget, why = choose(request.demand, speed, seconds=options.time_limit, examples=examples, levels=len(levels))
         budgets = [budget]
@@ -222,56 +182,6 @@ def only_plan(
         samples_per_second=None if speed is None else speed.samples_per_second * speed.processes,
     )
     return [*why, *table, _measured(model, speed)]
-
-
-def in_time(
-    request: Request,
-    model: BaseModel,
-    function: BaseFunction,
-    examples: Subset[dict[str, Tensor]],
-    folder: CertificationFolder,
-    where: dict[str, Any],
-) -> tuple[SmoothingBudget, list[str]]:
-    """The budget that --time-limit leaves, chosen once, by the speed alone, before anything is sampled; and why.
-
-    Args:
-        request: with a time limit.
-        model: whose speed is measured, on a few of the examples.
-        function: what evaluates the model.
-        examples: to be certified at each noise level.
-        folder: where the results go.
-        where: arguments of :func:`certification.make_trainer`.
-
-    Raises:
-        ValueError: if the time is too short, or several processes would each choose by itself.
-    """
-    demand, seconds = request.demand, request.options.time_limit
-    budget = chosen_before(folder, demand, seconds=seconds)
-    if budget is not None:
-        return budget, [f"time limit {report.duration(seconds)}: the budget that {folder.path} was begun with"]
-    if rank_zero_only.rank != 0:
-        raise ValueError(
-            "--time-limit must be left out where several processes start at once, as each would choose by itself: give "
-            "the --n, --m, --k and --delta that --plan --time-limit prints"
-        )
-    images = [examples[position]["image"] for position in sorted({0, len(examples) // 2, len(examples) - 1})]
-    speed = _speed(request, model, function, images, where)
-    return choose(demand, speed, seconds=seconds, examples=len(examples), levels=len(request.levels))
-
-
-def _speed(
-    request: Request,
-    model: BaseModel,
-    function: BaseFunction | None,
-    images: Sequence[Tensor],
-    where: dict[str, Any],
-) -> Speed:
-    options = request.options
-    given = {"sigma": max(request.levels), "batch_size": options.batch_size, "grid": options.grid}
-    speed = measure(model, images, request.distance, function=function, **given, where=where)
-    if options.split_samples:  # all processes work on each example, as one that is faster
-        return replace(speed, samples_per_second=speed.samples_per_second * speed.processes, processes=1)
-    return speed
 
 
 def choose(
@@ -305,33 +215,17 @@ def choose(
     return budget, [
         f"time limit {report.duration(seconds)}: {evaluations:,.0f} evaluations for each of {examples * levels} inputs "
         f"at {speed}",
-        f"  chose n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}: of all that fit the least "
-        f"predicted eps_out at h={h}",
+        f"  --n {budget.n} --m {budget.m} --k {budget.k} --delta {budget.delta!r}",
+        f"  have of all that fit the least predicted eps_out at h={h}",
         "  (predicted for Gaussian outputs in 16 dimensions: that guides the choice, and no certificate rests on it)",
     ]
 
 
-def chosen_before(folder: CertificationFolder, demand: Demand, *, seconds: float) -> SmoothingBudget | None:
-    """The budget of a certification that the same command has begun; None if there is none.
-
-    The speed is never measured twice alike, and one cannot go on with a certification at another budget. So the first
-    choice stays.
-    """
-    config = (folder.read_summary() or {"config": {}})["config"]
-    if config.get("time_limit") != seconds:
-        return None
-    try:
-        budget = SmoothingBudget(**config["budget"])
-        return budget if replace(budget, **demand.fixed) == budget else None
-    except (KeyError, TypeError, ValueError):
-        return None  # the folder holds something else, and will be refused
-
-
 def _measured(model: BaseModel | None, speed: Speed | None) -> str:
     if speed is not None:
-        return f"{speed} here, on random images {'x'.join(map(str, speed.shape))}"
+        return f"{speed} here, on {speed.images}"
     if model is not None:
-        return f"no seconds: {type(model).__name__} does not say in example_shape() which images it takes"
+        return f"no seconds: {type(model).__name__} does not say in example_shape() which images it takes; give --data"
     return "no seconds without --ckpt or --model, whose speed is measured"
 
 

@@ -31,7 +31,7 @@ from benchmarks.versus.rows import Digit
 from benchmarks.versus.settings import Settings
 from center_smoothing.sampling import BatchSize
 from datamodules import MNIST
-from lightning_modules import NoisyAutoencoder, NoisyModule, load_checkpoint
+from lightning_modules import NoisyAutoencoder, NoisyModule, load_checkpoint, point_of
 
 _PACKAGES = ("torch", "numpy", "scipy")
 # Test digits are drawn as certify.py draws them.
@@ -127,7 +127,7 @@ def test_digits(model: NoisyModule, count: int) -> Iterator[tuple[int, Tensor]]:
     order = torch.randperm(len(data.test_set), generator=torch.Generator().manual_seed(_SEED))
     for position in order[:count].tolist():
         example = data.test_set[position]
-        yield int(example["index"]), model.point(example["image"].unsqueeze(0))[0].detach()
+        yield int(example["index"]), point_of(model, example["image"]).detach()
 
 
 def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from callbacks.certification_report import rounded_up
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 from center_smoothing.sampling import BatchSize
+from lightning_modules import point_of
 
 _IMAGES = 4
 
@@ -146,7 +147,7 @@ class CenterSmoothing(Callback):
         pictures: list[Tensor] = []
         for example in self._examples(trainer):
             image, index = example["image"].to(pl_module.device, pl_module.dtype), int(example["index"])
-            x = pl_module.point(image.unsqueeze(0))[0]
+            x = point_of(pl_module, image)
             certificate = smoother.certify(x, example=index)
             for metric, ratio in zip(self.radii, self.h, strict=True):
                 radius = certificate.eps_out(ratio * self.sigma)

@@ -238,15 +238,6 @@ class NoisyOutputs:
         check_point(x)
         return _NoisyCopies(self, x.detach(), example, stage, count).at(slice(0, count))
 
-    def evaluations_per_second(self, x: Tensor) -> float:
-        """Measured on noisy copies of x at the batch size in use; takes a few calls of the model."""
-        check_point(x)
-        size = self._fastest_batch_size(x) if self.batch_size == "auto" else self.batch_size
-        batch = self._noisy_batch(x, size)
-        with evaluating(self.model):
-            self._call_in_parts(batch)  # it may be too large for the memory
-        return self._rate(batch[: self.most_at_once])
-
     def _blocks(self, x: Tensor, example: int, stage: Stage, number: int = 0) -> Iterator[Tensor]:
         """Noise (64, *in), block by block, from the block of that number on; in steps of the grid if there is one."""
         generator = torch.Generator(device=x.device)

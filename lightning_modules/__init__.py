@@ -1,7 +1,7 @@
 """Base models, trained with noise, and their certification."""
 
 from lightning_modules.autoencoder import NoisyAutoencoder
-from lightning_modules.base import BaseModel, NoisyModule
+from lightning_modules.base import BaseModel, NoisyModule, point_of
 from lightning_modules.certifier import CertifiedExample, Certifier
 from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint, load_weights
 from lightning_modules.compiled import COMPILE_MODES, CompiledModel
@@ -25,4 +25,5 @@ __all__ = [
     "folded",
     "load_checkpoint",
     "load_weights",
+    "point_of",
 ]

@@ -44,6 +44,12 @@ class BaseModel(LightningModule, ABC):
         """The base function f: (N, *in) -> (N, *out)."""
 
 
+def point_of(model: LightningModule, image: Tensor) -> Tensor:
+    """Return what is smoothed of one image (C, H, W): its point (*in), on the model's device."""
+    point: Tensor = model.point(image.unsqueeze(0).to(model.device))[0]
+    return point
+
+
 class NoisyModule(BaseModel):
     """A base function trained on inputs with Gaussian noise, mean squared error to the clean image, Adam.
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother, ObjectDistance
 from center_smoothing.attack import Attack, AttackBudget, attack
 from center_smoothing.sharing import Share
 from center_smoothing.smoother import StoppingRule
-from lightning_modules.base import Batch
+from lightning_modules.base import BaseModel, Batch, point_of
 
 # Characters of an object's description that are kept.
 _MOST_WORDS = 100_000
@@ -62,7 +62,7 @@ class Certifier(LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: BaseModel,
         smoother: CenterSmoother | MeanSmoother,
         stop: StoppingRule | None = None,
         *,
@@ -92,7 +92,7 @@ class Certifier(LightningModule):
             began = time.perf_counter()
             if isinstance(distance, ObjectDistance):
                 distance.forget()  # numbers of objects depend on the example alone
-            x = self.model.point(image.unsqueeze(0))[0]
+            x = point_of(self.model, image)
             certificate = self._certify(x, index)
             base_output = self.smoother.outputs.base_output(x)
             seconds = time.perf_counter() - began

@@ -301,12 +301,11 @@ def _files(words: list[str]) -> None:
 # that are not run.
 RUN: list[tuple[str, Callable[[list[str]], None]]] = [
     (r"python train\.py", _train),
-    (r"python certify\.py(?!.* --(?:devices|time-limit|config) )", _certify),
+    (r"python certify\.py(?!.* --(?:devices|config) )", _certify),
 ]
 CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"python certify\.py(?=.* --devices )", _certify_plan, "several processes: tests/faults/test_processes.py"),
     (r"srun --kill-on-bad-exit=1 python certify\.py", _certify_plan, "SLURM"),
-    (r"python certify\.py(?=.* --time-limit )", _certify_plan, "half an hour"),
     (r"python certify\.py(?=.* --config configs/face_detection\.yaml )", _certify_parse, "photos of faces"),
     (r"python experiments/figure4\.py", _experiment("figure4", panel), "ten minutes to hours: tests/experiments"),
     (r"python experiments/figure5\.py", _experiment("figure5", panel), "ten minutes to hours: tests/experiments"),

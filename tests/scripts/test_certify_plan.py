@@ -1,24 +1,24 @@
 """Planning before sampling: --plan and --time-limit."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+import certification
 import certify
 import entrypoint
 import lightning_modules
 import planning
-from callbacks import CertificationFolder
 from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
 from center_smoothing.planner import Demand
+from center_smoothing.sampling import NoisyOutputs
 from datamodules import MNIST
 from lightning_modules import BaseModel
 
 CPU = ["--accelerator=cpu", "--batch-size=64"]
-SPEED = planning.Speed(samples_per_second=1000.0, batch_size=64, processes=1, shape=(1, 28, 28))
+SPEED = planning.Speed(samples_per_second=1000.0, batch_size=64, processes=1, images="random images")
 
 
 class Unfamiliar(BaseModel):
@@ -122,16 +122,16 @@ def test_seconds_are_evaluations_by_the_speed(
 def test_the_cost_of_several_processes_is_shared(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
 ) -> None:
-    at_a_fixed_speed[:] = [planning.Speed(1000.0, 64, 2, (1, 28, 28))]
+    at_a_fixed_speed[:] = [planning.Speed(1000.0, 64, 2, "")]
     assert planned(capsys, f"--ckpt={checkpoint}", "--n=1000", "--m=8875", "--h=1")[2].split()[2] == "5"
 
 
 @pytest.mark.parametrize("model", ["NoisyAutoencoder", "NoisyReconstructor", "FaceDetector"])
 def test_models_say_which_images_they_take(model: str) -> None:
     made = getattr(lightning_modules, model)(**({} if model == "FaceDetector" else {"sigma": 0.5})).eval()
-    image = planning.random_image(made)
-    assert image is not None
-    assert image.shape == ((3, 218, 178) if model == "FaceDetector" else (1, 28, 28))
+    shape = made.example_shape()
+    assert shape == ((3, 218, 178) if model == "FaceDetector" else (1, 28, 28))
+    image = torch.rand(shape)
     assert made(made.point(image[None])).shape[0] == 1
 
 
@@ -139,7 +139,7 @@ def test_a_model_that_does_not_say_it_is_planned_without_seconds(capsys: pytest.
     options = certify._parse(["--plan", "--h=1", "--budget=quick"])
     request = planning.Request(options, {1.0: [1.0]}, stops=False)
     lines = planning.only_plan(request, Unfamiliar(), where={}, sigma_known=False)
-    assert lines[-1] == "no seconds: Unfamiliar does not say in example_shape() which images it takes"
+    assert lines[-1] == "no seconds: Unfamiliar does not say in example_shape() which images it takes; give --data"
     assert "s per input" not in "".join(lines)
 
 
@@ -159,12 +159,13 @@ def test_a_number_in_a_configuration_file_is_as_good_as_a_list(
         (["--m", "100", "many", "--plan"], ["--m must be a whole number of at least 1", "'many'"]),
         (["--plan", "--n=10", "--h=1"], ["n=10", "too small"]),
         (["--plan", "--eps-in", "0.5"], ["--sigma must be given"]),
-        (["--plan", "--time-limit=1h", "--h=1"], ["--time-limit with --plan must have --ckpt or --model"]),
+        (["--plan", "--time-limit=1h", "--h=1"], ["--time-limit must have --ckpt or --model"]),
+        (["--time-limit=1h"], ["--time-limit goes with --plan", "then certify with those flags"]),
         (["--time-limit=soon"], ["--time-limit must be a time such as 90s, 30m or 2h", "'soon'"]),
         (["--time-limit=0"], ["--time-limit must be a time", "'0'"]),
-        (["--time-limit=1h", "--m=100"], ["--m must be left out with --time-limit"]),
-        (["--from=x", "--plan"], ["--plan and --time-limit must be left out with --from"]),
-        (["--from=x", "--time-limit=5"], ["--plan and --time-limit must be left out with --from"]),
+        (["--plan", "--time-limit=1h", "--m=100"], ["--m must be left out with --time-limit"]),
+        (["--from=x", "--plan"], ["--plan must be left out with --from"]),
+        (["--from=x", "--time-limit=5"], ["--time-limit goes with --plan"]),
         (["--plan", "--eps-out=5"], ["--eps-out must be asked of a finished folder, got it with --plan"]),
         ([], ["--ckpt", "--model", "--from", "got none of them"]),
     ],
@@ -193,14 +194,14 @@ def test_other_times_are_refused(text: object) -> None:
 def test_a_time_that_is_too_short_is_refused_with_one_that_does() -> None:
     demand = Demand(h=(2.0,))
     for speed in (20.0, 1000.0, 1e6):
-        fast = planning.Speed(speed, 64, 1, (1, 28, 28))
+        fast = planning.Speed(speed, 64, 1, "")
         with pytest.raises(
             ValueError, match=r"--time-limit must be at least .* to certify h=2 around 50 inputs"
         ) as caught:
             planning.choose(demand, fast, seconds=0.01, examples=50, levels=1)
         offered = re.findall(r"at least (\S+) to", str(caught.value))[0]
         seconds = entrypoint.time_span("--time-limit")(offered)
-        slower = planning.Speed(speed / 1.19, 64, 1, (1, 28, 28))
+        slower = planning.Speed(speed / 1.19, 64, 1, "")
         assert planning.choose(demand, slower, seconds=seconds, examples=50, levels=1)[0].plan(2.0).certifiable
     with pytest.raises(ValueError, match="no number of samples certifies h=9"):
         planning.choose(Demand(h=(9.0,)), SPEED, seconds=3600, examples=1, levels=1)
@@ -210,86 +211,50 @@ def test_the_time_is_divided_by_examples_levels_and_processes() -> None:
     demand = Demand(h=(1.0,))
     alone, _ = planning.choose(demand, SPEED, seconds=100.0, examples=5, levels=2)
     assert alone.evaluations <= 10_000
-    shared, _ = planning.choose(demand, planning.Speed(1000.0, 64, 5, ()), seconds=20.0, examples=5, levels=2)
+    shared, _ = planning.choose(demand, planning.Speed(1000.0, 64, 5, ""), seconds=20.0, examples=5, levels=2)
     assert shared == alone
 
 
-TIMED = ["--time-limit=2s", "--num-examples=2", "--h=1", *CPU]
-
-
-def test_a_time_limit_chooses_the_budget_and_says_why(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        [],
+        ["--n=150", "--k=40", "--alpha1=0.1", "--alpha2=0.05", "--rtol=0.2"],
+        ["--h", "0.5", "--eps-in", "0.2", "0.4"],
+    ],
+)
+def test_a_time_limit_prints_the_flags_of_the_budget_that_fills_it(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed], fixed: list[str]
 ) -> None:
-    planned_lines = planned(capsys, f"--ckpt={checkpoint}", *TIMED)
-    folder = certify.main([f"--ckpt={checkpoint}", *TIMED, f"--out={tmp_path}"])
-    lines = capsys.readouterr().out.splitlines()
-    assert folder == tmp_path
-    assert lines[:3] == planned_lines[:3]
-    assert lines[0] == "time limit 2 s: 1,000 evaluations for each of 2 inputs at 1,000 samples/s in batches of 64"
-    config = json.loads((tmp_path / "summary.json").read_text())["config"]
-    budget = SmoothingBudget(**config["budget"])
-    assert f"chose n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}" in lines[1]
-    assert budget.n <= budget.m
-    assert 700 < budget.evaluations <= 1000
-    assert config["time_limit"] == 2.0
-    assert {row.m for row in CertificationFolder(tmp_path).rows()} == {budget.m}
+    arguments = [f"--ckpt={checkpoint}", "--num-examples=2", "--h=1", *fixed]
+    lines = planned(capsys, *arguments, "--time-limit=4s")
+    inputs = 4 if "--eps-in" in fixed else 2
+    evaluations = f"{4000 // inputs:,}"
+    assert lines[0] == (
+        f"time limit 4 s: {evaluations} evaluations for each of {inputs} inputs at 1,000 samples/s in batches of 64"
+    )
+    assert re.fullmatch(r"  --n \d+ --m \d+ --k \d+ --delta \S+", lines[1])
+    flags = lines[1].split()
+    options = certify._parse(["--plan", *arguments, *flags])
+    levels = certify._noise_levels(options, 0.25)
+    budget = certify._request(options, levels).budget(options.m[0])
+    chosen, _ = planning.choose(
+        certify._request(certify._parse(["--plan", *arguments]), levels).demand,
+        SPEED, seconds=4.0, examples=2, levels=len(levels),
+    )  # fmt: skip
+    assert budget == chosen
+    assert 0.7 * 4000 / inputs < budget.evaluations <= 4000 / inputs
+    without_the_choice = [line for line in lines if not line.startswith(("time limit", "  --n", "  have", "  (pre"))]
+    assert planned(capsys, *arguments, *flags) == without_the_choice
 
 
-def test_the_same_command_keeps_the_budget_it_began_with(
-    checkpoint: Path, run_folder: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+def test_the_speed_of_a_model_that_does_not_say_its_images_is_measured_on_the_data(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = [f"--ckpt={checkpoint}", *TIMED, "--seed=5"]
-    folder = certify.main(command)
-    assert folder is not None
-    rows = (folder / "certificates.csv").read_text()
-    at_a_fixed_speed[:] = [planning.Speed(5000.0, 64, 1, (1, 28, 28))]
-    (folder / "certificates.csv").write_text("".join(rows.splitlines(keepends=True)[:2]))
-    capsys.readouterr()
-    assert certify.main(command) == folder
-    assert capsys.readouterr().out.splitlines()[0] == f"time limit 2 s: the budget that {folder} was begun with"
-    without_seconds = [line.rsplit(",", 1)[0] for line in rows.splitlines()]
-    assert [
-        line.rsplit(",", 1)[0] for line in (folder / "certificates.csv").read_text().splitlines()
-    ] == without_seconds
-    assert certify.main([*command, "--time-limit=3s"]) != folder
-    assert "time_limit=2.0, not 4.0" in refused(capsys, *command, "--time-limit=4s", f"--out={folder}")
-    assert "another folder" in refused(capsys, *command, "--k=50", f"--out={folder}")
-    assert "another folder" in refused(capsys, *command, "--num-examples=1", f"--out={folder}")
-
-
-def test_a_sweep_of_noise_levels_has_one_budget_and_goes_on(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
-) -> None:
-    command = [f"--ckpt={checkpoint}", "--time-limit=4s", "--num-examples=1", f"--out={tmp_path}", *CPU]
-    command += ["--h", "0.5", "1", "--eps-in", "0.2", "0.4"]
-    certify.main(command)
-    assert "evaluations for each of 3 inputs" in capsys.readouterr().out
-    config = json.loads((tmp_path / "summary.json").read_text())["config"]
-    parts = sorted(tmp_path.glob("sigma=*/summary.json"))
-    assert len(parts) == 3
-    assert all(json.loads(part.read_text())["config"]["budget"] == config["budget"] for part in parts)
-    at_a_fixed_speed[:] = [planning.Speed(50.0, 64, 1, (1, 28, 28))]
-    (tmp_path / "sigma=0.4" / "certificates.csv").unlink()
-    certify.main(command)
-    assert json.loads((tmp_path / "summary.json").read_text())["config"] == config
-
-
-def test_what_is_fixed_stays_and_early_stopping_has_its_looks(
-    checkpoint: Path, tmp_path: Path, at_a_fixed_speed: list[planning.Speed]
-) -> None:
-    fixed = ["--n=150", "--k=40", "--alpha1=0.1", "--alpha2=0.05", "--rtol=0.2"]
-    certify.main([f"--ckpt={checkpoint}", *TIMED, *fixed, f"--out={tmp_path}", "--num-examples=1"])
-    budget = SmoothingBudget(**json.loads((tmp_path / "summary.json").read_text())["config"]["budget"])
-    assert (budget.n, budget.k, budget.alpha_1, budget.alpha_2) == (150, 40, 0.1, 0.05)
-    assert budget.looks > 1
-
-
-def test_another_process_does_not_choose_by_itself(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(planning.rank_zero_only, "rank", 1)
-    line = refused(capsys, f"--ckpt={checkpoint}", *TIMED, f"--out={tmp_path}")
-    assert "--time-limit must be left out where several processes start at once" in line
+    arguments = ["--model=tests.scripts.test_certify_plan.Unfamiliar", "--sigma=0.5", "--h=1", "--num-examples=2"]
+    lines = planned(capsys, *arguments, "--data=MNIST", "--time-limit=2s")
+    assert lines[1].startswith("  --n ")
+    assert "on the first test image, 1x28x28" in lines[-1]
 
 
 def test_the_speed_is_measured_in_the_precision_asked_for(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,52 +267,50 @@ def test_the_speed_is_measured_in_the_precision_asked_for(checkpoint: Path, monk
     monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", watched)
     model = certify.load_checkpoint(checkpoint).model
     where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "bf16-mixed"}
-    speed = planning.measure(
-        model, [torch.rand(1, 28, 28)] * 2, TotalVariation(), sigma=0.25, batch_size=32, where=where
-    )
+    options = certify._parse(["--plan", "--batch-size=32"])
+    speed = planning.measure(planning.Request(options, {0.25: [0.25]}, stops=False), model, None, where=where)
+    assert speed is not None
     assert speed.batch_size == 32
     assert speed.samples_per_second > 0
     assert all(seen)
 
 
 def test_the_speed_is_that_of_the_model_as_it_will_be_evaluated(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = []
 
-    def watched(model: BaseModel, images: list[torch.Tensor], *_: object, function: object, **__: object) -> object:
+    def watched(_: object, model: BaseModel, function: object, **__: object) -> object:
         measured.append((sum(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules()), function is model))
         return SPEED
 
     monkeypatch.setattr(planning, "measure", watched)
     for flags in ([], ["--fold-batch-norm=false"], ["--compile=default"]):
-        planned(capsys, f"--ckpt={checkpoint}", *TIMED, *flags)
+        planned(capsys, f"--ckpt={checkpoint}", "--h=1", *flags)
     folded, whole, compiled = (norms for norms, _ in measured)
     assert folded == compiled < whole
     assert [itself for _, itself in measured] == [True, True, False]
-    certify.main([f"--ckpt={checkpoint}", *TIMED, f"--out={tmp_path}"])
-    assert measured[-1] == measured[0]
 
 
 @pytest.mark.parametrize("batch_size", [7, 300])
 def test_every_output_that_is_counted_was_evaluated_and_compared(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+    monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
-    model, compared = certify.load_checkpoint(checkpoint).model, []
+    compared = []
     compare = TotalVariation.compare
     monkeypatch.setattr(
         TotalVariation, "compare", lambda self, a, b: (compared.append((len(a), len(b))), compare(self, a, b))[1]
     )
-    monkeypatch.setattr(planning.time, "perf_counter", iter(range(10**6)).__next__)
-    where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
-    image = torch.rand(1, 28, 28)
-    speed = planning.measure(model, [image, image], TotalVariation(), sigma=0.25, batch_size=batch_size, where=where)
-    assert compared == [(batch_size, planning._COMPARISONS)] * 2
-    assert speed.samples_per_second == batch_size  # one batch a second of that clock
+    monkeypatch.setattr(certification.time, "perf_counter", iter(range(10**6)).__next__)
+    outputs = NoisyOutputs(torch.sigmoid, sigma=0.25, batch_size=batch_size)
+    rate = certification.samples_per_second(outputs, torch.rand(1, 8, 8), TotalVariation(), seconds=1.0)
+    assert compared == [(batch_size, certification._COMPARISONS)]
+    assert rate == batch_size  # one batch a second of that clock
 
 
-def test_images_that_the_model_does_not_take_are_one_line(checkpoint: Path) -> None:
-    model = certify.load_checkpoint(checkpoint).model
-    where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
-    with pytest.raises(ValueError, match=r"--data must hold examples that the model takes, got \(3, 9, 9\)"):
-        planning.measure(model, [torch.rand(3, 9, 9)], TotalVariation(), sigma=0.25, batch_size=8, where=where)
+def test_images_that_the_model_does_not_take_are_one_line(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_modules.NoisyAutoencoder.example_shape", lambda _: (3, 9, 9))
+    line = refused(capsys, "--plan", f"--ckpt={checkpoint}", "--h=1", *CPU)
+    assert "--data must hold examples that the model takes, got (3, 9, 9)" in line
