@@ -126,7 +126,6 @@ class Run:
         num_nodes: of the cluster.
         strategy: of several devices.
         precision: of the base model.
-        split_samples: whether several processes share the samples of each example, and not the examples.
 
     Attributes:
         todo: positions of the examples that are not finished.
@@ -145,10 +144,8 @@ class Run:
         num_nodes: int,
         strategy: str,
         precision: str,
-        split_samples: bool = False,
     ) -> None:
         self.job = job
-        self.split_samples = split_samples
         self.findings: list[dict[str, Any]] = []
         finished = _finished(job)
         self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
@@ -156,14 +153,12 @@ class Run:
             evaluations=job.evaluations,
             finished=len(finished),
             total=len(job.examples),
-            split_samples=split_samples,
         )
         job.smoother.outputs.progress = self.progress.advance
         writer = CertificateWriter(
             job.folder,
             eps_in=job.eps_in,
             coverage=job.coverage,
-            split_samples=split_samples,
             seed=job.smoother.outputs.seed,
         )
         self.trainer = make_trainer(
@@ -176,10 +171,9 @@ class Run:
         )
 
     @property
-    def most_examples(self) -> float:
-        """How many examples a process has to do at most, if it were alone with them."""
-        processes = self.trainer.world_size
-        return len(self.todo) / processes if self.split_samples else -(-len(self.todo) // processes)
+    def most_examples(self) -> int:
+        """How many examples a process has to do at most."""
+        return -(-len(self.todo) // self.trainer.world_size)
 
     def preflight(self) -> float:
         """See on a few examples that the model and the distance fit: they may differ in size.
@@ -293,12 +287,11 @@ class Run:
         """
         if not self.todo:
             return
-        remaining = _Remaining(self.job.examples, self.todo, shared=not self.split_samples)
+        remaining = _Remaining(self.job.examples, self.todo)
         certifier = Certifier(
             self.job.model,
             self.job.smoother,
             self.job.stop,
-            split_samples=self.split_samples,
             attack=self.job.attack,
             eps_in=self.job.eps_in,
         )
@@ -372,29 +365,26 @@ class Run:
 
 
 class _Remaining(LightningDataModule):
-    """The examples that are not finished, each for one of the processes, or all for each.
+    """The examples that are not finished, each for one of the processes.
 
     Which ones, the first process says: another one may have looked while files were moved.
 
     Args:
         examples: finished or not.
         todo: positions of those that are not.
-        shared: whether each is for one process.
     """
 
-    def __init__(self, examples: Subset[dict[str, Tensor]], todo: Sequence[int], *, shared: bool) -> None:
+    def __init__(self, examples: Subset[dict[str, Tensor]], todo: Sequence[int]) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # there may be more processes than examples
         self.examples = examples
         self.todo = list(todo)
-        self.shared = shared
 
     def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """One example after the other; Lightning asks for it once the processes know each other."""
         assert self.trainer is not None  # it is the Trainer that asks
         todo: list[int] = self.trainer.strategy.broadcast(self.todo)
-        if self.shared:
-            todo = todo[self.trainer.global_rank :: self.trainer.world_size]
+        todo = todo[self.trainer.global_rank :: self.trainer.world_size]
         # Lightning copies pinned examples to a GPU without waiting
         pin_memory = self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(Subset(self.examples, todo), batch_size=1, pin_memory=pin_memory)

@@ -37,7 +37,6 @@ from center_smoothing import (
     Distance,
     FunctionDistance,
     MeanSmoother,
-    ObjectDistance,
     TightEnough,
 )
 from center_smoothing.attack import AttackBudget
@@ -134,7 +133,7 @@ def main(args: Sequence[str] | None = None) -> Path | None:
             subject = _subject(options)
             out, jobs = _prepare(options, subject, locks)
             _say(*_plan(jobs), sep="\n")
-            runs = [Run(job, **_where(options), split_samples=options.split_samples) for job in jobs]
+            runs = [Run(job, **_where(options)) for job in jobs]
             if options.audit:
                 _audit_before(runs)
             _preflight(runs)
@@ -263,12 +262,6 @@ def _parser() -> ArgumentParser:
     add("--num-nodes", type=count("--num-nodes"), default=1)
     add("--strategy", type=str, default="auto")
     add("--precision", type=str, default="32-true")
-    add(
-        "--split-samples",
-        action="store_true",
-        help="several devices share the samples of each example, for few examples and very large m; else they share "
-        "the examples",
-    )
     add("--fold-batch-norm", type=bool, default=True, help="make it part of the layer before it: faster, same function")
     add("--channels-last", type=bool, default=True, help="memory layout of convolutions: faster on CPUs, same function")
     compile_modes = ("off", *COMPILE_MODES)
@@ -372,8 +365,6 @@ def _check_attack(options: Namespace) -> None:
         return
     if options["from"] is not None or options.plan:
         raise ValueError("--attack goes with a certification: it must be left out with --from and --plan")
-    if options.split_samples:
-        raise ValueError("--attack is the work of one process: it must be left out with --split-samples")
 
 
 def _attack_budget(options: Namespace) -> AttackBudget | None:
@@ -450,10 +441,6 @@ def _prepare(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[Ce
         # the same function up to rounding, which may decide where a certificate is close
         **{name: options[name] for name in ("fold_batch_norm", "channels_last", "compile")},
     }
-    if isinstance(distance, ObjectDistance) and options.split_samples:
-        raise ValueError(
-            f"--split-samples must be left out with {distance!r}, whose outputs are no tensors to exchange"
-        )
     path = (
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothing, levels)
     )

@@ -25,7 +25,6 @@ class CertificateWriter(BasePredictionWriter):
         folder: where to.
         eps_in: input radii, one row each.
         coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
-        split_samples: whether all processes certify the same examples together, so that the first one writes.
         seed: of the noise, to be named in counterexamples.
     """
 
@@ -35,14 +34,12 @@ class CertificateWriter(BasePredictionWriter):
         *,
         eps_in: Sequence[float],
         coverage: Coverage,
-        split_samples: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
         self.eps_in = list(eps_in)
         self.coverage = coverage
-        self.split_samples = split_samples
         self.seed = seed
 
     def write_on_batch_end(
@@ -56,8 +53,6 @@ class CertificateWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the examples of one batch."""
-        if self.split_samples and trainer.global_rank > 0:
-            return
         part = f"rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         for example in prediction:
             self._write_arrays(example)

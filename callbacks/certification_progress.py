@@ -18,18 +18,15 @@ class CertificationProgress(ProgressBar):
         evaluations: of the base function per example, at most.
         finished: examples that an earlier run has finished.
         total: examples of all processes together.
-        split_samples: whether all processes certify the same examples together.
     """
 
-    def __init__(self, *, evaluations: int, finished: int, total: int, split_samples: bool = False) -> None:
+    def __init__(self, *, evaluations: int, finished: int, total: int) -> None:
         super().__init__()
-        self.split_samples = split_samples
         self.evaluations, self.finished, self.total = evaluations, finished, total
         self.samples = 0
         self.seconds = 0.0
         self._began: float | None = None
         self._done = 0
-        self._at_most = evaluations  # samples of this process per example
         self._shown = True
         self._bar: Progress | None = None
         self._task: Any = None
@@ -59,8 +56,7 @@ class CertificationProgress(ProgressBar):
         """Start the clock and, on a terminal, the bar."""
         self._began = time.perf_counter()
         if self._shown and Console().is_terminal:
-            self._at_most = -(-self.evaluations // trainer.world_size) if self.split_samples else self.evaluations
-            todo = int(sum(trainer.num_predict_batches)) * self._at_most
+            todo = int(sum(trainer.num_predict_batches)) * self.evaluations
             self._bar = Progress(
                 TextColumn("certifying"),
                 BarColumn(),
@@ -74,16 +70,15 @@ class CertificationProgress(ProgressBar):
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401  # Lightning's signature
         """One line per finished example."""
-        at_once = 1 if self.split_samples else trainer.world_size
-        self.finished += at_once
+        self.finished += trainer.world_size
         self._done += 1
         if self._bar is not None:  # an example may have stopped before all its samples
-            self._bar.update(self._task, completed=self._done * self._at_most)
+            self._bar.update(self._task, completed=self._done * self.evaluations)
         if self._shown:
             left = max(0, self.total - self.finished) * self.seconds / self._done
             line = f"{min(self.finished, self.total)} of {self.total} examples, "
             rate = self.samples_per_second * trainer.world_size
-            line += f"{rate:,.0f} samples/s, {left / at_once:,.0f} s left"
+            line += f"{rate:,.0f} samples/s, {left / trainer.world_size:,.0f} s left"
             (self._bar.console.print if self._bar is not None else print)(line)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from center_smoothing.budget import SmoothingBudget
 from center_smoothing.distances.base import Distance
-from center_smoothing.sharing import Share
 
 # By tuple size J: (T, G) float32, of T probes the distances at the G ranks of `kept_ranks`, each column ascending.
 ProbeDistances = Mapping[int, NDArray[np.float32]]
@@ -92,39 +91,21 @@ class CertificationSample:
         self._sizes: tuple[int, ...] = ()
         self._probes: Tensor | None = None
         self._rows = self._distances.new_zeros((0, 0), dtype=torch.float32)
-        self._together = 0  # so many outputs have their distances here, whoever evaluated them
 
-    def add(self, outputs: Tensor | None, place: slice | None = None) -> None:
-        """Take the next outputs, in the order of the draws.
-
-        Args:
-            outputs: (N, *out); None for outputs that are at hand in another process, as none of the first
-                ``budget.outputs_in_probes`` may be.
-            place: of these N among all, which must follow the last ones; default: that.
-        """
-        if place is None:
-            place = slice(self.drawn, self.drawn + (0 if outputs is None else len(outputs)))
-        material, self.drawn = self.budget.outputs_in_probes, place.stop
-        if outputs is None:
-            return
+    def add(self, outputs: Tensor) -> None:
+        """Take the next outputs (N, *out), in the order of the draws."""
+        material, start = self.budget.outputs_in_probes, self.drawn
+        self.drawn += len(outputs)
         embedded = self.distance.embed(outputs)
-        self._distances[place] = self.distance.compare(embedded, self._center)[:, 0]
-        if place.start < material:
-            self._together = place.stop
-            self._material.append(outputs[: material - place.start])
-            if place.stop >= material:
+        self._distances[start : self.drawn] = self.distance.compare(embedded, self._center)[:, 0]
+        if start < material:
+            self._material.append(outputs[: material - start])
+            if self.drawn >= material:
                 self._make_probes()
-        first = max(0, place.start - material)
-        used = embedded[max(0, material - place.start) :][: max(0, self._rows.shape[1] - first)]
+        first = max(0, start - material)
+        used = embedded[max(0, material - start) :][: max(0, self._rows.shape[1] - first)]
         if self._probes is not None and len(used) > 0:
             self._rows[:, first : first + len(used)] = _float32_up(self.distance.compare(used, self._probes).T)
-
-    def put_together(self, share: Share) -> None:
-        """Get the distances of what other processes have evaluated."""
-        material = self.budget.outputs_in_probes
-        share.add_up(self._distances[self._together : self.drawn])
-        share.add_up(self._rows[:, max(0, self._together - material) : max(0, self.drawn - material)])
-        self._together = self.drawn
 
     def first(self, count: int) -> Tensor:
         """Distances (count,) of the first outputs from the center, in the order of the draws: before :meth:`ascending`.

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from center_smoothing.base_functions import as_base_function
 from center_smoothing.discrete_gaussian import discrete_gaussian
-from center_smoothing.sharing import Share
 
 # Draws per block. The numbers depend on it: another block size is another random stream.
 BLOCK = 64
@@ -102,7 +101,6 @@ class NoisyOutputs:
 
     Attributes:
         most_at_once: noisy copies that the memory of the device allows for in a call, once it ran out; else None.
-        share: of the copies that this process evaluates; the others' outputs come from the others.
     """
 
     def __init__(
@@ -129,7 +127,6 @@ class NoisyOutputs:
         self.batch_size = batch_size
         self.progress = progress
         self.most_at_once: int | None = None
-        self.share = Share()
 
     def base_output(self, x: Tensor) -> Tensor:
         """f(x), without noise, for x rounded to the grid if there is one: (*in) -> (*out)."""
@@ -152,55 +149,13 @@ class NoisyOutputs:
         Raises:
             ValueError: if x is not finite, or the model returns anything but a tensor (N, *out).
         """
-        for _, outputs in self._rounds(x, example, stage, count, common=count):
-            assert outputs is not None  # all are common
-            yield outputs
-
-    def draw_share(
-        self, x: Tensor, *, example: int, stage: Stage, count: int, common: int = 0
-    ) -> Iterator[tuple[slice, Tensor | None]]:
-        """Yield the place of each batch among the ``count`` outputs, and the batch (N, *out) if it is at hand.
-
-        Where processes share the copies, a batch is at hand for the process that evaluated it; for the others it is
-        None. Arguments and errors are those of :meth:`draw`.
-
-        Args:
-            x: (*in).
-            example: number of the example.
-            stage: what the outputs are for.
-            count: how many.
-            common: batches that begin before it are at hand for all processes.
-        """
-        if self.share.processes > 1:
-            yield from self._rounds(x, example, stage, count, common=common)
-            return
-        drawn = 0
-        for outputs in self.draw(x, example=example, stage=stage, count=count):
-            yield slice(drawn, drawn + len(outputs)), outputs
-            drawn += len(outputs)
-
-    def _rounds(
-        self, x: Tensor, example: int, stage: Stage, count: int, *, common: int
-    ) -> Iterator[tuple[slice, Tensor | None]]:
-        """In each round every process evaluates a batch, as long as there are any."""
         check_point(x)
         if self.batch_size == "auto":
             self.batch_size = self._fastest_batch_size(x)
-        size, share = max(1, min(self.batch_size, count)), self.share
-        copies, like = _NoisyCopies(self, x.detach(), example, stage, size), None
-        for first in range(0, count, size * share.processes):
-            starts = range(first, min(first + size * share.processes, count), size)
-            places = [slice(start, min(start + size, count)) for start in starts]
-            own = self._evaluated(copies, places[share.rank]) if share.rank < len(places) else None
-            if first < common:
-                if like is None:
-                    like = self.base_output(x) if own is None else own[0]
-                exchanged = share.exchanged(own, like, [place.stop - place.start for place in places])
-            for rank, place in enumerate(places):
-                if place.start < common:
-                    yield place, exchanged[rank]
-                else:
-                    yield place, own if rank == share.rank else None
+        size = max(1, min(self.batch_size, count))
+        copies = _NoisyCopies(self, x.detach(), example, stage, size)
+        for first in range(0, count, size):
+            yield self._evaluated(copies, slice(first, min(first + size, count)))
 
     def _evaluated(self, copies: _NoisyCopies, place: slice) -> Tensor:
         batch = copies.at(place)

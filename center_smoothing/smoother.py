@@ -127,10 +127,11 @@ class CenterSmoother:
         candidates = self._candidates(pilot)
         embedded = self.distance.embed(candidates)
         distances = embedded.new_zeros((len(candidates), self.budget.n))
-        for place, outputs in self.outputs.draw_share(x, example=example, stage=Stage.RANKING, count=self.budget.n):
-            if outputs is not None:
-                distances[:, place] = self.distance.compare(self.distance.embed(outputs), embedded).T
-        self.outputs.share.add_up(distances)
+        drawn = 0
+        for outputs in self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n):
+            compared = self.distance.compare(self.distance.embed(outputs), embedded)
+            distances[:, drawn : drawn + len(outputs)] = compared.T
+            drawn += len(outputs)
         return candidates, self._half_radii(distances)
 
     def _candidates(self, pilot: Tensor) -> Tensor:
@@ -150,12 +151,9 @@ class CenterSmoother:
     def _looks(self, sample: CertificationSample, x: Tensor, example: int) -> Iterator[int]:
         """Draw the certification sample, and say at each look how many outputs it has."""
         looks, count = list(self.budget.look_sizes), max(self.budget.m, self.budget.n_check)
-        probes = self.budget.outputs_in_probes
-        draws = self.outputs.draw_share(x, example=example, stage=Stage.CERTIFICATION, count=count, common=probes)
-        for place, outputs in draws:
-            sample.add(outputs, place)
+        for outputs in self.outputs.draw(x, example=example, stage=Stage.CERTIFICATION, count=count):
+            sample.add(outputs)
             while looks and sample.drawn >= (looks[0] if len(looks) > 1 else count):
-                sample.put_together(self.outputs.share)
                 yield looks.pop(0)
 
     def _check_distances(self, x: Tensor, example: int, center: Tensor) -> Tensor:

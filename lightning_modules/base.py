@@ -46,7 +46,7 @@ class BaseModel(LightningModule, ABC):
 
 def point_of(model: LightningModule, image: Tensor) -> Tensor:
     """Return what is smoothed of one image (C, H, W): its point (*in), on the model's device."""
-    point: Tensor = model.point(image.unsqueeze(0).to(model.device))[0]
+    point: Tensor = model.point(image[None].clone().to(model.device))[0]
     return point
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother, ObjectDistance
 from center_smoothing.attack import Attack, AttackBudget, attack
-from center_smoothing.sharing import Share
 from center_smoothing.smoother import StoppingRule
 from lightning_modules.base import BaseModel, Batch, point_of
 
@@ -55,7 +54,6 @@ class Certifier(LightningModule):
         model: the base model, moved to the Trainer's device with this module.
         smoother: smooths that model.
         stop: when to stop sampling an example, at one of the looks of the budget of a center.
-        split_samples: whether all processes get the same examples, and share the noisy copies of each.
         attack: what attacks on each certificate may try; default: there are none.
         eps_in: input radii of the attacks.
     """
@@ -66,7 +64,6 @@ class Certifier(LightningModule):
         smoother: CenterSmoother | MeanSmoother,
         stop: StoppingRule | None = None,
         *,
-        split_samples: bool = False,
         attack: AttackBudget | None = None,
         eps_in: Sequence[float] = (),
     ) -> None:
@@ -74,16 +71,8 @@ class Certifier(LightningModule):
         self.model = model
         self.smoother = smoother
         self.stop = stop
-        self.split_samples = split_samples
         self.attack = attack
         self.eps_in = list(eps_in)
-
-    def on_predict_start(self) -> None:
-        """Agree on who evaluates which noisy copies."""
-        if self.split_samples:
-            outputs = self.smoother.outputs
-            outputs.share = Share.of_this_process()
-            outputs.batch_size = self.trainer.strategy.broadcast(outputs.batch_size)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[CertifiedExample]:
         """Certify each example of the batch."""

@@ -27,7 +27,6 @@ def cases(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     asked: dict[str, dict[str, Any]] = {
         "torchrun": {"ranks": 2, "arguments": tiny_command},
         "slurm": {"ranks": 3, "arguments": two_examples, "launcher": "slurm"},
-        "split": {"ranks": 2, "arguments": [*tiny_command, "--split-samples"]},
         "killed": {"ranks": 2, "arguments": tiny_command, "kill": 1},
     }
     for name, case in asked.items():
@@ -41,11 +40,10 @@ def cases(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     return {name: {**result, "out": Path(case["out"])} for (name, case), result in found}
 
 
-@pytest.mark.parametrize("name", ["torchrun", "split"])
 def test_several_processes_write_the_files_of_one(
-    name: str, cases: dict[str, dict[str, Any]], uninterrupted: Path, contents: Contents
+    cases: dict[str, dict[str, Any]], uninterrupted: Path, contents: Contents
 ) -> None:
-    case = cases[name]
+    case = cases["torchrun"]
     assert case["codes"] == [0, 0]
     assert case["said"][1] == []  # one of them talks
     assert contents(case["out"]) == contents(uninterrupted)

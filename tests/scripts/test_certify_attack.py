@@ -208,7 +208,6 @@ def test_a_line_that_was_cut_off_is_not_read_as_a_row(tmp_path: Path) -> None:
         (["--attack=fgsm"], "--attack must be one of none, pgd, got 'fgsm'"),
         (["--attack-steps=5"], "--attack-steps is of an attack: it needs --attack pgd, got none"),
         (["--attack=pgd", "--attack-starts=0"], "--attack-starts must be a whole number of at least 1, got '0'"),
-        (["--attack=pgd", "--split-samples"], "it must be left out with --split-samples"),
         (["--attack=pgd", "--plan"], "--attack goes with a certification"),
     ],
 )

@@ -141,7 +141,6 @@ def test_texts_are_certified_and_can_be_read(package: str, capsys: pytest.Captur
     folder.table.unlink()
     certified(*command)
     assert {path: path.read_bytes() for path in before} == before
-    assert "--split-samples must be left out" in refused(capsys, *command, "--split-samples")
 
 
 def test_a_false_relaxation_is_named_before_anything_is_certified(
