@@ -239,7 +239,12 @@ def _parser() -> ArgumentParser:
     add("--attack-samples", type=count("--attack-samples"), help=f"noisy copies of a step; default {tries.samples}")
     limited = entrypoint.time_span("--time-limit")
     add("--time-limit", type=limited, help="choose n, m, k and delta so that all takes about that long: 90s, 30m, 2h")
-    add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
+    add(
+        "--coverage",
+        type=choice("--coverage", *COVERAGES),
+        default="pointwise",
+        help="each answer by itself, or all at one sigma together",
+    )
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
     add(
         "--out",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from itertools import compress
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from callbacks import certified_fraction
 from callbacks.certification_folder import CertificationFolder, Row, columns_of, line_of
 from callbacks.example_pictures import Shown, example_pictures
-from center_smoothing import Distance, MeanBudget, MeanSmoother, SmoothingBudget
+from center_smoothing import Distance, MeanSmoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
 from center_smoothing.safe_arrays import read_npy
@@ -218,38 +218,6 @@ def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
             f"{result['median_smoothing_loss']:>15.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
         )
     return lines
-
-
-def promise_line(
-    budget: SmoothingBudget | MeanBudget, distance: Distance, *, coverage: str, grid: int | None = None
-) -> str:
-    """What exactly holds. One sampling run answers all eps_in at once where means are certified (theory T11).
-
-    Args:
-        budget: of the certificates.
-        distance: between outputs.
-        coverage: of the certificates.
-        grid: steps per unit, with discrete noise.
-    """
-    pointwise = coverage == "pointwise" and not isinstance(budget, MeanBudget)
-    each = "each eps_in by itself" if pointwise else "all eps_in at once"
-    return (
-        f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more "
-        f"than its eps_out ({distance!r}), with probability {confidence(budget)} over the sampling, unless one of "
-        "the two abstains" + grid_clause(grid)
-    )
-
-
-def grid_clause(grid: int | None) -> str:
-    """What a promise adds with discrete noise on a grid of so many steps per unit."""
-    return "" if grid is None else f"; inputs and changes are those of a grid of 1/{grid}, and rounding is included"
-
-
-def confidence(budget: SmoothingBudget | MeanBudget) -> str:
-    """1 - alpha for the eye, never above the true one."""
-    alpha = Decimal(repr(budget.alpha))
-    quantum = Decimal(1).scaleb(alpha.adjusted() - 2)
-    return f"{(1 - alpha).quantize(quantum, ROUND_FLOOR).normalize():f}"
 
 
 def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:

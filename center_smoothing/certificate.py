@@ -47,9 +47,8 @@ class SmoothedOutput:
 class Certificate:
     """One sampling run around one input, and every answer that it holds (theory T3 to T6).
 
-    The promise, for an ``eps_in`` fixed beforehand: for each x' with ||x - x'||_2 <= eps_in, with probability at
-    least 1 - alpha over both sampling runs, if neither abstains,
-    d(center(x), center(x')) <= eps_out(eps_in).
+    The promise, for one ``eps_in`` and one x' with ||x - x'||_2 <= eps_in, fixed beforehand: with probability at least
+    1 - alpha over the noise of both runs, d(center(x), center(x')) <= eps_out(eps_in), unless one of the two abstains.
 
     Attributes:
         distances: (m,) float64, ascending: d(center, f(x + noise)) of the certification outputs; m is one of the

@@ -28,6 +28,7 @@ from center_smoothing import (
     TotalVariation,
 )
 from center_smoothing.budget import Coverage
+from center_smoothing.promise import promise_line
 from lightning_modules import CertifiedExample
 
 BUDGET, MEAN_BUDGET = SmoothingBudget(n=60, m=120, k=8, delta=0.4), MeanBudget(n=60, m=120)
@@ -94,7 +95,7 @@ def results_of(*folders: CertificationFolder) -> list[dict[str, Any]]:
 
 def page_of(folder: CertificationFolder) -> Report:
     budget = MEAN_BUDGET if folder.rows()[0].smoother == "mean" else BUDGET
-    promise = report.promise_line(budget, TotalVariation(), coverage="pointwise")
+    promise = promise_line(budget, TotalVariation(), coverage="pointwise")
     return report_of_folder(folder, folder.rows(), promise=promise)
 
 
@@ -165,7 +166,7 @@ def test_answers_of_means_promise_all_at_once(means: CertificationFolder) -> Non
     assert table.by_index == {row.index: tuple(other.eps_out for other in means.rows() if other.index == row.index)
                               for row in means.rows()}  # fmt: skip
     (*_, promise) = answers.lines(means, certificates, [table])
-    assert promise.startswith("promise (mean), for all answers of an example at once, also to whatever is asked later:")
+    assert promise == promise_line(MEAN_BUDGET, repr(TotalVariation()), coverage="pointwise")
 
 
 @pytest.mark.parametrize("key", ["smoother", "sigma"])
@@ -275,12 +276,6 @@ def test_result_lines_of_both_name_the_smoother(means: CertificationFolder, cent
     assert len({len(line) for line in found}) == 1
 
 
-@pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
-def test_the_promise_of_a_mean_is_for_all_radii_at_once(coverage: Coverage) -> None:
-    line = report.promise_line(MEAN_BUDGET, TotalVariation(), coverage=coverage)
-    assert line.startswith("promise, for all eps_in at once: ")
-
-
 def test_non_finite_outputs_of_means_count_as_at_the_bound(means: CertificationFolder) -> None:
     distances = np.load(means.distances(9))
     distances[-2:] = math.inf
@@ -323,8 +318,8 @@ def test_the_report_of_both_says_of_which_what_is_not_said_of_both(
     assert [example.name for example in both.examples] == [
         f"{index}, {kind}" for index in (5, 2, 9) for kind in ("center", "mean")
     ]
-    assert both.promise.startswith("Center: for each eps_in by itself: ")
-    assert " Mean: for all eps_in at once: " in both.promise
+    assert both.promise.startswith("Center: for one example and one change of it ")
+    assert " Mean: for one example and one change of it " in both.promise
     own = [item.split(":")[0] for item in both.not_promised if item.startswith(("Center: ", "Mean: "))]
     assert sorted(own) == ["Center", "Center", "Mean"]
     assert sum(item.startswith("Nothing where the smoothed function abstains") for item in both.not_promised) == 1

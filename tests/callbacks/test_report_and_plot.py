@@ -17,7 +17,7 @@ from PIL import Image
 from callbacks import CertificationFolder, Row, draw, summarise
 from callbacks import certification_report as report
 from callbacks.example_pictures import example_pictures, guaranteed_overlap, guarantees, with_boxes
-from center_smoothing import Angular, BoxJaccard, SmoothingBudget, TotalVariation
+from center_smoothing import BoxJaccard, SmoothingBudget, TotalVariation
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 SHAPES = {"grey": (1, 8, 8), "rgb": (3, 8, 8), "vector": (5,), "many channels": (7, 4, 4)}
@@ -140,26 +140,6 @@ def test_result_lines_show_all_figures_with_radii_rounded_up() -> None:
 
 def test_no_results_give_a_header_alone() -> None:
     assert len(report.result_lines([])) == 1
-
-
-@pytest.mark.parametrize(
-    ("coverage", "scope"),
-    [("pointwise", "each eps_in by itself"), ("bonferroni", "all eps_in at once"), ("dkw", "all eps_in at once")],
-)
-def test_promise_says_for_what_and_how_surely_it_holds(coverage: str, scope: str) -> None:
-    line = report.promise_line(BUDGET, Angular(), coverage=coverage)
-    for part in (scope, "at most eps_in (l2 norm)", "Angular", " 0.99 ", "unless one of the two abstains"):
-        assert part in line
-    assert "\n" not in line
-
-
-@pytest.mark.parametrize("alpha", [0.005, 0.000123456, 1e-5, 1e-9])
-def test_promise_never_claims_a_higher_probability_than_holds(alpha: float) -> None:
-    budget = SmoothingBudget(alpha_1=alpha, alpha_2=alpha)
-    line = report.promise_line(budget, TotalVariation(), coverage="pointwise")
-    (probability,) = re.findall(r"with probability (?:at least )?([\d.]+\d)", line)
-    assert Decimal(probability) <= 1 - 2 * Decimal(alpha) + Decimal("1e-15")
-    assert Decimal(probability) < 1
 
 
 def test_non_finite_outputs_are_noted(folder: CertificationFolder) -> None:

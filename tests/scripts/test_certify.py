@@ -19,6 +19,7 @@ import certify
 from callbacks import CertificationFolder
 from center_smoothing import Certificate
 from center_smoothing.budget import Coverage
+from center_smoothing.promise import promise_line
 from datamodules import MNIST
 
 ROOT = Path(certify.__file__).parent
@@ -222,7 +223,10 @@ def test_the_plan_comes_first_and_the_promise_last(
     assert lines[0].startswith("plan: 1 examples, TotalVariation(p=1), sigma=0.25")
     assert any("508 evaluations per example" in line for line in lines)
     assert any(line.startswith("1 of 1 examples") and "samples/s" in line for line in lines)
-    assert any(line.startswith("promise, for each eps_in by itself:") and "probability 0.99" in line for line in lines)
+    certificates = CertificationFolder(tmp_path).certificates()
+    promise = promise_line(next(iter(certificates.values())).budget, "TotalVariation(p=1)", coverage="pointwise")
+    assert promise in lines
+    assert promise.removeprefix("promise (pointwise): f") in (tmp_path / "report.html").read_text()
     assert any(line.startswith("W&B ran offline") for line in lines)
 
 
@@ -296,7 +300,7 @@ def test_a_folder_answers_other_radii_without_sampling(certified: Path, capsys: 
     assert shares["eps_in"] == ["25%", "median", "75%", "90%", "certified"]
     first, middle, last = sorted((found[index][1] for index in exact), key=float)
     assert shares["0.25"] == [first, middle, last, last, "100%"]
-    assert lines[-1].startswith("promise (pointwise), for each answer by itself")
+    assert lines[-1].startswith("promise (pointwise): ")
 
 
 @pytest.mark.usefixtures("no_evaluation")
@@ -323,7 +327,8 @@ def test_a_folder_answers_how_large_a_change_may_be(
                 sum(float(np.atleast_1d(exact)[position]) > 0.0 for exact in radii)
             ]
         )
-    assert lines[-1].startswith(f"promise ({coverage}), for ")
+    budget = next(iter(certificates.values())).budget
+    assert lines[-1] == promise_line(budget, "TotalVariation(p=1)", coverage=coverage)
 
 
 @pytest.mark.usefixtures("no_evaluation")
