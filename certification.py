@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset
 
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
-from center_smoothing import CenterSmoother, MeanBudget, MeanSmoother
+from center_smoothing import CenterSmoother, MeanSmoother
 from center_smoothing.attack import AttackBudget, has_gradient
 from center_smoothing.audit import RTOL, Finding, check_axioms, check_determinism, check_independence
 from center_smoothing.budget import Coverage
@@ -95,11 +95,12 @@ class Job:
     @property
     def evaluations(self) -> int:
         """Evaluations of the base function per example at most, about so many of them for attacks."""
-        budget = self.smoother.budget
-        if self.attack is None:
-            return budget.evaluations
-        again = budget.n if isinstance(budget, MeanBudget) else budget.k + budget.n + budget.n_check
-        return budget.evaluations + len(self.eps_in) * (self.attack.evaluations + again)
+        return self.smoother.budget.evaluations + len(self.eps_in) * self.evaluations_of_attack
+
+    @property
+    def evaluations_of_attack(self) -> int:
+        """Evaluations of the base function for an attack at one eps_in, about so many; 0 without attacks."""
+        return 0 if self.attack is None else self.attack.evaluations + self.smoother.budget.evaluations_to_smooth
 
     @property
     def kind(self) -> str:

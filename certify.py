@@ -701,7 +701,8 @@ def _plan(jobs: Sequence[Job]) -> list[str]:
         else:
             found += report.plan_lines(smoother.budget, smoother.distance, **given)
     if jobs[0].attack is not None:
-        found.append(attack_results.plan_line(jobs[0].attack, eps_in=len(jobs[0].eps_in)))
+        evaluations = max(job.evaluations_of_attack for job in jobs)
+        found.append(attack_results.plan_line(jobs[0].attack, evaluations=evaluations))
     change = jobs[0].grid_change
     if change is not None:
         found.append(report.grid_line(jobs[0].config["grid"], change))

@@ -42,7 +42,7 @@ def plan_lines(
     """
     lines = [
         f"plan: {num_examples} examples, {distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
-        f"method={budget.method}, n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}, "
+        f"method={budget.method}, n={budget.n}, m={budget.m}, {_pilot(budget)}delta={budget.delta:g}, "
         f"alpha={budget.alpha:g}",
         f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}  theorem",
     ]
@@ -117,6 +117,7 @@ def planning_table(
     h: Sequence[float],
     sigma: float | None,
     coverage: Coverage,
+    answers: int,
     inputs: int | None,
     samples_per_second: float | None,
 ) -> list[str]:
@@ -128,15 +129,16 @@ def planning_table(
         h: the eps_in / sigma in question.
         sigma: noise level, in units of x; None where there is no single one.
         coverage: of the answers.
+        answers: how many there are at each noise level.
         inputs: how many are to be certified, at all noise levels together; None where that is not known.
         samples_per_second: of all processes together; None where that is not known.
     """
     first = budgets[0]
     lines = [
         f"plan: {distance!r}, {'' if sigma is None else f'sigma={sigma:g}, '}method={first.method}, n={first.n}, "
-        f"k={first.k}, delta={first.delta:g}, alpha={first.alpha:g}",
+        f"{_pilot(first)}delta={first.delta:g}, alpha={first.alpha:g}",
         *_aligned(_costs(budgets, inputs=inputs, samples_per_second=samples_per_second)),
-        *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage)),
+        *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage, answers=answers)),
     ]
     if len(budgets) > 1:
         lines.append(
@@ -171,10 +173,11 @@ def _certifiable(
     h: Sequence[float],
     sigma: float | None,
     coverage: Coverage,
+    answers: int,
 ) -> list[list[str]]:
     """A row for each h and m."""
     table = [["h", "eps_in", "p", "rank of m", "least m", "eps_out*", "theorem"]]
-    how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": len(h)}
+    how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": answers}
     for each in h:
         predicted = [predicted_eps_out(budget, each, **how) for budget in budgets]
         for budget, eps_out in zip(budgets, predicted, strict=True):
@@ -197,6 +200,11 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(["", *(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
         for row in table
     ]
+
+
+def _pilot(budget: SmoothingBudget) -> str:
+    """How many pilot outputs there are, if any."""
+    return "" if budget.method == "paper" else f"k={budget.k}, "
 
 
 def _looks(budget: SmoothingBudget) -> str:

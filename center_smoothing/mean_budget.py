@@ -30,7 +30,7 @@ class MeanPlan:
         tail: upper confidence bound on the mass of outputs beyond the largest sample.
         tail_at_bound: the same mass after the shift by h. It counts as if at the bound B, so that the certified
             radius lies about tail_at_bound * B above what the samples themselves show.
-        evaluations: evaluations of the base function f per example.
+        evaluations: noisy copies that the base function f is evaluated on per example.
         abstention_probability: 0, for every f with finite outputs.
         certifiable: True: at every h there is a radius, which never exceeds B.
     """
@@ -100,8 +100,16 @@ class MeanBudget:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the base function per certificate."""
+        """Noisy copies that the base function is evaluated on per certificate.
+
+        The base output f(x), for the smoothing loss, is one evaluation more.
+        """
         return self.n + self.m
+
+    @property
+    def evaluations_to_smooth(self) -> int:
+        """Noisy copies that the base function is evaluated on per smoothed output."""
+        return self.n
 
     @property
     def num_distances(self) -> int:

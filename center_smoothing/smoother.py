@@ -93,12 +93,14 @@ class CenterSmoother:
                 whatever it likes: alpha_2 is shared by the looks.
         """
         center, radius = self._select(x, example)
-        sample, output = CertificationSample(self.budget, self.distance, center), None
+        used = self.budget.with_sizes(averaged_sizes(self.budget, center))
+        sample, output, loss = CertificationSample(used, self.distance, center), None, math.inf
         for m in self._looks(sample, x, example):
             if output is None:
                 paper = self.budget.method == "paper"  # else one batch serves for both (T8)
                 check = self._check_distances(x, example, center) if paper else sample.first(self.budget.n_check)
                 output = self._checked(center, radius, check)
+                loss = math.inf if output.abstained else self._distance_from_base_output(center, x)
             certificate = Certificate(
                 distances=sample.ascending(m),
                 probes=sample.probe_distances(m),
@@ -106,7 +108,7 @@ class CenterSmoother:
                 relaxation=self.distance.relaxation,
                 budget=self.budget,
                 output=output,
-                smoothing_loss=math.inf if output.abstained else self._distance_from_base_output(center, x),
+                smoothing_loss=loss,
             )
             if output.abstained or (m < self.budget.m and stop is not None and stop(certificate)):
                 break
@@ -149,8 +151,8 @@ class CenterSmoother:
 
     def _looks(self, sample: CertificationSample, x: Tensor, example: int) -> Iterator[int]:
         """Draw the certification sample, and say at each look how many outputs it has."""
-        looks, count = list(self.budget.look_sizes), max(self.budget.m, self.budget.n_check)
-        probes = self.budget.outputs_in_probes
+        looks, count = list(self.budget.look_sizes), self.budget.certification_outputs
+        probes = sample.budget.outputs_in_probes
         draws = self.outputs.draw_share(x, example=example, stage=Stage.CERTIFICATION, count=count, common=probes)
         for place, outputs in draws:
             sample.add(outputs, place)

@@ -84,7 +84,7 @@ class TightEnough:
 
         The last look takes the samples at certain levels; their quantiles are bounded from below.
         """
-        budget, m = certificate.budget, certificate.m
+        budget, m = certificate.used_budget, certificate.m
         last = _ranks(certificate, budget.m, eps_in, self.coverage, self.eps_in)
         compared = (budget.compared(m), budget.compared(budget.m))
         return Ranks(
@@ -131,7 +131,7 @@ class Decided:
 
     def _hopeless(self, certificate: Certificate, eps_in: float) -> bool:
         """Whether all later looks fail even if every further distance is 0."""
-        budget, m = certificate.budget, certificate.m
+        budget, m = certificate.used_budget, certificate.m
         for later in budget.look_sizes:
             if later <= m:
                 continue
@@ -147,13 +147,8 @@ class Decided:
 
 
 def _ranks(certificate: Certificate, m: int, eps_in: float, coverage: Coverage, all_eps_in: Sequence[float]) -> Ranks:
-    return certificate.budget.ranks(
-        eps_in / certificate.sigma,
-        m=m,
-        tuple_sizes=tuple(certificate.probes),
-        coverage=coverage,
-        answers=len(set(all_eps_in)),
-    )
+    answers = len(set(all_eps_in))
+    return certificate.used_budget.ranks(eps_in / certificate.sigma, m=m, coverage=coverage, answers=answers)
 
 
 def _check_eps_in(eps_in: Sequence[float]) -> None:

@@ -106,6 +106,13 @@ def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
         ]
 
 
+def test_plan_of_the_paper_has_no_pilot() -> None:
+    budget = SmoothingBudget(n=200, m=100, delta=0.3, method="paper")
+    lines = report.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=2)
+    assert "n=200, m=100, delta=0.3" in lines[0]
+    assert "500 evaluations per example and sigma, 1,000 in all" in lines[-1]
+
+
 def test_plan_says_where_sampling_may_stop() -> None:
     budget = SmoothingBudget(n=100, m=800, k=16, looks=3)
     lines = report.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=7)

@@ -205,8 +205,8 @@ def test_summary_says_what_was_certified_and_what_is_not_promised(
     folder = certified()
     text = Page(html_report.render(of(folder))).text()
     median = summarise(folder.rows(), sigma=0.25)[0]["median_eps_out"]
-    assert f"eps_in = 0.25 (l2 norm), fixed beforehand, the smoothed output of the median example is certified to move by at most "\
-           f"{words.rounded_up(median)}." in text  # fmt: skip
+    moves = f"the smoothed output of the median example is certified to move by at most {words.rounded_up(median)}."
+    assert f"at most eps_in = 0.25 (l2 norm), fixed beforehand, {moves}" in text
     assert "4 examples of MNIST" in text
     assert "abstained on 1 of the 4 inputs" in text
     assert "with probability at least 0.99 over the noise of both runs" in text
