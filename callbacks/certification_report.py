@@ -25,6 +25,7 @@ TWO_FUNCTIONS = (
     "says nothing about the mean, nor the other way round, and neither says how far the two are apart."
 )
 _IMAGES = 10
+_NAMES = 10
 # Radii above 0 are shown as at least this.
 _TINY = 1e-12
 
@@ -263,6 +264,18 @@ def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[s
         f"note: the model returned NaN or inf {sum(counts.values()):,} times, around examples {shown}: such outputs "
         f"count as {'at the bound on distances' if rows[0].smoother == 'mean' else 'outside every ball'}"
     ]
+
+
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """Return one line that counts and names files that could not be read, if there are any.
+
+    Example:
+        >>> left_out_lines({"a.heic": "HEIC", "b.png": "truncated"})
+        ["left out: 'a.heic', HEIC; 'b.png', truncated; 2 files in all"]
+    """
+    shown = [f"{name!r}, {reason}" for name, reason in list(left_out.items())[:_NAMES]]
+    counted = [f"{len(left_out)} files in all"] if len(left_out) > 1 else []
+    return [f"left out: {'; '.join(shown + counted)}"] if left_out else []
 
 
 def rounded_up(value: float, digits: int = 2) -> str:
