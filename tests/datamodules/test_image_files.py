@@ -104,8 +104,8 @@ DAMAGED = [
 TURNED_BY_SIX = (3, 32, 16)
 
 
-def half() -> Image.Image:
-    """Black, and its left half white."""
+def quarter() -> Image.Image:
+    """Black, and its upper left quarter white."""
     image = Image.new("L", (32, 16), 0)
     image.paste(255, (0, 0, 16, 8))
     return image
@@ -116,7 +116,7 @@ def half() -> Image.Image:
 def test_photographs_are_turned_upright(orientation: int, ending: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    half().save(tmp_path / f"a.{ending}", exif=exif, **({"lossless": True} if ending == "webp" else {}))
+    quarter().save(tmp_path / f"a.{ending}", exif=exif, **({"lossless": True} if ending == "webp" else {}))
     pixels = decode_photo(tmp_path / f"a.{ending}", max_side=400)[0]
     assert pixels.shape == ((16, 32) if orientation < 5 else (32, 16))
     lower, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)  # where the white quarter is
@@ -133,7 +133,7 @@ def test_a_damaged_other_tag_does_not_matter(
     others: list[tuple[int, int, int, int]], order: str, ending: str, tmp_path: Path
 ) -> None:
     exif = tiff((ORIENTATION, 3, 1, 6), *others, order=order, tail=struct.pack(f"{order}ii", -1, 0))
-    half().save(tmp_path / f"a.{ending}", exif=b"Exif\0\0" + exif)
+    quarter().save(tmp_path / f"a.{ending}", exif=b"Exif\0\0" + exif)
     assert decode_photo(tmp_path / f"a.{ending}", max_side=400).shape == TURNED_BY_SIX
 
 
@@ -150,7 +150,7 @@ def test_a_damaged_other_tag_does_not_matter(
 def test_an_orientation_that_is_none_turns_nothing(
     entry: tuple[int, int, int, int], ending: str, tmp_path: Path
 ) -> None:
-    half().save(tmp_path / f"a.{ending}", exif=b"Exif\0\0" + tiff(entry))
+    quarter().save(tmp_path / f"a.{ending}", exif=b"Exif\0\0" + tiff(entry))
     assert decode_photo(tmp_path / f"a.{ending}", max_side=400).shape == (3, 16, 32)
 
 
@@ -158,16 +158,16 @@ def test_an_orientation_that_is_none_turns_nothing(
     "exif", [b"", b"II", b"no exif data", b"II*\0\xff\xff\xff\xff", tiff((ORIENTATION, 3, 1, 6))[:15]]
 )
 def test_exif_data_that_are_none_turn_nothing(exif: bytes, tmp_path: Path) -> None:
-    half().save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
+    quarter().save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
     assert decode_photo(tmp_path / "a.jpg", max_side=400).shape == (3, 16, 32)
 
 
 def test_an_orientation_stands_in_xmp_or_in_the_text_of_an_older_png_too(tmp_path: Path) -> None:
-    half().save(tmp_path / "a.jpg", xmp=b'<x tiff:Orientation="6"/>')
+    quarter().save(tmp_path / "a.jpg", xmp=b'<x tiff:Orientation="6"/>')
     text = PngInfo()
     exif = b"Exif\0\0" + tiff((ORIENTATION, 3, 1, 6))
     text.add_text("Raw profile type exif", f"\nexif\n{len(exif):8}\n{exif.hex()}\n", zip=True)
-    half().save(tmp_path / "b.png", pnginfo=text)
+    quarter().save(tmp_path / "b.png", pnginfo=text)
     for name in ("a.jpg", "b.png"):
         assert decode_photo(tmp_path / name, max_side=400).shape == TURNED_BY_SIX
 
@@ -249,7 +249,7 @@ def test_what_cannot_be_told_or_decoded_is_refused_by_name(
 
 
 def test_a_jpeg_that_calls_itself_heic_is_read(tmp_path: Path) -> None:
-    half().save(tmp_path / "a.heic", format="JPEG")
+    quarter().save(tmp_path / "a.heic", format="JPEG")
     assert decode_photo(tmp_path / "a.heic", max_side=400).shape == (3, 16, 32)
 
 
