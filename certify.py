@@ -766,8 +766,8 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
     print(*(f"{kind}: {line}" if len(promises) > 1 else line for kind, line in promises.items()), sep="\n")
     if len(promises) > 1:
         print(report.TWO_FUNCTIONS)
-    for name, reason in subject.data.left_out.items():
-        print(f"left out: {name!r}, {reason}")
+    for line in report.left_out_lines(subject.data.left_out):
+        print(line)
     files = ", ".join(path.name for path in (out.table, out.fractions, out.summary, out.picture, out.fraction_picture))
     single = len(promises) == 1
     where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma" if single else "center/, mean/"

@@ -13,7 +13,7 @@ import numpy as np
 
 from callbacks import certified_fraction
 from callbacks.certification_folder import CertificationFolder, Row, columns_of, line_of
-from callbacks.example_pictures import Shown, example_pictures
+from callbacks.example_pictures import Shown, example_pictures, side_by_side
 from center_smoothing import Distance, MeanSmoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
@@ -25,6 +25,7 @@ TWO_FUNCTIONS = (
     "says nothing about the mean, nor the other way round, and neither says how far the two are apart."
 )
 _IMAGES = 10
+_NAMES = 10
 # Radii above 0 are shown as at least this.
 _TINY = 1e-12
 
@@ -241,6 +242,18 @@ def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[s
     ]
 
 
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """Return one line that counts and names files that could not be read, if there are any.
+
+    Example:
+        >>> left_out_lines({"a.heic": "HEIC", "b.png": "truncated"})
+        ["left out: 'a.heic', HEIC; 'b.png', truncated; 2 files in all"]
+    """
+    shown = [f"{name!r}, {reason}" for name, reason in list(left_out.items())[:_NAMES]]
+    counted = [f"{len(left_out)} files in all"] if len(left_out) > 1 else []
+    return [f"left out: {'; '.join(shown + counted)}"] if left_out else []
+
+
 def rounded_up(value: float, digits: int = 2) -> str:
     """A certified radius for the eye, never below the true one.
 
@@ -348,21 +361,26 @@ def log_to_wandb(
         for key in values:
             run.define_metric(f"{key}{suffix}", step_metric="eps_in")
         run.log({"eps_in": result["eps_in"], **{f"{key}{suffix}": value for key, value in values.items()}})
-    names = columns_of(rows)
-    run.log({"certificates": wandb.Table(list(names), [[getattr(row, name) for name in names] for row in rows])})
-    curves = certified_fraction.certified_fractions(rows)
-    columns, steps = certified_fraction.columns(curves), certified_fraction.steps(curves)
-    run.log({"certified_fraction": wandb.Table(list(columns), [list(step) for step in steps])})
+    names, curves = columns_of(rows), certified_fraction.certified_fractions(rows)
+    tables = {
+        "certificates": (names, [[getattr(row, name) for name in names] for row in rows]),
+        "certified_fraction": (certified_fraction.columns(curves), [*map(list, certified_fraction.steps(curves))]),
+    }
+    for key, (columns, cells) in tables.items():
+        # W&B cuts a longer table short without a word
+        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(cells))
+        wandb.Table.MAX_ARTIFACT_ROWS = max(wandb.Table.MAX_ARTIFACT_ROWS, len(cells))
+        run.log({key: wandb.Table(list(columns), cells)})
     images: dict[int, Any] = {}
-    shapes = set()
+    sizes = set()
     for index in list(dict.fromkeys(row.index for row in rows))[:_IMAGES]:
         pictures = example_pictures(examples, index).pictures
-        if len({picture.array.shape for picture in pictures}) == 1:
-            side_by_side = np.concatenate([picture.array for picture in pictures], axis=1).clip(0.0, 1.0)
+        if pictures:
+            beside = side_by_side([picture.array for picture in pictures])
             named = " | ".join(picture.name for picture in pictures)
-            shapes.add(side_by_side.shape)
-            images[index] = wandb.Image(side_by_side, caption=f"#{index}: {named}")
-    alike = len(shapes) <= 1  # W&B shows a list of images in one size
+            sizes.add(beside.size)
+            images[index] = wandb.Image(beside, caption=f"#{index}: {named}")
+    alike = len(sizes) <= 1  # W&B shows a list of images in one size
     shown = {"examples": list(images.values())} if alike else {f"examples/{index}": images[index] for index in images}
     pictures_of_curves = {"curve": folder.picture, "fraction_curve": folder.fraction_picture}
     run.log({**{key: wandb.Image(str(path)) for key, path in pictures_of_curves.items()}, **shown})

@@ -1,6 +1,6 @@
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from callbacks import CertificateWriter, CertificationFolder, Row, draw, summarise
 from callbacks import certification_answers as answers
@@ -332,28 +333,32 @@ def test_what_reports_of_one_smoother_say_is_said_once(centers: CertificationFol
     assert said([page, page], lambda report: report.reading) == list(page.reading)
 
 
+@pytest.mark.usefixtures("logs_offline")
 def test_wandb_has_a_key_for_each_smoother(
-    means: CertificationFolder, centers: CertificationFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    means: CertificationFolder,
+    centers: CertificationFolder,
+    tmp_path: Path,
+    wandb_records: Callable[[Path], list[Any]],
+    wandb_history: Callable[[Path], list[dict[str, Any]]],
+    wandb_table: Callable[[Path, str], tuple[list[str], list[list[Any]]]],
+    wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]],
 ) -> None:
-    logged: list[dict[str, Any]] = []
-    defined: list[str] = []
-    run = SimpleNamespace(define_metric=lambda name, **_: defined.append(name), log=logged.append, finish=lambda: None)
-    fake = SimpleNamespace(
-        init=lambda **_: run, Table=lambda columns, data: (columns, data), Image=lambda data, **more: (data, more)
-    )
-    monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
     rows: Sequence[Row] = [*centers.rows(), *means.rows()]
     above, shown = CertificationFolder(tmp_path), {"center": centers, "mean": means}
+    for picture in (above.picture, above.fraction_picture):
+        Figure().savefig(picture)
     results = results_of(centers, means)
     report.log_to_wandb(above, rows, results, examples=shown, config={}, group=None, offline=True)
-    assert {"median_eps_out/center", "median_eps_out/mean", "median_smoothing_loss/mean"} <= set(defined)
+    defined = {record.metric.name for record in wandb_records(tmp_path) if record.HasField("metric")}
+    assert {"median_eps_out/center", "median_eps_out/mean", "median_smoothing_loss/mean"} <= defined
+    logged = wandb_history(tmp_path)
     assert not any("smoother" in line for line in logged)
     for line, result in zip(logged, results, strict=False):
         assert line["eps_in"] == result["eps_in"]
         assert line[f"median_eps_out/{result['smoother']}"] == result["median_eps_out"]
-    (columns, data) = next(line["certified_fraction"] for line in logged if "certified_fraction" in line)
+    columns, data = wandb_table(tmp_path, "certified_fraction")
     assert tuple(columns) == COLUMNS_OF_SEVERAL
     assert {row[0] for row in data} == {"center", "mean"}
-    images = next(line["examples"] for line in logged if "examples" in line)
-    assert all(picture.shape == (4, 20, 1) for picture, _ in images)
-    assert "smoothed output, center | clipped base output | smoothed output, mean" in images[0][1]["caption"]
+    images = wandb_pixels(tmp_path, "examples")
+    assert all(picture.shape == (4, 20) for picture in images.values())
+    assert all("smoothed output, center | clipped base output | smoothed output, mean" in caption for caption in images)
