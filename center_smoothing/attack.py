@@ -287,7 +287,7 @@ class _Objective:
         found = []
         for part in torch.split(copies, _AT_ONCE):
             with evaluating(self.outputs.model):
-                embedded = self.distance.embed(self.outputs._call_in_parts(part.clone()))
+                embedded = self.distance.embed(self.outputs._call_in_parts(part.clone))
             found.append(self.distance.compare(embedded, self._target)[:, 0])
             self._advance(len(part))
         return torch.cat(found)

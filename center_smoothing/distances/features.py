@@ -11,6 +11,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
+from center_smoothing.base_functions import as_outputs
 from center_smoothing.distances.base import Distance
 from center_smoothing.distances.custom import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
@@ -98,13 +99,7 @@ class FeatureDistance(Distance):
         return torch.cat(found)[: len(outputs)]
 
     def _called(self, block: Tensor) -> Tensor:
-        features = self.phi(block)
-        if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(block):
-            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(
-                f"phi must return features ({len(block)}, *features) for outputs {tuple(block.shape)}, got {found}"
-            )
-        return features.detach().clone()  # it may be a buffer that phi fills again
+        return as_outputs(self.phi(block), block, "phi").detach().clone()  # it may be a buffer that phi fills again
 
     def _embed(self, z: Tensor) -> Tensor:
         return self.distance.embed(self.features(z))
