@@ -17,6 +17,7 @@ from center_smoothing.distances.base import Distance, _to_float64
 from center_smoothing.mean_budget import MeanBudget
 from center_smoothing.mean_certificate import MeanCertificate, MeanOutput
 from center_smoothing.sampling import BLOCK, BaseFunction, BatchSize, NoisyOutputs, Stage, check_point
+from center_smoothing.scalars import plain
 
 # Outputs are scaled to a little less than the clipping norm, or rounding would leave half of them beyond it.
 _SHRINK = 1.0 - 2.0**-30
@@ -242,6 +243,7 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
 
 
 def _positive(name: str, value: float) -> float:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
         raise ValueError(f"{name} must be a positive finite number, got {value!r}")
     return float(value)

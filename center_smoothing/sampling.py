@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from center_smoothing.base_functions import as_base_function, as_outputs
 from center_smoothing.discrete_gaussian import discrete_gaussian
+from center_smoothing.scalars import plain
 from center_smoothing.sharing import Share
 
 # Draws per block. The numbers depend on it: another block size is another random stream.
@@ -117,9 +118,10 @@ class NoisyOutputs:
         progress: Callable[[int], None] | None = None,
         after: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        sigma, grid, batch_size = plain(sigma), plain(grid), plain(batch_size)
         if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0.0 < sigma < float("inf"):
             raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
-        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size != "auto" and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be 'auto' or a whole number of at least 1, got {batch_size!r}")
         if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
             raise ValueError(f"grid must be a whole number of at least 1, such as 4080, got {grid!r}")

@@ -16,6 +16,7 @@ from center_smoothing.distances.base import Distance
 from center_smoothing.distances.custom import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
 from center_smoothing.distances.relaxed import SquaredL2
+from center_smoothing.scalars import plain
 
 # Added to squared lengths before the root: where there are hardly any features, their direction says little.
 _LEAST_SQUARE = 1e-8
@@ -67,6 +68,7 @@ class FeatureDistance(Distance):
         if not callable(phi):
             raise ValueError(f"phi must be a callable (N, *out) -> (N, *features), got {phi!r}")
         distance = as_distance(distance)
+        batch_size = plain(batch_size)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self.dtype = dtype or (torch.float64 if affine else torch.float32)
