@@ -88,7 +88,7 @@ class Job:
             return None
         with torch.no_grad(), _value_errors("--data must hold examples that the model takes"):
             images = (self.examples[position]["image"] for position in range(len(self.examples)))
-            points = (self.original.point(image.unsqueeze(0).to(self.original.device))[0] for image in images)
+            points = (self.original.point(image[None].clone().to(self.original.device))[0] for image in images)
             changes = [grid_change(point, grid) for point in points]
         return max(largest for largest, _ in changes), max(norm for _, norm in changes)
 
@@ -239,7 +239,7 @@ class Run:
         for position in range(len(examples)):
             image = precision.convert_input(job.examples[position]["image"]).to(device)
             with _value_errors(f"--data must hold examples that the model takes, got {tuple(image.shape)}"):
-                points.append(job.model.point(image.unsqueeze(0))[0])
+                points.append(job.model.point(image[None].clone())[0])
         return points, examples
 
     def has_gradient(self) -> bool:
@@ -256,13 +256,11 @@ class Run:
         names = ("fold_batch_norm", "channels_last", "compile")
         flags = " ".join(f"--{name.replace('_', '-')}={job.config[name]}".lower() for name in names)
         with _value_errors(unfit):
-            x = job.model.point(image.unsqueeze(0))[0]
+            x = job.model.point(image[None].clone())[0]
             if compare:
                 original = job.smoother.distance.encoded(job.original)
-                if isinstance(job.smoother, MeanSmoother):
-                    original = job.smoother.clipped(original)
-                given_noise = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid}
-                plain = NoisyOutputs(original, **given_noise, batch_size=_CALIBRATION)
+                same = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid, "after": outputs.after}
+                plain = NoisyOutputs(original, **same, batch_size=_CALIBRATION)
                 expected = torch.cat(list(plain.draw(x, **given)))
         with _value_errors(f"{flags} does not work with this model here" if compare else unfit):
             drawn = torch.cat(list(outputs.draw(x, **given)))

@@ -157,7 +157,7 @@ def measure(
     for image in images:
         try:
             with trainer.precision_plugin.forward_context():
-                x = model.point(image.unsqueeze(0).to(model.device))[0]
+                x = model.point(image[None].clone().to(model.device))[0]
                 next(outputs.draw(x, example=0, stage=Stage.CALIBRATION, count=1))  # finds the batch size
                 outputs.evaluations_per_second(x)  # the first calls of a shape do not count
                 count, took = _compared_within(outputs, x, distance, _SECONDS / len(images))

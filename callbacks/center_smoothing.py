@@ -146,7 +146,7 @@ class CenterSmoothing(Callback):
         pictures: dict[int, list[Tensor]] = {}
         for example in self._examples(trainer):
             image, index = example["image"].to(pl_module.device, pl_module.dtype), int(example["index"])
-            x = pl_module.point(image.unsqueeze(0))[0]
+            x = pl_module.point(image[None].clone())[0]
             certificate = smoother.certify(x, example=index)
             for metric, ratio in zip(self.radii, self.h, strict=True):
                 radius = certificate.eps_out(ratio * self.sigma)

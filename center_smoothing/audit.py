@@ -237,7 +237,7 @@ def _copies(outputs: NoisyOutputs, x: Tensor, example: int) -> Tensor:
 
 def _called(outputs: NoisyOutputs, copies: Tensor) -> Tensor:
     with evaluating(outputs.model):
-        return outputs._call_in_parts(copies.clone())
+        return outputs._call_in_parts(copies.clone)
 
 
 def _differences(a: Tensor, b: Tensor) -> Tensor:

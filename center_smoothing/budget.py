@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from center_smoothing import bounds
+from center_smoothing.scalars import make_plain, plain
 
 Method = Literal["exact", "paper"]
 METHODS: tuple[Method, ...] = ("exact", "paper")
@@ -128,6 +129,7 @@ class SmoothingBudget:
 
     def __post_init__(self) -> None:
         """Validate, and fill in the defaults that depend on other fields."""
+        make_plain(self)
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         for name in ("n", "m", "candidates", "looks"):
@@ -281,7 +283,7 @@ class SmoothingBudget:
             answers: how many are counted for ``"bonferroni"``.
         """
         alpha_2 = self.alpha_2 / self.looks / (answers if coverage == "bonferroni" else 1)
-        return _ranks(self, float(h), self.m if m is None else m, coverage == "dkw", alpha_2)
+        return _ranks(self, float(h), self.m if m is None else plain(m), coverage == "dkw", alpha_2)
 
     def abstention_probability(self) -> float:
         """Upper bound on the chance of abstaining at one input, for every distance and f with finite outputs."""
@@ -293,6 +295,7 @@ class SmoothingBudget:
         Raises:
             ValueError: if h is negative or NaN.
         """
+        h = plain(h)
         p = bounds.gaussian_shift_up(0.5 + self.delta, h)
         ranks = self.ranks(h)
         least = bounds.dkw_least_m if self.method == "paper" else bounds.order_statistic_least_m

@@ -359,6 +359,8 @@ def _answers(arguments: NDArray[np.float64], coverage: Coverage) -> int:
 
 def _arguments(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """A number or a sequence of numbers as float64 (J,)."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
     try:
         radii = np.atleast_1d(np.asarray(values, dtype=np.float64))
     except (TypeError, ValueError):

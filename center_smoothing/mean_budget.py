@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from center_smoothing import bounds
 from center_smoothing.budget import _check_count
+from center_smoothing.scalars import make_plain, plain
 
 # Each count of the grid exceeds the one before by so many hundredths of it. A finer grid follows the tail more closely,
 # at the price of smaller failure probabilities; between 5 and 20 the certified radii hardly change.
@@ -76,6 +77,7 @@ class MeanBudget:
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         for name in ("n", "m", "group"):
             _check_count(name, getattr(self, name))
         for name in ("alpha_1", "alpha_2"):
@@ -143,6 +145,7 @@ class MeanBudget:
             ValueError: if h is negative or NaN.
         """
         _, tails = self.tails()
+        h = plain(h)
         return MeanPlan(
             h=float(h),
             levels=len(tails),

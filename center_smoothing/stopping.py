@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from center_smoothing import bounds
 from center_smoothing.budget import Coverage, Ranks, SmoothingBudget
 from center_smoothing.certificate import Certificate
+from center_smoothing.scalars import make_plain
 
 # How sure the lower side of a two-sided bound is. It decides when to stop and not what holds.
 _ALPHA_BELOW = 0.05
@@ -66,6 +67,7 @@ class TightEnough:
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         _check_eps_in(self.eps_in)
         if not 0.0 < self.rtol < 1.0:
             raise ValueError(f"rtol must lie in (0, 1), got {self.rtol!r}")
@@ -117,6 +119,7 @@ class Decided:
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         _check_eps_in(self.eps_in)
         if not self.eps_out >= 0.0:
             raise ValueError(f"eps_out must be at least 0, got {self.eps_out!r}")

@@ -92,7 +92,7 @@ class Certifier(LightningModule):
             began = time.perf_counter()
             if isinstance(distance, ObjectDistance):
                 distance.forget()  # numbers of objects depend on the example alone
-            x = self.model.point(image.unsqueeze(0))[0]
+            x = self.model.point(image[None].clone())[0]
             certificate = self._certify(x, index)
             base_output = self.smoother.outputs.base_output(x)
             seconds = time.perf_counter() - began

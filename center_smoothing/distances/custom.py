@@ -12,6 +12,7 @@ from torch import Tensor
 
 from center_smoothing.base_functions import as_base_function
 from center_smoothing.distances.base import Distance
+from center_smoothing.scalars import plain
 
 
 class FunctionDistance(Distance):
@@ -43,6 +44,7 @@ class FunctionDistance(Distance):
         if not callable(function):
             raise ValueError(f"distance must be a Distance or a function of two batches, got {function!r}")
         relaxation = getattr(function, "relaxation", 1.0) if relaxation is None else relaxation
+        relaxation = plain(relaxation)
         if isinstance(relaxation, bool) or not isinstance(relaxation, int | float) or not 1.0 <= relaxation < math.inf:
             raise ValueError(f"relaxation must be a finite number of at least 1, got {relaxation!r}")
         self.function = function

@@ -11,10 +11,12 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
+from center_smoothing.base_functions import as_outputs
 from center_smoothing.distances.base import Distance
 from center_smoothing.distances.custom import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
 from center_smoothing.distances.relaxed import SquaredL2
+from center_smoothing.scalars import plain
 
 # Added to squared lengths before the root: where there are hardly any features, their direction says little.
 _LEAST_SQUARE = 1e-8
@@ -66,6 +68,7 @@ class FeatureDistance(Distance):
         if not callable(phi):
             raise ValueError(f"phi must be a callable (N, *out) -> (N, *features), got {phi!r}")
         distance = as_distance(distance)
+        batch_size = plain(batch_size)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self.dtype = dtype or (torch.float64 if affine else torch.float32)
@@ -98,13 +101,7 @@ class FeatureDistance(Distance):
         return torch.cat(found)[: len(outputs)]
 
     def _called(self, block: Tensor) -> Tensor:
-        features = self.phi(block)
-        if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(block):
-            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(
-                f"phi must return features ({len(block)}, *features) for outputs {tuple(block.shape)}, got {found}"
-            )
-        return features.detach().clone()  # it may be a buffer that phi fills again
+        return as_outputs(self.phi(block), block, "phi").detach().clone()  # it may be a buffer that phi fills again
 
     def _embed(self, z: Tensor) -> Tensor:
         return self.distance.embed(self.features(z))
