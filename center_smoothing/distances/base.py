@@ -144,8 +144,8 @@ class Distance(ABC):
         for a tuple depends on nothing else in the tensor, as theory T7 needs.
 
         Args:
-            outputs: (T, J, *out) floating-point, J at least 1, with NaN for what is no output. A tuple that is not finite
-                has an average that is not.
+            outputs: (T, J, *out) floating-point, J at least 1, with NaN for what is no output. A tuple that is not
+                finite has an average that is not.
 
         Returns:
             (T, *out) of the same dtype. Overflow is permitted.
