@@ -196,7 +196,7 @@ class Run:
                 x, drawn = self._calibration_outputs(image, job.indices[position], compare=not seconds)
                 seconds.append(1.0 / job.smoother.outputs.evaluations_per_second(x))
             self._check_distance(drawn, job.indices[position])
-            finite |= bool(torch.isfinite(drawn).flatten(1).all(dim=1).any())
+            finite |= bool(job.smoother.distance.are_outputs(drawn).any())
         if job.original is not job.model:
             job.original.to(home)  # its memory is of more use to the run
         if not finite:
@@ -209,8 +209,7 @@ class Run:
     def _check_distance(self, drawn: Tensor, index: int) -> None:
         """See that the distance takes outputs, and that a user's own one is a distance on them."""
         distance = self.job.smoother.distance
-        distance.embed(drawn)
-        finite = drawn[torch.isfinite(drawn).flatten(1).all(dim=1)][:_AXIOMS]
+        finite = drawn[distance.are_outputs(drawn).to(drawn.device)][:_AXIOMS]
         if self.job.config["distance"] in _KNOWN or len(finite) < 3:
             return
         if distance.averages:

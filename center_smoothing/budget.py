@@ -18,7 +18,7 @@ COVERAGES: tuple[Coverage, ...] = ("pointwise", "bonferroni", "dkw")
 
 # Candidates that the pilot's mean and coordinate-wise median add to those of its outputs and tuples (theory T2).
 _EXTRA_CANDIDATES = 2
-# The default delta is the least one at which a model with finite outputs abstains on at most this share of inputs.
+# The default delta is the least one at which a model with finite distances abstains on at most this share of inputs.
 _DEFAULT_ABSTENTION = 0.01
 # The defaults below keep ranking and probes, comparisons all, at a tenth of the time of a small convolutional network.
 _TUPLE_SIZES = (1, 3)
@@ -59,7 +59,7 @@ class Plan:
         rank: R is the rank-th smallest of m distances; m + 1 where m is too small.
         least_m: least m with a certificate at this h; inf where float64 cannot tell p from 1.
         evaluations: noisy copies that the base function f is evaluated on per example.
-        abstention_probability: upper bound on the chance of abstaining, for every f with finite outputs.
+        abstention_probability: upper bound on the chance of abstaining, for every f with finite distances.
         certifiable: whether rank <= m, that is m >= least_m.
         tuple_sizes: the J whose probes bound the radius of the other ball (theory T7), where outputs are floating-point
             numbers; without any, only T3 does.
@@ -93,7 +93,7 @@ class SmoothingBudget:
         k: pilot outputs, of which the candidate centers are made. Default: n / 8, but 32 to 256. Paper mode has no
             pilot: the n ranked outputs are the candidates.
         delta: margin Delta in (0, 1/2) around one half. Default: the least one at which the chance of abstaining is
-            at most 1%, whatever the base function, as long as its outputs are finite.
+            at most 1%, whatever the base function, as long as its outputs are at finite distances from each other.
         alpha_1: failure probability of the smoothed output, in (0, 1/2]; half of it is spent on the check.
         alpha_2: failure probability of the certificate, in (0, 1/2].
         n_check: outputs that check the center's mass. Default: n. They are shared with the certification outputs
@@ -286,7 +286,7 @@ class SmoothingBudget:
         return _ranks(self, float(h), self.m if m is None else plain(m), coverage == "dkw", alpha_2)
 
     def abstention_probability(self) -> float:
-        """Upper bound on the chance of abstaining at one input, for every distance and f with finite outputs."""
+        """Upper bound on the chance of abstaining at one input, for every f whose outputs are at finite distances."""
         return _abstention_probability(*self._selection(), self.n_check, self.least_inside())
 
     def plan(self, h: float) -> Plan:

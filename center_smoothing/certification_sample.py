@@ -48,16 +48,18 @@ def tuples_of(outputs: Tensor, size: int, number: int, distance: Distance) -> Te
     to x what a candidate at x' is to x'.
 
     Args:
-        outputs: (N, *out), in the order in which they were drawn, finite or not.
+        outputs: (N, *out), in the order in which they were drawn, those too that are none for the distance.
         size: J; 1 takes the outputs themselves.
         number: of tuples, at most N / J.
         distance: says how outputs are averaged.
 
     Returns:
-        (number, *out); not finite where one of a tuple is not.
+        (number, *out); not finite where one of a tuple is no output.
     """
     used = outputs[: size * number]
-    return used if size == 1 else distance.averages_of_tuples(used.reshape(number, size, *used.shape[1:]))
+    if size == 1:
+        return used
+    return distance.averages_of_tuples(distance.only_outputs(used).reshape(number, size, *used.shape[1:]))
 
 
 def averaged_sizes(budget: SmoothingBudget, outputs: Tensor) -> tuple[int, ...]:

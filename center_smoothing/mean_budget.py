@@ -32,7 +32,7 @@ class MeanPlan:
         tail_at_bound: the same mass after the shift by h. It counts as if at the bound B, so that the certified
             radius lies about tail_at_bound * B above what the samples themselves show.
         evaluations: noisy copies that the base function f is evaluated on per example.
-        abstention_probability: 0, for every f with finite outputs.
+        abstention_probability: 0, for every f that gives nothing but outputs (T9).
         certifiable: True: at every h there is a radius, which never exceeds B.
     """
 
@@ -135,7 +135,7 @@ class MeanBudget:
         return _tails(self.num_distances, self.alpha_2)
 
     def abstention_probability(self) -> float:
-        """0: with finite outputs a mean always exists."""
+        """0: of outputs a mean always exists."""
         return 0.0
 
     def plan(self, h: float) -> MeanPlan:

@@ -113,7 +113,7 @@ class MeanSmoother:
             example: with the seed and x it determines the noise; the index in the data set, say.
 
         Returns:
-            The mean (*out), and whether it abstained because an output was not finite.
+            The mean (*out), and whether it abstained because one of the n was no output (T9): not finite, say.
 
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
@@ -149,7 +149,8 @@ class MeanSmoother:
         )
 
     def _draw(self, x: Tensor, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
-        return self.outputs.draw(x, example=_key(x, example), stage=stage, count=count)
+        """Outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""
+        return map(self.distance.only_outputs, self.outputs.draw(x, example=_key(x, example), stage=stage, count=count))
 
     def _bound_around(self, center: Tensor) -> float:
         """B: what no computed distance from the center exceeds, rounded up (theory T11)."""
@@ -185,7 +186,8 @@ class MeanSmoother:
         if self.bound is not None:
             raise ValueError(
                 f"bound must be at least every distance between two outputs, got {self.bound!r}, but {found}; give a "
-                "bound that holds, or clip_norm instead, which makes one"
+                "bound that holds"
+                + (", or clip_norm instead, which makes one" if _has_zero(self.distance, outputs) else "")
             )
         raise ValueError(
             f"distance must be convex in the output, of the degree and relaxation it declares, got one by which {found}"
@@ -217,12 +219,13 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
     outputs = _to_float64(outputs)
-    zero = distance.embed(torch.zeros_like(outputs[:1]))
-    if bool(torch.isnan(zero).any()):
+    if not _has_zero(distance, outputs):
         raise ValueError(
             f"clip_norm must be left out with {distance!r}, by which zero is no output to scale others towards; give "
             "bound instead, the largest distance between two outputs"
         )
+
+    zero = distance.embed(torch.zeros_like(outputs[:1]))
 
     def norms(z: Tensor) -> Tensor:
         return distance.compare(distance.embed(z), zero).reshape(-1, *[1] * (z.ndim - 1))
@@ -240,6 +243,11 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     clipped = outputs.clone()
     clipped[far] = scaled
     return clipped
+
+
+def _has_zero(distance: Distance, outputs: Tensor) -> bool:
+    """Whether zeros, of the shape of outputs (N, *out), are an output of the distance."""
+    return bool(distance.are_outputs(outputs.new_zeros((1, *outputs.shape[1:]))))
 
 
 def _positive(name: str, value: float) -> float:
