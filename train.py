@@ -107,9 +107,9 @@ class TrainingCLI(LightningCLI):
         if self.config.init_from is not None and self.config.resume is None:
             load_weights(self.model, self.config.init_from)
         if rank_zero_only.rank == 0:
-            # before anything is written: the data may be out of reach, or not for this model
-            self.datamodule.prepare_data()
+            # before anything is written: the data may not be for this model, or out of reach
             _check_shapes(self.model, self.datamodule)
+            self.datamodule.prepare_data()
             self.run_folder.mkdir(parents=True, exist_ok=True)
             self.locks.enter_context(resuming.locked(self.run_folder))
             self.parser.save(self.config_to_save, self.run_folder / "config.yaml", overwrite=True)
@@ -189,16 +189,16 @@ def _check_shapes(model: NoisyModule, data: ImageDataModule) -> None:
     """Raise ValueError if the model does not take the images of the data, or gives outputs that have no loss."""
     shape = data.image_shape
     if shape is None:
+        data.prepare_data()
         data.setup("fit")
         data.train_dataloader()  # refuses data that are not to train on
         shape = tuple(data.train_set[0]["image"].shape)
     images, modes = torch.zeros(2, *shape), [(part, part.training) for part in model.modules()]
-    own_validation = type(model).validation_step is not NoisyModule.validation_step
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # of a loss that broadcasts
             outputs = model.eval()(model.point(images))
-            if not own_validation:
+            if type(model).validation_step is NoisyModule.validation_step:
                 model.loss(outputs, images)
     except Exception as error:  # a user's model may raise anything
         if re.search("cuda|device|not implemented for", str(error), re.IGNORECASE):
@@ -310,7 +310,8 @@ def _typed(flag: str, described: Namespace, kind: type, *, known: set[str]) -> l
     parameters, words = inspect.signature(kind).parameters, []
     for name, value in described.get("init_args", Namespace()).as_dict().items():
         if name not in known and (name not in parameters or parameters[name].default != value):
-            words += [f"{flag}.{name}", value if isinstance(value, str) else json.dumps(value)]
+            as_it_is = isinstance(value, str) and flag == "--data"  # the arguments of one's own model are read as YAML
+            words += [f"{flag}.{name}", value if as_it_is else json.dumps(value)]
     return words
 
 
