@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -53,8 +54,11 @@ from lightning_modules import (
     CompiledModel,
     ImportedModel,
     LoadedCheckpoint,
+    NoisyModule,
+    checkpoint_file,
     folded,
     load_checkpoint,
+    load_own,
 )
 from lightning_modules.imported import SUFFIXES, model_in, model_of, source_of
 
@@ -163,7 +167,7 @@ def _parser() -> ArgumentParser:
     add, count, choice, positive = parser.add_argument, entrypoint.count, entrypoint.choice, entrypoint.positive_number
     ratios, budgets = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), f"one of {', '.join(entrypoint.BUDGETS)}"
     add("--config", action="config", help="YAML file with any of these arguments")
-    add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
+    add("--ckpt", type=str | None, help="checkpoint that train.py wrote, or its run folder")
     add(
         "--model",
         type=BaseModel | None,
@@ -283,10 +287,11 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(args: Sequence[str] | None) -> Namespace:
-    given_words = sys.argv[1:] if args is None else args
+    given_words = entrypoint.files_first(sys.argv[1:] if args is None else args)
     words, model = _users_model(entrypoint.joined(given_words, "--m"))
+    trained = model if isinstance(model, LoadedCheckpoint) else None
     parser = _parser()
-    parser.set_defaults(data=_data_that_arguments_change(words))
+    parser.set_defaults(data=_data_that_arguments_change(words, trained))
     try:
         with class_paths.parse_errors():
             options = parser.parse_args(words)
@@ -297,7 +302,7 @@ def _parse(args: Sequence[str] | None) -> Namespace:
     except (AttributeError, KeyError, IndexError, RecursionError) as error:  # of jsonargparse, for absurd files
         raise ValueError(f"--config must be a file with arguments of certify.py by name, got {error!r}") from error
     if model is not None:
-        options.model = model
+        options.model = model.model if isinstance(model, LoadedCheckpoint) else model
     own = options.distance not in entrypoint.DISTANCES
     if own and not (options.trust or options.distance in class_paths.typed(words)):
         raise ValueError(
@@ -323,11 +328,13 @@ def _parse(args: Sequence[str] | None) -> Namespace:
         raise ValueError(f"--grid is of discrete noise: it needs --noise discrete, got {options.noise}")
     if options.noise == "discrete":
         options.grid = options.grid or DEFAULT_GRID
-    return parser.instantiate(options)
+    options = parser.instantiate(options)
+    options.trained = trained
+    return options
 
 
-def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | None]:
-    """What --model leads to on the command line, if it is none of this project's models, and the words without it."""
+def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | LoadedCheckpoint | None]:
+    """What --model leads to on the command line, and the words without it; None for a model without weights of ours."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--model")
     named, others = peek.parse_known_args(list(words))
@@ -340,9 +347,38 @@ def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | None]
         return list(words), None
     found = class_paths.imported(name, "--model")
     if isinstance(found, type) and issubclass(found, BaseModel):
-        return list(words), None
+        return (_trained_model(found, others) if issubclass(found, NoisyModule) else None) or (list(words), None)
     arguments, rest = class_paths.arguments_of("--model", others)
     return rest, model_of(found, arguments, name=name)
+
+
+def _trained_model(kind: type[NoisyModule], words: Sequence[str]) -> tuple[list[str], LoadedCheckpoint] | None:
+    """A model of a user's class with the weights that --model.weights names, and the words without its arguments."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("--model.weights", "--model.init_args.weights", dest="weights")
+    named, others = peek.parse_known_args(list(words))
+    if named.weights is None:
+        return None
+    path = Path(named.weights)
+    if "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir():
+        return None  # the class knows what it is
+    arguments, rest = class_paths.arguments_of("--model", others)
+    return rest, load_own(kind, _checkpoint_of(path, "--model.weights"), arguments)
+
+
+def _checkpoint_of(path: str | Path, flag: str) -> Path:
+    """The file of a checkpoint; which it is of a folder is said."""
+    found = checkpoint_file(path, flag=flag)
+    if found != Path(path):
+        _say(f"checkpoint: {found}")
+    return found
+
+
+def _trained(options: Namespace) -> LoadedCheckpoint | None:
+    """What train.py has trained, from --ckpt or from --model.weights; None for a pretrained model."""
+    if options.ckpt is None:
+        return options.trained
+    return load_checkpoint(_checkpoint_of(options.ckpt, "--ckpt"))
 
 
 def _check_smoother(options: Namespace) -> None:
@@ -401,21 +437,21 @@ def _check_planning(options: Namespace) -> None:
 
 def _subject(options: Namespace) -> Subject:
     """The model and its test data, as far as they can be had."""
-    if options.model is not None:
+    trained = _trained(options)
+    if trained is None:
         if options.data is None:
             raise ValueError("--data must name a data module, e.g. PhotoFolder, for a pretrained model, got none")
         data, folder = options.data, Path("runs") / type(options.model).__name__
         sha256 = getattr(options.model, "sha256", None)
         subject = Subject(options.model.eval(), options.sigma, sha256, None, data, folder)
     else:
-        checkpoint, path = load_checkpoint(options.ckpt), Path(options.ckpt).resolve()
-        data = options.data
+        data, path = options.data, trained.path.resolve()
         if data is None:
-            kind, init_args = _trained_on(checkpoint)
+            kind, init_args = _trained_on(trained)
             data = kind(**init_args)
-        sigma = checkpoint.model.sigma if options.sigma is None else options.sigma
+        sigma = trained.model.sigma if options.sigma is None else options.sigma
         folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-        subject = Subject(checkpoint.model, sigma, entrypoint.sha256(path), checkpoint.run, data, folder)
+        subject = Subject(trained.model, sigma, entrypoint.sha256(path), trained.run, data, folder)
     subject.data.prepare_data()
     subject.data.setup("test")
     return subject
@@ -554,9 +590,9 @@ def _means(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoot
 
 def _plan_only(options: Namespace) -> list[str]:
     """What --plan prints, from the flags and the model alone."""
-    model, sigma = options.model, options.sigma
-    if options.ckpt is not None:
-        model = load_checkpoint(options.ckpt).model
+    model, sigma, trained = options.model, options.sigma, _trained(options)
+    if trained is not None:
+        model = trained.model
         sigma = model.sigma if sigma is None else sigma
     known = model is not None or sigma is not None or options.eps_in is not None
     levels = _noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
@@ -621,7 +657,7 @@ def _input_radii(options: Namespace, sigma: float) -> list[float]:
     return list(dict.fromkeys(options.eps_in or (ratio * sigma for ratio in ratios)))
 
 
-def _data_that_arguments_change(args: Sequence[str]) -> dict[str, Any] | None:
+def _data_that_arguments_change(args: Sequence[str], trained: LoadedCheckpoint | None) -> dict[str, Any] | None:
     """With ``--data.root`` alone: the data that the checkpoint was trained on, at another place."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--ckpt")
@@ -629,9 +665,9 @@ def _data_that_arguments_change(args: Sequence[str]) -> dict[str, Any] | None:
     peek.add_argument("--model")
     known, others = peek.parse_known_args(args)
     alone = known.data is None and any(other.startswith("--data.") for other in others)
-    if known.model is not None or known.ckpt is None or not alone:
+    if known.model is not None or not alone or (known.ckpt is None and trained is None):
         return None
-    kind, init_args = _trained_on(load_checkpoint(known.ckpt))
+    kind, init_args = _trained_on(trained or load_checkpoint(known.ckpt))
     return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": init_args}
 
 

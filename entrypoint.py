@@ -9,6 +9,7 @@ import math
 import netrc
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -182,6 +183,32 @@ def joined(words: Sequence[str], flag: str) -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+def files_first(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line so ordered that what is typed wins over files, wherever it stands.
+
+    First come the files of --config in their order, then arguments such as ``--model CLASS`` and ``--trainer FILE``,
+    then those of a part of these such as ``--model.width 5``.
+
+    Example:
+        >>> files_first(["--model.width", "5", "--model", "some.Class", "--config", "some.yaml"])
+        ['--config', 'some.yaml', '--model', 'some.Class', '--model.width', '5']
+    """
+    arguments: list[list[str]] = []
+    for word in words:
+        if not arguments or word.startswith(("--", "-c")):
+            arguments.append([])
+        arguments[-1].append(word)
+    return [word for argument in sorted(arguments, key=_turn) for word in argument]
+
+
+def _turn(argument: Sequence[str]) -> int:
+    """When an argument, the words from one flag to the next, is to be parsed."""
+    flag = argument[0].partition("=")[0]
+    if flag.startswith("-c") or (len(flag) > len("--c") and "--config".startswith(flag)):  # it may be abbreviated
+        return 0
+    return 2 if "." in flag else 1
 
 
 def time_span(name: str) -> Callable[[object], float]:
@@ -406,7 +433,7 @@ def wandb_offline() -> bool:
 def say_offline(folder: Path) -> None:
     """One line: where the offline run is, how to view and to upload it."""
     runs = sorted(folder.glob("wandb/offline-run-*"))
-    where = runs[-1] if runs else folder / "wandb"
+    where = shlex.quote(str(runs[-1] if runs else folder / "wandb"))
     print(f"W&B ran offline (no API key): view with `wandb leet {where}`, upload with `wandb sync {where}`")
 
 

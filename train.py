@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
+import re
 import secrets
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -20,13 +24,14 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import class_paths
+import datamodules
 import entrypoint
 import resuming
 from callbacks import CenterSmoothing
 from callbacks.certification_report import rounded_up
 from callbacks.survival import Survival, WholeCheckpoints
 from datamodules import ImageDataModule
-from lightning_modules import NoisyModule, load_weights
+from lightning_modules import BASE_MODELS, NoisyModule, checkpoint_file, load_weights
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG, TRAIN, CERTIFY = ROOT / "configs" / "default.yaml", ROOT / "train.py", ROOT / "certify.py"
@@ -63,9 +68,15 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("sigma", "center_smoothing.sigma", compute_fn=float)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Whatever the files hold, bad input is one line."""
+        """Parse, so that whatever the files hold bad input is one line, and typed arguments win over them."""
         with class_paths.parse_errors():
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, entrypoint.files_first(cast(Sequence[str], args)))
+            arguments = self.config.model.get("init_args", {})
+            if arguments.get("image_shape", ()) is None:
+                alone = ArgumentParser()
+                alone.add_argument("--data", type=ImageDataModule)
+                data = alone.instantiate(Namespace(data=self.config.data)).data
+                arguments.image_shape = None if data.image_shape is None else list(data.image_shape)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, and send every logger to it."""
@@ -77,6 +88,10 @@ class TrainingCLI(LightningCLI):
             raise ValueError(f"--experiment must be the name of a folder, without a path, got {name!r}")
         entrypoint.make_writable(runs, "--runs")
         self.run_folder = runs / self.config.experiment / f"{self.config.sigma:g}-{run_id}"
+        if self.config.init_from is not None and self.config.resume is None and Path(self.config.init_from).is_dir():
+            found = checkpoint_file(Path(self.config.init_from).resolve(), flag="--init-from")
+            self.config.init_from = str(found)  # runs/latest will be this run
+            rank_zero_only(print)(f"weights of {found}")
         self.config_to_save = self.config.clone()
         if self.config.resume is not None:
             self.run_folder = resuming.run_folder(self.config.resume)
@@ -92,7 +107,9 @@ class TrainingCLI(LightningCLI):
         if self.config.init_from is not None and self.config.resume is None:
             load_weights(self.model, self.config.init_from)
         if rank_zero_only.rank == 0:
-            self.datamodule.prepare_data()  # before anything is written: the data may be out of reach
+            # before anything is written: the data may not be for this model, or out of reach
+            _check_shapes(self.model, self.datamodule)
+            self.datamodule.prepare_data()
             self.run_folder.mkdir(parents=True, exist_ok=True)
             self.locks.enter_context(resuming.locked(self.run_folder))
             self.parser.save(self.config_to_save, self.run_folder / "config.yaml", overwrite=True)
@@ -168,6 +185,38 @@ def main(args: Sequence[str] | None = None) -> Path:
             os.environ.pop(_RUN_ID, None)
 
 
+def _check_shapes(model: NoisyModule, data: ImageDataModule) -> None:
+    """Raise ValueError if the model does not take the images of the data, or gives outputs that have no loss."""
+    shape = data.image_shape
+    if shape is None:
+        data.prepare_data()
+        data.setup("fit")
+        data.train_dataloader()  # refuses data that are not to train on
+        shape = tuple(data.train_set[0]["image"].shape)
+    images, modes = torch.zeros(2, *shape), [(part, part.training) for part in model.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")  # of a loss that broadcasts
+            outputs = model.eval()(model.point(images))
+            if type(model).validation_step is NoisyModule.validation_step:
+                model.loss(outputs, images)
+    except Exception as error:  # a user's model may raise anything
+        if re.search("cuda|device|not implemented for", str(error), re.IGNORECASE):
+            return  # of a model that runs on another device alone
+        wanted = model.example_shape()
+        reason = (
+            f"{type(error).__name__}: {error}"
+            if wanted in (None, tuple(shape))
+            else f"it is for images {list(wanted)}; leave --model.image_shape out, so that it is that of the data"
+        )
+        raise ValueError(
+            f"--model must take the images of --data, (C, H, W) = {list(shape)}, got {type(model).__name__}: {reason}"
+        ) from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def _fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
     """Train, and say how to go on where that ends early.
 
@@ -236,9 +285,34 @@ def _report(cli: TrainingCLI) -> None:
         line += f", val/certified_radius {rounded_up(latest['val/certified_radius'])}"
     print(line)
     ratios = " ".join(f"{ratio:g}" for ratio in cli.config.center_smoothing.h)
-    script = _script(CERTIFY)
     print("certify it with:")
-    print(f"  python {shlex.quote(str(script))} --ckpt {shlex.quote(str(best))} --h {ratios} --num-examples 10")
+    print(
+        f"  {shlex.join(['python', str(_script(CERTIFY)), *_certified_by(cli, best)])} --h {ratios} --num-examples 10"
+    )
+
+
+def _certified_by(cli: TrainingCLI, best: Path) -> list[str]:
+    """Arguments of certify.py that name the model and, where the checkpoint does not, its data."""
+    model, data = cli.config.model, cli.config.data
+    kinds = type(cli.model), type(cli.datamodule)
+    if BASE_MODELS.get(kinds[0].__name__) is kinds[0]:
+        words = ["--ckpt", str(best)]
+    else:
+        words = ["--model", model.class_path, "--model.weights", str(best)]
+        words += _typed("--model", model, kinds[0], known={*cli.model.hparams, "weights"})
+    if getattr(datamodules, kinds[1].__name__, None) is not kinds[1]:
+        words += ["--data", data.class_path, *_typed("--data", data, kinds[1], known=set())]
+    return words
+
+
+def _typed(flag: str, described: Namespace, kind: type, *, known: set[str]) -> list[str]:
+    """The arguments of a class as one types them: those that are not its defaults, nor known from elsewhere."""
+    parameters, words = inspect.signature(kind).parameters, []
+    for name, value in described.get("init_args", Namespace()).as_dict().items():
+        if name not in known and (name not in parameters or parameters[name].default != value):
+            as_it_is = isinstance(value, str) and flag == "--data"  # the arguments of one's own model are read as YAML
+            words += [f"{flag}.{name}", value if as_it_is else json.dumps(value)]
+    return words
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ class ImageFolder(ImageDataModule):
         self.save_hyperparameters(logger=False)
         self.root, self.mode = Path(os.path.expanduser(root)), mode
         self.height, self.width = image_size
+        self.image_shape = (CHANNELS[mode], self.height, self.width)
         self.test_fraction, self.split_seed = test_fraction, split_seed
         self._files: list[Path] = []
         self._parts: dict[Part, list[int]] = {}

@@ -274,6 +274,44 @@ def test_a_folder_of_another_configuration_is_refused(
     assert "distance='TotalVariation(p=1)', not 'Lp(p=2.0)'" in line
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--ckpt=other.ckpt"], ["--n", "300"], ["--h", "0.25", "0.75"], ["--eps-in", "1"], ["--distance=l2"],
+        ["--coverage=dkw"], ["--budget=standard"], ["--seed", "4"], ["--num-examples=2"], ["--m", "700", "800"],
+        ["--smoother=mean", "--clip-norm=5"], ["--noise=discrete"], ["--fold-batch-norm=false"], ["--out=there"],
+        ["--data=CIFAR10"], ["--data.variant=mnist"], ["--batch-size=8"], ["--devices=2"],
+    ],
+)  # fmt: skip
+def test_what_is_typed_wins_over_a_file_wherever_it_stands(typed: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "{ckpt: one.ckpt, n: 100, h: [1.0], eps_in: [0.5], distance: tv, coverage: pointwise, budget: quick, seed: 1, "
+        "num_examples: all, smoother: center, noise: gaussian, grid: null, fold_batch_norm: true, out: here, "
+        "batch_size: 4, devices: '1', clip_norm: null, data: {class_path: MNIST, init_args: {variant: digits}}"
+        + ("}" if "mean" in typed[0] else ", m: [200], plan: true}")
+    )
+    commands = [f"--config={file}"], [f"--config={file}", *typed], [*typed, "--config", str(file)]
+    before, first, last = (vars(certify._parse(command)) for command in commands)
+    for options in (before, first, last):
+        options["data"] = type(options["data"]), dict(options["data"].hparams)
+        del options["config"]
+    assert first == last
+    assert first != before
+
+
+def test_a_run_folder_is_its_best_checkpoint(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = run_folder / "checkpoints" / "best.ckpt"
+    run(run_folder, tmp_path, "--h=1", "--num-examples=1")
+    assert f"checkpoint: {best}" in capsys.readouterr().out.splitlines()
+    run(best, tmp_path, "--h=1", "--num-examples=1")
+    said = capsys.readouterr().out
+    assert "1 of 1 examples are there already and kept" in said
+    assert "checkpoint:" not in said
+
+
 @pytest.fixture
 def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model cannot be loaded, called or sampled."""
