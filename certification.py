@@ -459,7 +459,7 @@ def _value_errors(message: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a model may raise anything
-        if entrypoint.is_refusal(error):
+        if entrypoint.speaks_for_itself(error):
             raise
         raise ValueError(f"{message}: {entrypoint.described(error)}") from error
 

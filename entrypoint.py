@@ -179,7 +179,7 @@ def described(error: BaseException) -> str:
     if _is_of_another_process(error):
         return _OTHER_PROCESS
     text, name = str(error).strip(), type(error).__name__
-    if is_refusal(error) or (isinstance(error, ValueError) and _innermost(error) in _OURS):
+    if speaks_for_itself(error):
         return one_line(text) or name
     if error.__cause__ is not None and _innermost(error) in _PARSERS:  # which put another class in its place
         flag = re.match(r"--\S+", one_line(text))
@@ -191,6 +191,11 @@ def described(error: BaseException) -> str:
     text = text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}..."
     text = text if text.startswith(f"{name}:") else f"{name}: {text}" if text else name
     return text + next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in str(error)), "")
+
+
+def speaks_for_itself(error: BaseException) -> bool:
+    """Return whether a message is in words that say what is wrong without a class: this project's, or a refusal's."""
+    return is_refusal(error) or (isinstance(error, ValueError) and _innermost(error) in _OURS)
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -562,11 +567,12 @@ def wandb_offline() -> str | None:
 
 def wandb_refusal(begin: Callable[[], object]) -> str | None:
     """Return why the server of W&B does not let a run begin; None if ``begin`` could begin it."""
-    from wandb.errors import Error  # slow to import
-
     try:
         begin()
-    except Error as error:
+    except Exception as error:  # W&B has several families of them; what is wrong here, a run offline meets again
+        import wandb  # slow
+
+        wandb.teardown()  # its process holds the run's id
         os.environ.setdefault("WANDB_SILENT", "true")
         return described(error)
     return None
