@@ -181,9 +181,10 @@ def described(error: BaseException) -> str:
     text, name = str(error).strip(), type(error).__name__
     if speaks_for_itself(error):
         return one_line(text) or name
-    if error.__cause__ is not None and _innermost(error) in _PARSERS:  # which put another class in its place
+    cause = next((each for each in _chain(error) if _innermost(each) not in _PARSERS), error)
+    if cause is not error:  # the parser has put another class in its place
         flag = re.match(r"--\S+", one_line(text))
-        return (f"{flag[0]} leads to " if flag else "") + described(_chain(error)[-1])
+        return (f"{flag[0]} leads to " if flag and not speaks_for_itself(cause) else "") + described(cause)
     if "(most recent call last)" in text:  # of a process that loads data, or of TorchScript: the reason stands last
         text = text.splitlines()[-1].strip()
     else:
