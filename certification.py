@@ -195,8 +195,9 @@ class Run:
             with precision.predict_step_context():
                 x, drawn = self._calibration_outputs(image, job.indices[position], compare=not seconds)
                 seconds.append(1.0 / job.smoother.outputs.evaluations_per_second(x))
-            self._check_distance(drawn, job.indices[position])
-            finite |= bool(job.smoother.distance.are_outputs(drawn).any())
+            with _value_errors(f"--distance must take the model's outputs, got shape {tuple(drawn.shape[1:])}"):
+                self._check_distance(drawn, job.indices[position])
+                finite |= bool(job.smoother.distance.are_outputs(drawn).any())
         if job.original is not job.model:
             job.original.to(home)  # its memory is of more use to the run
         if not finite:
@@ -277,7 +278,7 @@ class Run:
         """Certify what is not finished; each example is on disk as soon as it is.
 
         Raises:
-            SystemExit: with code 2 and one line if the model, the disk or another process fails on the way.
+            Exception: whatever the model, the distance, the disk or another process raises on the way.
         """
         if not self.todo:
             return
@@ -295,11 +296,9 @@ class Run:
                 self.write_summary([])
             self.trainer.predict(certifier, datamodule=remaining, return_predictions=False)
             self.trainer.strategy.barrier()
-        except (ValueError, OSError, RuntimeError) as error:
-            entrypoint.fail(f"{self._what_failed(error)}; {self._kept()}; the same command goes on from there")
         except (SystemExit, KeyboardInterrupt):
             if self.trainer.is_global_zero:
-                print(f"interrupted; {self._kept()}; the same command goes on from there")
+                print(f"interrupted; {self.kept()}")
             raise
 
     def conclude(self) -> tuple[list[Row], list[dict[str, float | int]]]:
@@ -344,15 +343,13 @@ class Run:
             }
         )
 
-    def _what_failed(self, error: Exception) -> str:
-        # gloo raises a RuntimeError with its own source file's name, the others errors of their own
-        if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
-            return "another process has ended before its examples were done"
-        return entrypoint.one_line(str(error)) or type(error).__name__
-
-    def _kept(self) -> str:
+    def kept(self) -> str:
+        """Say which examples are finished, and what to do for the rest."""
         count = len(self.job.folder.finished(self.job.eps_in) & set(self.job.indices))
-        return f"{count} of {len(self.job.examples)} examples are finished and kept in {self.job.folder.path}"
+        return (
+            f"{count} of {len(self.job.examples)} examples are finished and kept in {self.job.folder.path}; "
+            "the same command goes on from there"
+        )
 
     def _device_name(self) -> str:
         device = self.trainer.strategy.root_device
@@ -456,12 +453,13 @@ def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoin
 
 @contextmanager
 def _value_errors(message: str) -> Iterator[None]:
-    """Turn what PyTorch raises for shapes that don't fit, and for what it cannot compile, into ValueErrors."""
+    """Turn whatever a model raises, such as for shapes that don't fit, and what cannot be compiled into ValueErrors."""
     try:
         yield
-    except RuntimeError as error:
-        reason = str(error).strip().split("\n\n")[0]
-        raise ValueError(f"{message}: {reason}") from error
+    except Exception as error:  # a model may raise anything
+        if entrypoint.speaks_for_itself(error):
+            raise
+        raise ValueError(f"{message}: {entrypoint.described(error)}") from error
 
 
 def _refuse(finding: Finding, index: int) -> None:

@@ -122,41 +122,38 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk. With code 1 if an audit
             found a failure, or an attack contradicts a certificate, or on an interruption.
     """
-    offline = entrypoint.wandb_offline()
-    entrypoint.quiet_libraries(offline=offline)
-    entrypoint.keep_freed_memory()
-    entrypoint.end_with_parent()
-    with entrypoint.interruptible(), ExitStack() as locks:
-        with entrypoint.user_errors():
-            with class_paths.checked(sys.argv[1:] if args is None else args):
-                options = _parse(args)
-            if options["from"] is not None:
-                return _answer(options)
-            if options.plan:
-                _say(*_plan_only(options), sep="\n")
-                return None
-            subject = _subject(options)
-            out, jobs = _prepare(options, subject, locks)
-            _say(*_plan(jobs), sep="\n")
-            runs = [Run(job, **_where(options), split_samples=options.split_samples) for job in jobs]
-            if options.audit:
-                _audit_before(runs)
-            _preflight(runs)
-            for folder, below in conclusion.folders(out, jobs):
-                if len(below) > 1 and folder.read_summary() is None and rank_zero_only.rank == 0:
-                    runs[0].write_summary([], folder=folder, config=conclusion.config_of_all(below))
+    with entrypoint.interruptible(), ExitStack() as locks, entrypoint.user_errors() as state:
+        entrypoint.quiet_libraries()
+        entrypoint.keep_freed_memory()
+        entrypoint.end_with_parent()
+        entrypoint.end_with_children(state)
+        with class_paths.checked(sys.argv[1:] if args is None else args):
+            options = _parse(args)
+        if options["from"] is not None:
+            return _answer(options)
+        if options.plan:
+            _say(*_plan_only(options), sep="\n")
+            return None
+        subject = _subject(options)
+        out, jobs = _prepare(options, subject, locks)
+        state.folder = out.path
+        _say(*_plan(jobs), sep="\n")
+        runs = [Run(job, **_where(options), split_samples=options.split_samples) for job in jobs]
+        if options.audit:
+            _audit_before(runs)
+        _preflight(runs)
+        for folder, below in conclusion.folders(out, jobs):
+            if len(below) > 1 and folder.read_summary() is None and rank_zero_only.rank == 0:
+                runs[0].write_summary([], folder=folder, config=conclusion.config_of_all(below))
         for run in runs:
             if len(runs) > 1 and run.todo:
                 _say(f"{conclusion.label_of(out, run.job)}:")
+            state.kept = run.kept
             run.execute()
         if runs[0].trainer.is_global_zero:
-            with entrypoint.user_errors():
-                try:
-                    contradicted = _conclude(out, runs, subject, offline=offline)
-                except OSError as error:
-                    raise ValueError(
-                        f"{error}; all examples are finished and kept in {out.path}; the same command writes the rest"
-                    ) from error
+            kept = f"all examples are finished and kept in {out.path}; the same command writes the rest"
+            state.kept = lambda: kept
+            contradicted = _conclude(out, runs, subject)
             if contradicted or not all(finding["passed"] for finding in runs[0].findings):
                 raise SystemExit(1)
     return out.path
@@ -783,7 +780,7 @@ def _audit_after(runs: Sequence[Run]) -> None:
         run.findings = auditing.as_plain(findings)
 
 
-def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> bool:
+def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject) -> bool:
     """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B.
 
     Returns:
@@ -811,9 +808,11 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
     if any(run.todo for run in runs):
         config = {**conclusion.config_of_all(jobs), "checkpoint_sha256": subject.sha256}
         shown = conclusion.shown(jobs)
-        report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
-        if offline:
-            entrypoint.say_offline(out.path)
+        log = partial(report.log_to_wandb, out, rows, results, examples=shown, config=config, group=subject.training)
+        reason = entrypoint.wandb_offline() or entrypoint.wandb_refusal(partial(log, offline=False))
+        if reason is not None:
+            log(offline=True)
+            entrypoint.say_offline(out.path, reason)
     where = ", ".join(str(job.folder.counterexamples) for job in jobs if job.folder.counterexamples.is_dir())
     wrong = attack_results.contradiction_lines(rows, alpha=jobs[0].smoother.budget.alpha, where=where)
     if wrong:

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +45,7 @@ class TrainingCLI(LightningCLI):
 
     run_folder: Path
     config_to_save: Namespace
-    offline = False
+    offline: str | None = None
     locks: ExitStack
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -98,7 +99,10 @@ class TrainingCLI(LightningCLI):
             resuming.check_same(self.run_folder, self.parser, self.config_to_save)
             self.config_to_save.resume = None
         self.config.trainer.default_root_dir = str(self.run_folder)
-        for logger in _logger_configs(self.config.trainer.logger):
+        loggers = _logger_configs(self.config.trainer.logger)
+        if any(logger.class_path.endswith("WandbLogger") for logger in loggers) and rank_zero_only.rank == 0:
+            self.offline = entrypoint.wandb_offline()
+        for logger in loggers:
             for key, value in self._logger_arguments(logger.class_path.rsplit(".", 1)[-1], run_id).items():
                 logger.init_args[key] = value
 
@@ -120,7 +124,16 @@ class TrainingCLI(LightningCLI):
         ]
         given = self._get(self.config_init, "trainer").get("callbacks") or []
         callbacks = [*(given if isinstance(given, list) else [given]), Survival(), *checkpoints]
-        return super().instantiate_trainer(callbacks=callbacks, plugins=[WholeCheckpoints()], **kwargs)
+        writer = WholeCheckpoints(partial(_point_latest_at, self.run_folder))
+        return super().instantiate_trainer(callbacks=callbacks, plugins=[writer], **kwargs)
+
+    def begin_logging(self) -> None:
+        """Begin the run of W&B, offline where its server does not let it begin, and say so if a key is known."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and self.offline is None:
+                self.offline = entrypoint.wandb_refusal(lambda logger=logger: logger.experiment)
+                if self.offline is not None:
+                    logger._wandb_init["mode"] = "offline"  # made already, it can be told in no other way
 
     def _logger_arguments(self, name: str, run_id: str) -> dict[str, Any]:
         folder = self.run_folder
@@ -132,7 +145,7 @@ class TrainingCLI(LightningCLI):
                 named["resume"] = "allow"
             if self.offline:  # the logger's own way, an environment variable, comes too late for a second run here
                 named["mode"] = "offline"
-            return {"save_dir": str(folder), "offline": self.offline, **named}
+            return {"save_dir": str(folder), "offline": self.offline is not None, **named}
         return {"save_dir": str(folder)}
 
 
@@ -147,13 +160,13 @@ def main(args: Sequence[str] | None = None) -> Path:
     """
     words = list(sys.argv[1:] if args is None else args)
     launched_by_us = _RUN_ID not in os.environ
-    TrainingCLI.offline = entrypoint.wandb_offline()
-    entrypoint.quiet_libraries(offline=TrainingCLI.offline)
-    entrypoint.keep_freed_memory()
     try:
-        with entrypoint.interruptible(), ExitStack() as locks:
+        with entrypoint.interruptible(), ExitStack() as locks, entrypoint.user_errors() as state:
+            entrypoint.quiet_libraries()
+            entrypoint.keep_freed_memory()
+            entrypoint.end_with_children(state)
             TrainingCLI.locks = locks
-            with entrypoint.user_errors(), class_paths.checked(words):
+            with class_paths.checked(words):
                 resumed = resuming.asked_for(words)
                 if resumed is not None and launched_by_us:
                     os.environ[_RUN_ID] = resuming.run_id(resumed)
@@ -171,9 +184,10 @@ def main(args: Sequence[str] | None = None) -> Path:
                     run=False,
                 )
                 checkpoint = None if resumed is None else resuming.checkpoint(resumed, cli.trainer)
-            if cli.trainer.is_global_zero:
-                _point_latest_at(cli.run_folder)
+            state.folder, state.kept = cli.run_folder, partial(_going_on, cli)
+            cli.begin_logging()
             _fit(cli, checkpoint)
+            state.kept = lambda: f"the training is finished and kept in {cli.run_folder}"
             for logger in cli.trainer.loggers:
                 if isinstance(logger, WandbLogger) and cli.trainer.is_global_zero:
                     logger.experiment.finish()
@@ -218,31 +232,26 @@ def _check_shapes(model: NoisyModule, data: ImageDataModule) -> None:
 
 
 def _fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
-    """Train, and say how to go on where that ends early.
+    """Train, and say how to go on where a person ends that early.
 
     Raises:
-        SystemExit: with code 2 and one line where disk, data or numbers fail, with code 1 on Ctrl-C and SIGTERM.
+        SystemExit: with code 1 on Ctrl-C and SIGTERM.
     """
-    last = cli.run_folder / "checkpoints" / "last.ckpt"
-    command = f"python {shlex.quote(str(_script(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}"
-
-    def going_on() -> str:
-        return f"go on with `{command}`" if last.is_file() else "no epoch has ended yet: there is nothing to go on with"
-
     try:
         if checkpoint is not None:
             resuming.continue_metrics(cli.trainer, checkpoint)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    except (OSError, ValueError) as error:
-        entrypoint.fail(f"{error}; {going_on()}")
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        entrypoint.fail(f"{str(error).splitlines()[0]}; {going_on()}")
     except (SystemExit, KeyboardInterrupt):
         if cli.trainer.is_global_zero:
-            print(f"interrupted; {going_on()}")
+            print(f"interrupted; {_going_on(cli)}")
         raise SystemExit(1) from None
+
+
+def _going_on(cli: TrainingCLI) -> str:
+    """Say how to go on with a training that has not ended."""
+    if not (cli.run_folder / "checkpoints" / "last.ckpt").is_file():
+        return "no epoch has ended yet: there is nothing to go on with"
+    return f"go on with `python {shlex.quote(str(_script(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}`"
 
 
 def _script(path: Path) -> Path:
@@ -272,8 +281,8 @@ def _report(cli: TrainingCLI) -> None:
     """Where things are, how good the best checkpoint is, and what to type next."""
     best = cli.run_folder / "checkpoints" / "best.ckpt"
     print(f"run folder: {cli.run_folder}")
-    if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline:
-        entrypoint.say_offline(cli.run_folder)
+    if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline is not None:
+        entrypoint.say_offline(cli.run_folder, cli.offline)
     if not best.is_file():
         print("no checkpoint was written: no validation ended")
         return

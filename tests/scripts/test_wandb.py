@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 from numpy.typing import NDArray
+from wandb.errors import CommError
 from wandb.proto.wandb_internal_pb2 import Record
 
 import certify
+import entrypoint
 import train
 from datamodules import MNIST
 
@@ -72,6 +74,35 @@ def test_a_checkpoint_without_a_run_is_certified_without_a_group(
     folder = certify.main([*TINY, *given])
     (run,) = (record.run for record in wandb_records(folder) if record.WhichOneof("record_type") == "run")
     assert run.run_group == ""
+
+
+@pytest.mark.usefixtures("logs_to_wandb")
+@pytest.mark.parametrize("mode", ["", "online"])
+def test_a_server_that_cannot_be_reached_costs_no_run(
+    mode: str, tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    folder = train.main([*tiny_training, "--trainer.max_epochs=1", f"--runs={tmp_path}"])
+    tiny = ["--n=100", "--m=400", "--k=8", "--num-examples=1", "--batch-size=64", "--accelerator=cpu", "--h=0"]
+    monkeypatch.setenv("WANDB_MODE", mode)  # which Lightning's logger changes
+    certified = certify.main([f"--ckpt={folder / 'checkpoints' / 'best.ckpt'}", f"--out={tmp_path / 'out'}", *tiny])
+    said = capsys.readouterr().out
+    assert said.count("W&B ran offline (no connection to http://127.0.0.1:9: ConnectionError)") == 2
+    assert certified is not None
+    assert all(list(place.glob("wandb/offline-run-*/run-*.wandb")) for place in (folder, certified))
+    assert (tmp_path / "latest").resolve() == folder.resolve()
+
+
+def test_a_run_that_the_server_refuses_goes_on_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin() -> None:
+        raise CommError("no such entity")
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert entrypoint.wandb_refusal(begin) == "CommError: no such entity"
+    assert entrypoint.wandb_refusal(lambda: None) is None
 
 
 def test_the_sweep_runs_train_py_for_every_sigma(
