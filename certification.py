@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 import entrypoint
 from callbacks import CertificateWriter, CertificationFolder, CertificationProgress, Row, summarise
-from center_smoothing import CenterSmoother, Distance, MeanBudget, MeanSmoother
+from center_smoothing import CenterSmoother, Distance, MeanSmoother
 from center_smoothing.attack import AttackBudget, has_gradient
 from center_smoothing.audit import RTOL, Finding, check_axioms, check_determinism, check_independence
 from center_smoothing.budget import Coverage
@@ -104,11 +104,12 @@ class Job:
     @property
     def evaluations(self) -> int:
         """Evaluations of the base function per example at most, about so many of them for attacks."""
-        budget = self.smoother.budget
-        if self.attack is None:
-            return budget.evaluations
-        again = budget.n if isinstance(budget, MeanBudget) else budget.k + budget.n + budget.n_check
-        return budget.evaluations + len(self.eps_in) * (self.attack.evaluations + again)
+        return self.smoother.budget.evaluations + len(self.eps_in) * self.evaluations_of_attack
+
+    @property
+    def evaluations_of_attack(self) -> int:
+        """Evaluations of the base function for an attack at one eps_in, about so many; 0 without attacks."""
+        return 0 if self.attack is None else self.attack.evaluations + self.smoother.budget.evaluations_to_smooth
 
     @property
     def kind(self) -> str:
@@ -198,8 +199,9 @@ class Run:
                 x, drawn = self._calibration_outputs(image, job.indices[position], compare=not seconds)
                 rate = samples_per_second(job.smoother.outputs, x, job.smoother.distance, seconds=_SECONDS)
                 seconds.append(1.0 / rate)
-            self._check_distance(drawn, job.indices[position])
-            finite |= bool(torch.isfinite(drawn).flatten(1).all(dim=1).any())
+            with value_errors(f"--distance must take the model's outputs, got shape {tuple(drawn.shape[1:])}"):
+                self._check_distance(drawn, job.indices[position])
+                finite |= bool(job.smoother.distance.are_outputs(drawn).any())
         if job.original is not job.model:
             job.original.to(home)  # its memory is of more use to the run
         if not finite:
@@ -212,8 +214,7 @@ class Run:
     def _check_distance(self, drawn: Tensor, index: int) -> None:
         """See that the distance takes outputs, and that a user's own one is a distance on them."""
         distance = self.job.smoother.distance
-        distance.embed(drawn)
-        finite = drawn[torch.isfinite(drawn).flatten(1).all(dim=1)][:_AXIOMS]
+        finite = drawn[distance.are_outputs(drawn).to(drawn.device)][:_AXIOMS]
         if self.job.config["distance"] in _KNOWN or len(finite) < 3:
             return
         if distance.averages:
@@ -262,10 +263,8 @@ class Run:
             x = point_of(job.model, image)
             if compare:
                 original = job.smoother.distance.encoded(job.original)
-                if isinstance(job.smoother, MeanSmoother):
-                    original = job.smoother.clipped(original)
-                given_noise = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid}
-                plain = NoisyOutputs(original, **given_noise, batch_size=_CALIBRATION)
+                same = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid, "after": outputs.after}
+                plain = NoisyOutputs(original, **same, batch_size=_CALIBRATION)
                 expected = torch.cat(list(plain.draw(x, **given)))
         with value_errors(f"{flags} does not work with this model here" if compare else unfit):
             drawn = torch.cat(list(outputs.draw(x, **given)))
@@ -283,7 +282,7 @@ class Run:
         """Certify what is not finished; each example is on disk as soon as it is.
 
         Raises:
-            SystemExit: with code 2 and one line if the model, the disk or another process fails on the way.
+            Exception: whatever the model, the distance, the disk or another process raises on the way.
         """
         if not self.todo:
             return
@@ -300,11 +299,9 @@ class Run:
                 self.write_summary([])
             self.trainer.predict(certifier, datamodule=remaining, return_predictions=False)
             self.trainer.strategy.barrier()
-        except (ValueError, OSError, RuntimeError) as error:
-            entrypoint.fail(f"{self._what_failed(error)}; {self._kept()}; the same command goes on from there")
         except (SystemExit, KeyboardInterrupt):
             if self.trainer.is_global_zero:
-                print(f"interrupted; {self._kept()}; the same command goes on from there")
+                print(f"interrupted; {self.kept()}")
             raise
 
     def conclude(self) -> tuple[list[Row], list[dict[str, float | int]]]:
@@ -349,15 +346,13 @@ class Run:
             }
         )
 
-    def _what_failed(self, error: Exception) -> str:
-        # gloo raises a RuntimeError with its own source file's name, the others errors of their own
-        if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
-            return "another process has ended before its examples were done"
-        return entrypoint.one_line(str(error)) or type(error).__name__
-
-    def _kept(self) -> str:
+    def kept(self) -> str:
+        """Say which examples are finished, and what to do for the rest."""
         count = len(self.job.folder.finished(self.job.eps_in) & set(self.job.indices))
-        return f"{count} of {len(self.job.examples)} examples are finished and kept in {self.job.folder.path}"
+        return (
+            f"{count} of {len(self.job.examples)} examples are finished and kept in {self.job.folder.path}; "
+            "the same command goes on from there"
+        )
 
     def _device_name(self) -> str:
         device = self.trainer.strategy.root_device
@@ -483,12 +478,13 @@ def samples_per_second(outputs: NoisyOutputs, x: Tensor, distance: Distance, *, 
 
 @contextmanager
 def value_errors(message: str) -> Iterator[None]:
-    """Turn what PyTorch raises for shapes that don't fit, and for what it cannot compile, into ValueErrors."""
+    """Turn whatever a model raises, such as for shapes that don't fit, and what cannot be compiled into ValueErrors."""
     try:
         yield
-    except RuntimeError as error:
-        reason = str(error).strip().split("\n\n")[0]
-        raise ValueError(f"{message}: {reason}") from error
+    except Exception as error:  # a model may raise anything
+        if entrypoint.speaks_for_itself(error):
+            raise
+        raise ValueError(f"{message}: {entrypoint.described(error)}") from error
 
 
 def _refuse(finding: Finding, index: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,8 +53,11 @@ from lightning_modules import (
     CompiledModel,
     ImportedModel,
     LoadedCheckpoint,
+    NoisyModule,
+    checkpoint_file,
     folded,
     load_checkpoint,
+    load_own,
 )
 from lightning_modules.imported import SUFFIXES, model_in, model_of, source_of
 
@@ -117,40 +121,37 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk. With code 1 if an audit
             found a failure, or an attack contradicts a certificate, or on an interruption.
     """
-    offline = entrypoint.wandb_offline()
-    entrypoint.quiet_libraries(offline=offline)
-    entrypoint.keep_freed_memory()
-    entrypoint.end_with_parent()
-    with entrypoint.interruptible(), ExitStack() as locks:
-        with entrypoint.user_errors():
-            with class_paths.checked(sys.argv[1:] if args is None else args):
-                options = _parse(args)
-            if options["from"] is not None:
-                return _answer(options)
-            if options.plan:
-                _say(*_plan_only(options), sep="\n")
-                return None
-            subject = _subject(options)
-            out, jobs = _prepare(options, subject, locks)
-            _say(*_plan(jobs), sep="\n")
-            runs = [Run(job, **_where(options)) for job in jobs]
-            if options.audit:
-                _audit_before(runs)
-            _preflight(runs)
-            if len(jobs) > 1 and out.read_summary() is None and rank_zero_only.rank == 0:
-                runs[0].write_summary([], folder=out, config=conclusion.config_of_all(jobs))
+    with entrypoint.interruptible(), ExitStack() as locks, entrypoint.user_errors() as state:
+        entrypoint.quiet_libraries()
+        entrypoint.keep_freed_memory()
+        entrypoint.end_with_parent()
+        entrypoint.end_with_children(state)
+        with class_paths.checked(sys.argv[1:] if args is None else args):
+            options = _parse(args)
+        if options["from"] is not None:
+            return _answer(options)
+        if options.plan:
+            _say(*_plan_only(options), sep="\n")
+            return None
+        subject = _subject(options)
+        out, jobs = _prepare(options, subject, locks)
+        state.folder = out.path
+        _say(*_plan(jobs), sep="\n")
+        runs = [Run(job, **_where(options)) for job in jobs]
+        if options.audit:
+            _audit_before(runs)
+        _preflight(runs)
+        if len(jobs) > 1 and out.read_summary() is None and rank_zero_only.rank == 0:
+            runs[0].write_summary([], folder=out, config=conclusion.config_of_all(jobs))
         for run in runs:
             if len(runs) > 1 and run.todo:
                 _say(f"{run.job.folder.path.name}:")
+            state.kept = run.kept
             run.execute()
         if runs[0].trainer.is_global_zero:
-            with entrypoint.user_errors():
-                try:
-                    contradicted = _conclude(out, runs, subject, offline=offline)
-                except OSError as error:
-                    raise ValueError(
-                        f"{error}; all examples are finished and kept in {out.path}; the same command writes the rest"
-                    ) from error
+            kept = f"all examples are finished and kept in {out.path}; the same command writes the rest"
+            state.kept = lambda: kept
+            contradicted = _conclude(out, runs, subject)
             if contradicted or not all(finding["passed"] for finding in runs[0].findings):
                 raise SystemExit(1)
     return out.path
@@ -161,7 +162,7 @@ def _parser() -> ArgumentParser:
     add, count, choice, positive = parser.add_argument, entrypoint.count, entrypoint.choice, entrypoint.positive_number
     ratios, budgets = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), f"one of {', '.join(entrypoint.BUDGETS)}"
     add("--config", action="config", help="YAML file with any of these arguments")
-    add("--ckpt", type=str | None, help="checkpoint that train.py wrote")
+    add("--ckpt", type=str | None, help="checkpoint that train.py wrote, or its run folder")
     add(
         "--model",
         type=BaseModel | None,
@@ -241,7 +242,12 @@ def _parser() -> ArgumentParser:
     add("--attack-samples", type=count("--attack-samples"), help=f"noisy copies of a step; default {tries.samples}")
     limited = entrypoint.time_span("--time-limit")
     add("--time-limit", type=limited, help="with --plan: print the n, m, k and delta that fill it: 90s, 30m, 2h")
-    add("--coverage", type=choice("--coverage", *COVERAGES), default="pointwise", help="promise per radius, or for all")
+    add(
+        "--coverage",
+        type=choice("--coverage", *COVERAGES),
+        default="pointwise",
+        help="each answer by itself, or all at one sigma together",
+    )
     add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
     add(
         "--out",
@@ -275,10 +281,11 @@ def _parser() -> ArgumentParser:
 
 
 def _parse(args: Sequence[str] | None) -> Namespace:
-    given_words = sys.argv[1:] if args is None else args
+    given_words = entrypoint.files_first(sys.argv[1:] if args is None else args)
     words, model = _users_model(entrypoint.joined(entrypoint.joined(given_words, "--m"), "--from", by="\0"))
+    trained = model if isinstance(model, LoadedCheckpoint) else None
     parser = _parser()
-    parser.set_defaults(data=_data_that_arguments_change(words))
+    parser.set_defaults(data=_data_that_arguments_change(words, trained))
     try:
         with class_paths.parse_errors():
             options = parser.parse_args(words)
@@ -289,7 +296,7 @@ def _parse(args: Sequence[str] | None) -> Namespace:
     except (AttributeError, KeyError, IndexError, RecursionError) as error:  # of jsonargparse, for absurd files
         raise ValueError(f"--config must be a file with arguments of certify.py by name, got {error!r}") from error
     if model is not None:
-        options.model = model
+        options.model = model.model if isinstance(model, LoadedCheckpoint) else model
     own = options.distance not in entrypoint.DISTANCES
     if own and not (options.trust or options.distance in class_paths.typed(words)):
         raise ValueError(
@@ -315,11 +322,13 @@ def _parse(args: Sequence[str] | None) -> Namespace:
         raise ValueError(f"--grid is of discrete noise: it needs --noise discrete, got {options.noise}")
     if options.noise == "discrete":
         options.grid = options.grid or DEFAULT_GRID
-    return parser.instantiate(options)
+    options = parser.instantiate(options)
+    options.trained = trained
+    return options
 
 
-def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | None]:
-    """What --model leads to on the command line, if it is none of this project's models, and the words without it."""
+def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | LoadedCheckpoint | None]:
+    """What --model leads to on the command line, and the words without it; None for a model without weights of ours."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--model")
     named, others = peek.parse_known_args(list(words))
@@ -332,9 +341,38 @@ def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | None]
         return list(words), None
     found = class_paths.imported(name, "--model")
     if isinstance(found, type) and issubclass(found, BaseModel):
-        return list(words), None
+        return (_trained_model(found, others) if issubclass(found, NoisyModule) else None) or (list(words), None)
     arguments, rest = class_paths.arguments_of("--model", others)
     return rest, model_of(found, arguments, name=name)
+
+
+def _trained_model(kind: type[NoisyModule], words: Sequence[str]) -> tuple[list[str], LoadedCheckpoint] | None:
+    """A model of a user's class with the weights that --model.weights names, and the words without its arguments."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("--model.weights", "--model.init_args.weights", dest="weights")
+    named, others = peek.parse_known_args(list(words))
+    if named.weights is None:
+        return None
+    path = Path(named.weights)
+    if "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir():
+        return None  # the class knows what it is
+    arguments, rest = class_paths.arguments_of("--model", others)
+    return rest, load_own(kind, _checkpoint_of(path, "--model.weights"), arguments)
+
+
+def _checkpoint_of(path: str | Path, flag: str) -> Path:
+    """The file of a checkpoint; which it is of a folder is said."""
+    found = checkpoint_file(path, flag=flag)
+    if found != Path(path):
+        _say(f"checkpoint: {found}")
+    return found
+
+
+def _trained(options: Namespace) -> LoadedCheckpoint | None:
+    """What train.py has trained, from --ckpt or from --model.weights; None for a pretrained model."""
+    if options.ckpt is None:
+        return options.trained
+    return load_checkpoint(_checkpoint_of(options.ckpt, "--ckpt"))
 
 
 def _check_smoother(options: Namespace) -> None:
@@ -394,21 +432,21 @@ def _check_planning(options: Namespace) -> None:
 
 def _subject(options: Namespace) -> Subject:
     """The model and its test data, as far as they can be had."""
-    if options.model is not None:
+    trained = _trained(options)
+    if trained is None:
         if options.data is None:
             raise ValueError("--data must name a data module, e.g. PhotoFolder, for a pretrained model, got none")
         data, folder = options.data, Path("runs") / type(options.model).__name__
         sha256 = getattr(options.model, "sha256", None)
         subject = Subject(options.model.eval(), options.sigma, sha256, None, data, folder)
     else:
-        checkpoint, path = load_checkpoint(options.ckpt), Path(options.ckpt).resolve()
-        data = options.data
+        data, path = options.data, trained.path.resolve()
         if data is None:
-            kind, init_args = _trained_on(checkpoint)
+            kind, init_args = _trained_on(trained)
             data = kind(**init_args)
-        sigma = checkpoint.model.sigma if options.sigma is None else options.sigma
+        sigma = trained.model.sigma if options.sigma is None else options.sigma
         folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-        subject = Subject(checkpoint.model, sigma, entrypoint.sha256(path), checkpoint.run, data, folder)
+        subject = Subject(trained.model, sigma, entrypoint.sha256(path), trained.run, data, folder)
     subject.data.prepare_data()
     subject.data.setup("test")
     return subject
@@ -517,9 +555,9 @@ def _means(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoot
 
 def _plan_only(options: Namespace) -> list[str]:
     """What --plan prints, from the flags and the model alone."""
-    model, sigma = options.model, options.sigma
-    if options.ckpt is not None:
-        model = load_checkpoint(options.ckpt).model
+    model, sigma, trained = options.model, options.sigma, _trained(options)
+    if trained is not None:
+        model = trained.model
         sigma = model.sigma if sigma is None else sigma
     known = model is not None or sigma is not None or options.eps_in is not None
     levels = _noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
@@ -584,7 +622,7 @@ def _input_radii(options: Namespace, sigma: float) -> list[float]:
     return list(dict.fromkeys(options.eps_in or (ratio * sigma for ratio in ratios)))
 
 
-def _data_that_arguments_change(args: Sequence[str]) -> dict[str, Any] | None:
+def _data_that_arguments_change(args: Sequence[str], trained: LoadedCheckpoint | None) -> dict[str, Any] | None:
     """With ``--data.root`` alone: the data that the checkpoint was trained on, at another place."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--ckpt")
@@ -592,9 +630,9 @@ def _data_that_arguments_change(args: Sequence[str]) -> dict[str, Any] | None:
     peek.add_argument("--model")
     known, others = peek.parse_known_args(args)
     alone = known.data is None and any(other.startswith("--data.") for other in others)
-    if known.model is not None or known.ckpt is None or not alone:
+    if known.model is not None or not alone or (known.ckpt is None and trained is None):
         return None
-    kind, init_args = _trained_on(load_checkpoint(known.ckpt))
+    kind, init_args = _trained_on(trained or load_checkpoint(known.ckpt))
     return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": init_args}
 
 
@@ -663,7 +701,8 @@ def _plan(jobs: Sequence[Job]) -> list[str]:
     else:
         found = report.plan_lines(smoother.budget, smoother.distance, **given)
     if jobs[0].attack is not None:
-        found.append(attack_results.plan_line(jobs[0].attack, eps_in=len(jobs[0].eps_in)))
+        evaluations = max(job.evaluations_of_attack for job in jobs)
+        found.append(attack_results.plan_line(jobs[0].attack, evaluations=evaluations))
     change = jobs[0].grid_change
     if change is not None:
         found.append(report.grid_line(jobs[0].config["grid"], change))
@@ -704,7 +743,7 @@ def _audit_after(runs: Sequence[Run]) -> None:
         run.findings = auditing.as_plain(findings)
 
 
-def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *, offline: bool) -> bool:
+def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject) -> bool:
     """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B.
 
     Returns:
@@ -719,17 +758,19 @@ def _conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, *
     for line in [*notes, *_memory_lines(runs)]:
         print(line)
     print(parts[0].promise)
-    for name, reason in subject.data.left_out.items():
-        print(f"left out: {name!r}, {reason}")
+    for line in report.left_out_lines(subject.data.left_out):
+        print(line)
     files = ", ".join(path.name for path in (out.table, out.fractions, out.summary, out.picture, out.fraction_picture))
     where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma"
     print(f"written: {out.path} ({files}, report.html, {where})")
     if any(run.todo for run in runs):
         config = {**conclusion.config_of_all(jobs), "checkpoint_sha256": subject.sha256}
         shown = conclusion.shown(jobs)
-        report.log_to_wandb(out, rows, results, examples=shown, config=config, group=subject.training, offline=offline)
-        if offline:
-            entrypoint.say_offline(out.path)
+        log = partial(report.log_to_wandb, out, rows, results, examples=shown, config=config, group=subject.training)
+        reason = entrypoint.wandb_offline() or entrypoint.wandb_refusal(partial(log, offline=False))
+        if reason is not None:
+            log(offline=True)
+            entrypoint.say_offline(out.path, reason)
     where = ", ".join(str(job.folder.counterexamples) for job in jobs if job.folder.counterexamples.is_dir())
     wrong = attack_results.contradiction_lines(rows, alpha=jobs[0].smoother.budget.alpha, where=where)
     if wrong:

@@ -130,7 +130,8 @@ def imported(name: str, flag: str) -> Any:  # noqa: ANN401  # whatever it is
         return getattr(import_module(module), attribute)
     except Exception as error:  # a module may raise anything
         raise ValueError(
-            f"{flag} must be the name of something that can be imported from here, got {name}: {error}"
+            f"{flag} must be the name of something that can be imported from here, got {name}: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from callbacks import CertificationFolder, draw, html_report
-from callbacks import certification_report as report
 from callbacks.attack_results import LOWER_BOUND
 from callbacks.certification_folder import Row, lines
 from callbacks.certified_fraction import certified_fractions
 from callbacks.certified_fraction_plot import write_fractions
 from callbacks.example_pictures import holds_boxes
 from callbacks.html_report.of_folder import NOT_SETTINGS
+from center_smoothing.promise import confidence, promise_line
 from certification import Job, Run
 
 
@@ -41,7 +41,7 @@ class Part:
         job, (rows, results) = run.job, run.conclude()
         job.folder.check_consistent(job.folder.certificates())  # of examples that were there already, too
         smoother, grid = job.smoother, job.smoother.outputs.grid
-        promise = report.promise_line(smoother.budget, smoother.distance, coverage=job.coverage, grid=grid)
+        promise = promise_line(smoother.budget, smoother.distance, coverage=job.coverage, grid=grid)
         return cls(job, rows, results, promise, html_report.report_of_folder(job.folder, rows, promise=promise))
 
 
@@ -118,5 +118,5 @@ def _title(jobs: Sequence[Job], config: Mapping[str, Any]) -> str:
     clipped = f", means clipped to {config['clip_norm']:g}" if "clip_norm" in config else ""
     return (
         f"{config['model']}, {smoothed}{smoother.distance!r}, sigma = {sigma}, {len(jobs[0].examples)} examples"
-        f"{clipped}, each radius certified with probability {report.confidence(smoother.budget)}"
+        f"{clipped}, each radius certified with probability {confidence(smoother.budget)}"
     )

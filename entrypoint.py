@@ -9,18 +9,25 @@ import math
 import netrc
 import os
 import re
+import shlex
 import signal
 import sys
+import sysconfig
+import tempfile
 import threading
+import time
+import traceback
 import warnings
 from argparse import ArgumentError, ArgumentTypeError
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlparse
 
+import torch
 import yaml
 
 import class_paths
@@ -72,6 +79,29 @@ DISTANCES: dict[str, Distance] = {
     "wasserstein1": Wasserstein1(),
 }
 
+# Top-level modules of this project: what others raise is a stranger's.
+_OURS = {
+    *("__main__", "auditing", "benchmarks", "callbacks", "center_smoothing", "certification", "certify", "class_paths"),
+    *("conclusion", "datamodules", "entrypoint", "examples", "experiments", "lightning_modules", "perceptual"),
+    *("planning", "resuming", "train"),
+}
+# What reads arguments, and says in its own words what is wrong with them.
+_PARSERS = {"argparse", "jsonargparse", "lightning"}
+# What signs in a message of PyTorch mean for a model.
+_ADVICE = {
+    "does not have a grad_fn": "a model that needs gradients must compute them under `with torch.enable_grad():` in "
+    "its forward, as it is called without",
+    "view size is not compatible": "a model that needs contiguous memory is certified with --channels-last=false",
+}
+# Seconds that a server of W&B has to answer.
+_WANDB_PATIENCE = 4.0
+_OTHER_PROCESS = "another process has ended before its work was done"
+# Seconds in which a process finds out by itself that another one has ended.
+_PATIENCE = 15.0
+_TRACEBACK = "traceback.txt"
+# Characters of a message that go on the terminal.
+_MAX_MESSAGE = 500
+
 # Of the units of --time-limit.
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -98,13 +128,151 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+@dataclass
+class RunState:
+    """What a script knows of its run, in case that it fails.
+
+    Attributes:
+        folder: that a traceback is written to; None: the folder for temporary files.
+        kept: says what is not lost; None: nothing was there to lose.
+    """
+
+    folder: Path | None = None
+    kept: Callable[[], str] | None = None
+
+    def said(self) -> list[str]:
+        """Return what ``kept`` says, as far as the disk lets it."""
+        with suppress(Exception):
+            return [] if self.kept is None else [self.kept()]
+        return []
+
+
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn what bad input raises while a script sets itself up into one line and exit code 2."""
+def user_errors() -> Iterator[RunState]:
+    """Turn whatever a script raises into one line and exit code 2.
+
+    Bad input is said as it is. For everything else, above all what a user's model, distance or file leads to, the line
+    has the class of the error and names a file with the traceback.
+    """
+    state = RunState()
     try:
-        yield
-    except (ArgumentError, ArgumentTypeError, ValueError, TypeError, OSError) as error:
-        fail(str(error) or type(error).__name__)
+        yield state
+    except Exception as error:
+        parts = [described(error), *state.said()]
+        if not is_refusal(error):
+            if _is_fault_of_ours(error):
+                parts.append("this looks like a fault of Center Smoothing itself: please report it")
+            path = _write_traceback(error, state.folder)
+            parts += [] if path is None else [f"the traceback is in {path}"]
+        fail("; ".join(parts))
+    if state.folder is not None:
+        with suppress(OSError):
+            (state.folder / _TRACEBACK).unlink(missing_ok=True)  # of an earlier try
+
+
+def described(error: BaseException) -> str:
+    """Return an error in one line: the class, unless the message is this project's own, the message, and advice.
+
+    Example:
+        >>> described(KeyError("weights"))
+        "KeyError: 'weights'"
+    """
+    if _is_of_another_process(error):
+        return _OTHER_PROCESS
+    text, name = str(error).strip(), type(error).__name__
+    if speaks_for_itself(error):
+        return one_line(text) or name
+    cause = next((each for each in _chain(error) if _innermost(each) not in _PARSERS), error)
+    if cause is not error:  # the parser has put another class in its place
+        flag = re.match(r"--\S+", one_line(text))
+        return (f"{flag[0]} leads to " if flag and not speaks_for_itself(cause) else "") + described(cause)
+    if "(most recent call last)" in text:  # of a process that loads data, or of TorchScript: the reason stands last
+        text = text.splitlines()[-1].strip()
+    else:
+        text = one_line(text.split("\n\n")[0])
+    text = text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}..."
+    text = text if text.startswith(f"{name}:") else f"{name}: {text}" if text else name
+    return text + next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in str(error)), "")
+
+
+def speaks_for_itself(error: BaseException) -> bool:
+    """Return whether a message is in words that say what is wrong without a class: this project's, or a refusal's."""
+    return is_refusal(error) or (isinstance(error, ValueError) and _innermost(error) in _OURS)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether a message says all that there is to say: of bad input that was found, of the disk, of a process.
+
+    Nothing that went through code from elsewhere, such as a user's model, counts as that.
+    """
+    if _is_of_another_process(error):
+        return True
+    if _went_through_users_code(error):
+        return False
+    if isinstance(error, ValueError | TypeError):
+        return _innermost(error) in (_OURS if isinstance(error, ValueError) else set()) | _PARSERS
+    refusals = (ArgumentError, ArgumentTypeError, OSError)
+    return isinstance(error, refusals) or type(error).__name__ == "MisconfigurationException"  # Lightning's
+
+
+def _is_of_another_process(error: BaseException) -> bool:
+    # gloo raises a RuntimeError with its own source file's name, the others errors of their own
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+
+
+def _is_fault_of_ours(error: BaseException) -> bool:
+    """Return whether no machine, library or code from elsewhere explains an error."""
+    if isinstance(error, RuntimeError | MemoryError | OSError) or _went_through_users_code(error):
+        return False
+    return _innermost(error) in _OURS
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error, its cause, the cause of that, and so on."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+        chain.append(cause)
+    return chain
+
+
+def _frames(error: BaseException) -> list[tuple[Path, str]]:
+    """Return file and top-level module of each frame that an error went through, the innermost last."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return [(Path(each.f_code.co_filename), str(each.f_globals.get("__name__")).split(".")[0]) for each in frames]
+
+
+def _innermost(error: BaseException) -> str:
+    """Return the top-level module that raised an error."""
+    return next((module for _, module in reversed(_frames(error))), "")
+
+
+def _went_through_users_code(error: BaseException) -> bool:
+    """Return whether an error or one of its causes met code that is neither this project's, Python's, nor installed."""
+    stdlib, installed = sysconfig.get_path("stdlib"), {"site-packages", "dist-packages"}
+    return any(
+        isinstance(each, SyntaxError)
+        or any(
+            module not in _OURS and file.is_file() and not (installed & set(file.parts) or file.is_relative_to(stdlib))
+            for file, module in _frames(each)
+        )
+        for each in _chain(error)
+    )
+
+
+def _write_traceback(error: BaseException, folder: Path | None) -> Path | None:
+    """Write it into a folder, or else beside other temporary files; None where neither can be written to."""
+    text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
+    for place in (None,) if folder is None else (folder, None):
+        name = None
+        try:
+            descriptor, name = tempfile.mkstemp(".txt", "center-smoothing-traceback-", place)
+            with open(descriptor, "wb") as file:
+                file.write(text)
+            return Path(name) if place is None else Path(name).replace(place / _TRACEBACK)
+        except OSError:
+            if name is not None:
+                Path(name).unlink(missing_ok=True)
+    return None
 
 
 def one_line(message: str) -> str:
@@ -195,6 +363,32 @@ def joined(words: Sequence[str], flag: str, by: str = ",") -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+def files_first(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line so ordered that what is typed wins over files, wherever it stands.
+
+    First come the files of --config in their order, then arguments such as ``--model CLASS`` and ``--trainer FILE``,
+    then those of a part of these such as ``--model.width 5``.
+
+    Example:
+        >>> files_first(["--model.width", "5", "--model", "some.Class", "--config", "some.yaml"])
+        ['--config', 'some.yaml', '--model', 'some.Class', '--model.width', '5']
+    """
+    arguments: list[list[str]] = []
+    for word in words:
+        if not arguments or word.startswith(("--", "-c")):
+            arguments.append([])
+        arguments[-1].append(word)
+    return [word for argument in sorted(arguments, key=_turn) for word in argument]
+
+
+def _turn(argument: Sequence[str]) -> int:
+    """When an argument, the words from one flag to the next, is to be parsed."""
+    flag = argument[0].partition("=")[0]
+    if flag.startswith("-c") or (len(flag) > len("--c") and "--config".startswith(flag)):  # it may be abbreviated
+        return 0
+    return 2 if "." in flag else 1
 
 
 def time_span(name: str) -> Callable[[object], float]:
@@ -401,26 +595,78 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def wandb_offline() -> bool:
-    """Whether Weights & Biases has to run offline: no mode is set and no key is known. Never asks for one."""
+def wandb_offline() -> str | None:
+    """Return why Weights & Biases has to run offline, silently then; None where it need not.
+
+    Ask the server for the account of a known key, and wait a few seconds for it; never ask for a key.
+    """
+    reason = _why_offline()
+    if reason is not None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+    return reason
+
+
+def wandb_refusal(begin: Callable[[], object]) -> str | None:
+    """Return why the server of W&B does not let a run begin; None if ``begin`` could begin it."""
+    try:
+        begin()
+    except Exception as error:  # W&B has several families of them; what is wrong here, a run offline meets again
+        import wandb  # slow
+
+        wandb.teardown()  # its process holds the run's id
+        os.environ.setdefault("WANDB_SILENT", "true")
+        return described(error)
+    return None
+
+
+def _why_offline() -> str | None:
     mode = os.environ.get("WANDB_MODE")
-    if mode:
-        return mode in ("offline", "dryrun")
-    if os.environ.get("WANDB_API_KEY"):
-        return False
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    if mode in ("offline", "dryrun"):
+        return f"WANDB_MODE={mode}"
+    if mode == "disabled":
+        return None
+    server = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    key = os.environ.get("WANDB_API_KEY") or _netrc_key(urlparse(server).netloc)
+    return _why_unreachable(server.rstrip("/"), key) if key else "no API key"
+
+
+def _netrc_key(host: str) -> str | None:
     try:
         login = netrc.netrc(os.environ.get("NETRC") or None).authenticators(host)
-        return login is None or not login[2]
     except (OSError, netrc.NetrcParseError):
-        return True
+        return None
+    return login[2] if login is not None else None
 
 
-def say_offline(folder: Path) -> None:
-    """One line: where the offline run is, how to view and to upload it."""
+def _why_unreachable(server: str, key: str) -> str | None:
+    """Return why runs cannot go to a server of W&B with a key; None if they can."""
+    import requests  # W&B's own client comes with it
+
+    try:
+        answer = requests.post(
+            f"{server}/graphql",
+            json={"query": "query Viewer { viewer { id } }"},
+            auth=("api", key),
+            timeout=_WANDB_PATIENCE,
+            headers={"Connection": "close"},
+        )
+        known = answer.ok and bool((answer.json().get("data") or {}).get("viewer"))
+    except (OSError, ValueError, AttributeError) as error:  # no connection; no JSON; JSON of something else
+        return f"no connection to {server}: {type(error).__name__}"
+    if known:
+        # what is left on the disk when they run out is uploaded with `wandb sync`
+        os.environ.setdefault("WANDB_INIT_TIMEOUT", "20")
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "60")
+        return None
+    refused = answer.ok or answer.status_code in (401, 403)
+    return f"{server} does not know the API key" if refused else f"{server} answers {answer.status_code}"
+
+
+def say_offline(folder: Path, reason: str) -> None:
+    """Print one line: why W&B ran offline, where the run is, how to view and to upload it."""
     runs = sorted(folder.glob("wandb/offline-run-*"))
-    where = runs[-1] if runs else folder / "wandb"
-    print(f"W&B ran offline (no API key): view with `wandb leet {where}`, upload with `wandb sync {where}`")
+    where = shlex.quote(str(runs[-1] if runs else folder / "wandb"))
+    print(printable(f"W&B ran offline ({reason}): view with `wandb leet {where}`, upload with `wandb sync {where}`"))
 
 
 def make_writable(folder: Path, name: str) -> None:
@@ -468,6 +714,24 @@ def end_with_parent() -> None:
     prctl(pr_set_pdeathsig, int(signal.SIGKILL))
 
 
+def end_with_children(state: RunState) -> None:
+    """Let a process whose launched processes have failed end with one line and code 2.
+
+    Lightning looks after them every few seconds, and would kill it without a word.
+    """
+    from lightning.fabric.strategies.launchers import subprocess_script
+
+    def terminate(observer: Any) -> None:  # noqa: ANN401  # of a private class
+        time.sleep(_PATIENCE)
+        print(f"error: {'; '.join([_OTHER_PROCESS, *state.said()])}", file=sys.stderr, flush=True)
+        for process in observer._child_processes:
+            process.kill()
+        os._exit(2)
+
+    logging.getLogger(subprocess_script.__name__).setLevel(logging.WARNING)
+    subprocess_script._ChildProcessObserver._terminate_all = terminate  # type: ignore[method-assign]
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next forward pass instead of returning it to the kernel after each.
 
@@ -483,7 +747,7 @@ def keep_freed_memory() -> None:
     mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def quiet_libraries(*, offline: bool) -> None:
+def quiet_libraries() -> None:
     """Keep the terminal for what the user asked for: no hints and advertisements of libraries."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
@@ -496,5 +760,3 @@ def quiet_libraries(*, offline: bool) -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # metrics sync
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    if offline:
-        os.environ.setdefault("WANDB_SILENT", "true")

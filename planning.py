@@ -54,6 +54,11 @@ class Request:
         return list({f"{h:.9g}": h for h in ratios}.values())
 
     @property
+    def answers(self) -> int:
+        """How many eps_in are answered at a noise level, at most: each level is certified by itself."""
+        return max(map(len, self.levels.values()))
+
+    @property
     def fixed(self) -> dict[str, Any]:
         """What of the budget --time-limit does not choose, under the names of :class:`SmoothingBudget`."""
         flags = {name: self.options[name] for name in _FLAGS}
@@ -67,7 +72,7 @@ class Request:
             h=tuple(self.ratios),
             averages=self.distance.averages,
             coverage=self.options.coverage,
-            answers=max(map(len, self.levels.values())),
+            answers=self.answers,
             stops=self.stops,
             fixed=self.fixed,
         )
@@ -178,6 +183,7 @@ def only_plan(
         h=request.ratios,
         sigma=next(iter(levels)) if sigma_known and len(levels) == 1 else None,
         coverage=options.coverage,
+        answers=request.answers,
         inputs=None if examples is None else examples * len(levels),
         samples_per_second=None if speed is None else speed.samples_per_second * speed.processes,
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
+import re
 import secrets
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -20,13 +25,14 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import class_paths
+import datamodules
 import entrypoint
 import resuming
 from callbacks import CenterSmoothing
 from callbacks.certification_report import rounded_up
 from callbacks.survival import Survival, WholeCheckpoints
 from datamodules import ImageDataModule
-from lightning_modules import NoisyModule, load_weights
+from lightning_modules import BASE_MODELS, NoisyModule, checkpoint_file, load_weights
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_CONFIG, TRAIN, CERTIFY = ROOT / "configs" / "default.yaml", ROOT / "train.py", ROOT / "certify.py"
@@ -39,7 +45,7 @@ class TrainingCLI(LightningCLI):
 
     run_folder: Path
     config_to_save: Namespace
-    offline = False
+    offline: str | None = None
     locks: ExitStack
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -63,9 +69,15 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("sigma", "center_smoothing.sigma", compute_fn=float)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Whatever the files hold, bad input is one line."""
+        """Parse, so that whatever the files hold bad input is one line, and typed arguments win over them."""
         with class_paths.parse_errors():
-            super().parse_arguments(parser, args)
+            super().parse_arguments(parser, entrypoint.files_first(cast(Sequence[str], args)))
+            arguments = self.config.model.get("init_args", {})
+            if arguments.get("image_shape", ()) is None:
+                alone = ArgumentParser()
+                alone.add_argument("--data", type=ImageDataModule)
+                data = alone.instantiate(Namespace(data=self.config.data)).data
+                arguments.image_shape = None if data.image_shape is None else list(data.image_shape)
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, and send every logger to it."""
@@ -77,13 +89,20 @@ class TrainingCLI(LightningCLI):
             raise ValueError(f"--experiment must be the name of a folder, without a path, got {name!r}")
         entrypoint.make_writable(runs, "--runs")
         self.run_folder = runs / self.config.experiment / f"{self.config.sigma:g}-{run_id}"
+        if self.config.init_from is not None and self.config.resume is None and Path(self.config.init_from).is_dir():
+            found = checkpoint_file(Path(self.config.init_from).resolve(), flag="--init-from")
+            self.config.init_from = str(found)  # runs/latest will be this run
+            rank_zero_only(print)(f"weights of {found}")
         self.config_to_save = self.config.clone()
         if self.config.resume is not None:
             self.run_folder = resuming.run_folder(self.config.resume)
             resuming.check_same(self.run_folder, self.parser, self.config_to_save)
             self.config_to_save.resume = None
         self.config.trainer.default_root_dir = str(self.run_folder)
-        for logger in _logger_configs(self.config.trainer.logger):
+        loggers = _logger_configs(self.config.trainer.logger)
+        if any(logger.class_path.endswith("WandbLogger") for logger in loggers) and rank_zero_only.rank == 0:
+            self.offline = entrypoint.wandb_offline()
+        for logger in loggers:
             for key, value in self._logger_arguments(logger.class_path.rsplit(".", 1)[-1], run_id).items():
                 logger.init_args[key] = value
 
@@ -92,7 +111,9 @@ class TrainingCLI(LightningCLI):
         if self.config.init_from is not None and self.config.resume is None:
             load_weights(self.model, self.config.init_from)
         if rank_zero_only.rank == 0:
-            self.datamodule.prepare_data()  # before anything is written: the data may be out of reach
+            # before anything is written: the data may not be for this model, or out of reach
+            _check_shapes(self.model, self.datamodule)
+            self.datamodule.prepare_data()
             self.run_folder.mkdir(parents=True, exist_ok=True)
             self.locks.enter_context(resuming.locked(self.run_folder))
             self.parser.save(self.config_to_save, self.run_folder / "config.yaml", overwrite=True)
@@ -103,7 +124,16 @@ class TrainingCLI(LightningCLI):
         ]
         given = self._get(self.config_init, "trainer").get("callbacks") or []
         callbacks = [*(given if isinstance(given, list) else [given]), Survival(), *checkpoints]
-        return super().instantiate_trainer(callbacks=callbacks, plugins=[WholeCheckpoints()], **kwargs)
+        writer = WholeCheckpoints(partial(_point_latest_at, self.run_folder))
+        return super().instantiate_trainer(callbacks=callbacks, plugins=[writer], **kwargs)
+
+    def begin_logging(self) -> None:
+        """Begin the run of W&B, offline where its server does not let it begin, and say so if a key is known."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and self.offline is None:
+                self.offline = entrypoint.wandb_refusal(lambda logger=logger: logger.experiment)
+                if self.offline is not None:
+                    logger._wandb_init["mode"] = "offline"  # made already, it can be told in no other way
 
     def _logger_arguments(self, name: str, run_id: str) -> dict[str, Any]:
         folder = self.run_folder
@@ -115,7 +145,7 @@ class TrainingCLI(LightningCLI):
                 named["resume"] = "allow"
             if self.offline:  # the logger's own way, an environment variable, comes too late for a second run here
                 named["mode"] = "offline"
-            return {"save_dir": str(folder), "offline": self.offline, **named}
+            return {"save_dir": str(folder), "offline": self.offline is not None, **named}
         return {"save_dir": str(folder)}
 
 
@@ -130,13 +160,13 @@ def main(args: Sequence[str] | None = None) -> Path:
     """
     words = list(sys.argv[1:] if args is None else args)
     launched_by_us = _RUN_ID not in os.environ
-    TrainingCLI.offline = entrypoint.wandb_offline()
-    entrypoint.quiet_libraries(offline=TrainingCLI.offline)
-    entrypoint.keep_freed_memory()
     try:
-        with entrypoint.interruptible(), ExitStack() as locks:
+        with entrypoint.interruptible(), ExitStack() as locks, entrypoint.user_errors() as state:
+            entrypoint.quiet_libraries()
+            entrypoint.keep_freed_memory()
+            entrypoint.end_with_children(state)
             TrainingCLI.locks = locks
-            with entrypoint.user_errors(), class_paths.checked(words):
+            with class_paths.checked(words):
                 resumed = resuming.asked_for(words)
                 if resumed is not None and launched_by_us:
                     os.environ[_RUN_ID] = resuming.run_id(resumed)
@@ -154,9 +184,10 @@ def main(args: Sequence[str] | None = None) -> Path:
                     run=False,
                 )
                 checkpoint = None if resumed is None else resuming.checkpoint(resumed, cli.trainer)
-            if cli.trainer.is_global_zero:
-                _point_latest_at(cli.run_folder)
+            state.folder, state.kept = cli.run_folder, partial(_going_on, cli)
+            cli.begin_logging()
             _fit(cli, checkpoint)
+            state.kept = lambda: f"the training is finished and kept in {cli.run_folder}"
             for logger in cli.trainer.loggers:
                 if isinstance(logger, WandbLogger) and cli.trainer.is_global_zero:
                     logger.experiment.finish()
@@ -168,32 +199,59 @@ def main(args: Sequence[str] | None = None) -> Path:
             os.environ.pop(_RUN_ID, None)
 
 
+def _check_shapes(model: NoisyModule, data: ImageDataModule) -> None:
+    """Raise ValueError if the model does not take the images of the data, or gives outputs that have no loss."""
+    shape = data.image_shape
+    if shape is None:
+        data.prepare_data()
+        data.setup("fit")
+        data.train_dataloader()  # refuses data that are not to train on
+        shape = tuple(data.train_set[0]["image"].shape)
+    images, modes = torch.zeros(2, *shape), [(part, part.training) for part in model.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")  # of a loss that broadcasts
+            outputs = model.eval()(model.point(images))
+            if type(model).validation_step is NoisyModule.validation_step:
+                model.loss(outputs, images)
+    except Exception as error:  # a user's model may raise anything
+        if re.search("cuda|device|not implemented for", str(error), re.IGNORECASE):
+            return  # of a model that runs on another device alone
+        wanted = model.example_shape()
+        reason = (
+            f"{type(error).__name__}: {error}"
+            if wanted in (None, tuple(shape))
+            else f"it is for images {list(wanted)}; leave --model.image_shape out, so that it is that of the data"
+        )
+        raise ValueError(
+            f"--model must take the images of --data, (C, H, W) = {list(shape)}, got {type(model).__name__}: {reason}"
+        ) from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 def _fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
-    """Train, and say how to go on where that ends early.
+    """Train, and say how to go on where a person ends that early.
 
     Raises:
-        SystemExit: with code 2 and one line where disk, data or numbers fail, with code 1 on Ctrl-C and SIGTERM.
+        SystemExit: with code 1 on Ctrl-C and SIGTERM.
     """
-    last = cli.run_folder / "checkpoints" / "last.ckpt"
-    command = f"python {shlex.quote(str(_script(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}"
-
-    def going_on() -> str:
-        return f"go on with `{command}`" if last.is_file() else "no epoch has ended yet: there is nothing to go on with"
-
     try:
         if checkpoint is not None:
             resuming.continue_metrics(cli.trainer, checkpoint)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    except (OSError, ValueError) as error:
-        entrypoint.fail(f"{error}; {going_on()}")
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        entrypoint.fail(f"{str(error).splitlines()[0]}; {going_on()}")
     except (SystemExit, KeyboardInterrupt):
         if cli.trainer.is_global_zero:
-            print(f"interrupted; {going_on()}")
+            print(f"interrupted; {_going_on(cli)}")
         raise SystemExit(1) from None
+
+
+def _going_on(cli: TrainingCLI) -> str:
+    """Say how to go on with a training that has not ended."""
+    if not (cli.run_folder / "checkpoints" / "last.ckpt").is_file():
+        return "no epoch has ended yet: there is nothing to go on with"
+    return f"go on with `python {shlex.quote(str(_script(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}`"
 
 
 def _script(path: Path) -> Path:
@@ -223,8 +281,8 @@ def _report(cli: TrainingCLI) -> None:
     """Where things are, how good the best checkpoint is, and what to type next."""
     best = cli.run_folder / "checkpoints" / "best.ckpt"
     print(f"run folder: {cli.run_folder}")
-    if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline:
-        entrypoint.say_offline(cli.run_folder)
+    if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline is not None:
+        entrypoint.say_offline(cli.run_folder, cli.offline)
     if not best.is_file():
         print("no checkpoint was written: no validation ended")
         return
@@ -236,9 +294,34 @@ def _report(cli: TrainingCLI) -> None:
         line += f", val/certified_radius {rounded_up(latest['val/certified_radius'])}"
     print(line)
     ratios = " ".join(f"{ratio:g}" for ratio in cli.config.center_smoothing.h)
-    script = _script(CERTIFY)
     print("certify it with:")
-    print(f"  python {shlex.quote(str(script))} --ckpt {shlex.quote(str(best))} --h {ratios} --num-examples 10")
+    print(
+        f"  {shlex.join(['python', str(_script(CERTIFY)), *_certified_by(cli, best)])} --h {ratios} --num-examples 10"
+    )
+
+
+def _certified_by(cli: TrainingCLI, best: Path) -> list[str]:
+    """Arguments of certify.py that name the model and, where the checkpoint does not, its data."""
+    model, data = cli.config.model, cli.config.data
+    kinds = type(cli.model), type(cli.datamodule)
+    if BASE_MODELS.get(kinds[0].__name__) is kinds[0]:
+        words = ["--ckpt", str(best)]
+    else:
+        words = ["--model", model.class_path, "--model.weights", str(best)]
+        words += _typed("--model", model, kinds[0], known={*cli.model.hparams, "weights"})
+    if getattr(datamodules, kinds[1].__name__, None) is not kinds[1]:
+        words += ["--data", data.class_path, *_typed("--data", data, kinds[1], known=set())]
+    return words
+
+
+def _typed(flag: str, described: Namespace, kind: type, *, known: set[str]) -> list[str]:
+    """The arguments of a class as one types them: those that are not its defaults, nor known from elsewhere."""
+    parameters, words = inspect.signature(kind).parameters, []
+    for name, value in described.get("init_args", Namespace()).as_dict().items():
+        if name not in known and (name not in parameters or parameters[name].default != value):
+            as_it_is = isinstance(value, str) and flag == "--data"  # the arguments of one's own model are read as YAML
+            words += [f"{flag}.{name}", value if as_it_is else json.dumps(value)]
+    return words
 
 
 if __name__ == "__main__":

@@ -21,16 +21,16 @@ LOWER_BOUND = (
 _SHOWN = 5
 
 
-def plan_line(budget: AttackBudget, *, eps_in: int) -> str:
-    """What attacks will cost, before any sampling.
+def plan_line(budget: AttackBudget, *, evaluations: int) -> str:
+    """Return what attacks will cost, before any sampling.
 
     Args:
         budget: of each attack.
-        eps_in: how many radii are attacked.
+        evaluations: of one attack, that of the smoothed output at its end included.
     """
     return (
-        f"  attack: pgd, {budget.steps} steps from {budget.starts} starts, {budget.samples} samples a step, at each "
-        f"eps_in: about {budget.evaluations * eps_in:,} evaluations more per example, a gradient counted as three"
+        f"  attack: pgd, {budget.steps} steps from {budget.starts} starts, {budget.samples} samples a step: about "
+        f"{evaluations:,} evaluations more for each example and eps_in, a gradient counted as three"
     )
 
 

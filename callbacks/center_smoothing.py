@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from callbacks.certification_report import rounded_up
+from callbacks.example_pictures import is_image, side_by_side
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 from center_smoothing.sampling import BatchSize
@@ -144,7 +144,7 @@ class CenterSmoothing(Callback):
             metric.reset()
             if trainer.world_size > 1:  # states are gathered where the processes talk; not every device has float64
                 metric.to(pl_module.device)
-        pictures: list[Tensor] = []
+        pictures: dict[int, list[Tensor]] = {}
         for example in self._examples(trainer):
             image, index = example["image"].to(pl_module.device, pl_module.dtype), int(example["index"])
             x = point_of(pl_module, image)
@@ -155,8 +155,8 @@ class CenterSmoothing(Callback):
             loss = torch.tensor([certificate.smoothing_loss], dtype=torch.float64)
             self.losses.update(loss, torch.tensor([index]))
             self.abstentions.update(torch.tensor([certificate.abstained]), torch.tensor([index]))
-            if len(pictures) < 3 * _IMAGES:
-                pictures += [image, smoother.outputs.base_output(x), certificate.center]
+            if len(pictures) < _IMAGES:
+                pictures[index] = [image, smoother.outputs.base_output(x), certificate.center]
         self._log_pictures(trainer, pictures)
         names = [*self.keys, "val/smoothing_loss", "val/abstention_rate"]
         return {name: _float32_up(float(metric.compute())) for name, metric in zip(names, metrics, strict=True)}
@@ -169,16 +169,18 @@ class CenterSmoothing(Callback):
         chosen = order[: self.num_examples].tolist()
         return [images[position] for position in chosen[trainer.global_rank :: trainer.world_size]]
 
-    def _log_pictures(self, trainer: Trainer, pictures: list[Tensor]) -> None:
-        shapes = {picture.shape for picture in pictures}
+    def _log_pictures(self, trainer: Trainer, pictures: dict[int, list[Tensor]]) -> None:
+        shown = all(is_image(picture.shape) for of_one in pictures.values() for picture in of_one)
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if not loggers or not trainer.is_global_zero or len(shapes) != 1 or len(next(iter(shapes))) != 3:
+        if not loggers or not trainer.is_global_zero or not pictures or not shown:
             return
-        grid = make_grid(torch.stack(pictures).float().cpu(), nrow=3, pad_value=1.0).clamp(0.0, 1.0)
+        images = [
+            side_by_side([picture.float().permute(1, 2, 0).cpu().numpy() for picture in of_one])
+            for of_one in pictures.values()
+        ]
+        captions = [f"#{index}: input | base output | smoothed output" for index in pictures]
         for logger in loggers:
-            logger.log_image(
-                "val/examples", [grid], step=trainer.global_step, caption=["input | base output | smoothed output"]
-            )
+            logger.log_image("val/examples", images, step=trainer.global_step, caption=captions)
 
 
 def _float32_up(value: float) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from callbacks.certification_folder import CertificationFolder, Row, lines
 from callbacks.certification_report import up
-from callbacks.example_pictures import Picture, example_pictures, guarantees, holds_boxes
+from callbacks.example_pictures import Picture, as_image, example_pictures, guarantees, holds_boxes
 
 _OUTPUTS, _PHOTOS, _PHOTOS_IN_ROW = 5, 6, 3
 _COLOURS, _LOSS = ("#1f4e79", "#8e2f5c", "#2e7d32", "#6a1b9a"), "#b85c00"
@@ -58,7 +58,7 @@ def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Pict
     for column, (index, pictures) in enumerate(examples):
         axes[0, column].set_title(f"#{index}", fontsize=8)
         for axis, picture in zip(axes[:, column], pictures, strict=False):
-            axis.imshow(picture.array, cmap="gray", vmin=0.0, vmax=1.0)
+            axis.imshow(as_image(picture.array), cmap="gray", vmin=0, vmax=255)
             if column == 0:
                 axis.set_ylabel(_in_lines(picture.name), fontsize=8)
 
@@ -78,7 +78,7 @@ def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> No
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, (caption, picture) in zip(axes.flat, photos, strict=False):
-        axis.imshow(picture.array.clip(0.0, 1.0))
+        axis.imshow(as_image(picture.array))
         axis.set_title(caption, fontsize=7)
 
 

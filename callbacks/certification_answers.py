@@ -12,21 +12,15 @@ from typing import Literal
 import numpy as np
 
 from callbacks.certification_folder import AnyCertificate, CertificationFolder
-from callbacks.certification_report import confidence, down, grid_clause, percent, up
+from callbacks.certification_report import down, percent, up
 from callbacks.certified_fraction import FractionCurve
-from center_smoothing import MeanCertificate
 from center_smoothing.budget import Coverage
 from center_smoothing.files import atomic_write
+from center_smoothing.promise import promise_line
 
 COLUMNS = ("index", "asked", "eps_in", "eps_out", "coverage")
 # The shares of the examples that are shown beside the median.
 _PERCENTS = (25, 75, 90)
-_SCOPES: dict[Coverage, str] = {
-    "pointwise": "each answer by itself, its question asked before any result was seen",
-    "bonferroni": "all answers in one line of a table together, their questions asked before any result was seen",
-    "dkw": "all answers of an example at once, also to whatever is asked later with coverage dkw",
-}
-_SCOPE_OF_MEANS = "all answers of an example at once, also to whatever is asked later"
 
 
 @dataclass(frozen=True)
@@ -140,8 +134,8 @@ def lines(
         found += table_lines(table)
         if table.asked == "eps_in":
             found += fraction_lines(table)
-    promise = promise_line(next(iter(certificates.values())), distance, coverage=tables[0].coverage)
-    return [*found, promise + grid_clause(config.get("grid"))]
+    budget = next(iter(certificates.values())).budget
+    return [*found, promise_line(budget, distance, coverage=tables[0].coverage, grid=config.get("grid"))]
 
 
 def table_lines(answers: Answers) -> list[str]:
@@ -179,23 +173,6 @@ def fraction_lines(answers: Answers) -> list[str]:
         cells = [*map(up, radii), percent(curve.counts[-1], curve.num_examples)]
         lines.append(f"{curve.eps_in:>9.4g} " + " ".join(f"{cell:>14}" for cell in cells))
     return lines
-
-
-def promise_line(certificate: AnyCertificate, distance: str, *, coverage: Coverage) -> str:
-    """What exactly the answers promise.
-
-    Args:
-        certificate: one of those that answered.
-        distance: between outputs, as the folder names it.
-        coverage: of the answers.
-    """
-    mean = isinstance(certificate, MeanCertificate)
-    label, scope = ("mean", _SCOPE_OF_MEANS) if mean else (coverage, _SCOPES[coverage])
-    return (
-        f"promise ({label}), for {scope}: a change of the example by at most eps_in (l2 norm) moves its "
-        f"smoothed output by at most eps_out ({distance}), with probability {confidence(certificate.budget)} over the "
-        "sampling, unless one of the two abstains"
-    )
 
 
 def check_table(path: Path) -> None:

@@ -16,12 +16,13 @@ from callbacks.attack_results import LOWER_BOUND
 from callbacks.certificate_plot import draw_curves
 from callbacks.certification_answers import Answers
 from callbacks.certification_folder import AnyCertificate, CertificationFolder, Row, summarise
-from callbacks.certification_report import down, grid_clause, percent, promise_line, result_lines
+from callbacks.certification_report import down, percent, result_lines
 from callbacks.certified_fraction import certified_fractions
 from callbacks.certified_fraction_plot import write_fractions
 from callbacks.example_pictures import holds_boxes
 from callbacks.settings import flat
 from center_smoothing.budget import Coverage
+from center_smoothing.promise import promise_line
 
 # What a reader of certificates of both must know.
 TWO_FUNCTIONS = (
@@ -178,13 +179,8 @@ def lines(
                 found.append(
                     f"{label:<{width}} {radius:>8.4g} {down(answers.lower_median(column)):>14} {certified:>10}"
                 )
-    promises = html_report.said(compared, lambda each: [_promise_of_answers(each, coverage)])
+    promises = html_report.said(compared, lambda each: [_promise(each, coverage)])
     return [*found, *promises, *_two_functions(compared)]
-
-
-def _promise_of_answers(compared: Compared, coverage: Coverage) -> str:
-    config, certificate = compared.summary["config"], next(iter(compared.certificates.values()))
-    return answers.promise_line(certificate, config["distance"], coverage=coverage) + grid_clause(config.get("grid"))
 
 
 def _promise(compared: Compared, coverage: Coverage) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from itertools import compress
 from typing import Any
 
@@ -13,13 +13,14 @@ import numpy as np
 
 from callbacks import certified_fraction
 from callbacks.certification_folder import CertificationFolder, Row, columns_of, line_of
-from callbacks.example_pictures import example_pictures
-from center_smoothing import Distance, MeanBudget, MeanSmoother, SmoothingBudget
+from callbacks.example_pictures import example_pictures, side_by_side
+from center_smoothing import Distance, MeanSmoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
 from center_smoothing.safe_arrays import read_npy
 
 _IMAGES = 10
+_NAMES = 10
 # Radii above 0 are shown as at least this.
 _TINY = 1e-12
 
@@ -37,7 +38,7 @@ def plan_lines(
     """
     lines = [
         f"plan: {num_examples} examples, {distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
-        f"method={budget.method}, n={budget.n}, m={budget.m}, k={budget.k}, delta={budget.delta:g}, "
+        f"method={budget.method}, n={budget.n}, m={budget.m}, {_pilot(budget)}delta={budget.delta:g}, "
         f"alpha={budget.alpha:g}",
         f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}  theorem",
     ]
@@ -112,6 +113,7 @@ def planning_table(
     h: Sequence[float],
     sigma: float | None,
     coverage: Coverage,
+    answers: int,
     inputs: int | None,
     samples_per_second: float | None,
 ) -> list[str]:
@@ -123,15 +125,16 @@ def planning_table(
         h: the eps_in / sigma in question.
         sigma: noise level, in units of x; None where there is no single one.
         coverage: of the answers.
+        answers: how many there are at each noise level.
         inputs: how many are to be certified, at all noise levels together; None where that is not known.
         samples_per_second: of all processes together; None where that is not known.
     """
     first = budgets[0]
     lines = [
         f"plan: {distance!r}, {'' if sigma is None else f'sigma={sigma:g}, '}method={first.method}, n={first.n}, "
-        f"k={first.k}, delta={first.delta:g}, alpha={first.alpha:g}",
+        f"{_pilot(first)}delta={first.delta:g}, alpha={first.alpha:g}",
         *_aligned(_costs(budgets, inputs=inputs, samples_per_second=samples_per_second)),
-        *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage)),
+        *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage, answers=answers)),
     ]
     if len(budgets) > 1:
         lines.append(
@@ -166,10 +169,11 @@ def _certifiable(
     h: Sequence[float],
     sigma: float | None,
     coverage: Coverage,
+    answers: int,
 ) -> list[list[str]]:
     """A row for each h and m."""
     table = [["h", "eps_in", "p", "rank of m", "least m", "eps_out*", "theorem"]]
-    how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": len(h)}
+    how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": answers}
     for each in h:
         predicted = [predicted_eps_out(budget, each, **how) for budget in budgets]
         for budget, eps_out in zip(budgets, predicted, strict=True):
@@ -194,6 +198,11 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _pilot(budget: SmoothingBudget) -> str:
+    """How many pilot outputs there are, if any."""
+    return "" if budget.method == "paper" else f"k={budget.k}, "
+
+
 def _looks(budget: SmoothingBudget) -> str:
     looks = ", ".join(f"{m:,}" for m in budget.look_sizes)
     return f"{looks} certification outputs, each with alpha_2 / {budget.looks}"
@@ -215,39 +224,6 @@ def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def promise_line(
-    budget: SmoothingBudget | MeanBudget, distance: Distance | str, *, coverage: str, grid: int | None = None
-) -> str:
-    """What exactly holds. One sampling run answers all eps_in at once where means are certified (theory T11).
-
-    Args:
-        budget: of the certificates.
-        distance: between outputs, or how a configuration names it.
-        coverage: of the certificates.
-        grid: steps per unit, with discrete noise.
-    """
-    pointwise = coverage == "pointwise" and not isinstance(budget, MeanBudget)
-    each = "each eps_in by itself" if pointwise else "all eps_in at once"
-    name = distance if isinstance(distance, str) else repr(distance)
-    return (
-        f"promise, for {each}: no change of an input by at most eps_in (l2 norm) moves its smoothed output by more "
-        f"than its eps_out ({name}), with probability {confidence(budget)} over the sampling, unless one of "
-        "the two abstains" + grid_clause(grid)
-    )
-
-
-def grid_clause(grid: int | None) -> str:
-    """What a promise adds with discrete noise on a grid of so many steps per unit."""
-    return "" if grid is None else f"; inputs and changes are those of a grid of 1/{grid}, and rounding is included"
-
-
-def confidence(budget: SmoothingBudget | MeanBudget) -> str:
-    """1 - alpha for the eye, never above the true one."""
-    alpha = Decimal(repr(budget.alpha))
-    quantum = Decimal(1).scaleb(alpha.adjusted() - 2)
-    return f"{(1 - alpha).quantize(quantum, ROUND_FLOOR).normalize():f}"
-
-
 def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
     """One line if the base function returned NaN or inf anywhere."""
     counts = {index: int(np.isinf(read_npy(folder.distances(index))).sum()) for index in {row.index for row in rows}}
@@ -259,6 +235,18 @@ def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[s
         f"note: the model returned NaN or inf {sum(counts.values()):,} times, around examples {shown}: such outputs "
         f"count as {'at the bound on distances' if rows[0].smoother == 'mean' else 'outside every ball'}"
     ]
+
+
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """Return one line that counts and names files that could not be read, if there are any.
+
+    Example:
+        >>> left_out_lines({"a.heic": "HEIC", "b.png": "truncated"})
+        ["left out: 'a.heic', HEIC; 'b.png', truncated; 2 files in all"]
+    """
+    shown = [f"{name!r}, {reason}" for name, reason in list(left_out.items())[:_NAMES]]
+    counted = [f"{len(left_out)} files in all"] if len(left_out) > 1 else []
+    return [f"left out: {'; '.join(shown + counted)}"] if left_out else []
 
 
 def rounded_up(value: float, digits: int = 2) -> str:
@@ -368,21 +356,26 @@ def log_to_wandb(
         for key in values:
             run.define_metric(f"{key}{suffix}", step_metric="eps_in")
         run.log({"eps_in": result["eps_in"], **{f"{key}{suffix}": value for key, value in values.items()}})
-    names = columns_of(rows)
-    run.log({"certificates": wandb.Table(list(names), [[getattr(row, name) for name in names] for row in rows])})
-    curves = certified_fraction.certified_fractions(rows)
-    columns, steps = certified_fraction.columns(curves), certified_fraction.steps(curves)
-    run.log({"certified_fraction": wandb.Table(list(columns), [list(step) for step in steps])})
+    names, curves = columns_of(rows), certified_fraction.certified_fractions(rows)
+    tables = {
+        "certificates": (names, [[getattr(row, name) for name in names] for row in rows]),
+        "certified_fraction": (certified_fraction.columns(curves), [*map(list, certified_fraction.steps(curves))]),
+    }
+    for key, (columns, cells) in tables.items():
+        # W&B cuts a longer table short without a word
+        wandb.Table.MAX_ROWS = max(wandb.Table.MAX_ROWS, len(cells))
+        wandb.Table.MAX_ARTIFACT_ROWS = max(wandb.Table.MAX_ARTIFACT_ROWS, len(cells))
+        run.log({key: wandb.Table(list(columns), cells)})
     images: dict[int, Any] = {}
-    shapes = set()
+    sizes = set()
     for index in list(dict.fromkeys(row.index for row in rows))[:_IMAGES]:
         pictures = example_pictures(examples, index).pictures
-        if len({picture.array.shape for picture in pictures}) == 1:
-            side_by_side = np.concatenate([picture.array for picture in pictures], axis=1).clip(0.0, 1.0)
+        if pictures:
+            beside = side_by_side([picture.array for picture in pictures])
             named = " | ".join(picture.name for picture in pictures)
-            shapes.add(side_by_side.shape)
-            images[index] = wandb.Image(side_by_side, caption=f"#{index}: {named}")
-    alike = len(shapes) <= 1  # W&B shows a list of images in one size
+            sizes.add(beside.size)
+            images[index] = wandb.Image(beside, caption=f"#{index}: {named}")
+    alike = len(sizes) <= 1  # W&B shows a list of images in one size
     shown = {"examples": list(images.values())} if alike else {f"examples/{index}": images[index] for index in images}
     pictures_of_curves = {"curve": folder.picture, "fraction_curve": folder.fraction_picture}
     run.log({**{key: wandb.Image(str(path)) for key, path in pictures_of_curves.items()}, **shown})

@@ -25,7 +25,7 @@ class Picture:
 
     Attributes:
         name: "input", say; its caption and a part of its alternative text.
-        array: (H, W, C) with C of 1 or 3, in [0, 1]. What lies outside is clipped, NaN is black.
+        array: (H, W, C) with C of 1 or 3, in [0, 1]; shown as :func:`as_image` shows it.
         note: a second line of the caption, e.g. the scale of a difference.
     """
 
@@ -53,6 +53,33 @@ class ExamplePictures:
     words: list[str]
 
 
+def as_image(array: NDArray[Any]) -> Image.Image:
+    """Return an 8-bit image of an array, rounded to nearest; what lies outside [0, 1] is clipped, NaN is black.
+
+    Whatever writes or shows pixels takes them from here: W&B and Pillow cut floats off at whole numbers.
+
+    Args:
+        array: (H, W, C) with C of 1 or 3, of any dtype, in [0, 1].
+
+    Returns:
+        An image of mode L or RGB.
+    """
+    pixels = np.rint(np.nan_to_num(array.astype(np.float64), nan=0.0).clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def side_by_side(arrays: Sequence[NDArray[Any]]) -> Image.Image:
+    """Return one image of several, see :func:`as_image`, from left to right; below a lower one it is white."""
+    images = [as_image(array) for array in arrays]
+    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
+    whole = Image.new(mode, (sum(image.width for image in images), max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        whole.paste(image, (left, 0))
+        left += image.width
+    return whole
+
+
 def example_pictures(folder: CertificationFolder, index: int) -> ExamplePictures:
     """Return the pictures of a finished example.
 
@@ -62,14 +89,14 @@ def example_pictures(folder: CertificationFolder, index: int) -> ExamplePictures
     """
     arrays = folder.read_outputs(index)
     image, base, smoothed = (arrays[key] for key in _NAMES)
-    if holds_boxes(folder) and _is_image(image):
+    if holds_boxes(folder) and is_image(image.shape):
         note = "base output green, smoothed output blue"
         words = [f"Base output: {_box_in_words(base)}", f"Smoothed output: {_box_in_words(smoothed)}"]
         return ExamplePictures([Picture("input with boxes", with_boxes(image, base, smoothed), note)], words)
     pictures, words = [], []
     names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if _is_clipped(folder) else _NAMES["base"]}
     for array, name in zip((image, base, smoothed), names.values(), strict=True):
-        if _is_image(array):
+        if is_image(array.shape):
             pictures.append(Picture(name, np.moveaxis(array, 0, -1)))
         else:
             words.append(_in_words(name, array))
@@ -87,8 +114,7 @@ def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) 
     Returns:
         (H, W, 3) in [0, 1].
     """
-    pixels = np.rint(np.nan_to_num(image).clip(0.0, 1.0) * 255.0).astype(np.uint8)
-    drawing = Image.fromarray(np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0).copy())
+    drawing = as_image(np.moveaxis(image, 0, -1)).convert("RGB")
     pen = ImageDraw.Draw(drawing)
     thin = max(1, round(max(drawing.size) / 200))
     for box, colour, width in ((base, _BASE_BOX, 3 * thin), (smoothed, _SMOOTHED_BOX, thin)):
@@ -153,8 +179,9 @@ def _is_clipped(folder: CertificationFolder) -> bool:
     return "clip_norm" in summary.get("config", {})
 
 
-def _is_image(array: NDArray[Any]) -> bool:
-    return array.ndim == 3 and array.shape[0] in (1, 3)
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether an output of this shape is shown as a picture: (C, H, W), grey or in colours."""
+    return len(shape) == 3 and shape[0] in (1, 3) and 0 not in shape
 
 
 def _is_box(box: NDArray[Any]) -> bool:

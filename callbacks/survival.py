@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     Lightning's own way goes through the folder for temporary files, which may be on another disk: a process that is
     killed while it copies leaves half a file.
+
+    Args:
+        first_written: called once the first one is there.
     """
+
+    def __init__(self, first_written: Callable[[], None] = lambda: None) -> None:
+        self._first_written: Callable[[], None] | None = first_written
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: object = None
@@ -37,6 +44,9 @@ class WholeCheckpoints(TorchCheckpointIO):
             atomic_write(target, lambda file: torch.save(checkpoint, file))
         except RuntimeError as error:  # PyTorch's writer raises it where the disk is full
             raise OSError(None, str(error).splitlines()[0], str(target)) from error
+        if self._first_written is not None:
+            self._first_written()
+            self._first_written = None
 
 
 class Survival(Callback):

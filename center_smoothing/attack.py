@@ -25,6 +25,7 @@ from center_smoothing.sampling import (
     from_grid,
     to_grid,
 )
+from center_smoothing.scalars import make_plain, plain
 from center_smoothing.smoother import CenterSmoother
 
 # The steps of a start have this total length, in units of eps_in: enough to cross the ball and to correct the way.
@@ -58,6 +59,7 @@ class AttackBudget:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        make_plain(self)
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -133,6 +135,7 @@ def attack(
         True
     """
     check_point(x)
+    eps_in, example = plain(eps_in), plain(example)
     if not 0.0 <= eps_in < math.inf:
         raise ValueError(f"eps_in must be a finite number of at least 0, got {eps_in!r}")
     budget = AttackBudget() if budget is None else budget
@@ -287,7 +290,7 @@ class _Objective:
         found = []
         for part in torch.split(copies, _AT_ONCE):
             with evaluating(self.outputs.model):
-                embedded = self.distance.embed(self.outputs._call_in_parts(part.clone()))
+                embedded = self.distance.embed(self.outputs._call_in_parts(part.clone))
             found.append(self.distance.compare(embedded, self._target)[:, 0])
             self._advance(len(part))
         return torch.cat(found)

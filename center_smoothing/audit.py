@@ -200,7 +200,7 @@ def check_outputs(
     for number, (x, example) in enumerate(zip(points, examples, strict=True)):
         count = _POINTS if number == 0 else _MORE_POINTS
         drawn = torch.cat(list(outputs.draw(x, example=example, stage=Stage.CALIBRATION, count=count)))
-        kept = drawn[torch.isfinite(drawn).flatten(1).all(dim=1)]
+        kept = drawn[distance.are_outputs(drawn).to(drawn.device)]
         finite, total = finite + len(kept), total + count
         if chosen is None and len(kept) >= 3:
             chosen = kept
@@ -237,7 +237,7 @@ def _copies(outputs: NoisyOutputs, x: Tensor, example: int) -> Tensor:
 
 def _called(outputs: NoisyOutputs, copies: Tensor) -> Tensor:
     with evaluating(outputs.model):
-        return outputs._call_in_parts(copies.clone())
+        return outputs._call_in_parts(copies.clone)
 
 
 def _differences(a: Tensor, b: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from center_smoothing import bounds
+from center_smoothing.scalars import make_plain, plain
 
 Method = Literal["exact", "paper"]
 METHODS: tuple[Method, ...] = ("exact", "paper")
@@ -17,7 +18,7 @@ COVERAGES: tuple[Coverage, ...] = ("pointwise", "bonferroni", "dkw")
 
 # Candidates that the pilot's mean and coordinate-wise median add to those of its outputs and tuples (theory T2).
 _EXTRA_CANDIDATES = 2
-# The default delta is the least one at which a model with finite outputs abstains on at most this share of inputs.
+# The default delta is the least one at which a model with finite distances abstains on at most this share of inputs.
 _DEFAULT_ABSTENTION = 0.01
 # The defaults below keep ranking and probes, comparisons all, at a tenth of the time of a small convolutional network.
 _TUPLE_SIZES = (1, 3)
@@ -57,10 +58,11 @@ class Plan:
         p: mass that the ball B(z, R) must hold (theory T3).
         rank: R is the rank-th smallest of m distances; m + 1 where m is too small.
         least_m: least m with a certificate at this h; inf where float64 cannot tell p from 1.
-        evaluations: evaluations of the base function f per example.
-        abstention_probability: upper bound on the chance of abstaining, for every f with finite outputs.
+        evaluations: noisy copies that the base function f is evaluated on per example.
+        abstention_probability: upper bound on the chance of abstaining, for every f with finite distances.
         certifiable: whether rank <= m, that is m >= least_m.
-        tuple_sizes: the J whose probes bound the radius of the other ball (theory T7); without any, only T3 does.
+        tuple_sizes: the J whose probes bound the radius of the other ball (theory T7), where outputs are floating-point
+            numbers; without any, only T3 does.
     """
 
     h: float
@@ -91,7 +93,7 @@ class SmoothingBudget:
         k: pilot outputs, of which the candidate centers are made. Default: n / 8, but 32 to 256. Paper mode has no
             pilot: the n ranked outputs are the candidates.
         delta: margin Delta in (0, 1/2) around one half. Default: the least one at which the chance of abstaining is
-            at most 1%, whatever the base function, as long as its outputs are finite.
+            at most 1%, whatever the base function, as long as its outputs are at finite distances from each other.
         alpha_1: failure probability of the smoothed output, in (0, 1/2]; half of it is spent on the check.
         alpha_2: failure probability of the certificate, in (0, 1/2].
         n_check: outputs that check the center's mass. Default: n. They are shared with the certification outputs
@@ -127,6 +129,7 @@ class SmoothingBudget:
 
     def __post_init__(self) -> None:
         """Validate, and fill in the defaults that depend on other fields."""
+        make_plain(self)
         if self.method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         for name in ("n", "m", "candidates", "looks"):
@@ -179,10 +182,23 @@ class SmoothingBudget:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the base function per certificate (theory T8), at most."""
+        """Noisy copies that the base function is evaluated on per certificate (theory T8), at most.
+
+        The base output f(x), for the smoothing loss, is one evaluation more.
+        """
         if self.method == "paper":
-            return 2 * self.n + self.m
-        return self.k + self.n + max(self.m, self.n_check)
+            return self.evaluations_to_smooth + self.certification_outputs
+        return self.k + self.n + self.certification_outputs
+
+    @property
+    def evaluations_to_smooth(self) -> int:
+        """Noisy copies that the base function is evaluated on per smoothed output (theory T1)."""
+        return (0 if self.method == "paper" else self.k) + self.n + self.n_check
+
+    @property
+    def certification_outputs(self) -> int:
+        """How many outputs are drawn after the center is chosen, at most: of m < n_check, the check needs more (T8)."""
+        return self.m if self.method == "paper" else max(self.m, self.n_check)
 
     @property
     def look_sizes(self) -> tuple[int, ...]:
@@ -232,6 +248,14 @@ class SmoothingBudget:
             return self
         return replace(self, tuple_sizes=(1,), candidates=self.most_candidates - _EXTRA_CANDIDATES)
 
+    def with_sizes(self, sizes: Sequence[int]) -> SmoothingBudget:
+        """The same budget with these tuple sizes alone: no failure probability is spent on others (theory T7).
+
+        Args:
+            sizes: of :attr:`tuple_sizes`, those of which there are probes.
+        """
+        return self if tuple(sizes) == self.tuple_sizes else replace(self, tuple_sizes=tuple(sizes))
+
     def mass_lower_bound(self, inside: int) -> float:
         """Lower confidence bound on the mass of a ball that held ``inside`` of n_check fresh outputs (T1.3)."""
         if self.method == "paper":
@@ -247,7 +271,6 @@ class SmoothingBudget:
         h: float,
         *,
         m: int | None = None,
-        tuple_sizes: Sequence[int] | None = None,
         coverage: Coverage = "pointwise",
         answers: int = 1,
     ) -> Ranks:
@@ -256,16 +279,14 @@ class SmoothingBudget:
         Args:
             h: eps_in / sigma, at least 0.
             m: certification outputs so far, one of :attr:`look_sizes`; default: all.
-            tuple_sizes: those that probes were made of; default: the budget's.
             coverage: as in :meth:`center_smoothing.Certificate.eps_out`.
             answers: how many are counted for ``"bonferroni"``.
         """
-        sizes = self.tuple_sizes if tuple_sizes is None else tuple(tuple_sizes)
         alpha_2 = self.alpha_2 / self.looks / (answers if coverage == "bonferroni" else 1)
-        return _ranks(self, float(h), self.m if m is None else m, sizes, coverage == "dkw", alpha_2)
+        return _ranks(self, float(h), self.m if m is None else plain(m), coverage == "dkw", alpha_2)
 
     def abstention_probability(self) -> float:
-        """Upper bound on the chance of abstaining at one input, for every distance and f with finite outputs."""
+        """Upper bound on the chance of abstaining at one input, for every f whose outputs are at finite distances."""
         return _abstention_probability(*self._selection(), self.n_check, self.least_inside())
 
     def plan(self, h: float) -> Plan:
@@ -274,6 +295,7 @@ class SmoothingBudget:
         Raises:
             ValueError: if h is negative or NaN.
         """
+        h = plain(h)
         p = bounds.gaussian_shift_up(0.5 + self.delta, h)
         ranks = self.ranks(h)
         least = bounds.dkw_least_m if self.method == "paper" else bounds.order_statistic_least_m
@@ -331,12 +353,10 @@ class SmoothingBudget:
 
 
 @lru_cache(maxsize=65536)
-def _ranks(
-    budget: SmoothingBudget, h: float, m: int, sizes: tuple[int, ...], whole_curve: bool, alpha_2: float
-) -> Ranks:
+def _ranks(budget: SmoothingBudget, h: float, m: int, whole_curve: bool, alpha_2: float) -> Ranks:
     """Half of alpha_2 for R and half for the probes, shared by their sizes; all for R where no probe can help."""
     find = bounds.dkw_rank if whole_curve or budget.method == "paper" else bounds.order_statistic_rank
-    p = bounds.gaussian_shift_up(0.5 + budget.delta, h)
+    p, sizes = bounds.gaussian_shift_up(0.5 + budget.delta, h), budget.tuple_sizes
     if whole_curve:  # the split must be the same at every h, as all of them count
         sizes = tuple(size for size, _, _ in _probe_ranks(budget, 0.0, m, sizes, True, alpha_2 / 2.0))
     probes = _probe_ranks(budget, h, m, sizes, whole_curve, alpha_2 / 2.0)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -47,9 +48,8 @@ class SmoothedOutput:
 class Certificate:
     """One sampling run around one input, and every answer that it holds (theory T3 to T6).
 
-    The promise, for an ``eps_in`` fixed beforehand: for each x' with ||x - x'||_2 <= eps_in, with probability at
-    least 1 - alpha over both sampling runs, if neither abstains,
-    d(center(x), center(x')) <= eps_out(eps_in).
+    The promise, for one ``eps_in`` and one x' with ||x - x'||_2 <= eps_in, fixed beforehand: with probability at least
+    1 - alpha over the noise of both runs, d(center(x), center(x')) <= eps_out(eps_in), unless one of the two abstains.
 
     Attributes:
         distances: (m,) float64, ascending: d(center, f(x + noise)) of the certification outputs; m is one of the
@@ -85,9 +85,14 @@ class Certificate:
         if not set(self.probes) <= set(self.budget.tuple_sizes):
             raise ValueError(f"probes must be of tuple sizes {self.budget.tuple_sizes}, got {tuple(self.probes)}")
         for size, kept in self.probes.items():
-            shape = (self.budget.probes, len(kept_ranks(self.budget.compared(self.m))))
+            shape = (self.used_budget.probes, len(kept_ranks(self.used_budget.compared(self.m))))
             if kept.shape != shape or not _is_ascending(kept):
                 raise ValueError(f"probes[{size}] must have shape {shape} and ascend along its columns")
+
+    @cached_property
+    def used_budget(self) -> SmoothingBudget:
+        """The budget with the tuple sizes that there are probes of."""
+        return self.budget.with_sizes(sorted(self.probes))
 
     @property
     def abstained(self) -> bool:
@@ -245,8 +250,7 @@ class Certificate:
             ) from error
 
     def _ranks(self, h: float, coverage: Coverage, answers: int) -> Ranks:
-        sizes = tuple(self.probes)
-        return self.budget.ranks(h, m=self.m, tuple_sizes=sizes, coverage=coverage, answers=answers)
+        return self.used_budget.ranks(h, m=self.m, coverage=coverage, answers=answers)
 
     def _eps_out(self, h: float, coverage: Coverage, answers: int) -> float:
         if self.abstained:
@@ -269,7 +273,7 @@ class Certificate:
 
     def _probe_distance(self, size: int, among: int, within: int, *, upwards: bool) -> float:
         """The t of theory T7: the among-th smallest over the probes of their within-th smallest distances."""
-        kept = kept_ranks(self.budget.compared(self.m))
+        kept = kept_ranks(self.used_budget.compared(self.m))
         if upwards:
             column = int(np.searchsorted(kept, within))
         else:
@@ -351,6 +355,8 @@ def _answers(arguments: NDArray[np.float64], coverage: Coverage) -> int:
 
 def _arguments(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """A number or a sequence of numbers as float64 (J,)."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
     try:
         radii = np.atleast_1d(np.asarray(values, dtype=np.float64))
     except (TypeError, ValueError):

@@ -47,20 +47,25 @@ def tuples_of(outputs: Tensor, size: int, number: int, distance: Distance) -> Te
     to x what a candidate at x' is to x'.
 
     Args:
-        outputs: (N, *out), in the order in which they were drawn, finite or not.
+        outputs: (N, *out), in the order in which they were drawn, those too that are none for the distance.
         size: J; 1 takes the outputs themselves.
         number: of tuples, at most N / J.
         distance: says how outputs are averaged.
 
     Returns:
-        (number, *out); not finite where one of a tuple is not.
+        (number, *out); not finite where one of a tuple is no output.
     """
     used = outputs[: size * number]
-    return used if size == 1 else distance.averages_of_tuples(used.reshape(number, size, *used.shape[1:]))
+    if size == 1:
+        return used
+    return distance.averages_of_tuples(distance.only_outputs(used).reshape(number, size, *used.shape[1:]))
 
 
 def averaged_sizes(budget: SmoothingBudget, outputs: Tensor) -> tuple[int, ...]:
-    """The tuple sizes that outputs of this kind have: numbers that are no floating-point numbers have no averages."""
+    """The tuple sizes that outputs of this type have: whole numbers and truth values have no averages.
+
+    The type is that of the base function, the same at every input, so that no sample decides about the sizes.
+    """
     return tuple(size for size in budget.tuple_sizes if size == 1 or outputs.is_floating_point())
 
 
@@ -72,7 +77,7 @@ class CertificationSample:
     there are at most 2^14 for each probe.
 
     Args:
-        budget: how many outputs, probes and comparisons.
+        budget: how many outputs, probes and comparisons; with the tuple sizes of :func:`averaged_sizes`.
         distance: between outputs.
         center: (*out).
 
@@ -85,10 +90,8 @@ class CertificationSample:
         self.distance = distance
         self.drawn = 0
         self._center = distance.embed(center.unsqueeze(0))
-        count = max(budget.m, budget.n_check)
-        self._distances = torch.zeros(count, dtype=torch.float64, device=self._center.device)
+        self._distances = torch.zeros(budget.certification_outputs, dtype=torch.float64, device=self._center.device)
         self._material: list[Tensor] = []
-        self._sizes: tuple[int, ...] = ()
         self._probes: Tensor | None = None
         self._rows = self._distances.new_zeros((0, 0), dtype=torch.float32)
 
@@ -128,18 +131,16 @@ class CertificationSample:
         ranks = kept_ranks(compared) - 1
         rows = self._rows[:, :compared].cpu().numpy()
         kept = np.concatenate([np.partition(row, ranks)[None, ranks] for row in rows])
-        blocks = kept.reshape(len(self._sizes), number, len(ranks))
-        return {size: np.sort(block, axis=0) for size, block in zip(self._sizes, blocks, strict=True)}
+        blocks = kept.reshape(-1, number, len(ranks))
+        return {size: np.sort(block, axis=0) for size, block in zip(self.budget.tuple_sizes, blocks, strict=True)}
 
     def _make_probes(self) -> None:
         outputs, number = torch.cat(self._material), self.budget.probes
         self._material.clear()
-        self._sizes = averaged_sizes(self.budget, outputs)
-        made = [tuples_of(outputs, size, number, self.distance) for size in self._sizes]
-        if made:
-            self._probes = self.distance.embed(torch.cat(made))
-            shape = (len(self._probes), self.budget.compared(self.budget.m))
-            self._rows = torch.zeros(shape, dtype=torch.float32, device=self._distances.device)
+        made = [tuples_of(outputs, size, number, self.distance) for size in self.budget.tuple_sizes]
+        self._probes = self.distance.embed(torch.cat(made))
+        shape = (len(self._probes), self.budget.compared(self.budget.m))
+        self._rows = torch.zeros(shape, dtype=torch.float32, device=self._distances.device)
 
 
 def _float32_up(distances: Tensor) -> Tensor:

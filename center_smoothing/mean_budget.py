@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from center_smoothing import bounds
 from center_smoothing.budget import _check_count
+from center_smoothing.scalars import make_plain, plain
 
 # Each count of the grid exceeds the one before by so many hundredths of it. A finer grid follows the tail more closely,
 # at the price of smaller failure probabilities; between 5 and 20 the certified radii hardly change.
@@ -30,8 +31,8 @@ class MeanPlan:
         tail: upper confidence bound on the mass of outputs beyond the largest sample.
         tail_at_bound: the same mass after the shift by h. It counts as if at the bound B, so that the certified
             radius lies about tail_at_bound * B above what the samples themselves show.
-        evaluations: evaluations of the base function f per example.
-        abstention_probability: 0, for every f with finite outputs.
+        evaluations: noisy copies that the base function f is evaluated on per example.
+        abstention_probability: 0, for every f that gives nothing but outputs (T9).
         certifiable: True: at every h there is a radius, which never exceeds B.
     """
 
@@ -76,6 +77,7 @@ class MeanBudget:
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         for name in ("n", "m", "group"):
             _check_count(name, getattr(self, name))
         for name in ("alpha_1", "alpha_2"):
@@ -100,8 +102,16 @@ class MeanBudget:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the base function per certificate."""
+        """Noisy copies that the base function is evaluated on per certificate.
+
+        The base output f(x), for the smoothing loss, is one evaluation more.
+        """
         return self.n + self.m
+
+    @property
+    def evaluations_to_smooth(self) -> int:
+        """Noisy copies that the base function is evaluated on per smoothed output."""
+        return self.n
 
     @property
     def num_distances(self) -> int:
@@ -125,7 +135,7 @@ class MeanBudget:
         return _tails(self.num_distances, self.alpha_2)
 
     def abstention_probability(self) -> float:
-        """0: with finite outputs a mean always exists."""
+        """0: of outputs a mean always exists."""
         return 0.0
 
     def plan(self, h: float) -> MeanPlan:
@@ -135,6 +145,7 @@ class MeanBudget:
             ValueError: if h is negative or NaN.
         """
         _, tails = self.tails()
+        h = plain(h)
         return MeanPlan(
             h=float(h),
             levels=len(tails),

@@ -44,8 +44,8 @@ class MeanOutput:
 class MeanCertificate:
     """One sampling run around one input, and every answer that it holds (theory T11).
 
-    The promise: for each x' with ||x - x'||_2 <= eps_in, with probability at least 1 - alpha over both sampling runs,
-    if neither abstains, d(center(x), center(x')) <= eps_out(eps_in), for all eps_in and all eps_out together.
+    The promise, for one x' fixed beforehand: with probability at least 1 - alpha over the noise of both runs,
+    d(center(x), center(x')) <= eps_out(eps_in) for all eps_in >= ||x - x'||_2 together, unless one of the two abstains.
 
     Attributes:
         distances: (m / group,) float64, ascending: d(center, f(x + noise)) of the certification outputs, or of means of

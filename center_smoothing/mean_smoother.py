@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from center_smoothing.base_functions import as_base_function
 from center_smoothing.certificate import _ROUNDING
 from center_smoothing.distances.base import Distance, _to_float64
 from center_smoothing.mean_budget import MeanBudget
 from center_smoothing.mean_certificate import MeanCertificate, MeanOutput
 from center_smoothing.sampling import BLOCK, BaseFunction, BatchSize, NoisyOutputs, Stage, check_point
+from center_smoothing.scalars import plain
 
 # Outputs are scaled to a little less than the clipping norm, or rounding would leave half of them beyond it.
 _SHRINK = 1.0 - 2.0**-30
@@ -83,19 +83,19 @@ class MeanSmoother:
         self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
         self.bound = None if bound is None else _positive("bound", bound)
         self.outputs = NoisyOutputs(
-            self.clipped(model), sigma=sigma, seed=seed, grid=grid, batch_size=batch_size, progress=progress
+            model,
+            sigma=sigma,
+            seed=seed,
+            grid=grid,
+            batch_size=batch_size,
+            progress=progress,
+            after=None if self.clip_norm is None else partial(clip, distance=distance, norm=self.clip_norm),
         )
 
     @property
     def sigma(self) -> float:
         """Noise level, in units of x."""
         return self.outputs.sigma
-
-    def clipped(self, model: BaseFunction) -> BaseFunction:
-        """A model with its outputs clipped as this smoother does it; the model itself with a ``bound``."""
-        if self.clip_norm is None:
-            return model
-        return Clipped(as_base_function(model), self.distance, self.clip_norm)
 
     @property
     def largest_bound(self) -> float:
@@ -113,7 +113,7 @@ class MeanSmoother:
             example: with the seed and x it determines the noise; the index in the data set, say.
 
         Returns:
-            The mean (*out), and whether it abstained because an output was not finite.
+            The mean (*out), and whether it abstained because one of the n was no output (T9): not finite, say.
 
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
@@ -129,7 +129,8 @@ class MeanSmoother:
         Arguments and the smoothed output are those of :meth:`smooth`.
 
         Raises:
-            ValueError: as in :meth:`smooth`, and if an output is further away than ``bound``.
+            ValueError: as in :meth:`smooth`, and if an output is further away than ``bound``, or than ``clip_norm``
+                and a distance that is what it declares permit.
         """
         output = self.smooth(x, example=example)
         bound = self._bound_around(output.center)
@@ -148,7 +149,8 @@ class MeanSmoother:
         )
 
     def _draw(self, x: Tensor, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
-        return self.outputs.draw(x, example=_key(x, example), stage=stage, count=count)
+        """Outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""
+        return map(self.distance.only_outputs, self.outputs.draw(x, example=_key(x, example), stage=stage, count=count))
 
     def _bound_around(self, center: Tensor) -> float:
         """B: what no computed distance from the center exceeds, rounded up (theory T11)."""
@@ -166,50 +168,31 @@ class MeanSmoother:
         draws = self._draw(x, example, Stage.CERTIFICATION, self.budget.m)
         for outputs in _averaged(draws, self.budget.group):
             part = self.distance.compare(self.distance.embed(outputs), embedded)[:, 0]
-            if self.bound is not None and not output.abstained:
-                self._check_promise(part, outputs, bound)
+            if not output.abstained:
+                self._check_within(bound, part, outputs)
             distances[filled : filled + len(part)] = part.cpu().numpy()
             filled += len(part)
         return distances
 
-    def _check_promise(self, distances: Tensor, outputs: Tensor, bound: float) -> None:
-        """Raise ValueError if finite outputs (N, *out) lie further away than the user promised."""
+    def _check_within(self, bound: float, distances: Tensor, outputs: Tensor) -> None:
+        """Raise ValueError if finite outputs (N, *out) lie further away than B."""
         beyond = distances > bound
         if not bool(beyond.any()):
             return
-        broken = beyond & torch.isfinite(outputs).flatten(1).all(dim=1).to(beyond.device)
-        if bool(broken.any()):
+        beyond &= torch.isfinite(outputs).flatten(1).all(dim=1).to(beyond.device)
+        if not bool(beyond.any()):
+            return
+        found = f"the {self.distance!r} from the mean to an output is {float(distances[beyond].max())}"
+        if self.bound is not None:
             raise ValueError(
-                f"bound must be at least every distance between two outputs, got {self.bound!r}, but the "
-                f"{self.distance!r} from the mean to an output is {float(distances[broken].max())}; give a bound that "
-                "holds, or clip_norm instead, which makes one"
+                f"bound must be at least every distance between two outputs, got {self.bound!r}, but {found}; give a "
+                "bound that holds"
+                + (", or clip_norm instead, which makes one" if _has_zero(self.distance, outputs) else "")
             )
-
-
-class Clipped(nn.Module):
-    """The base function z = f(x) with outputs scaled towards zero where d(0, z) exceeds a norm, in float64.
-
-    Args:
-        model: callable (N, *in) -> (N, *out). A module, or the module of a bound method, becomes part of this one.
-        distance: convex in the output.
-        norm: the largest d(0, z).
-    """
-
-    def __init__(self, model: BaseFunction, distance: Distance, norm: float) -> None:
-        super().__init__()
-        self.function = model
-        owner = getattr(model, "__self__", model)
-        if isinstance(owner, nn.Module):
-            self.owner = owner
-        self.distance = distance
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, *in) -> (N, *out) in float64."""
-        outputs = self.function(x)
-        if not isinstance(outputs, Tensor) or outputs.ndim < 2:
-            return outputs  # the caller knows what is wrong with it
-        return clip(outputs, self.distance, self.norm)
+        raise ValueError(
+            f"distance must be convex in the output, of the degree and relaxation it declares, got one by which {found}"
+            f", beyond B={bound} of outputs clipped to {self.clip_norm}"
+        )
 
 
 def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
@@ -236,12 +219,13 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
     outputs = _to_float64(outputs)
-    zero = distance.embed(torch.zeros_like(outputs[:1]))
-    if bool(torch.isnan(zero).any()):
+    if not _has_zero(distance, outputs):
         raise ValueError(
             f"clip_norm must be left out with {distance!r}, by which zero is no output to scale others towards; give "
             "bound instead, the largest distance between two outputs"
         )
+
+    zero = distance.embed(torch.zeros_like(outputs[:1]))
 
     def norms(z: Tensor) -> Tensor:
         return distance.compare(distance.embed(z), zero).reshape(-1, *[1] * (z.ndim - 1))
@@ -261,7 +245,13 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     return clipped
 
 
+def _has_zero(distance: Distance, outputs: Tensor) -> bool:
+    """Whether zeros, of the shape of outputs (N, *out), are an output of the distance."""
+    return bool(distance.are_outputs(outputs.new_zeros((1, *outputs.shape[1:]))))
+
+
 def _positive(name: str, value: float) -> float:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
         raise ValueError(f"{name} must be a positive finite number, got {value!r}")
     return float(value)

@@ -2,56 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
 from center_smoothing.medians import upper_median
 
+Values = Tensor | NDArray[Any] | Sequence[float]
+
+# Below this float64 tells all whole numbers apart.
+_EXACT = 2.0**53
+
 
 class _PerExample(Metric):
-    """Holds one float64 value per example. Of values with the same index the first counts."""
+    """Hold one float64 value per example. Of values with the same index the first counts."""
 
     full_state_update = False
     is_differentiable = False
     higher_is_better = False
+    plot_lower_bound = 0.0
 
-    indices: list[Tensor]
-    values: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401  # whatever torchmetrics' Metric takes
+        super().__init__(**kwargs)
         # float64 keeps certified radii, and indices up to 2^53, exact. A process without any example contributes an
         # empty tensor of this type when states are gathered.
         self.set_dtype(torch.float64)
-        self.add_state("indices", default=[], dist_reduce_fx="cat")
-        self.add_state("values", default=[], dist_reduce_fx="cat")
+        # MetricCollection lets metrics with the same names of states share them once their first values are alike.
+        of_this_class = f"{type(self).__module__}.{type(self).__qualname__}".replace(".", "_")
+        self._names = [f"{of_this_class}_{state}" for state in ("indices", "values")]
+        for name in self._names:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def _append(self, values: Tensor, index: Tensor) -> None:
-        index = torch.as_tensor(index)
-        if values.shape != index.shape or values.ndim != 1:
+    def plot(self, val: Any = None, ax: Any = None) -> Any:  # noqa: ANN401  # as every metric of torchmetrics
+        """Return the figure and axes of one result, or of a list of results; without ``val``, of :meth:`compute`."""
+        return self._plot(val, ax)
+
+    def _append(self, values: Values, index: Values | None) -> None:
+        added = self._vector(values, "values")
+        indices = torch.full_like(added, torch.nan) if index is None else self._vector(index, "index")
+        if added.shape != indices.shape or added.ndim != 1:
             raise ValueError(
-                f"values and index must be vectors of one length, got {tuple(values.shape)} and {tuple(index.shape)}"
+                f"values and index must be vectors of one length, got {tuple(added.shape)} and {tuple(indices.shape)}"
             )
-        if bool(torch.isnan(values).any()):
+        if bool(torch.isnan(added).any()):
             raise ValueError("values must not be NaN; where there is no certificate eps_out is inf")
-        self.indices.append(index.to(self.device, torch.float64))
-        self.values.append(values.to(self.device, torch.float64))
+        if bool((added < 0.0).any()):
+            raise ValueError(f"values must be at least 0, got {float(added.min())!r}")
+        if index is not None and not bool(((indices.abs() < _EXACT) & (indices == indices.floor())).all()):
+            raise ValueError(f"index must hold whole numbers below 2^53, got {index!r}")
+        for name, state in zip(self._names, (indices, added), strict=True):
+            getattr(self, name).append(state)
+
+    def _vector(self, values: Values, name: str) -> Tensor:
+        """Return a vector on this metric's device as float64, without loss."""
+        try:
+            if isinstance(values, np.ndarray):  # torch takes neither strides below 0 nor a foreign byte order
+                vector = torch.from_numpy(values.astype(values.dtype.newbyteorder("=")))
+            else:
+                vector = values if isinstance(values, Tensor) else torch.tensor([*values], dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{name} must be a vector of real numbers, got {values!r}") from error
+        if vector.is_complex():
+            raise ValueError(f"{name} must be a vector of real numbers, got {vector.dtype}")
+        return vector.detach().to(self.device, torch.float64)
 
     def _distinct(self) -> Tensor:
-        """The values of distinct examples, (N,)."""
-        if not len(self.values):
-            return torch.empty(0, dtype=torch.float64)
-        indices, values = _concatenated(self.indices), _concatenated(self.values)
-        first: dict[float, int] = {}
+        """Return the values of distinct examples, (N,)."""
+        indices, values = (_concatenated(getattr(self, name)) for name in self._names)
+        first: dict[object, int] = {}
         for position, index in enumerate(indices.tolist()):
-            first.setdefault(index, position)
+            first.setdefault(index if index == index else object(), position)  # NaN, no index, is like no other
         return values[list(first.values())]
 
 
 class _MedianPerExample(_PerExample):
     def compute(self) -> Tensor:
-        """The upper median; raises ValueError without any example."""
+        """Return the upper median; raises ValueError without any example."""
         values = self._distinct()
         return torch.tensor(upper_median(values.tolist()), dtype=torch.float64, device=values.device)
 
@@ -59,9 +90,12 @@ class _MedianPerExample(_PerExample):
 class MedianCertifiedRadius(_MedianPerExample):
     """Median eps_out over examples; lower is better. Abstentions and missing certificates are inf (theory T9).
 
-    ``update(eps_out, index)`` takes (N,) certified output radii and the (N,) data set indices of their examples;
-    examples that come twice, as padding for distributed evaluation does, count once. ``compute()`` gives a float64
-    scalar: the upper median.
+    ``update(eps_out, index)`` takes (N,) certified output radii and the (N,) data set indices of their examples, as
+    tensors, arrays or lists. Examples that come twice, as padding for distributed evaluation does, count once; without
+    ``index`` each value is an example of its own. ``compute()`` gives a float64 scalar: the upper median.
+
+    Args:
+        kwargs: of torchmetrics' ``Metric``, as for the metrics below.
 
     Example:
         >>> import torch
@@ -72,7 +106,7 @@ class MedianCertifiedRadius(_MedianPerExample):
         tensor(50., dtype=torch.float64)
     """
 
-    def update(self, eps_out: Tensor, index: Tensor) -> None:
+    def update(self, eps_out: Values, index: Values | None = None) -> None:
         """Add certified radii (N,) of the examples with indices (N,)."""
         self._append(eps_out, index)
 
@@ -90,7 +124,7 @@ class MedianSmoothingLoss(_MedianPerExample):
         tensor(4., dtype=torch.float64)
     """
 
-    def update(self, smoothing_loss: Tensor, index: Tensor) -> None:
+    def update(self, smoothing_loss: Values, index: Values | None = None) -> None:
         """Add smoothing losses (N,) of the examples with indices (N,)."""
         self._append(smoothing_loss, index)
 
@@ -98,8 +132,8 @@ class MedianSmoothingLoss(_MedianPerExample):
 class AbstentionRate(_PerExample):
     """Share of examples at which the smoothed function abstained, in [0, 1]; lower is better.
 
-    ``update(abstained, index)`` takes (N,) booleans and the (N,) data set indices; examples that come twice count
-    once.
+    ``update(abstained, index)`` takes (N,) booleans, and the (N,) data set indices as for
+    :class:`MedianCertifiedRadius`.
 
     Example:
         >>> import torch
@@ -109,12 +143,17 @@ class AbstentionRate(_PerExample):
         tensor(0.2500, dtype=torch.float64)
     """
 
-    def update(self, abstained: Tensor, index: Tensor) -> None:
+    plot_upper_bound = 1.0
+
+    def update(self, abstained: Values, index: Values | None = None) -> None:
         """Add outcomes (N,) of the examples with indices (N,)."""
-        self._append(abstained.to(torch.float64), index)
+        outcomes = self._vector(abstained, "abstained")
+        if not bool(((outcomes == 0.0) | (outcomes == 1.0)).all()):
+            raise ValueError(f"abstained must be true or false for each example, got {abstained!r}")
+        self._append(outcomes, index)
 
     def compute(self) -> Tensor:
-        """The share; raises ValueError without any example."""
+        """Return the share; raises ValueError without any example."""
         values = self._distinct()
         if values.numel() == 0:
             raise ValueError("the abstention rate of no example is undefined: call update first")
@@ -122,5 +161,5 @@ class AbstentionRate(_PerExample):
 
 
 def _concatenated(state: list[Tensor] | Tensor) -> Tensor:
-    """A list state as it is before a synchronisation, or the tensor that it is afterwards."""
-    return state if isinstance(state, Tensor) else torch.cat(state)
+    """Return a list state as it is before a synchronisation, or the tensor that it is afterwards, as one tensor."""
+    return state if isinstance(state, Tensor) else torch.cat(state or [torch.empty(0, dtype=torch.float64)])

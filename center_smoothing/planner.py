@@ -17,6 +17,7 @@ from scipy import special
 
 from center_smoothing import bounds
 from center_smoothing.budget import Coverage, SmoothingBudget
+from center_smoothing.scalars import make_plain
 from center_smoothing.stopping import with_looks
 
 _DIMENSIONS = 16
@@ -86,6 +87,7 @@ class Demand:
 
     def __post_init__(self) -> None:
         """Validate: what is fixed has to be admitted by an n."""
+        make_plain(self)
         if not self.h or not all(h >= 0.0 for h in self.h):
             raise ValueError(f"h must name at least one number of at least 0, got {self.h!r}")
         if "m" in self.fixed:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from center_smoothing.base_functions import as_base_function
+from center_smoothing.base_functions import as_base_function, as_outputs
 from center_smoothing.discrete_gaussian import discrete_gaussian
+from center_smoothing.scalars import plain
 
 # Draws per block. The numbers depend on it: another block size is another random stream.
 BLOCK = 64
@@ -98,6 +99,7 @@ class NoisyOutputs:
         batch_size: noisy copies per call of the model, or ``"auto"``: measured once on the first x, in about a
             second, and kept.
         progress: called with the number of copies after each call of the model.
+        after: a function of outputs (N, *out), of each by itself, that belongs to the base function, such as clipping.
 
     Attributes:
         most_at_once: noisy copies that the memory of the device allows for in a call, once it ran out; else None.
@@ -112,10 +114,12 @@ class NoisyOutputs:
         grid: int | None = None,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
+        after: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        sigma, grid, batch_size = plain(sigma), plain(grid), plain(batch_size)
         if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0.0 < sigma < float("inf"):
             raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
-        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size != "auto" and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be 'auto' or a whole number of at least 1, got {batch_size!r}")
         if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
             raise ValueError(f"grid must be a whole number of at least 1, such as 4080, got {grid!r}")
@@ -126,7 +130,9 @@ class NoisyOutputs:
         self.seed = int(seed)
         self.batch_size = batch_size
         self.progress = progress
+        self.after = after
         self.most_at_once: int | None = None
+        self._works = False  # whether a call of the model came to an end
 
     def base_output(self, x: Tensor) -> Tensor:
         """f(x), without noise, for x rounded to the grid if there is one: (*in) -> (*out)."""
@@ -158,20 +164,23 @@ class NoisyOutputs:
             yield self._evaluated(copies, slice(first, min(first + size, count)))
 
     def _evaluated(self, copies: _NoisyCopies, place: slice) -> Tensor:
-        batch = copies.at(place)
         with evaluating(self.model):
-            outputs = self._call_in_parts(batch)
+            outputs = self._call_in_parts(partial(copies.at, place))
         if self.progress is not None:
-            self.progress(len(batch))
+            self.progress(len(outputs))
         return outputs
 
-    def _call_in_parts(self, batch: Tensor) -> Tensor:
-        """Outputs of a batch, in as many calls as the memory of the device makes necessary.
+    def _call_in_parts(self, inputs: Callable[[], Tensor]) -> Tensor:
+        """Outputs (N, *out) of a batch, in as many calls as the memory of the device makes necessary.
+
+        Args:
+            inputs: makes the batch (N, *in), again for each attempt: the model may have written on the last one.
 
         Raises:
             ValueError: if there is not enough for one noisy copy.
         """
         while True:
+            batch = inputs()
             size = min(len(batch), self.most_at_once or len(batch))
             try:
                 # an output may be a view of the input, or a buffer that the model fills again
@@ -183,10 +192,12 @@ class NoisyOutputs:
                 if size == 1:
                     raise ValueError(
                         "model must fit into the memory of the device with one noisy copy at least, got an input of "
-                        f"shape {tuple(batch.shape[1:])}: {str(error).splitlines()[0]}"
+                        f"shape {tuple(batch.shape[1:])}: {_first_line(error)}"
                     ) from error
                 self.most_at_once = size // 2
-            _free_caches(batch.device)  # only here, where nothing holds on to the tensors of the failed call
+            device = batch.device
+            del batch  # before another is made; only here nothing holds on to the tensors of the failed call
+            _free_caches(device)
 
     def noisy_copies(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Tensor:
         """The first ``count`` noisy copies (count, *in) themselves. Arguments are those of :meth:`draw`."""
@@ -213,28 +224,60 @@ class NoisyOutputs:
             out.copy_(from_grid(x + noise, self.grid, out.dtype))
 
     def _call(self, batch: Tensor) -> Tensor:
-        outputs = self.model(batch)
-        if isinstance(outputs, np.ndarray):
-            outputs = torch.as_tensor(outputs, device=batch.device)
-        if not isinstance(outputs, Tensor):
-            raise ValueError(
-                f"model must return a tensor, got {type(outputs).__name__}; other outputs need an ObjectDistance"
-            )
-        if outputs.ndim < 2 or len(outputs) != len(batch):
-            raise ValueError(
-                f"model must return one output per input, shape ({len(batch)}, *out), "
-                f"got {tuple(outputs.shape)} for inputs {tuple(batch.shape)}"
+        """Outputs (N, *out) of a batch, which belongs to the model from here on: it may write on it."""
+        outputs = as_outputs(self.model(batch), batch) if self._works else self._first_outputs(batch)
+        return outputs if self.after is None else self.after(outputs)
+
+    def _first_outputs(self, batch: Tensor) -> Tensor:
+        """Outputs (N, *out) of the first call of all, which shows whether x itself was a batch."""
+        point = batch[0].clone()
+        try:
+            outputs = as_outputs(self.model(batch), batch).clone()  # the next call may fill them again
+        except Exception as error:
+            if point.ndim > 1 and not _is_out_of_memory(error) and self._outputs_of_rows(point) is not None:
+                raise ValueError(
+                    f"x must be one input, got shape {tuple(point.shape)}: the model takes it for a batch of "
+                    f"{len(point)}, and no batch of such; smooth each x[i] by itself ({_first_line(error)})"
+                ) from error
+            raise
+        self._works = True
+        if self._is_like_a_batch(point, outputs[0]):
+            warnings.warn(
+                f"x of shape {tuple(point.shape)} looks like a batch of {len(point)} inputs: the model gives an output "
+                "for each row alone; together they get one certificate, larger than that of each x[i] by itself",
+                stacklevel=2,
             )
         return outputs
+
+    def _is_like_a_batch(self, point: Tensor, output: Tensor) -> bool:
+        """Whether the output (*out) at a point (*in) is the model's for the point's rows, taken as a batch.
+
+        Of an image, functions of each pixel give the same for each channel alone; it is one input nevertheless.
+        """
+        is_image = point.ndim == 3 and len(point) in (1, 3, 4)
+        if point.ndim < 2 or len(point) < 2 or is_image or len(output) != len(point):
+            return False
+        alone, together = self._outputs_of_rows(point[-1:]), output[-1:].reshape(1, -1)
+        if alone is None or alone.flatten(1).shape != together.shape:
+            return False
+        a, b = (z.cpu().double() for z in (alone.flatten(1), together))
+        return torch.allclose(a, b, rtol=1e-4, equal_nan=True)
+
+    def _outputs_of_rows(self, rows: Tensor) -> Tensor | None:
+        """Outputs (B, *out) of rows (B, *in); None where the model takes no such batch."""
+        try:
+            return as_outputs(self.model(rows.clone()), rows)
+        except Exception:  # whatever a model raises for inputs that do not fit
+            return None
 
     def _fastest_batch_size(self, x: Tensor) -> int:
         """The batch size with the most evaluations a second: measured here, on this x, in about a second."""
         with evaluating(self.model):
-            self._call_in_parts(self._noisy_batch(x, BLOCK))  # the first call of all may compile the model
+            self._call_in_parts(partial(self._noisy_batch, x, BLOCK))  # the first call of all may compile the model
         best, best_rate, began = BLOCK, 0.0, time.perf_counter()
         for size in _BATCH_SIZES:
             try:
-                rate = self._rate(self._noisy_batch(x, size))
+                rate = self._rate(x, size)
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -253,20 +296,25 @@ class NoisyOutputs:
         copies = self.noisy_copies(x, example=0, stage=Stage.CALIBRATION, count=BLOCK)
         return copies.repeat(-(-size // BLOCK), *[1] * x.ndim)[:size]
 
-    def _rate(self, batch: Tensor) -> float:
+    def _rate(self, x: Tensor, size: int) -> float:
         """Evaluations a second, from the faster of two calls after one that does not count."""
-        seconds = []
         with evaluating(self.model):
-            for _ in range(3):
-                began = time.perf_counter()
-                self._call(batch).flatten()[0].item()  # reading one number waits for the device
-                seconds.append(time.perf_counter() - began)
-        return len(batch) / max(min(seconds[1:]), 1e-9)
+            seconds = [self._seconds(self._noisy_batch(x, size)) for _ in range(3)]
+        return size / max(min(seconds[1:]), 1e-9)
+
+    def _seconds(self, batch: Tensor) -> float:
+        began = time.perf_counter()
+        self._call(batch).flatten()[0].item()  # reading one number waits for the device
+        return time.perf_counter() - began
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the CPU's allocator, had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in _NO_MEMORY)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _free_caches(device: torch.device) -> None:
@@ -350,8 +398,8 @@ def grid_change(x: Tensor, grid: int) -> tuple[float, float]:
 
 def check_point(x: Tensor) -> None:
     """Raise ValueError unless x is a finite floating-point tensor."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
+        kind = type(x).__name__ if not isinstance(x, Tensor) else x.dtype if x.layout is torch.strided else x.layout
         raise ValueError(f"x must be a floating-point tensor in the units of sigma, got {kind}")
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())

@@ -93,12 +93,14 @@ class CenterSmoother:
                 whatever it likes: alpha_2 is shared by the looks.
         """
         center, radius = self._select(x, example)
-        sample, output = CertificationSample(self.budget, self.distance, center), None
+        used = self.budget.with_sizes(averaged_sizes(self.budget, center))
+        sample, output, loss = CertificationSample(used, self.distance, center), None, math.inf
         for m in self._looks(sample, x, example):
             if output is None:
                 paper = self.budget.method == "paper"  # else one batch serves for both (T8)
                 check = self._check_distances(x, example, center) if paper else sample.first(self.budget.n_check)
                 output = self._checked(center, radius, check)
+                loss = math.inf if output.abstained else self._distance_from_base_output(center, x)
             certificate = Certificate(
                 distances=sample.ascending(m),
                 probes=sample.probe_distances(m),
@@ -106,7 +108,7 @@ class CenterSmoother:
                 relaxation=self.distance.relaxation,
                 budget=self.budget,
                 output=output,
-                smoothing_loss=math.inf if output.abstained else self._distance_from_base_output(center, x),
+                smoothing_loss=loss,
             )
             if output.abstained or (m < self.budget.m and stop is not None and stop(certificate)):
                 break
@@ -116,7 +118,7 @@ class CenterSmoother:
         """T1.1 and T1.2: the candidate with the least ceil(n/2)-th smallest distance, and that distance."""
         paper = self.budget.method == "paper"
         candidates, radii = (self._rank_all_pairs if paper else self._rank_pilot)(x, example)
-        if len(candidates) == 0:  # not one finite output: there is no center, and the check abstains
+        if len(candidates) == 0:  # not one output: there is no center, and the check abstains
             return candidates.new_zeros(candidates.shape[1:]), math.inf
         radius, best = radii.min(dim=0)
         return candidates[int(best)], float(radius)
@@ -135,13 +137,17 @@ class CenterSmoother:
         return candidates, self._half_radii(distances)
 
     def _candidates(self, pilot: Tensor) -> Tensor:
-        """Finite pilot outputs, averages of tuples (T7), and what the distance makes of all (T2): mean, median."""
-        budget, finite = self.budget, _finite(pilot)
-        if len(finite) == 0:
-            return finite
+        """Pilot outputs, averages of tuples (T7), and what the distance makes of all (T2): mean, median."""
+        budget, kept = self.budget, self._outputs_among(pilot)
+        if len(kept) == 0:
+            return kept
         sizes = sorted({1, *averaged_sizes(budget, pilot)})
         tuples = [tuples_of(pilot, size, budget.tuples(size), self.distance) for size in sizes if size <= budget.k]
-        return _finite(torch.cat([*tuples, self.distance.averages_of(finite)]))
+        return self._outputs_among(torch.cat([*tuples, self.distance.averages_of(kept)]))
+
+    def _outputs_among(self, outputs: Tensor) -> Tensor:
+        """The rows of (N, *out) that are outputs (T9)."""
+        return outputs[self.distance.are_outputs(outputs).to(outputs.device)]
 
     def _half_radii(self, distances: Tensor) -> Tensor:
         """(K, n) -> (K,): the ceil(n/2)-th smallest distance of each candidate."""
@@ -150,7 +156,7 @@ class CenterSmoother:
 
     def _looks(self, sample: CertificationSample, x: Tensor, example: int) -> Iterator[int]:
         """Draw the certification sample, and say at each look how many outputs it has."""
-        looks, count = list(self.budget.look_sizes), max(self.budget.m, self.budget.n_check)
+        looks, count = list(self.budget.look_sizes), self.budget.certification_outputs
         for outputs in self.outputs.draw(x, example=example, stage=Stage.CERTIFICATION, count=count):
             sample.add(outputs)
             while looks and sample.drawn >= (looks[0] if len(looks) > 1 else count):
@@ -175,13 +181,8 @@ class CenterSmoother:
     def _rank_all_pairs(self, x: Tensor, example: int) -> tuple[Tensor, Tensor]:
         """Paper mode: the n ranked outputs are the candidates too, each at distance 0 from itself."""
         ranking = torch.cat(list(self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n)))
-        candidates, step = _finite(ranking), _CANDIDATES_AT_ONCE
+        candidates, step = self._outputs_among(ranking), _CANDIDATES_AT_ONCE
         embedded, centers = self.distance.embed(ranking), self.distance.embed(candidates)
         blocks = [centers[start : start + step] for start in range(0, max(1, len(centers)), step)]
         radii = [self._half_radii(self.distance.compare(embedded, block).T) for block in blocks]
         return candidates, torch.cat(radii)
-
-
-def _finite(outputs: Tensor) -> Tensor:
-    """The rows of (N, *out) without NaN or inf."""
-    return outputs[torch.isfinite(outputs).flatten(1).all(dim=1)]

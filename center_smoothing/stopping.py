@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from center_smoothing import bounds
 from center_smoothing.budget import Coverage, Ranks, SmoothingBudget
 from center_smoothing.certificate import Certificate
+from center_smoothing.scalars import make_plain
 
 # How sure the lower side of a two-sided bound is. It decides when to stop and not what holds.
 _ALPHA_BELOW = 0.05
@@ -66,6 +67,7 @@ class TightEnough:
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         _check_eps_in(self.eps_in)
         if not 0.0 < self.rtol < 1.0:
             raise ValueError(f"rtol must lie in (0, 1), got {self.rtol!r}")
@@ -84,7 +86,7 @@ class TightEnough:
 
         The last look takes the samples at certain levels; their quantiles are bounded from below.
         """
-        budget, m = certificate.budget, certificate.m
+        budget, m = certificate.used_budget, certificate.m
         last = _ranks(certificate, budget.m, eps_in, self.coverage, self.eps_in)
         compared = (budget.compared(m), budget.compared(budget.m))
         return Ranks(
@@ -117,6 +119,7 @@ class Decided:
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         _check_eps_in(self.eps_in)
         if not self.eps_out >= 0.0:
             raise ValueError(f"eps_out must be at least 0, got {self.eps_out!r}")
@@ -131,7 +134,7 @@ class Decided:
 
     def _hopeless(self, certificate: Certificate, eps_in: float) -> bool:
         """Whether all later looks fail even if every further distance is 0."""
-        budget, m = certificate.budget, certificate.m
+        budget, m = certificate.used_budget, certificate.m
         for later in budget.look_sizes:
             if later <= m:
                 continue
@@ -147,13 +150,8 @@ class Decided:
 
 
 def _ranks(certificate: Certificate, m: int, eps_in: float, coverage: Coverage, all_eps_in: Sequence[float]) -> Ranks:
-    return certificate.budget.ranks(
-        eps_in / certificate.sigma,
-        m=m,
-        tuple_sizes=tuple(certificate.probes),
-        coverage=coverage,
-        answers=len(set(all_eps_in)),
-    )
+    answers = len(set(all_eps_in))
+    return certificate.used_budget.ranks(eps_in / certificate.sigma, m=m, coverage=coverage, answers=answers)
 
 
 def _check_eps_in(eps_in: Sequence[float]) -> None:

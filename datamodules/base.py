@@ -43,10 +43,12 @@ class ImageDataModule(LightningDataModule, ABC):
     Attributes:
         train_set: dictionaries of ``image``, float32 (C, H, W) in [0, 1], and ``index``, int64 scalar.
         test_set: the same of the test split.
+        image_shape: (C, H, W) of all images; None where only :meth:`setup` tells, or where they differ.
         left_out: names of files that :meth:`setup` could not read, and why.
         timeout: seconds after which a process that loads and gives nothing is given up.
     """
 
+    image_shape: tuple[int, int, int] | None = None
     timeout: float = 600.0
 
     train_set: Dataset[dict[str, Tensor]]

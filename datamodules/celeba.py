@@ -47,6 +47,7 @@ class CelebA(ImageDataModule):
         num_workers: processes that load.
     """
 
+    image_shape = (3, 218, 178)
     train_set: IndexedPhotos
     test_set: IndexedPhotos
 

@@ -26,6 +26,8 @@ class CIFAR10(ImageDataModule):
         num_workers: processes that load.
     """
 
+    image_shape = (3, 32, 32)
+
     def __init__(self, root: str = "data", download: bool = True, batch_size: int = 64, num_workers: int = 0) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers)
         self.save_hyperparameters(logger=False)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import BinaryIO, Literal, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 Mode = Literal["rgb", "grey"]
@@ -23,7 +25,26 @@ CHANNELS: dict[Mode, int] = {"rgb": 3, "grey": 1}
 
 # Pillow knows these by sight and leaves them to other programs: it cannot decode them, or starts Ghostscript.
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-_SIXTEEN_BITS = 65535
+# Raw files of cameras: Pillow would read many as TIFF, and find a thumbnail.
+_RAW = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
+    ".sr2 .srf .srw .x3f".split()
+)
+# Pictures that Pillow reads with a plugin at most.
+_WITH_PLUGINS = frozenset(".avif .avifs .heic .heics .heif .heifs .hif .jxl .jxr .svg .svgz".split())
+_HEIF = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1", b"ftypavif")
+_DNG_VERSION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 50706, 258, 262, 339  # tags of TIFF
+_SIXTEEN_BITS, _TWELVE_BITS = 65535, 4095
+# How an image with each EXIF orientation is turned upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Each thread may hold a photograph of full size.
 _MOST_THREADS = 8
 
@@ -44,9 +65,10 @@ class Decoded:
 
 
 def find(root: Path) -> list[Path]:
-    """Image files below a folder, relative to it, sorted by path.
+    """Return the image files below a folder, relative to it, sorted by path.
 
-    Hidden files and folders are left out. Links are followed; a folder with several ways to it counts once.
+    Those of formats that cannot be decoded here, such as HEIC and raw files, are among them. Hidden files and folders
+    are left out. Links are followed; a folder with several ways to it counts once.
 
     Raises:
         OSError: if a folder cannot be listed.
@@ -142,32 +164,107 @@ def _in_threads(look: Callable[[int], str | None], count: int) -> list[str | Non
 def _read(path: Path, *, least_side: int) -> Image.Image:
     """An image upright and opaque, in any mode of 8 bits; a JPEG may come smaller, but not below ``least_side``."""
     # an open file: given its name, Pillow 13 maps it into memory, and a TIFF that lies on its side comes out garbled
-    with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
+    with path.open("rb") as file, _opened(file, path.suffix.lower()) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, Pillow's limit is {limit}")
         image.draft(None, (least_side, least_side))
-        upright = _eight_bits(ImageOps.exif_transpose(image))
+        _scale_transparency(image)
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        upright = _eight_bits(image)
+        upright = upright.copy() if turn is None else upright.transpose(turn)
     if upright.has_transparency_data:
         coloured = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
     return upright
 
 
+def _opened(file: BinaryIO, suffix: str) -> Image.Image:
+    """Return an image whose pixels are not read yet.
+
+    Raises:
+        ValueError: for formats that Pillow does not decode, or not as the picture that they hold.
+    """
+    unread = "cannot be decoded here: convert it to JPEG or PNG"
+    if suffix in _RAW:
+        raise ValueError(f"{suffix[1:].upper()}, a raw file of a camera, {unread}")
+    try:
+        image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        file.seek(4)
+        if suffix in _WITH_PLUGINS or file.read(8) in _HEIF:
+            name = suffix[1:].upper() if suffix in _WITH_PLUGINS else "HEIC or AVIF under another name"
+            raise ValueError(f"{name} {unread}") from None
+        raise
+    if _DNG_VERSION in getattr(image, "tag_v2", {}):
+        raise ValueError(f"DNG, a raw file of a camera, {unread}")
+    if not isinstance(image.info.get("xmp", b""), bytes):
+        del image.info["xmp"]  # Pillow looks for an orientation there, in text alone
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a loaded image, that of XMP where there is none; 1 where there is neither.
+
+    No other tag is read: a damaged one does not matter. A TIFF has been turned by Pillow.
+    """
+    if image.format == "TIFF":
+        return 1
+    exif = image.info.get("exif", b"")
+    if not exif:  # as older programs write it into a PNG: a name, a length, and hexadecimal digits
+        words = image.info.get("Raw profile type exif", "").split()[2:]
+        with suppress(ValueError):
+            exif = bytes.fromhex("".join(words))
+    exif = re.sub(rb"^(Exif\0\0)+", b"", exif)
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2], "<")
+    with suppress(struct.error):
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, length = struct.unpack_from(f"{order}HHI", exif, place)
+            if tag == ExifTags.Base.Orientation and (kind, length) in ((3, 1), (4, 1)):  # one short or long number
+                return int(struct.unpack_from(order + "HI"[kind - 3], exif, place + 8)[0])
+    xmp = image.info.get("xmp") or str(image.info.get("XML:com.adobe.xmp", "")).encode()
+    found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)
+    return int(found[1]) if found else 1
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Bring the transparent shade of a PNG to the scale of its pixels; Pillow leaves it as it stands in the file.
+
+    Raises:
+        ValueError: for colours of 16 bits, of which Pillow keeps 8: several would be transparent.
+    """
+    if image.format == "PNG" and "transparency" in image.info:
+        packed = image.tile[0].args
+        if packed == "RGB;16B":
+            raise ValueError("16-bit colours of which one is transparent")
+        if packed in ("L;2", "L;4"):
+            image.info["transparency"] *= 85 if packed == "L;2" else 17
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The same image, 0..65535 scaled to 0..255 where it has 16 bits.
+    """Return the same image, 0..65535 scaled to 0..255 where it has 16 bits, 0..4095 where it has 12.
 
     Raises:
         ValueError: if its range is unknown.
     """
+    tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
         raise ValueError("floating-point pixels of unknown range")
+    if 2 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)) and tags.get(_BITS) != (32,):
+        raise ValueError("signed pixels of unknown range")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > _SIXTEEN_BITS:
+    white = _TWELVE_BITS if tags.get(_BITS) == (12,) else _SIXTEEN_BITS
+    if values.min() < 0 or values.max() > white:
         raise ValueError("32-bit pixels of unknown range")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if tags.get(_PHOTOMETRIC) == 0:  # white is 0
+        values = white - values
+    values[values == image.info.get("transparency", -1)] = white
+    return Image.fromarray(((2 * 255 * values + white) // (2 * white)).astype(np.uint8))
 
 
 @cache
@@ -179,9 +276,10 @@ def _formats() -> tuple[str, ...]:
 
 @cache
 def _extensions() -> frozenset[str]:
-    """Their extensions, in lower case, with the dot."""
+    """Return the extensions of pictures, decoded here or not, in lower case, with the dot."""
     formats = set(_formats())
-    return frozenset(extension for extension, name in Image.registered_extensions().items() if name in formats)
+    decoded = {extension for extension, name in Image.registered_extensions().items() if name in formats}
+    return frozenset(decoded | _RAW | _WITH_PLUGINS)
 
 
 def _is_file(path: Path) -> bool:

@@ -29,16 +29,17 @@ _say = rank_zero_only(print)
 class ImageFolder(ImageDataModule):
     """Images in [0, 1] below a folder; they need no labels.
 
-    All image files that Pillow can decode count, at any depth; hidden files and folders do not. Animations give their
-    first frame, transparent images stand on white, photographs are turned upright, and 16 bits become 8. An image of
-    another size is scaled until it covers ``image_size``, and its middle is taken.
+    All image files count, at any depth; hidden files and folders do not. Animations give their first frame, transparent
+    images stand on white, photographs are turned upright, and 16 bits become 8: rounded to nearest in grey, the upper
+    8 of a colour. An image of another size is scaled until it covers ``image_size``, and its middle is taken.
 
     If ``root`` has both folders ``train`` and ``test``, they are the split, and images elsewhere are not used.
     Otherwise ``test_fraction`` and ``split_seed`` split the images; with more or fewer files it is another split.
 
     The index of an image is the position of its file among all those used, sorted by path relative to ``root``, so that
-    those below ``test`` come before those below ``train``. Files that cannot be read are named on the terminal and left
-    out, but are numbered and split like all others: mending one moves no other image.
+    those below ``test`` come before those below ``train``. Files that cannot be read, HEIC and raw files of cameras
+    among them, are named on the terminal and left out, but are numbered and split like all others: mending one moves no
+    other image.
 
     Args:
         root: folder of the images.
@@ -78,6 +79,7 @@ class ImageFolder(ImageDataModule):
         self.save_hyperparameters(logger=False)
         self.root, self.mode = Path(os.path.expanduser(root)), mode
         self.height, self.width = image_size
+        self.image_shape = (CHANNELS[mode], self.height, self.width)
         self.test_fraction, self.split_seed = test_fraction, split_seed
         self._files: list[Path] = []
         self._parts: dict[Part, list[int]] = {}

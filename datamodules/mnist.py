@@ -31,6 +31,8 @@ class MNIST(ImageDataModule):
         num_workers: processes that load.
     """
 
+    image_shape = (1, 28, 28)
+
     def __init__(
         self,
         variant: Variant = "digits",

@@ -39,9 +39,9 @@ class PhotoFiles(Dataset[dict[str, Tensor]]):
 class PhotoFolder(ImageDataModule):
     """RGB photos below a folder, each in its own size and proportions; all of them are the test split.
 
-    All image files that Pillow can decode count, at any depth, sorted by path; grey ones become RGB, transparent ones
-    stand on white, photographs are turned upright. The index of a photo is the position of its file. Files that cannot
-    be read are left out, named in ``left_out``, and keep their number.
+    All image files count, at any depth, sorted by path; grey ones become RGB, transparent ones stand on white,
+    photographs are turned upright. The index of a photo is the position of its file. Files that cannot be read, HEIC
+    and raw files of cameras among them, are left out, named in ``left_out``, and keep their number.
 
     Args:
         root: folder of the photos.
@@ -80,7 +80,10 @@ class PhotoFolder(ImageDataModule):
         self.left_out = {self.names[position]: reason for position, reason in reasons.items()}
         readable = [position for position in range(len(paths)) if position not in reasons]
         if not readable:
-            held = f"none of its {len(paths)} image files can be read" if paths else "it holds no image file"
+            held = "it holds no image file"
+            if paths:
+                name, reason = next(iter(self.left_out.items()))
+                held = f"none of its {len(paths)} image files can be read, such as {name!r} ({reason})"
             raise ValueError(f"{where}: {held}; put photos there, such as .jpg or .png, or name the folder of yours")
         self.test_set = PhotoFiles([paths[position] for position in readable], readable, max_side=self.max_side)
 

@@ -2,9 +2,9 @@
 
 Smoothed are the ten probabilities of a small network on 8x8 digits in [0, 1]. The distance is the total variation of
 probability vectors, half of the l1 norm of their difference, hence a metric (gamma = 1), between 0 and 1: no event's
-probability, such as "the digit is even", differs by more. A certificate says: whatever digit within eps_in = h
-sigma (l2 norm over pixels) an attacker picks, its smoothed probability of each set of classes differs by at most
-eps_out.
+probability, such as "the digit is even", differs by more. A certificate says: for one change of the digit by at most
+eps_in = h sigma (l2 norm over pixels), fixed beforehand, the smoothed probability of each set of classes moves by at
+most eps_out.
 
 A consequence that the rows mention: moving eps_out from one class to another closes a gap of 2 eps_out. So where the
 most probable class leads the second by more than 2 eps_out, it stays the most probable one. The smoothing loss is the

@@ -7,9 +7,9 @@ input, and eps_in = h sigma is the l2 norm of all changes of a patient's inputs 
 distance is l2 between pairs of predictions, in standard deviations of the two targets; a norm of a difference is a
 metric (gamma = 1).
 
-Read a certificate so: whatever errors of measurement of size eps_in there are, the smoothed pair of predictions moves
-by at most eps_out; with eps_out = 0.5 no prediction moves by more than half a standard deviation of its target. The
-smoothing loss is the distance from the trees' own prediction. R2 is the share of a target's variance among test
+Read a certificate so: for one error of measurement of size eps_in, fixed beforehand, the smoothed pair of predictions
+moves by at most eps_out; with eps_out = 0.5 no prediction moves by more than half a standard deviation of its target.
+The smoothing loss is the distance from the trees' own prediction. R2 is the share of a target's variance among test
 patients that the trees explain, at most 1.
 """
 

@@ -1,13 +1,14 @@
-"""Certified retrieval: which digit is found by the angle between embeddings, whatever an attacker does to the query.
+"""Certified retrieval: which digit is found by the angle between embeddings, where an attacker changes the query.
 
 Smoothed is an encoder from 28x28 pixels in [0, 1] to 16 dimensions, trained so that embeddings of one digit point into
 one direction. The distance is the angle in units of pi, from 0 to 1, where 1/2 is a right angle. On directions it is
 the length of the shortest arc on the sphere, so that the triangle inequality holds as it is (gamma = 1). A query's
 smoothed embedding z is looked up in a gallery: the encoder's embeddings of 200 training digits, which the attacker
 cannot touch. Let a be the angle from z to the nearest item, of class c, and b the angle to the nearest item of any
-other class. An attacked query's smoothed embedding z' is at most eps_out from z, with probability .99, unless one of
-the two abstains. Then some item of class c is within a + eps_out of z', and no item of another class is nearer than
-b - eps_out: if eps_out < (b - a) / 2, the nearest item of z' is of class c too. It need not be the same item.
+other class. The smoothed embedding z' of one changed query, fixed beforehand, is at most eps_out from z with
+probability at least .99, unless one of the two abstains. Then some item of class c is within a + eps_out of z', and no
+item of another class is nearer than b - eps_out: if eps_out < (b - a) / 2, the nearest item of z' is of class c too. It
+need not be the same item.
 
 Each row says c, half of the gap b - a, and to which h it is larger than eps_out. The smoothing loss is the angle
 between z and the encoder's own embedding.

@@ -7,10 +7,10 @@ square of a metric needs a relaxed inequality, d(a, c) <= 2 (d(a, b) + d(b, c)),
 that. Each layer contributes at most 2, as directions of features that are not negative are at most at right angles,
 so that no two pictures are further apart than 4.
 
-A certificate says: whatever crop within eps_in = h sigma (l2 norm over pixels) an attacker makes, the smoothed
-denoised picture looks the same up to eps_out. Read it against the distances printed below the table. The smoothing
-loss is the distance from what the network makes of the crop without noise. All crops that are certified are of the
-right parts of the pictures, which neither network has seen.
+A certificate says: for one change of the crop by at most eps_in = h sigma (l2 norm over pixels), fixed beforehand, the
+smoothed denoised picture looks the same up to eps_out. Read it against the distances printed below the table. The
+smoothing loss is the distance from what the network makes of the crop without noise. All crops that are certified are
+of the right parts of the pictures, which neither network has seen.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Smoothed is the mask that the network draws into a crop of 40x40 pixels in [0, 1] of a photo of coins. It learns the
 crops of the photo's left part with masks from a watershed; the crops that are certified come from the right part. The
 distance is that of Jaccard between sets of pixels, 1 - intersection over union, which is a metric (gamma = 1) with
-values from 0 to 1. A certificate says: whatever changed crop within eps_in = h sigma (l2 norm over pixels) an attacker
-picks, its smoothed mask still overlaps that of the crop by at least 1 - eps_out. At eps_out >= 1 nothing is said. The
-smoothing loss is the distance from the network's own mask.
+values from 0 to 1. A certificate says: for one change of the crop by at most eps_in = h sigma (l2 norm over pixels),
+fixed beforehand, the two smoothed masks overlap by at least 1 - eps_out. At eps_out >= 1 nothing is said. The smoothing
+loss is the distance from the network's own mask.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ least number of characters to insert, delete or replace that turns one text into
 (gamma = 1): to turn a into c one may turn a into b and then b into c. Two methods make it known to center smoothing:
 the reader returns a list of texts, and ``EditDistance.between`` says how far two are apart.
 
-A certificate says: whatever strip within eps_in = h sigma (l2 norm over pixels) an attacker makes, its smoothed text is
-at most eps_out edits away from that of the strip. Edits are whole numbers: below 1 the text cannot change at all. The
+A certificate says: for one change of the strip by at most eps_in = h sigma (l2 norm over pixels), fixed beforehand, the
+smoothed text moves by at most eps_out edits. Edits are whole numbers: below 1 the text cannot change at all. The
 smoothing loss counts the edits from what the reader says without noise.
 """
 

@@ -69,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> Path:
     Raises:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk.
     """
-    entrypoint.quiet_libraries(offline=entrypoint.wandb_offline())
+    entrypoint.quiet_libraries()
     try:
         with entrypoint.user_errors():
             options = _parser().parse_args(None if args is None else list(args))

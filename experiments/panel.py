@@ -156,7 +156,7 @@ def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
     Raises:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk.
     """
-    entrypoint.quiet_libraries(offline=entrypoint.wandb_offline())
+    entrypoint.quiet_libraries()
     try:
         with entrypoint.user_errors():
             plan = _plan(figure, distance, _parser(figure).parse_args(None if args is None else list(args)))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import entrypoint
-from callbacks.certification_report import promise_line
 from callbacks.html_report import Curve, Report, report_of_folder, report_of_folders
+from center_smoothing.promise import promise_line
 from experiments.findings import findings
 
 if TYPE_CHECKING:

@@ -88,7 +88,7 @@ def _same_training(saved: object, wanted: dict[str, Any], sigma: float) -> bool:
 def _arguments(described: object) -> dict[str, Any] | None:
     """The class that a configuration describes with all its arguments, or None if it describes none of ours.
 
-    Left out is what does not change a training, and sigma, which is linked.
+    Left out is what does not change a training, and what is linked: sigma, and the shape of the data's images.
     """
     if not isinstance(described, dict):
         return None
@@ -100,7 +100,9 @@ def _arguments(described: object) -> dict[str, Any] | None:
     defaults = {parameter.name: parameter.default for parameter in parameters}
     given = {**defaults, **(described.get("init_args") or {}), "class": kind.__name__}
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
-    return {key: value for key, value in plain.items() if key not in ("sigma", "num_workers", "download")}
+    return {
+        key: value for key, value in plain.items() if key not in ("sigma", "image_shape", "num_workers", "download")
+    }
 
 
 def _trained_at(folder: Path) -> float:

@@ -3,7 +3,14 @@
 from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import BaseModel, NoisyModule, point_of
 from lightning_modules.certifier import CertifiedExample, Certifier
-from lightning_modules.checkpoint import LoadedCheckpoint, load_checkpoint, load_weights
+from lightning_modules.checkpoint import (
+    BASE_MODELS,
+    LoadedCheckpoint,
+    checkpoint_file,
+    load_checkpoint,
+    load_own,
+    load_weights,
+)
 from lightning_modules.compiled import COMPILE_MODES, CompiledModel
 from lightning_modules.face_detector import FaceDetector
 from lightning_modules.folding import folded
@@ -11,6 +18,7 @@ from lightning_modules.imported import ImportedModel
 from lightning_modules.reconstructor import NoisyReconstructor
 
 __all__ = [
+    "BASE_MODELS",
     "COMPILE_MODES",
     "BaseModel",
     "CertifiedExample",
@@ -22,8 +30,10 @@ __all__ = [
     "NoisyAutoencoder",
     "NoisyModule",
     "NoisyReconstructor",
+    "checkpoint_file",
     "folded",
     "load_checkpoint",
+    "load_own",
     "load_weights",
     "point_of",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from lightning_modules.base import NoisyModule
-from lightning_modules.networks import ConvolutionalAutoencoder
+from lightning_modules.networks import ConvolutionalAutoencoder, plain_shape
 
 
 class NoisyAutoencoder(NoisyModule):
@@ -15,7 +15,7 @@ class NoisyAutoencoder(NoisyModule):
 
     Args:
         sigma: noise level, in units of pixels in [0, 1].
-        image_shape: (C, H, W), e.g. (1, 28, 28) or (3, 32, 32).
+        image_shape: (C, H, W); default: that of the data in train.py, else (1, 28, 28).
         latent_dim: latent dimension.
         learning_rate: Adam's.
         noise_range: (low, high) of each training image's own noise level; default: all have sigma.
@@ -26,7 +26,7 @@ class NoisyAutoencoder(NoisyModule):
     def __init__(
         self,
         sigma: float,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] | None = None,
         latent_dim: int = 256,
         learning_rate: float = 1e-3,
         noise_range: Sequence[float] | None = None,
@@ -42,7 +42,7 @@ class NoisyAutoencoder(NoisyModule):
         )
         sigma, learning_rate, noise_range = self.sigma, self.learning_rate, self.noise_range
         consistency_weight, consistency_distance = self.consistency_weight, self.consistency_distance
-        image_shape, latent_dim = [int(size) for size in image_shape], int(latent_dim)
+        image_shape, latent_dim = plain_shape(image_shape), int(latent_dim)
         self.save_hyperparameters()
         self.network = ConvolutionalAutoencoder(tuple(image_shape), latent_dim)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,14 @@ import torch
 
 from lightning_modules.autoencoder import NoisyAutoencoder
 from lightning_modules.base import NoisyModule
-from lightning_modules.checkpoint_limits import check_archive, check_module, check_weights, data_of, name_of
+from lightning_modules.checkpoint_limits import (
+    check_archive,
+    check_module,
+    check_weights,
+    data_of,
+    name_of,
+    plain_arguments,
+)
 from lightning_modules.reconstructor import NoisyReconstructor
 
 BASE_MODELS: dict[str, type[NoisyModule]] = {cls.__name__: cls for cls in (NoisyAutoencoder, NoisyReconstructor)}
@@ -28,26 +37,58 @@ class LoadedCheckpoint:
         model: in eval mode, on the CPU.
         data: class name and constructor arguments of its datamodule; None if it was trained without one.
         run: name of the run folder of its training; None if the checkpoint does not say.
+        path: of the file.
     """
 
     model: NoisyModule
     data: dict[str, Any] | None
     run: str | None = None
+    path: Path = Path()
+
+
+def checkpoint_file(path: str | Path, *, flag: str = "--ckpt") -> Path:
+    """Return the checkpoint that a path names: itself, or of a run folder the best one, or the last if none is best.
+
+    Args:
+        path: of a file, a run folder, or its folder ``checkpoints``.
+        flag: that named it, for the error message.
+
+    Raises:
+        ValueError: for a folder without any.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    places = [folder / f"{name}.ckpt" for name in ("best", "last") for folder in (path / "checkpoints", path)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"{flag} must be a checkpoint that train.py wrote, or a run folder such as runs/latest that has one, got "
+            f"{path}: no such file as checkpoints/best.ckpt or checkpoints/last.ckpt in it"
+        )
+    return found
 
 
 def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     """Rebuild a base model from its checkpoint alone, without executing any pickle.
 
+    Args:
+        path: as :func:`checkpoint_file` takes it.
+
     Raises:
         ValueError: for a missing, truncated or foreign file, and for a checkpoint of another class.
     """
-    path = Path(path)
+    path = checkpoint_file(path)
     content = _read(path, flag="--ckpt")
     known = ", ".join(BASE_MODELS)
     name = content.get("base_model")
     if not isinstance(name, str) or name not in BASE_MODELS:
-        described = "names no class of this project" if name is None else f"is of class {name!r}"
-        raise ValueError(f"--ckpt must hold one of {known}, got {path}: it {described}")
+        described = "names no class of this project" if name is None else f"is of class {name!r:.80}"
+        own = name if isinstance(name, str) and name.isidentifier() and len(name) < 80 else "MyModel"
+        raise ValueError(
+            f"--ckpt must hold one of {known}, got {path}: it {described}; a model of your own is certified with "
+            f"{shlex.join(['--model', f'my_package.{own}', '--model.weights', str(path)])}"
+        )
     try:
         arguments = check_module(BASE_MODELS[name], content, size=path.stat().st_size)
         model = BASE_MODELS[name](**arguments)
@@ -58,7 +99,39 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
         raise ValueError(
             f"--ckpt must hold the weights of the {name} that it describes, got {path}: {reason}"
         ) from error
-    return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")))
+    return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")), path=path)
+
+
+def load_own(kind: type[NoisyModule], path: str | Path, given: Mapping[str, Any]) -> LoadedCheckpoint:
+    """Rebuild a user's model from its class and its checkpoint, without executing any pickle.
+
+    A class that takes ``weights`` gets the file's name and loads it on its own.
+
+    Args:
+        kind: the class.
+        path: as :func:`checkpoint_file` takes it.
+        given: arguments of the class that go before the checkpoint's hyperparameters.
+
+    Raises:
+        ValueError: for a missing, truncated or foreign file, and for weights of other names or shapes than the model's.
+    """
+    path = checkpoint_file(path, flag="--model.weights")
+    content = _read(path, flag="--model.weights")
+    accepted = inspect.signature(kind).parameters
+    try:
+        arguments = {**plain_arguments(kind, content.get("hyper_parameters") or {}), **given}
+        data = data_of(content.get("data"))
+        model = kind(**arguments, **({"weights": str(path)} if "weights" in accepted else {}))
+    except Exception as error:  # a class may raise anything
+        if isinstance(error, ValueError) and str(error).startswith("--"):
+            raise
+        raise ValueError(
+            f"--model must be a class that takes its --model.* arguments and those in {path}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if "weights" not in accepted:
+        load_weights(model, path, flag="--model.weights")
+    return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")), path=path)
 
 
 def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-from") -> None:
@@ -68,13 +141,13 @@ def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-fr
 
     Args:
         model: changed in place.
-        path: of the checkpoint.
+        path: as :func:`checkpoint_file` takes it.
         flag: that named it, for the error message.
 
     Raises:
         ValueError: for a missing, truncated or foreign file, and for weights of other names or shapes than the model's.
     """
-    path = Path(path)
+    path = checkpoint_file(path, flag=flag)
     content = _read(path, flag=flag)
     try:
         check_weights(content["state_dict"], model.state_dict(), size=path.stat().st_size)

@@ -65,14 +65,24 @@ def check_module(module: type[NoisyModule], content: Mapping[str, Any], *, size:
         raise ValueError("it was not written by Lightning")
     if not isinstance(hyper_parameters, Mapping):
         raise ValueError("it has no hyperparameters")
-    accepted = inspect.signature(module).parameters
-    arguments = {name: value for name, value in hyper_parameters.items() if name in accepted}
-    for name, value in arguments.items():
-        _check_plain(name, value)
+    arguments = plain_arguments(module, hyper_parameters)
     check_weights(weights, None, size=size)
     with torch.device("meta"):  # has shapes, and no memory
         expected = module(**arguments).state_dict()
     check_weights(weights, expected, size=size)
+    return arguments
+
+
+def plain_arguments(module: type[NoisyModule], hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters that a class takes.
+
+    Raises:
+        ValueError: for those of them that are no plain values.
+    """
+    accepted = inspect.signature(module).parameters
+    arguments = {name: value for name, value in hyper_parameters.items() if name in accepted and name != "weights"}
+    for name, value in arguments.items():
+        _check_plain(name, value)
     return arguments
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ class ConvolutionalAutoencoder(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int) -> None:
         super().__init__()
-        channels, height, width = _check_image_shape(image_shape)
+        channels, height, width = self.image_shape = _check_image_shape(image_shape)
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim!r}")
         first, second, third = CHANNELS
@@ -60,8 +62,20 @@ class ConvolutionalAutoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Reconstruct (N, C, H, W) images."""
+        check_images(images, self.image_shape)
         reconstruction: Tensor = self.decoder(self.encoder(images))
         return reconstruction
+
+
+def plain_shape(image_shape: Sequence[int] | None) -> list[int]:
+    """Return a shape as plain numbers; that of a digit for None."""
+    return [int(size) for size in ((1, 28, 28) if image_shape is None else image_shape)]
+
+
+def check_images(images: Tensor, image_shape: torch.Size) -> None:
+    """Raise ValueError for images of another shape, even of one with as many pixels."""
+    if images.shape[1:] != image_shape:
+        raise ValueError(f"images must be (N, {', '.join(map(str, image_shape))}), got {tuple(images.shape)}")
 
 
 def _check_image_shape(image_shape: tuple[int, int, int]) -> torch.Size:

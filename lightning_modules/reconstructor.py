@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.base import NoisyModule
-from lightning_modules.networks import ConvolutionalAutoencoder
+from lightning_modules.networks import ConvolutionalAutoencoder, check_images, plain_shape
 
 # The pseudo-inverse is kept and applied in float32, whose rounding errors of 2^-24 come out multiplied by the condition
 # number: 10^4 makes them 0.0006 of an image, still below the half step, 0.002, of 8-bit pixels.
@@ -29,7 +29,7 @@ class NoisyReconstructor(NoisyModule):
 
     Args:
         sigma: noise level, in units of the measurements.
-        image_shape: (C, H, W), e.g. (1, 28, 28) or (3, 32, 32).
+        image_shape: (C, H, W); default: that of the data in train.py, else (1, 28, 28).
         num_measurements: rows of A, at most C * H * W.
         measurement_seed: of A, 0..2^32 - 1.
         latent_dim: latent dimension of the autoencoder.
@@ -45,7 +45,7 @@ class NoisyReconstructor(NoisyModule):
     def __init__(
         self,
         sigma: float,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] | None = None,
         num_measurements: int = 256,
         measurement_seed: int = 0,
         latent_dim: int = 256,
@@ -63,7 +63,7 @@ class NoisyReconstructor(NoisyModule):
         )
         sigma, learning_rate, noise_range = self.sigma, self.learning_rate, self.noise_range
         consistency_weight, consistency_distance = self.consistency_weight, self.consistency_distance
-        image_shape, latent_dim = [int(size) for size in image_shape], int(latent_dim)
+        image_shape, latent_dim = plain_shape(image_shape), int(latent_dim)
         num_measurements, measurement_seed = int(num_measurements), int(measurement_seed)
         self.save_hyperparameters()
         self.network = ConvolutionalAutoencoder(tuple(image_shape), latent_dim)
@@ -116,6 +116,7 @@ class GaussianMeasurement(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Measure: (N, C, H, W) -> (N, M)."""
+        check_images(images, self.image_shape)
         # without autocast: the noise is added in the precision of the point, which mixed precision would make coarse
         with torch.autocast(images.device.type, enabled=False):
             return functional.linear(images.flatten(1), self.matrix)

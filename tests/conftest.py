@@ -5,11 +5,22 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for subprocesses too
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
+import json
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from wandb.proto.wandb_internal_pb2 import Record
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("repeatable")
@@ -22,3 +33,91 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def wandb_history() -> Callable[[Path], list[dict[str, Any]]]:
+    """Reads back the logged rows of the one offline run below a folder."""
+    return lambda folder: [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in _records(folder)
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+@pytest.fixture(scope="session")
+def wandb_records() -> "Callable[[Path], list[Record]]":
+    """Reads back all records of the one offline run below a folder."""
+    return _records
+
+
+@pytest.fixture(scope="session")
+def wandb_pixels(
+    wandb_history: Callable[[Path], list[dict[str, Any]]],
+) -> Callable[[Path, str], dict[str, NDArray[np.uint8]]]:
+    """Reads the pictures that the run wrote when a key was logged last: pixels (H, W) or (H, W, 3), by caption."""
+
+    def pixels_of(folder: Path, key: str) -> dict[str, NDArray[np.uint8]]:
+        row = [row for row in wandb_history(folder) if f"{key}/_type" in row][-1]
+        if row[f"{key}/_type"] == "image-file":
+            places, captions = [row[f"{key}/path"]], [row.get(f"{key}/caption", "")]
+        else:
+            places, captions = row[f"{key}/filenames"], row[f"{key}/captions"]
+        (files,) = folder.glob("wandb/offline-run-*/files")
+        return {caption: np.asarray(Image.open(files / place)) for caption, place in zip(captions, places, strict=True)}
+
+    return pixels_of
+
+
+@pytest.fixture(scope="session")
+def wandb_table(
+    wandb_history: Callable[[Path], list[dict[str, Any]]],
+) -> Callable[[Path, str], tuple[list[str], list[list[Any]]]]:
+    """Reads the columns and the rows of a table that the run wrote."""
+
+    def table_of(folder: Path, key: str) -> tuple[list[str], list[list[Any]]]:
+        (place,) = (row[f"{key}/path"] for row in wandb_history(folder) if f"{key}/path" in row)
+        (files,) = folder.glob("wandb/offline-run-*/files")
+        table = json.loads((files / place).read_text())
+        return table["columns"], table["data"]
+
+    return table_of
+
+
+@pytest.fixture
+def logs_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that log to W&B without a script: quietly, and nothing stays in the environment."""
+    for name, value in {"WANDB_SILENT": "true", "WANDB_MODE": "offline", "WANDB_RUN_GROUP": ""}.items():
+        monkeypatch.setenv(name, value)
+
+
+def _records(folder: Path) -> "list[Record]":
+    """The records of an offline run, once they are all there: W&B's own process writes them, and ends after the run."""
+    (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    end = time.monotonic() + 60
+    while True:
+        records = list(_whole_records(log.read_bytes()))
+        if any(record.WhichOneof("record_type") == "exit" for record in records) or time.monotonic() > end:
+            return records
+        time.sleep(0.05)
+
+
+def _whole_records(data: bytes) -> "Iterator[Record]":
+    """LevelDB's log format, 32 KiB blocks of records, each a protobuf message; without one that is cut off."""
+    from wandb.proto.wandb_internal_pb2 import Record  # slow to import
+
+    position, message = 7, b""
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if position + 7 + length > len(data):
+            return
+        message += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(message)
+            message = b""
+            yield record

@@ -143,8 +143,33 @@ def test_what_is_not_said_is_as_in_the_default(path: Path) -> None:
 
 @each_config
 def test_command_line_wins_over_the_config(path: Path) -> None:
-    config = parse(f"--config={path}", "--model.latent_dim=7", "--data.batch_size=9", "--experiment=mine")
-    assert (config.model.init_args.latent_dim, config.data.init_args.batch_size, config.experiment) == (7, 9, "mine")
+    typed, file = ["--model.latent_dim=7", "--data.batch_size", "9", "--experiment=mine", "--sigma=0.7"], str(path)
+    for words in ([f"--config={file}", *typed], [*typed, "--config", file], [*typed, "-c", file]):
+        config = parse(*words)
+        assert (config.model.init_args.latent_dim, config.data.init_args.batch_size) == (7, 9)
+        assert (config.experiment, config.sigma, config.model.init_args.sigma) == ("mine", 0.7, 0.7)
+
+
+def test_typed_parts_win_over_files_and_classes_typed_after_them(tmp_path: Path) -> None:
+    (tmp_path / "trainer.yaml").write_text("max_epochs: 7\nlog_every_n_steps: 3\n")
+    words = ["--model.num_measurements=5", "--trainer.max_epochs=2", f"--trainer={tmp_path / 'trainer.yaml'}"]
+    config = parse(*words, "--model=NoisyReconstructor", f"--config={FOLDER / 'mnist_autoencoder.yaml'}")
+    assert (config.trainer.max_epochs, config.trainer.log_every_n_steps) == (2, 3)
+    assert config.model.init_args.num_measurements == 5
+
+
+def test_several_configs_keep_their_order() -> None:
+    files = [f"--config={FOLDER / name}.yaml" for name in ("cifar10_autoencoder", "mnist_autoencoder")]
+    assert parse(files[0], "--sigma=1", files[1]).experiment == "mnist-autoencoder"
+    assert parse(files[1], "--sigma=1", files[0]).experiment == "cifar10-autoencoder"
+
+
+@pytest.mark.parametrize("name", ["image_folder_autoencoder", "image_folder_reconstructor"])
+def test_the_model_takes_the_shape_of_the_data_unless_it_was_given_one(name: str) -> None:
+    words = [f"--config={FOLDER / name}.yaml", "--data.image_size=[64,60]", "--data.mode=grey"]
+    assert parse(*words).model.init_args.image_shape == [1, 64, 60]
+    assert parse(words[0], "--data=CIFAR10").model.init_args.image_shape == [3, 32, 32]
+    assert parse(*words, "--model.image_shape=[3,8,8]").model.init_args.image_shape == [3, 8, 8]
 
 
 def test_every_config_has_an_experiment_of_its_own() -> None:

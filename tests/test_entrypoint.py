@@ -1,8 +1,13 @@
 import math
+import os
 import re
+import socket
+import tempfile
 from argparse import ArgumentError, ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 import pytest
@@ -218,121 +223,258 @@ def test_failure_is_one_line_on_stderr_and_code_2(capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("", "error: first, second\n")
 
 
+@pytest.fixture(autouse=True)
+def _stands_for_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What calls here is a script of ours."""
+    monkeypatch.setattr(entrypoint, "_OURS", entrypoint._OURS | {__name__.split(".")[0]})
+
+
+def raised(by: str, statement: str, **names: object) -> Callable[[], None]:
+    """A function in a module of a name, with a statement that raises."""
+    found: dict[str, Any] = {"__name__": by, **names}
+    file = __file__ if by.startswith("my_") else os.__file__
+    exec(compile(f"def fails():\n    {statement}", file, "exec"), found)
+    return found["fails"]  # type: ignore[no-any-return]
+
+
+def line_of(raises: Callable[[], object], capsys: pytest.CaptureFixture[str], folder: Path | None = None) -> str:
+    """The one line with which a script ends, code 2."""
+
+    def script() -> None:
+        with entrypoint.user_errors() as state:
+            state.folder, state.kept = folder, None if folder is None else lambda: "3 of 5 are kept"
+            raises()
+
+    with pytest.raises(SystemExit, match="2"):
+        script()
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def users(error: BaseException) -> Callable[[], None]:
+    return raised("my_package.my_model", "raise error", error=error)
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("by", "statement"),
     [
-        ValueError("what is\nwrong"),
-        TypeError("what is\nwrong"),
-        OSError("what is\nwrong"),
-        ArgumentTypeError("what is\nwrong"),
-        ArgumentError(None, "what is\nwrong"),
+        ("certify", "raise ValueError('what is\\nwrong')"),
+        ("center_smoothing.bounds", "raise ValueError('what is wrong')"),
+        ("jsonargparse._core", "raise TypeError('what is wrong')"),
+        ("shutil", "raise OSError('what is wrong')"),
+        ("argparse", "raise ArgumentTypeError('what is wrong')"),
+        ("argparse", "raise ArgumentError(None, 'what is wrong')"),
     ],
-    ids=lambda error: type(error).__name__,
 )
-def test_errors_of_the_user_end_the_script_with_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left, entrypoint.user_errors():
-        raise error
-    assert left.value.code == 2
-    assert capsys.readouterr() == ("", "error: what is wrong\n")
+def test_bad_input_is_said_as_it_is(by: str, statement: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = {"ArgumentError": ArgumentError, "ArgumentTypeError": ArgumentTypeError}
+    assert line_of(raised(by, statement, **kinds), capsys) == "error: what is wrong"
 
 
 def test_error_without_a_message_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), entrypoint.user_errors():
-        raise ValueError
-    assert capsys.readouterr().err == "error: ValueError\n"
+    assert line_of(raised("certify", "raise ValueError"), capsys) == "error: ValueError"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyError("bug"), KeyboardInterrupt()])
-def test_errors_of_ours_keep_their_traceback(error: BaseException) -> None:
-    with pytest.raises(type(error)), entrypoint.user_errors():
-        raise error
+class Own(Exception):
+    """Of a user, whose code the tests stand for here."""
 
 
 @pytest.mark.parametrize(
-    ("mode", "offline"), [("offline", True), ("dryrun", True), ("online", False), ("disabled", False)]
+    ("error", "said"),
+    [
+        (KeyError("weights"), "KeyError: 'weights'"),
+        (TypeError("no\nwords"), "TypeError: no words"),
+        (ValueError("wrong"), "ValueError: wrong"),
+        (FileNotFoundError(2, "not there", "w.bin"), "FileNotFoundError: [Errno 2] not there: 'w.bin'"),
+        (AssertionError(), "AssertionError"),
+        (MemoryError(), "MemoryError"),
+        (Own("it is broken"), "Own: it is broken"),
+        (RuntimeError("long " * 1000), f"RuntimeError: {'long ' * 100}..."),
+        (
+            RuntimeError("Caught it in worker process 0.\nTraceback (most recent call last):\nKeyError: 3"),
+            "RuntimeError: KeyError: 3",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
 )
-def test_wandb_mode_decides(mode: str, offline: bool, no_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_a_user_have_their_class_and_a_file_with_the_traceback(
+    error: Exception, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "traceback.txt"
+    line = line_of(users(error), capsys, tmp_path)
+    assert line == f"error: {said}; 3 of 5 are kept; the traceback is in {file}"
+    assert "in fails" in file.read_text()
+    with entrypoint.user_errors() as state:
+        state.folder = tmp_path
+    assert not list(tmp_path.iterdir())  # a run that ends well leaves none behind
+
+
+def test_a_traceback_goes_elsewhere_where_the_folder_cannot_be_written_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    line = line_of(users(KeyError("a")), capsys, tmp_path / "missing")
+    (file,) = tmp_path.iterdir()
+    assert line.endswith(f"the traceback is in {file}")
+
+
+def test_a_link_in_place_of_the_traceback_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "traceback.txt").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("kept")
+    line_of(users(KeyError("a")), capsys, tmp_path / "out")
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize("statement", ["[][0]", "assert False", "raise TypeError('of arguments')", "None.shape"])
+def test_faults_of_ours_say_so(statement: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "this looks like a fault of Center Smoothing itself" in line_of(raised("certify", statement), capsys)
+
+
+@pytest.mark.parametrize("statement", ["raise RuntimeError('of a device')", "raise MemoryError"])
+def test_machines_and_users_are_no_fault_of_ours(statement: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = line_of(raised("certify", statement), capsys)
+    assert "Center Smoothing" not in line
+    assert statement.split()[1].partition("(")[0] in line
+    assert "Center Smoothing" not in line_of(users(KeyError("a")), capsys)
+
+
+def test_every_module_of_ours_is_known_as_such() -> None:
+    root = Path(entrypoint.__file__).parent
+    modules = [*root.glob("*.py"), *(path.parent for path in root.glob("*/__init__.py")), root / "examples"]
+    assert {path.stem for path in modules} - {"tests"} <= entrypoint._OURS
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_interruptions_stay_what_they_are(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, entrypoint.user_errors():
+        raise error
+    assert caught.value is error
+
+
+class Server(BaseHTTPRequestHandler):
+    """Of W&B, as it answers the question for an account."""
+
+    status, answer = 200, b'{"data": {"viewer": {"id": "me"}}}'
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.answer)))
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the terminal empty."""
+
+
+@pytest.fixture
+def server(no_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    """A server of W&B on this machine, with the key of somebody."""
+
+    class Here(Server):
+        pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Here) as listening:
+        Thread(target=listening.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        for name in ("WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT", "WANDB_SILENT"):
+            monkeypatch.setenv(name, "")
+        yield Here
+        listening.shutdown()
+
+
+@pytest.mark.parametrize("mode", ["", "online"])
+def test_with_a_key_that_the_server_knows_wandb_is_online(
+    mode: str, server: type[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
-    assert entrypoint.wandb_offline() is offline
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert entrypoint.wandb_offline() is offline
+    assert entrypoint.wandb_offline() is None
 
 
-@pytest.mark.usefixtures("no_wandb")
-def test_without_mode_and_key_wandb_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert entrypoint.wandb_offline() is True
-    monkeypatch.setenv("WANDB_MODE", "")
+@pytest.mark.parametrize(
+    ("status", "answer", "reason"),
+    [
+        (401, b"", "does not know the API key"),
+        (403, b"", "does not know the API key"),
+        (200, b'{"data": {"viewer": null}}', "does not know the API key"),
+        (200, b'{"data": null}', "does not know the API key"),
+        (503, b"", "answers 503"),
+        (200, b"<html>a portal of a hotel</html>", "no connection to"),
+        (200, b"[]", "no connection to"),
+    ],
+)
+def test_with_a_key_that_is_of_no_use_wandb_is_offline(
+    status: int, answer: bytes, reason: str, server: type[Server]
+) -> None:
+    server.status, server.answer = status, answer
+    assert reason in str(entrypoint.wandb_offline())
+
+
+def test_without_a_server_wandb_is_offline(server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrypoint, "_WANDB_PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes the connection, and never answers
+        for port in (silent.getsockname()[1], 9):
+            monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+            assert f"no connection to http://127.0.0.1:{port}" in str(entrypoint.wandb_offline())
+
+
+@pytest.mark.parametrize("mode", ["offline", "dryrun"])
+def test_wandb_mode_is_obeyed(mode: str, server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert entrypoint.wandb_offline() == f"WANDB_MODE={mode}"
+
+
+def test_wandb_that_is_disabled_is_not_asked(server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    server.status = 401
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert entrypoint.wandb_offline() is None
+
+
+@pytest.mark.parametrize("mode", ["", "online"])
+def test_without_a_key_wandb_is_offline(mode: str, no_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert entrypoint.wandb_offline() == "no API key"
+    monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_API_KEY", "")
-    assert entrypoint.wandb_offline() is True
+    assert entrypoint.wandb_offline() == "no API key"
 
 
-@pytest.mark.usefixtures("no_wandb")
-def test_with_a_key_in_the_environment_wandb_is_online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert entrypoint.wandb_offline() is False
+@pytest.mark.parametrize("name", [".netrc", "elsewhere"])
+def test_a_key_in_netrc_counts(
+    name: str, server: type[Server], no_wandb: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert entrypoint.wandb_offline() == "no API key"
+    write_netrc(no_wandb / name, os.environ["WANDB_BASE_URL"].removeprefix("http://"))
+    if name != ".netrc":
+        assert entrypoint.wandb_offline() == "no API key"
+        monkeypatch.setenv("NETRC", str(no_wandb / name))
+    assert entrypoint.wandb_offline() is None
 
 
-def test_with_a_key_in_netrc_wandb_is_online(no_wandb: Path) -> None:
-    write_netrc(no_wandb / ".netrc")
-    assert entrypoint.wandb_offline() is False
-
-
-def test_netrc_may_stand_elsewhere(no_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_netrc(no_wandb / "elsewhere")
-    monkeypatch.setenv("NETRC", str(no_wandb / "elsewhere"))
-    assert entrypoint.wandb_offline() is False
-
-
-def test_netrc_elsewhere_comes_before_that_of_the_home(no_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_netrc(no_wandb / ".netrc")
-    monkeypatch.setenv("NETRC", str(no_wandb / "none"))
-    assert entrypoint.wandb_offline() is True
-
-
-def test_key_of_another_machine_does_not_count(no_wandb: Path) -> None:
-    write_netrc(no_wandb / ".netrc", "example.org")
-    assert entrypoint.wandb_offline() is True
-
-
-def test_key_of_ones_own_server_counts(no_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_netrc(no_wandb / ".netrc", "wandb.example.org")
-    assert entrypoint.wandb_offline() is True
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert entrypoint.wandb_offline() is False
-
-
-def test_key_of_a_server_on_a_port_counts(no_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_netrc(no_wandb / ".netrc", "localhost:8080")
-    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:8080")
-    assert entrypoint.wandb_offline() is False
-
-
-@pytest.mark.parametrize("content", ["machine", "nonsense nonsense"])
-def test_damaged_netrc_counts_as_none(content: str, no_wandb: Path) -> None:
-    (no_wandb / ".netrc").write_text(content)
-    (no_wandb / ".netrc").chmod(0o600)
-    assert entrypoint.wandb_offline() is True
-
-
-@pytest.mark.parametrize("content", ["machine api.wandb.ai login", "machine api.wandb.ai login user"])
-def test_netrc_entry_without_a_key_does_not_count(content: str, no_wandb: Path) -> None:
-    (no_wandb / ".netrc").write_text(content)
-    (no_wandb / ".netrc").chmod(0o600)
-    assert entrypoint.wandb_offline() is True
-
-
-def test_netrc_that_is_a_folder_counts_as_none(no_wandb: Path) -> None:
-    (no_wandb / ".netrc").mkdir()
-    assert entrypoint.wandb_offline() is True
+@pytest.mark.parametrize(
+    "content",
+    ["machine", "nonsense nonsense", "machine api.wandb.ai login", "machine api.wandb.ai login user",
+     "machine example.org login user password 0000", None],
+)  # fmt: skip
+def test_netrc_without_a_key_counts_as_none(content: str | None, no_wandb: Path) -> None:
+    if content is None:
+        (no_wandb / ".netrc").mkdir()
+    else:
+        (no_wandb / ".netrc").write_text(content)
+        (no_wandb / ".netrc").chmod(0o600)
+    assert entrypoint.wandb_offline() == "no API key"
 
 
 def test_offline_line_names_the_run_and_both_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("offline-run-20240101_000000-aaaa", "offline-run-20250101_000000-bbbb"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
-    entrypoint.say_offline(tmp_path)
+    entrypoint.say_offline(tmp_path, "no API key")
     said = capsys.readouterr().out
     newest = tmp_path / "wandb" / "offline-run-20250101_000000-bbbb"
     assert said.count("\n") == 1
+    assert said.startswith("W&B ran offline (no API key): ")
     assert f"`wandb leet {newest}`" in said
     assert f"`wandb sync {newest}`" in said
 

@@ -114,7 +114,7 @@ def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> E
         budget: of the full run, without looks.
         h: eps_in / sigma.
     """
-    rank = budget.ranks(h, tuple_sizes=()).distances
+    rank = budget.with_sizes(()).ranks(h).distances
     if certificate.abstained or rank > budget.m:
         return Estimate.exactly(math.inf)
     ranks = rank_among(rank, budget.m, certificate.m)

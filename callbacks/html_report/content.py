@@ -114,7 +114,7 @@ class Report:
     Attributes:
         title: heading of the page.
         summary: plain words on what was certified, one paragraph each.
-        promise: what holds, e.g. ``certification_report.promise_line``.
+        promise: what holds, from ``center_smoothing.promise.promise_line``.
         reading: how to read the numbers, one item each; shown with the promise.
         not_promised: what does not follow, one item each.
         curves: of the charts and of the table of medians.

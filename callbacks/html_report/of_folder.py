@@ -41,7 +41,7 @@ def report_of_folder(
     Args:
         folder: with summary.json, distances and outputs.
         rows: of its certificates, in the order to be shown.
-        promise: what holds, from ``certification_report.promise_line``.
+        promise: what holds, from ``center_smoothing.promise.promise_line``.
         coverage: of the rows; default: that of the configuration.
 
     Raises:
@@ -66,7 +66,7 @@ def report_of_folder(
     return Report(
         title=f"Certified output radii of {config.get('model', 'a model')}",
         summary=_summary(config, curve, examples),
-        promise=_sentence(promise.removeprefix("promise, ")) + ".",
+        promise=_sentence(promise.partition(": ")[2]) + ".",
         reading=[*_READING, *_of_the_base_output(config)],
         not_promised=_not_promised(config, coverage),
         curves=[curve],
@@ -243,7 +243,7 @@ def _summary(config: Mapping[str, Any], curve: Curve, examples: Sequence[ReportE
         f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "
         f"Outputs are compared by {config.get('distance', 'the distance of the configuration')}.",
         *_smoothed_output(config),
-        f"If an input changes by at most eps_in = {eps_in} (l2 norm), {moves}. "
+        f"For one change of an input by at most eps_in = {eps_in} (l2 norm), fixed beforehand, {moves}. "
         f"The smoothed function abstained on {abstained or 'none'} of the {count} inputs.",
     ]
 
@@ -274,15 +274,16 @@ def _not_promised(config: Mapping[str, Any], coverage: Coverage) -> list[str]:
         "Nothing where the smoothed function abstains: such inputs have eps_out = inf and count so in the medians.",
         "Nothing about all changed inputs at once: the probability is for each changed input, fixed before sampling, "
         "and for each example.",
+        "Nothing about several sigma at once: each noise level is certified by itself.",
         "Nothing about how good an output is: the smoothing loss is measured, without any attack, and not certified.",
     ]
     if coverage == "pointwise":
         items.append(
             "Nothing about several eps_in at once: each holds by itself if it was chosen before the results were seen. "
-            "Coverage dkw would cover the whole curve of an example."
+            "Coverage dkw would cover the whole curve of an example at one sigma."
         )
     elif coverage == "bonferroni":
-        items.append("Nothing at other eps_in than those asked: coverage bonferroni counts them.")
+        items.append("Nothing at other eps_in than those asked at a sigma: coverage bonferroni counts them.")
     return items
 
 

@@ -13,13 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from callbacks.certification_folder import Row, attacked_rows
+from callbacks.example_pictures import as_image
 from callbacks.html_report.charts import (
     example_chart,
     fraction_charts,
@@ -135,9 +135,7 @@ def _said(rows: Sequence[Row]) -> str:
 
 def _data_address(picture: Picture) -> str:
     """The picture inside its own address: PNG, or JPEG for a large one where that is smaller."""
-    pixels = np.nan_to_num(picture.array, nan=0.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0)
-    bytes_ = np.rint(pixels * 255.0).astype(np.uint8)
-    image = Image.fromarray(bytes_[..., 0] if bytes_.shape[-1] == 1 else bytes_)
+    image = as_image(picture.array)
     encoded = {"png": _encoded(image, "PNG")}
     if max(image.size) > _SMALL:
         encoded["jpeg"] = _encoded(image, "JPEG", quality=90, subsampling=0)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from center_smoothing.distances.base import Distance, replace_where
+from center_smoothing.distances.lp import euclidean
 
 # Chords beyond this are of angles well above a right angle, which the chord to the opposite point measures better.
 _WIDE = 1.7
@@ -30,13 +31,13 @@ class Angular(Distance):
         return unit_vectors(z)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        chord = chords(a, b)
-        return replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(chords(a[rows], -b)))
+        chord = euclidean(a, b)
+        return replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(euclidean(a[rows], -b)))
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         a, b = a.unsqueeze(1), b.unsqueeze(1)  # cdist of one with one, N times
-        chord = chords(a, b)
-        angle = replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(chords(a[rows], -b[rows])))
+        chord = euclidean(a, b)
+        angle = replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(euclidean(a[rows], -b[rows])))
         return angle[:, 0, 0]
 
 
@@ -50,11 +51,6 @@ def unit_vectors(z: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     is_zero = (norm == 0.0).to(flat.dtype)
     return torch.cat([flat / (norm + is_zero), is_zero], dim=1)
-
-
-def chords(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances, all with all: (..., N, D), (..., K, D) -> (..., N, K). Nothing cancels."""
-    return torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _angle(chord: Tensor) -> Tensor:

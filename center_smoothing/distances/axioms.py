@@ -77,7 +77,8 @@ def check_distance(
 
     Args:
         distance: to be tried, or a function of paired outputs.
-        outputs: (N, *out). Those that are not finite are passed over; of more than 60 others, 60 are taken, evenly.
+        outputs: (N, *out). Those that are not finite, or no outputs for the distance, are passed over; of more than 60
+            others, 60 are taken, evenly.
         relaxation: gamma to try; default: what the distance declares.
 
     Raises:
@@ -89,11 +90,11 @@ def check_distance(
         >>> print(check_distance(SquaredL2(), torch.tensor([[0.0], [1.0], [2.0]]), relaxation=1.0))
         SquaredL2() on 3 outputs: d(a, c) = 2 (d(a, b) + d(b, c)) for outputs (0, 1, 2), with relaxation 1; mend the distance, or declare a relaxation of 2
     """  # noqa: E501  # what is printed is one line
-    distance = as_distance(distance)
+    distance = as_distance(distance, undeclared=1.0)
     gamma = distance.relaxation if relaxation is None else relaxation
     if not 1.0 <= gamma < math.inf:
         raise ValueError(f"relaxation must lie in [1, inf), got {gamma!r}")
-    places = torch.isfinite(outputs).flatten(1).all(dim=1).nonzero()[:, 0].cpu()
+    places = distance.are_outputs(outputs).nonzero()[:, 0].cpu()
     if len(places) < 3:
         raise ValueError(f"outputs must be at least 3 that are finite, got {len(places)} of {len(outputs)}")
     if len(places) > _MOST_OUTPUTS:

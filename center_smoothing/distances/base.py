@@ -13,14 +13,16 @@ from torch import Tensor
 # Pairs of a block whose distances, all with all, give those of the pairs: 8 comparisons for one that counts, and an
 # eighth of the calls.
 _BLOCK_PAIRED = 8
+# Below it all integers are float64 numbers, from it on some become others.
+_INTEGERS_END = 2.0**53
 
 
 class Distance(ABC):
     """A symmetric distance with d(z, z) = 0 and d(a, c) <= relaxation * (d(a, b) + d(b, c)).
 
     A subclass says how an output is embedded (once per output, in float64) and how embedded outputs are compared, all
-    with all and, if that can be done faster than on a diagonal, pair by pair. A non-finite output is at distance
-    inf from everything, itself included (theory T9).
+    with all and, if that can be done faster than on a diagonal, pair by pair. What is no output, see
+    :meth:`are_outputs`, is at distance inf from everything, itself included (theory T9).
 
     Attributes:
         relaxation: gamma, at least 1; 1 for metrics and pseudometrics.
@@ -55,21 +57,43 @@ class Distance(ABC):
     def embed(self, z: Tensor) -> Tensor:
         """Map outputs (N, *out) to what :meth:`compare` takes, (N, *embedded) in float64.
 
-        Non-finite outputs become NaN. In float64 the difference of two float32 numbers is exact unless one is more
+        What is no output becomes NaN. In float64 the difference of two float32 numbers is exact unless one is more
         than 2^28 times the other.
+
+        Raises:
+            ValueError: for outputs without numbers, and for those that float64 does not hold.
         """
         if prod(z.shape[1:]) == 0:
             raise ValueError(f"outputs must not be empty, got shape {tuple(z.shape)}")
-        z = _to_float64(z)
-        finite = _rows_are_finite(z.flatten(1))
-        embedded = self._embed(z)
+        if len(z) == 0:
+            return self.embed(z.new_zeros((1, *z.shape[1:])))[:0]
+        wide = _to_float64(z)
+        finite = _rows_are_finite(wide.flatten(1))
+        embedded = self._embed(wide.clone() if wide is z else wide)  # it may work in place
+        finite = finite & _rows_are_finite(embedded.flatten(1))
         if _known_at_once(finite) and bool(finite.all()):
             return embedded
         return embedded.masked_fill(~finite.reshape(-1, *[1] * (embedded.ndim - 1)), torch.nan)
 
+    def are_outputs(self, z: Tensor) -> Tensor:
+        """Say which of (N, *out) are outputs, (N,) bool: those that are finite, and finite when embedded.
+
+        So a distance whose :meth:`_embed` maps finite numbers to NaN says that they are none.
+        """
+        return ~_is_nan(self.embed(z))
+
+    def only_outputs(self, z: Tensor) -> Tensor:
+        """Set rows of (N, *out) that are no outputs to NaN, so that averages of them are not finite either."""
+        rows = self.are_outputs(z).to(z.device).reshape(-1, *[1] * (z.ndim - 1))
+        if _known_at_once(rows) and bool(rows.all()):
+            return z
+        return (z if z.is_floating_point() else _to_float64(z)).masked_fill(~rows, torch.nan)
+
     def compare(self, a: Tensor, b: Tensor) -> Tensor:
         """All distances of embedded outputs: (N, *embedded), (K, *embedded) -> (N, K) float64."""
-        return _infinite_where(_is_nan(a)[:, None] | _is_nan(b)[None, :], self._compare(a, b))
+        if len(a) == 0 or len(b) == 0:
+            return a.new_empty((len(a), len(b)), dtype=torch.float64)
+        return _infinite_where(_is_nan(a)[:, None] | _is_nan(b)[None, :], self._unchanged(self._compare, a, b))
 
     def paired(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances of paired embedded outputs: (N, *embedded), (N, *embedded) -> (N,) float64.
@@ -80,7 +104,17 @@ class Distance(ABC):
             ValueError: if a and b differ in shape.
         """
         _check_paired(a, b)
-        return _infinite_where(_is_nan(a) | _is_nan(b), self._compare_paired(a, b))
+        if len(a) == 0:
+            return a.new_empty(0, dtype=torch.float64)
+        return _infinite_where(_is_nan(a) | _is_nan(b), self._unchanged(self._compare_paired, a, b))
+
+    def _unchanged(self, compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+        """Compare embedded outputs, which are compared with others afterwards."""
+        before = _version(a), _version(b)
+        distances = compare(a, b)
+        if (_version(a), _version(b)) != before:
+            raise ValueError(f"{self!r} must leave the outputs that it compares as they are: a - b, and not a.sub_(b)")
+        return distances
 
     def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         """A model whose outputs are tensors that this distance takes; here the model itself."""
@@ -92,7 +126,7 @@ class Distance(ABC):
         Here the mean and the coordinate-wise median of floating-point outputs, where ``averages`` is true.
 
         Args:
-            outputs: (k, *out) of the pilot, k at least 1, all finite.
+            outputs: (k, *out) of the pilot, k at least 1, all of them outputs (:meth:`are_outputs`).
 
         Returns:
             (A, *out) of the same dtype; A at most 2, as the bound on abstentions assumes. Overflow is permitted.
@@ -110,7 +144,8 @@ class Distance(ABC):
         for a tuple depends on nothing else in the tensor, as theory T7 needs.
 
         Args:
-            outputs: (T, J, *out) floating-point, J at least 1. A tuple that is not finite has an average that is not.
+            outputs: (T, J, *out) floating-point, J at least 1, with NaN for what is no output. A tuple that is not
+                finite has an average that is not.
 
         Returns:
             (T, *out) of the same dtype. Overflow is permitted.
@@ -132,7 +167,10 @@ class Distance(ABC):
 
     @abstractmethod
     def _embed(self, z: Tensor) -> Tensor:
-        """(N, *out) float64 -> (N, *embedded); rows of non-finite outputs are overwritten afterwards."""
+        """(N, *out) float64 -> (N, *embedded) float64; not finite for what is no output.
+
+        Rows of non-finite outputs are overwritten afterwards.
+        """
 
     @abstractmethod
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
@@ -149,24 +187,34 @@ class Distance(ABC):
 
 
 def _to_float64(z: Tensor) -> Tensor:
+    """The same numbers in float64.
+
+    Raises:
+        ValueError: for complex numbers, and for integers of 2^53 or more.
+    """
+    if z.is_complex():
+        raise ValueError(f"outputs must be real numbers, got {z.dtype}; torch.view_as_real makes two of each")
     try:
-        return z.to(torch.float64)
+        wide = z.to(torch.float64)
     except TypeError:  # a device without float64
-        return z.cpu().to(torch.float64)
+        wide = z.cpu().to(torch.float64)
+    if z.dtype in (torch.int64, torch.uint64) and bool((wide.abs() >= _INTEGERS_END).any()):
+        raise ValueError(f"outputs must be numbers that float64 holds, got {z.dtype} of 2^53 or more")
+    return wide
 
 
 def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice], Tensor]) -> Tensor:
-    """Values (N, K, ...) with those replaced, perhaps in place, that a mask of the same shape marks.
+    """Values (N, ...) with those replaced, perhaps in place, that a mask of the same shape marks.
 
     Args:
         values: what there is.
         mask: where there is something better.
-        better: from the choice of some of the N rows to what is better in these, (chosen, K, ...). Rows that the mask
+        better: from the choice of some of the N rows to what is better in these, (chosen, ...). Rows that the mask
             leaves alone are left out if they are known without waiting for a device.
     """
     if not _known_at_once(mask):
         return torch.where(mask, better(slice(None)), values)
-    rows = mask.flatten(1).any(dim=1).nonzero()[:, 0]
+    rows = mask.reshape(len(mask), -1).any(dim=1).nonzero()[:, 0]
     if len(rows) > 0:
         if values.requires_grad:
             values = values.clone()  # what made them may need them for its gradient
@@ -181,7 +229,15 @@ def _known_at_once(mask: Tensor) -> bool:
 
 def _rows_are_finite(z: Tensor) -> Tensor:
     """(N, D) -> (N,). Both extremes are NaN where one number is; faster than to ask each of the numbers."""
+    finite = torch.isfinite(z.sum(dim=1))  # faster still, but sums of finite numbers may overflow
+    if _known_at_once(finite) and bool(finite.all()):
+        return finite
     return torch.isfinite(z.amin(dim=1)) & torch.isfinite(z.amax(dim=1))
+
+
+def _version(z: Tensor) -> int:
+    """How often a tensor was changed in place; 0 where PyTorch does not count."""
+    return 0 if z.is_inference() else z._version
 
 
 def _check_paired(a: Tensor, b: Tensor) -> None:
@@ -207,7 +263,7 @@ def _full_blocks(embedded: Tensor) -> tuple[Tensor, ...]:
 
 
 def _infinite_where(not_finite: Tensor, distances: Tensor) -> Tensor:
-    return distances.masked_fill(not_finite, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return distances.masked_fill(not_finite, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
 
 
 def sum_over_tuples(outputs: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor
 
 from center_smoothing.base_functions import as_base_function
-from center_smoothing.distances.base import Distance
+from center_smoothing.distances.base import Distance, _to_float64
+from center_smoothing.distances.naming import name_of
+from center_smoothing.scalars import plain
 
 
 class FunctionDistance(Distance):
@@ -20,15 +24,16 @@ class FunctionDistance(Distance):
     Args:
         function: (N, *out), (N, *out), both float64 -> (N,), each pair by itself. Symmetric, at least 0, and 0 from an
             output to itself; :func:`center_smoothing.check_distance` looks whether it is.
-        relaxation: gamma of its triangle inequality; default: the function's attribute of that name, or else 1.
+        relaxation: gamma of its triangle inequality, at least what the function's attribute of that name declares;
+            default: that, or else 1 with a warning.
         averages: whether means of outputs are outputs too; default: the function's attribute, or else that they are.
 
     Raises:
-        ValueError: if it is not callable, or for a relaxation below 1. When called, for results of another shape and
-            for negative distances.
+        ValueError: if it is not callable, or for a relaxation that is none. When called, for results of another shape
+            and for negative distances.
 
     Example:
-        >>> largest = FunctionDistance(lambda a, b: (a - b).abs().amax(dim=1))
+        >>> largest = FunctionDistance(lambda a, b: (a - b).abs().amax(dim=1), relaxation=1)
         >>> largest(torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 2.0]]))
         tensor([3.], dtype=torch.float64)
     """
@@ -42,11 +47,16 @@ class FunctionDistance(Distance):
     ) -> None:
         if not callable(function):
             raise ValueError(f"distance must be a Distance or a function of two batches, got {function!r}")
-        relaxation = getattr(function, "relaxation", 1.0) if relaxation is None else relaxation
-        if isinstance(relaxation, bool) or not isinstance(relaxation, int | float) or not 1.0 <= relaxation < math.inf:
-            raise ValueError(f"relaxation must be a finite number of at least 1, got {relaxation!r}")
+        gamma = relaxation_of(function, relaxation)
+        if gamma is None:
+            name = name_of(function)
+            warnings.warn(  # of this line, so that each function is named once
+                f"{name} declares no relaxation and is taken for a metric, gamma = 1: if its triangle inequality needs "
+                f"more, certificates are false. Say {name}.relaxation = 1, or FunctionDistance({name}, relaxation=1)",
+                stacklevel=1,
+            )
         self.function = function
-        self.relaxation = float(relaxation)
+        self.relaxation = 1.0 if gamma is None else gamma
         self.averages = bool(getattr(function, "averages", True) if averages is None else averages)
 
     def _embed(self, z: Tensor) -> Tensor:
@@ -57,13 +67,14 @@ class FunctionDistance(Distance):
         return torch.stack(columns, dim=1) if columns else a.new_empty((len(a), 0))
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        found = self.function(a, b)
+        found = self.function(a.clone(), b.clone())  # it may work in place
         if not isinstance(found, Tensor) or found.shape != (len(a),):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{self!r} must return one number for each pair, shape ({len(a)},), got {got}")
+        found = _to_float64(found).to(a.device)
         if bool((found < 0.0).any()):
             raise ValueError(f"{self!r} must not be negative, got {float(found.min()):g}")
-        return found.to(a.device, torch.float64)
+        return found
 
     def __repr__(self) -> str:
         """The function's name, with what was declared of it."""
@@ -77,8 +88,8 @@ class ObjectDistance(Distance):
     """A distance between outputs that are no tensors: texts, sets, graphs, whatever can be told apart.
 
     A subclass says how far two objects are apart, and its ``relaxation`` if that is no metric. The model then returns
-    a sequence of N objects, and None where it has no answer, which lies outside every ball. Objects are numbered
-    as they appear: a center is a number, and :meth:`decode` gives the object.
+    a sequence of N objects, and None where it has no answer, which lies outside every ball. Objects are numbered from 1
+    as they appear: a center is a number, 0 where there is none, and :meth:`decode` gives the object.
 
     Example:
         >>> class Overlap(ObjectDistance):
@@ -99,7 +110,10 @@ class ObjectDistance(Distance):
 
     @abstractmethod
     def between(self, a: Any, b: Any) -> float:  # noqa: ANN401  # whatever the model returns
-        """How far two outputs are apart: at least 0, symmetric, 0 for equal ones, with this class's relaxation."""
+        """How far two outputs are apart: at least 0, symmetric, 0 for equal ones, with this class's relaxation.
+
+        Outputs that :meth:`key` stands for are copies, which it may change.
+        """
 
     def key(self, output: Any) -> Hashable:  # noqa: ANN401
         """What tells outputs apart; equal keys are one output. Default: the output itself, which must be hashable."""
@@ -107,7 +121,7 @@ class ObjectDistance(Distance):
 
     def forget(self) -> None:
         """Forget all outputs seen so far, with their numbers."""
-        self._objects: list[Any] = []
+        self._objects: list[Any] = [None]
         self._numbers: dict[Hashable, int] = {}
         self._known: dict[tuple[int, int], float] = {}
 
@@ -120,7 +134,7 @@ class ObjectDistance(Distance):
         return torch.tensor([[self._number(output)] for output in outputs], dtype=torch.float64).reshape(-1, 1)
 
     def decode(self, number: Tensor) -> Any:  # noqa: ANN401
-        """The output of a number (1,); None for NaN.
+        """The output of a number (1,); None for NaN, and for 0, which stands for the center of a run without any.
 
         Raises:
             ValueError: for a number that no output has.
@@ -130,7 +144,7 @@ class ObjectDistance(Distance):
             return None
         if value != int(value) or not 0 <= value < len(self._objects):
             raise ValueError(f"number must be one of 0..{len(self._objects) - 1}, got {value:g}")
-        return self._objects[int(value)]
+        return self._copy(self._objects[int(value)])
 
     def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         """A model whose outputs are the numbers of those of another one; that itself if they are already."""
@@ -147,11 +161,15 @@ class ObjectDistance(Distance):
                 f"so, got {type(output).__name__}"
             ) from error
         if number == len(self._objects):
-            self._objects.append(output)
+            self._objects.append(self._copy(output))
         return float(number)
 
+    def _copy(self, output: Any) -> Any:  # noqa: ANN401
+        """What its own key is, or None, cannot change; of others, which a model or a user may change, a copy."""
+        return output if output is None or self.key(output) is output else copy.deepcopy(output)
+
     def _embed(self, z: Tensor) -> Tensor:
-        return z.flatten(1)
+        return z.flatten(1).masked_fill(z.flatten(1) == 0.0, torch.nan)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         rows, columns = a[:, 0].tolist(), b[:, 0].tolist()
@@ -167,7 +185,7 @@ class ObjectDistance(Distance):
             return math.inf
         pair = int(p), int(q)
         if pair not in self._known:
-            distance = float(self.between(self._objects[pair[0]], self._objects[pair[1]]))
+            distance = float(self.between(*(self._copy(self._objects[number]) for number in pair)))
             if distance < 0.0:
                 raise ValueError(f"{self!r} must not be negative, got {distance:g}")
             self._known[pair] = distance
@@ -196,8 +214,31 @@ class _Encoded:
         return self.distance.encode(outputs).to(x.device)
 
 
-def as_distance(distance: object) -> Distance:
+def relaxation_of(function: object, given: float | None) -> float | None:
+    """The relaxation of a distance as given, or else as its attribute declares it; None for neither.
+
+    Raises:
+        ValueError: for numbers that are no relaxation, and for less than is declared.
+    """
+    given, declared = plain(given), plain(getattr(function, "relaxation", None))
+    for gamma in (given, declared):
+        if gamma is not None and (
+            isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 1.0 <= gamma < math.inf
+        ):
+            raise ValueError(f"relaxation must be a finite number of at least 1, got {gamma!r}")
+    if given is not None and declared is not None and given < declared:
+        who = repr(function) if isinstance(function, Distance) else name_of(function)
+        raise ValueError(f"relaxation must be at least {declared:g}, which {who} declares, got {given!r}")
+    gamma = declared if given is None else given
+    return None if gamma is None else float(gamma)
+
+
+def as_distance(distance: object, undeclared: float | None = None) -> Distance:
     """A distance from what a user brings: itself, a class without arguments, or a function of two batches.
+
+    Args:
+        distance: one of these.
+        undeclared: relaxation of a function that declares none; default: 1 with a warning.
 
     Raises:
         ValueError: for anything else.
@@ -210,5 +251,5 @@ def as_distance(distance: object) -> Distance:
     if isinstance(distance, Distance):
         return distance
     if callable(distance):
-        return FunctionDistance(distance)
+        return FunctionDistance(distance, relaxation=getattr(distance, "relaxation", undeclared))
     raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}; a function does too")

@@ -11,10 +11,12 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from center_smoothing.distances.base import Distance
+from center_smoothing.base_functions import as_outputs
+from center_smoothing.distances.base import Distance, _to_float64
 from center_smoothing.distances.custom import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
 from center_smoothing.distances.relaxed import SquaredL2
+from center_smoothing.scalars import plain
 
 # Added to squared lengths before the root: where there are hardly any features, their direction says little.
 _LEAST_SQUARE = 1e-8
@@ -38,12 +40,13 @@ class FeatureDistance(Distance):
         affine: a promise of yours that phi is an affine map. Then the distance is convex in the output where d is:
             d(phi(c), phi(s a + t b)) = d(phi(c), s phi(a) + t phi(b)) for s + t = 1. Otherwise a mean of outputs may
             have features far from theirs, and means are not certified.
-        dtype: of what phi is given, and of a module's weights; default: float32, and float64 for an affine phi.
+        dtype: of what phi is given, and of a module's weights; default: float32, and float64 for an affine phi. Outputs
+            that overflow it count as not finite.
         batch_size: outputs for each call of phi.
 
     Raises:
-        ValueError: for arguments of another kind, for batch norm without running statistics, and later for features of
-            another shape.
+        ValueError: for arguments of another kind, for batch norm without running statistics, for weights that overflow
+            dtype, and later for features of another shape.
 
     Example:
         >>> import torch
@@ -66,6 +69,7 @@ class FeatureDistance(Distance):
         if not callable(phi):
             raise ValueError(f"phi must be a callable (N, *out) -> (N, *features), got {phi!r}")
         distance = as_distance(distance)
+        batch_size = plain(batch_size)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self.dtype = dtype or (torch.float64 if affine else torch.float32)
@@ -80,12 +84,12 @@ class FeatureDistance(Distance):
         self.phi = phi if owner_of(phi) is None else _frozen(phi, self.dtype)
 
     def features(self, outputs: Tensor) -> Tensor:
-        """Phi of each output: (N, *out) -> (N, *features). Outputs that are not finite are taken for zeros.
+        """Phi of each output: (N, *out) -> (N, *features). NaN for outputs that are not finite in what phi is given.
 
         Raises:
             ValueError: if phi returns another shape.
         """
-        outputs = outputs.detach().to(self.dtype)
+        outputs = _to_float64(outputs.detach()).to(self.dtype)
         finite = torch.isfinite(outputs.flatten(1)).all(dim=1)
         outputs = outputs.masked_fill(~finite.reshape(-1, *[1] * (outputs.ndim - 1)), 0.0)
         filling = -len(outputs) % self.batch_size or self.batch_size * (len(outputs) == 0)
@@ -95,16 +99,12 @@ class FeatureDistance(Distance):
             if owner is not None:
                 owner.to(outputs.device)
             found = [self._called(block.clone()) for block in torch.split(filled, self.batch_size)]
-        return torch.cat(found)[: len(outputs)]
+        features = torch.cat(found)[: len(outputs)]
+        features = features if features.is_floating_point() else _to_float64(features)
+        return features.masked_fill_(~finite.reshape(-1, *[1] * (features.ndim - 1)), torch.nan)
 
     def _called(self, block: Tensor) -> Tensor:
-        features = self.phi(block)
-        if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(block):
-            found = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(
-                f"phi must return features ({len(block)}, *features) for outputs {tuple(block.shape)}, got {found}"
-            )
-        return features.detach().clone()  # it may be a buffer that phi fills again
+        return as_outputs(self.phi(block), block, "phi").detach().clone()  # it may be a buffer that phi fills again
 
     def _embed(self, z: Tensor) -> Tensor:
         return self.distance.embed(self.features(z))
@@ -230,7 +230,11 @@ def normalised(features: Tensor, weights: Tensor | None = None) -> Tensor:
         tensor([[0.6000, 0.8000]])
     """
     features = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)
-    lengths = (features.square().sum(dim=1, keepdim=True) + _LEAST_SQUARE).sqrt()
+    # no square may overflow, which would make zeros of large features, and float16 has no such small number
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    largest = features.abs().amax(dim=1, keepdim=True).clamp_min(1.0)
+    features = features / largest
+    lengths = (features.square().sum(dim=1, keepdim=True) + _LEAST_SQUARE / largest.square()).sqrt()
     scaled = features / lengths / features.shape[2] ** 0.5
     if weights is not None:
         scaled = scaled * weights.sqrt()[None, :, None]
@@ -252,6 +256,9 @@ def _frozen(phi: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Te
     phi = copy.deepcopy(phi)
     owner = owner_of(phi)
     assert owner is not None  # the caller has asked
+    weights = [tensor for tensor in (*owner.parameters(), *owner.buffers()) if tensor.is_floating_point()]
+    if any(bool((torch.isfinite(tensor) & ~torch.isfinite(tensor.to(dtype))).any()) for tensor in weights):
+        raise ValueError(f"dtype must hold the weights of phi, got {dtype}, in which some are infinite")
     owner.eval().requires_grad_(False).to(dtype)
     for name, module in owner.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.angular import chords
-from center_smoothing.distances.base import Distance
+from center_smoothing.distances.base import Distance, replace_where
+from center_smoothing.distances.lp import SQUARES_VANISH, euclidean, root_of_squares
 
 # Distances between points that are held at a time.
 _BLOCK_NUMBERS = 1 << 20
@@ -70,8 +71,19 @@ class Hausdorff(Distance):
 
     def _of(self, a: Tensor, b: Tensor) -> Tensor:
         """Sets (N, P, D + 1) and (N, Q, D + 1), or one set (1, Q, D + 1) -> (N,)."""
-        distances = chords(a[..., :-1], b[..., :-1])  # (N, P, Q)
-        no_a, no_b = a[..., -1] == 0.0, b[..., -1] == 0.0
-        to_b = distances.masked_fill(no_b[:, None, :], torch.inf).amin(dim=2).masked_fill(no_a, 0.0).amax(dim=1)
-        to_a = distances.masked_fill(no_a[:, :, None], torch.inf).amin(dim=1).masked_fill(no_b, 0.0).amax(dim=1)
-        return torch.maximum(to_a, to_b).clamp(max=self.largest)
+        # equal points are frequent, and where they do not decide they need not be told from very close ones
+        distances = _greater(a, b, root_of_squares)
+
+        def better(rows: Tensor | slice) -> Tensor:
+            return _greater(a[rows], b if len(b) == 1 else b[rows], euclidean)
+
+        return replace_where(distances, distances < SQUARES_VANISH, better).clamp(max=self.largest)
+
+
+def _greater(a: Tensor, b: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The greater one of both directions, with points as far apart as is measured."""
+    distances = measure(a[..., :-1], b[..., :-1])  # (N, P, Q)
+    no_a, no_b = a[..., -1] == 0.0, b[..., -1] == 0.0
+    to_b = distances.masked_fill(no_b[:, None, :], torch.inf).amin(dim=2).masked_fill(no_a, 0.0).amax(dim=1)
+    to_a = distances.masked_fill(no_a[:, :, None], torch.inf).amin(dim=1).masked_fill(no_b, 0.0).amax(dim=1)
+    return torch.maximum(to_a, to_b)

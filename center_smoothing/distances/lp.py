@@ -9,11 +9,11 @@ from torch import Tensor
 
 from center_smoothing.distances.base import Distance, replace_where
 
-# An l2 distance below this may have lost differences whose squares are no normal float64 any more.
-_SQUARES_VANISH = 1e-140
+# A root of squares below this may have lost differences whose squares are no normal float64 any more.
+SQUARES_VANISH = 1e-140
 # A power of two: multiplied by it, differences that small, 2^-1074 to 2^-465, have squares that are normal float64.
-_ZOOM = 2.0**965
-# Beyond this, multiplication by _ZOOM overflows; and different numbers beyond this differ by more than 1.
+ZOOM = 2.0**965
+# Beyond this, multiplication by ZOOM overflows; and different numbers beyond this differ by more than 1.
 _LARGE = 2.0**58
 
 
@@ -43,8 +43,7 @@ class Lp(Distance):
         if self.p in (1.0, math.inf):
             return torch.cdist(a, b, p=self.p)
         if self.p == 2.0:
-            distances = _euclidean(a, b)
-            return replace_where(distances, distances < _SQUARES_VANISH, lambda rows: _euclidean_zoomed(a[rows], b))
+            return euclidean(a, b)
         return torch.stack([self._scaled(a - row) for row in b], dim=1)
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
@@ -52,12 +51,7 @@ class Lp(Distance):
             return self._scaled(a - b)
         # cdist of one with one, N times: without an intermediate result, and with the digits of all pairs
         a, b = a.unsqueeze(1), b.unsqueeze(1)
-        if self.p == 2.0:
-            distances = _euclidean(a, b)
-            mask = distances < _SQUARES_VANISH
-            distances = replace_where(distances, mask, lambda rows: _euclidean_zoomed(a[rows], b[rows]))
-        else:
-            distances = torch.cdist(a, b, p=self.p)
+        distances = euclidean(a, b) if self.p == 2.0 else torch.cdist(a, b, p=self.p)
         return distances[:, 0, 0]
 
     def _scaled(self, difference: Tensor) -> Tensor:
@@ -69,14 +63,27 @@ class Lp(Distance):
         return scale * torch.cdist(scaled, scaled.new_zeros(1, scaled.shape[1]), p=self.p)[:, 0]
 
 
-def _euclidean(a: Tensor, b: Tensor) -> Tensor:
+def euclidean(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances, all with all: (N, D), (K, D) -> (N, K). Nothing cancels, and no square underflows.
+
+    Of batches, each with its own: (N, P, D), (N or 1, Q, D) -> (N, P, Q). Distances above 1e154 are inf.
+    """
+    distances = root_of_squares(a, b)
+
+    def better(rows: Tensor | slice) -> Tensor:
+        return root_of_squares(zoomed(a[rows]), zoomed(b if b.ndim == 2 or len(b) == 1 else b[rows])) / ZOOM
+
+    return replace_where(distances, distances < SQUARES_VANISH, better)
+
+
+def root_of_squares(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances as in :func:`euclidean`, but for those below ``SQUARES_VANISH``, which may be too small."""
     return torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _euclidean_zoomed(a: Tensor, b: Tensor) -> Tensor:
-    """Distances below ``_SQUARES_VANISH``; others are wrong.
+def zoomed(z: Tensor) -> Tensor:
+    """Coordinates times ``ZOOM``, for distances below ``SQUARES_VANISH``; others are wrong.
 
     Multiplication by a power of two is exact. Coordinates too large for it are equal where the distance is small.
     """
-    a, b = (z.masked_fill(z.abs() >= _LARGE, 0.0) * _ZOOM for z in (a, b))
-    return _euclidean(a, b) / _ZOOM
+    return z.masked_fill(z.abs() >= _LARGE, 0.0) * ZOOM

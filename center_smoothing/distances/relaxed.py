@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from center_smoothing.distances.angular import chords, unit_vectors
+from center_smoothing.distances.angular import unit_vectors
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.lp import root_of_squares
 
 
 class SquaredL2(Distance):
@@ -28,10 +29,10 @@ class SquaredL2(Distance):
         return z.flatten(1)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return chords(a, b).square()
+        return root_of_squares(a, b).square()
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return chords(a.unsqueeze(1), b.unsqueeze(1))[:, 0, 0].square()  # one with one, N times
+        return root_of_squares(a.unsqueeze(1), b.unsqueeze(1))[:, 0, 0].square()  # one with one, N times
 
 
 class Cosine(SquaredL2):

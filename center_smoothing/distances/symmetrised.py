@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from center_smoothing.distances.base import Distance
-from center_smoothing.distances.custom import FunctionDistance
+from center_smoothing.distances.custom import FunctionDistance, relaxation_of
 from center_smoothing.distances.naming import name_of
 
 
@@ -26,13 +25,13 @@ class Symmetrised(Distance):
         directed: a :class:`Distance` but for its symmetry; or a function (N, *out), (N, *out) -> (N,) of paired outputs
             in float64. That is called once for each of the K outputs that all are compared with, in each direction.
         mode: "max" or "sum".
-        relaxation: gamma of the directed distance, at least 1; default: what a Distance declares, or a function as its
-            attribute of that name. Other functions declare nothing: say it.
+        relaxation: gamma of the directed distance, at least what that declares as its attribute of this name; default:
+            that. Functions without the attribute declare nothing: say it.
         averages: whether outputs have averages; default: as a Distance says, and not for a function.
         convex: whether both d(c, z) and d(z, c) are convex in z.
 
     Raises:
-        ValueError: for another mode, and for a function without a relaxation.
+        ValueError: for another mode, for a function without a relaxation, and for a smaller one than is declared.
 
     Example:
         >>> import torch
@@ -55,20 +54,17 @@ class Symmetrised(Distance):
             raise ValueError(f"directed must be a Distance or a callable (a, b) -> (N,), got {directed!r}")
         if mode not in ("max", "sum"):
             raise ValueError(f"mode must be 'max' or 'sum', got {mode!r}")
+        relaxation = relaxation_of(directed, relaxation)
         if relaxation is None:
-            relaxation = getattr(directed, "relaxation", None)
-            if relaxation is None:
-                raise ValueError(
-                    f"relaxation must be given for the function {name_of(directed)}, got None: the gamma of its "
-                    "triangle inequality, 1 if it keeps the usual one"
-                )
-        if not 1.0 <= relaxation < math.inf:
-            raise ValueError(f"relaxation must lie in [1, inf), got {relaxation!r}")
+            raise ValueError(
+                f"relaxation must be given for the function {name_of(directed)}, got None: the gamma of its "
+                "triangle inequality, 1 if it keeps the usual one"
+            )
         if not isinstance(directed, Distance):
             directed = FunctionDistance(directed, relaxation=relaxation, averages=bool(averages))
         self.directed = directed
         self.mode = mode
-        self.relaxation = float(relaxation)
+        self.relaxation = relaxation
         self.averages = self.directed.averages if averages is None else averages
         self.convex = convex
 

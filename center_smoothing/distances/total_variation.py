@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance
+from center_smoothing.distances.base import Distance, replace_where
+from center_smoothing.distances.lp import SQUARES_VANISH, ZOOM, zoomed
 
 # Positions that one block of comparisons holds: few enough for the cache, enough for PyTorch to use two threads.
 _BLOCK_NUMBERS = 1 << 16
@@ -58,25 +59,41 @@ class TotalVariation(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         if self.p == 1 or a.shape[1] == 1:
             return torch.cdist(a.flatten(1), b.flatten(1), p=1.0)
-        if a.requires_grad or b.requires_grad:  # unlike that of sqrt(), the gradient of this norm is finite at 0
-            return torch.stack([torch.linalg.vector_norm(a - z, dim=1).sum(dim=1) for z in b], dim=1)
-        rows = max(1, _BLOCK_NUMBERS // a.shape[2])
-        return torch.cat([_sums_of_norms(block, b) for block in torch.split(a, rows)])
+        distances = _sums_of_norms(a, b)
+        mask = distances < SQUARES_VANISH
+        return replace_where(distances, mask, lambda rows: _sums_of_norms(zoomed(a[rows]), zoomed(b)) / ZOOM)
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         if self.p == 1 or a.shape[1] == 1:
             # cdist of one with one, N times: without an intermediate result, and with the digits of all pairs
             return torch.cdist(a.flatten(1).unsqueeze(1), b.flatten(1).unsqueeze(1), p=1.0)[:, 0, 0]
-        if a.requires_grad or b.requires_grad:
-            norms: Tensor = torch.linalg.vector_norm(a - b, dim=1)
-            return norms.sum(dim=1)
-        rows = max(1, _BLOCK_NUMBERS // a.shape[2])
-        blocks = zip(torch.split(a, rows), torch.split(b, rows), strict=True)
-        return torch.cat([(first - second).square_().sum(dim=1).sqrt_().sum(dim=1) for first, second in blocks])
+        distances = _paired_sums_of_norms(a, b)
+        mask = distances < SQUARES_VANISH
+        return replace_where(
+            distances, mask, lambda rows: _paired_sums_of_norms(zoomed(a[rows]), zoomed(b[rows])) / ZOOM
+        )
 
 
 def _sums_of_norms(a: Tensor, b: Tensor) -> Tensor:
-    """Sums over positions of the l2 norm over channels: (N, C, P), (K, C, P) -> (N, K). Two buffers serve for all."""
+    """Sums over positions of the l2 norm over channels: (N, C, P), (K, C, P) -> (N, K)."""
+    if a.requires_grad or b.requires_grad:  # unlike that of sqrt(), the gradient of this norm is finite at 0
+        return torch.stack([torch.linalg.vector_norm(a - z, dim=1).sum(dim=1) for z in b], dim=1)
+    rows = max(1, _BLOCK_NUMBERS // a.shape[2])
+    return torch.cat([_block_of_sums(block, b) for block in torch.split(a, rows)])
+
+
+def _paired_sums_of_norms(a: Tensor, b: Tensor) -> Tensor:
+    """The same of pairs: (N, C, P), (N, C, P) -> (N,)."""
+    if a.requires_grad or b.requires_grad:
+        norms: Tensor = torch.linalg.vector_norm(a - b, dim=1)
+        return norms.sum(dim=1)
+    rows = max(1, _BLOCK_NUMBERS // a.shape[2])
+    blocks = zip(torch.split(a, rows), torch.split(b, rows), strict=True)
+    return torch.cat([(first - second).square_().sum(dim=1).sqrt_().sum(dim=1) for first, second in blocks])
+
+
+def _block_of_sums(a: Tensor, b: Tensor) -> Tensor:
+    """:func:`_sums_of_norms` of one block. Two buffers serve for all."""
     channels = [channel.contiguous() for channel in a.unbind(dim=1)]
     squares, difference = torch.empty_like(channels[0]), torch.empty_like(channels[0])
     sums = a.new_empty((len(a), len(b)))

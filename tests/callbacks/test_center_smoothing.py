@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from PIL import Image
 from torch import Tensor
 
 from callbacks import CenterSmoothing
@@ -394,20 +395,19 @@ def test_trainer_may_compute_in_another_precision(precision: str) -> None:
 
 class Pictures(WandbLogger):
     def __init__(self) -> None:
-        self.images: list[tuple[str, list[Tensor]]] = []
+        self.images: list[tuple[str, list[Image.Image], list[str]]] = []
 
-    def log_image(self, key: str, images: list[Tensor], step: int | None = None, **_: object) -> None:
-        self.images.append((key, images))
+    def log_image(self, key: str, images: list[Image.Image], step: int | None = None, *, caption: list[str]) -> None:
+        self.images.append((key, images, caption))
 
 
-def test_weights_and_biases_gets_a_picture_per_validation() -> None:
+def test_weights_and_biases_gets_a_picture_of_each_of_a_few_examples() -> None:
     logger = Pictures()
     run(callback(), tiny_model(), loggers=[logger])
-    ((key, (grid,)),) = logger.images
+    ((key, images, captions),) = logger.images
     assert key == "val/examples"
-    assert grid.shape == (3, 3 * 10 + 2, 3 * 10 + 2)
-    assert grid.min() >= 0.0
-    assert grid.max() <= 1.0
+    assert [image.size for image in images] == [(24, 8)] * len(captions)
+    assert all(re.fullmatch(r"#\d+: input \| base output \| smoothed output", caption) for caption in captions)
 
 
 def test_outputs_that_are_no_images_give_no_picture() -> None:

@@ -31,6 +31,7 @@ from center_smoothing import (
     TotalVariation,
 )
 from center_smoothing.budget import Coverage
+from center_smoothing.promise import promise_line
 from lightning_modules import CertifiedExample
 
 BUDGET, MEAN_BUDGET = SmoothingBudget(n=60, m=120, k=8, delta=0.4), MeanBudget(n=60, m=120)
@@ -90,7 +91,7 @@ def centers(tmp_path: Path) -> CertificationFolder:
 
 def page_of(folder: CertificationFolder) -> Report:
     budget = MEAN_BUDGET if folder.rows()[0].smoother == "mean" else BUDGET
-    promise = report.promise_line(budget, TotalVariation(), coverage="pointwise")
+    promise = promise_line(budget, TotalVariation(), coverage="pointwise")
     return report_of_folder(folder, folder.rows(), promise=promise)
 
 
@@ -151,7 +152,7 @@ def test_answers_of_means_promise_all_at_once(means: CertificationFolder) -> Non
     assert table.by_index == {row.index: tuple(other.eps_out for other in means.rows() if other.index == row.index)
                               for row in means.rows()}  # fmt: skip
     (*_, promise) = answers.lines(means, certificates, [table])
-    assert promise.startswith("promise (mean), for all answers of an example at once, also to whatever is asked later:")
+    assert promise == promise_line(MEAN_BUDGET, repr(TotalVariation()), coverage="pointwise")
 
 
 @pytest.mark.parametrize("key", ["smoother", "sigma"])
@@ -222,7 +223,7 @@ def test_compared_folders_stand_side_by_side_on_the_terminal(
     for line, column in zip(table[4:], (table.column(0) for table in inputs.values()), strict=True):
         assert line[2] == report.down(sorted(column)[1])
     assert any(line.startswith("center: promise (pointwise)") for line in found)
-    assert any(line.startswith("mean: promise (mean)") for line in found)
+    assert any(line.startswith("mean: promise (mean): ") for line in found)
     assert found[-1] == comparison.TWO_FUNCTIONS
 
 
@@ -235,7 +236,7 @@ def test_the_report_of_compared_folders(
     assert {path.name for path in written} == {path.name for path in out.iterdir()}
     page = (out / "report.html").read_text()
     for words in (
-        comparison.TWO_FUNCTIONS, "center: For each eps_in by itself: ", "mean: For all eps_in at once: ",
+        comparison.TWO_FUNCTIONS, "center: For one example and one change of it ", "mean: For one example and one ",
         "mean: The smoothed output is the mean of 60 outputs", "center, eps_in = 0.1 (h = 0.4)",
     ):  # fmt: skip
         assert words in page
@@ -310,12 +311,6 @@ def test_the_plan_rounds_what_is_not_sampled_up() -> None:
     assert "180 evaluations per example and sigma, 1,440 in all" in found[5]
     promised = MeanSmoother(torch.sigmoid, TotalVariation(), sigma=0.25, budget=MEAN_BUDGET, bound=3.0)
     assert "output_bound=3, alpha" in report.mean_plan_lines(promised, levels={0.25: [0.1]}, num_examples=1)[0]
-
-
-@pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
-def test_the_promise_of_a_mean_is_for_all_radii_at_once(coverage: Coverage) -> None:
-    line = report.promise_line(MEAN_BUDGET, TotalVariation(), coverage=coverage)
-    assert line.startswith("promise, for all eps_in at once: ")
 
 
 def test_non_finite_outputs_of_means_count_as_at_the_bound(means: CertificationFolder) -> None:

@@ -1,23 +1,25 @@
+import json
 import math
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from callbacks import CertificationFolder, Row, draw, summarise
 from callbacks import certification_report as report
+from callbacks.certification_folder import COLUMNS
 from callbacks.example_pictures import example_pictures, guaranteed_overlap, guarantees, with_boxes
-from center_smoothing import Angular, BoxJaccard, SmoothingBudget, TotalVariation
+from center_smoothing import BoxJaccard, SmoothingBudget, TotalVariation
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 SHAPES = {"grey": (1, 8, 8), "rgb": (3, 8, 8), "vector": (5,), "many channels": (7, 4, 4)}
@@ -106,6 +108,13 @@ def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
         ]
 
 
+def test_plan_of_the_paper_has_no_pilot() -> None:
+    budget = SmoothingBudget(n=200, m=100, delta=0.3, method="paper")
+    lines = report.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=2)
+    assert "n=200, m=100, delta=0.3" in lines[0]
+    assert "500 evaluations per example and sigma, 1,000 in all" in lines[-1]
+
+
 def test_plan_says_where_sampling_may_stop() -> None:
     budget = SmoothingBudget(n=100, m=800, k=16, looks=3)
     lines = report.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=7)
@@ -140,26 +149,6 @@ def test_result_lines_show_all_figures_with_radii_rounded_up() -> None:
 
 def test_no_results_give_a_header_alone() -> None:
     assert len(report.result_lines([])) == 1
-
-
-@pytest.mark.parametrize(
-    ("coverage", "scope"),
-    [("pointwise", "each eps_in by itself"), ("bonferroni", "all eps_in at once"), ("dkw", "all eps_in at once")],
-)
-def test_promise_says_for_what_and_how_surely_it_holds(coverage: str, scope: str) -> None:
-    line = report.promise_line(BUDGET, Angular(), coverage=coverage)
-    for part in (scope, "at most eps_in (l2 norm)", "Angular", " 0.99 ", "unless one of the two abstains"):
-        assert part in line
-    assert "\n" not in line
-
-
-@pytest.mark.parametrize("alpha", [0.005, 0.000123456, 1e-5, 1e-9])
-def test_promise_never_claims_a_higher_probability_than_holds(alpha: float) -> None:
-    budget = SmoothingBudget(alpha_1=alpha, alpha_2=alpha)
-    line = report.promise_line(budget, TotalVariation(), coverage="pointwise")
-    (probability,) = re.findall(r"with probability (?:at least )?([\d.]+\d)", line)
-    assert Decimal(probability) <= 1 - 2 * Decimal(alpha) + Decimal("1e-15")
-    assert Decimal(probability) < 1
 
 
 def test_non_finite_outputs_are_noted(folder: CertificationFolder) -> None:
@@ -306,38 +295,74 @@ def test_figure_of_nothing_can_be_drawn(folder: CertificationFolder) -> None:
     assert folder.picture.stat().st_size > 0
 
 
-def test_weights_and_biases_gets_table_curve_and_images(
-    folder: CertificationFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[dict[str, Any]] = []
-    logged: list[dict[str, Any]] = []
-    finished: list[bool] = []
-    run = SimpleNamespace(
-        define_metric=lambda *_, **__: None, log=logged.append, finish=lambda: finished.append(True)
-    )  # fmt: skip
-
-    def init(**kwargs: Any) -> SimpleNamespace:  # noqa: ANN401  # whatever wandb takes
-        started.append(kwargs)
-        return run
-
-    fake = SimpleNamespace(init=init, Table=lambda columns, data: (columns, data), Image=lambda data, **_: data)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    rows = rows_of([3.0, math.inf])
+def log(folder: CertificationFolder, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Log to W&B, offline, what certify.py logs of these rows, and return the results."""
     results = summarise(rows, sigma=0.25)
-    write_outputs(folder, range(2), (1, 8, 8))
-    report.log_to_wandb(folder, rows, results, examples=folder, config={"sigma": 0.25}, group="0.25-abc", offline=True)
-    assert started[0]["mode"] == "offline"
-    assert started[0]["group"] == "0.25-abc"
-    assert started[0]["config"] == {"sigma": 0.25}
-    assert finished == [True]
-    keys = [key for line in logged for key in line]
-    assert logged[: len(results)] == results
-    assert {"certificates", "curve", "examples", "certified_fraction", "fraction_curve"} <= set(keys)
-    (columns, data) = next(line["certificates"] for line in logged if "certificates" in line)
-    assert columns[:4] == ["index", "sigma", "eps_in", "eps_out"]
-    assert [line[:4] for line in data] == [[value.index, 0.25, value.eps_in, value.eps_out] for value in rows]
-    (columns, data) = next(line["certified_fraction"] for line in logged if "certified_fraction" in line)
+    for picture in (folder.picture, folder.fraction_picture):
+        draw(folder, rows, results, "what it is").savefig(picture, dpi=40)
+    config = {"sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
+    report.log_to_wandb(folder, rows, results, examples=folder, config=config, group="0.25-abc", offline=True)
+    return results
+
+
+@pytest.mark.usefixtures("logs_offline")
+def test_weights_and_biases_has_what_was_found(
+    folder: CertificationFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    wandb_records: Callable[[Path], list[Any]],
+    wandb_history: Callable[[Path], list[dict[str, Any]]],
+    wandb_table: Callable[[Path, str], tuple[list[str], list[list[Any]]]],
+    wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]],
+) -> None:
+    # an abstention first, and more rows than W&B takes of itself
+    monkeypatch.setattr(wandb.Table, "MAX_ROWS", 7)
+    monkeypatch.setattr(wandb.Table, "MAX_ARTIFACT_ROWS", 7)
+    rows = [*rows_of([math.inf, 0.1, math.nan]), *(row(index, 1.0, 0.1 + index) for index in range(3, 10))]
+    write_outputs(folder, range(10), (1, 8, 8))
+    results = log(folder, rows)
+    (run,) = (record.run for record in wandb_records(folder.path) if record.WhichOneof("record_type") == "run")
+    assert (run.run_group, run.job_type) == ("0.25-abc", "certify")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config == {"_wandb": {}, "sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
+    assert results[0]["median_eps_out"] == math.inf
+    for line, result in zip(wandb_history(folder.path), results, strict=False):
+        assert {key: line[key] for key in result} == result
+    columns, data = wandb_table(folder.path, "certificates")
+    assert columns == list(COLUMNS)
+    np.testing.assert_array_equal(data, [list(value.__dict__.values()) for value in rows])
+    columns, data = wandb_table(folder.path, "certified_fraction")
     assert columns == ["sigma", "eps_in", "eps_out", "fraction"]
-    assert data == [[0.25, 0.25, 0.0, 0.0], [0.25, 0.25, 3.25, 0.5], [0.25, 0.5, 0.0, 0.0], [0.25, 0.5, 3.5, 0.5]]
-    images = next(line["examples"] for line in logged if "examples" in line)
-    assert [image.shape for image in images] == [(8, 24, 1)] * 2
+    assert data[:4] == [
+        [0.25, 0.25, 0.0, 0.0],
+        [0.25, 0.25, 0.35, 1 / 3],
+        [0.25, 0.5, 0.0, 0.0],
+        [0.25, 0.5, 0.6, 1 / 3],
+    ]
+    assert len(data) == 12
+    examples = wandb_pixels(folder.path, "examples")
+    assert [*examples] == [f"#{index}: input | base output | smoothed output" for index in range(10)]
+    for index, pixels in enumerate(examples.values()):
+        outputs = folder.read_outputs(index)
+        expected = np.concatenate([outputs[name][0] for name in ("image", "base", "smoothed")], axis=1)
+        assert np.abs(pixels - 255.0 * expected).max() <= 0.5
+        assert pixels.max() > 200
+    for key, picture in {"curve": folder.picture, "fraction_curve": folder.fraction_picture}.items():
+        (pixels,) = wandb_pixels(folder.path, key).values()
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(picture)))
+
+
+@pytest.mark.usefixtures("logs_offline")
+def test_weights_and_biases_has_pictures_of_every_shape(
+    folder: CertificationFolder, wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]]
+) -> None:
+    odd = np.array([[[-1.0, 0.0, 0.5, 1.0, 7.0, math.nan, math.inf, -math.inf, 0.999, 1e-3]]])
+    np.savez(folder.outputs(0), image=odd, base=odd.astype(np.float16), smoothed=odd > 0.5)
+    np.savez(folder.outputs(1), image=np.ones((1, 2, 3)), base=np.zeros((3, 4, 1)), smoothed=np.full(5, 0.5))
+    log(folder, [row(index, 0.25, 1.0) for index in range(2)])
+    (first,) = wandb_pixels(folder.path, "examples/0").values()
+    shown = [0, 0, 128, 255, 255, 0, 255, 0, 255, 0]
+    assert first.tolist() == [[*shown, *shown, *(255 * (value > 0.5) for value in odd[0, 0])]]
+    (second,) = wandb_pixels(folder.path, "examples/1").values()
+    assert second.shape == (4, 4, 3)
+    assert (second[:, :3] == 255).all()  # white below the lower one
+    assert (second[:, 3] == 0).all()

@@ -3,9 +3,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
 from torch import Tensor, nn
 
 from center_smoothing import CenterSmoother, Estimator, Lp, MeanBudget, MeanSmoother, OnnxModel, SmoothingBudget
@@ -80,6 +86,87 @@ def test_an_estimator_is_smoothed_as_its_own_linear_map(expected: float) -> None
     assert radius(estimator) == pytest.approx(radius(lambda x: x.flatten(1) @ weight.T + bias), rel=1e-4)
     means = MeanSmoother(estimator, Lp(2.0), sigma=0.25, clip_norm=9.0, budget=MeanBudget(n=50, m=60))  # type: ignore[arg-type]
     assert means.smooth(X).center.shape == (2,)
+
+
+def fitted(estimator: Any, dtype: type = np.float64, **options: Any) -> Any:  # noqa: ANN401
+    """The estimator, fitted on features of that type and three labels."""
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(60, 12)).astype(dtype), rng.integers(0, 3, size=60)
+    return estimator.fit(options.get("frame", lambda z: z)(features), options.get("labels", lambda y: y)(labels))
+
+
+def outputs_of(estimator: object, answer: str | None = None) -> Tensor:
+    return Estimator(estimator, answer)(torch.rand(7, 3, 4, generator=torch.Generator().manual_seed(0)))
+
+
+def test_estimators_get_float64() -> None:
+    class Types:
+        def predict(self, features: np.ndarray) -> np.ndarray:
+            assert features.dtype == np.float64
+            return features.sum(axis=1)
+
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        x = torch.rand(7, 3).to(dtype)
+        assert torch.equal(Estimator(Types())(x), torch.from_numpy(x.double().numpy().sum(axis=1))[:, None])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_k_means_of_both_types(dtype: type, scaled: bool) -> None:
+    means = KMeans(3, n_init=1, random_state=0)
+    found = outputs_of(fitted(make_pipeline(StandardScaler(), means) if scaled else means, dtype))
+    assert found.shape == (7, 1)
+    assert set(found.flatten().tolist()) <= {0.0, 1.0, 2.0}
+
+
+@pytest.mark.filterwarnings("error")
+def test_features_keep_the_names_that_an_estimator_was_fitted_with() -> None:
+    names = [f"feature {number}" for number in range(12)]
+    by_name = ColumnTransformer([("few", StandardScaler(), names[3:5])])
+    estimator = make_pipeline(by_name, LinearRegression())
+    with_names = fitted(estimator, frame=lambda z: pandas.DataFrame(z, columns=names))
+    plain = fitted(make_pipeline(StandardScaler(), LinearRegression()), frame=lambda z: z[:, 3:5])
+    x = torch.rand(7, 12, dtype=torch.float64)
+    torch.testing.assert_close(Estimator(with_names)(x), Estimator(plain)(x[:, 3:5]))
+    scaler = StandardScaler().set_output(transform="pandas")
+    scaler = fitted(scaler, frame=lambda z: pandas.DataFrame(z, columns=names))
+    np.testing.assert_array_equal(Estimator(scaler)(x), scaler.transform(pandas.DataFrame(x.numpy(), columns=names)))
+
+
+def test_lists_and_sparse_answers_of_estimators_are_joined() -> None:
+    trees = fitted(ExtraTreesClassifier(5, random_state=0), labels=lambda y: np.stack([y, y > 0], axis=1))
+    x = torch.rand(7, 12)
+    expected = np.concatenate(trees.predict_proba(x.double().numpy()), axis=1)
+    np.testing.assert_array_equal(Estimator(trees, "predict_proba")(x), expected)
+    bins = fitted(KBinsDiscretizer(3, encode="onehot", strategy="uniform"))
+    np.testing.assert_array_equal(Estimator(bins)(x), bins.transform(x.double().numpy()).toarray())
+
+
+class Answering:
+    def __init__(self, answer: Any) -> None:  # noqa: ANN401
+        self.answer = answer
+
+    def predict(self, features: np.ndarray) -> Any:  # noqa: ANN401
+        return self.answer(features)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda z: list(z), r"Answering.predict must return an array, or .* got a list of ndarray: return np.array"),
+        (lambda z: z[:, 0].tolist(), "Answering.predict must return an array, or .* got a list of float"),
+        (lambda z: [], "Answering.predict must return an array, or .* got a list of nothing"),
+        (
+            lambda z: [z, z[:3]],
+            r"Answering.predict must return one output per input, shape \(7, \*out\), got \(3, 12\)",
+        ),
+        (lambda z: np.array(["a"] * len(z)), "Answering.predict must return numbers .* an array of type <U1"),
+        (lambda z: z * 1j, "Answering.predict must return numbers .* complex"),
+    ],
+)
+def test_other_answers_of_estimators_are_refused_by_name(answer: Any, message: str) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=message):
+        outputs_of(Answering(answer))
 
 
 def test_an_onnx_file(network: Network, expected: float, tmp_path: Path) -> None:

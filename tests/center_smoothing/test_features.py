@@ -284,9 +284,15 @@ def test_bad_arguments() -> None:
             FeatureDistance(net, Lp(), batch_size=size)  # type: ignore[arg-type]  # it is wrong
     with pytest.raises(ValueError, match=r"dtype must be a floating-point type, got torch\.int64"):
         FeatureDistance(net, Lp(), dtype=torch.int64)
-    for wrong in (lambda z: z.sum(dim=1), lambda z: z[:3], lambda z: [z]):
-        with pytest.raises(ValueError, match=r"phi must return features \(32, \*features\) for outputs \(32, 2\), got"):
+    for wrong, message in (
+        (lambda z: z.sum(dim=0), r"phi must return one output per input, shape \(32, \*out\), got \(2,\)"),
+        (lambda z: [z], "phi must return a tensor, got list"),
+        (lambda z: torch.complex(z, z), "phi must return numbers that float64 holds, got complex ones"),
+    ):
+        with pytest.raises(ValueError, match=message):
             FeatureDistance(wrong, Lp()).embed(torch.zeros(4, 2))
+    columns = [FeatureDistance(phi, Lp()) for phi in (lambda z: z.sum(dim=1), lambda z: z.numpy().sum(axis=1))]
+    assert [distance(torch.ones(1, 2), torch.zeros(1, 2)).tolist() for distance in columns] == [[2.0], [2.0]]
     with pytest.raises(ValueError, match=r"backbone must be a torch.nn.Module, got function"):
         Perceptual(lambda z: z)  # type: ignore[arg-type]  # it is wrong
     with pytest.raises(ValueError, match=r"layers must be names of submodules such as .*, got 'relu'"):

@@ -1,12 +1,17 @@
+import itertools
 import math
 import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import pyplot
 from torch import Tensor, distributed, multiprocessing
+from torchmetrics import MetricCollection
 
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss, upper_median
 
@@ -130,11 +135,137 @@ def test_forward_gives_the_batch_and_keeps_the_whole(metric_type: type[Abstentio
 
 
 @pytest.mark.parametrize("metric_type", METRICS)
-def test_lower_is_better_and_pickles(metric_type: type[AbstentionRate]) -> None:
+def test_lower_is_better_and_copies_keep_all(metric_type: type[AbstentionRate]) -> None:
     metric = metric_type()
     metric.update(vector(1.0), torch.arange(1))
     assert metric.higher_is_better is False
-    assert pickle.loads(pickle.dumps(metric)).compute().item() == 1.0
+    for copy in (pickle.loads(pickle.dumps(metric)), metric.clone()):
+        copy.update([0.0, 0.0], [1, 2])
+        copy.merge_state(metric)
+        assert copy.compute().item() == (pytest.approx(1 / 3) if metric_type is AbstentionRate else 0.0)
+    assert metric.compute().item() == 1.0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        list,
+        tuple,
+        np.array,
+        lambda values: np.array(values).astype(">f8"),
+        lambda values: np.array(values, np.float32)[::-1][::-1],
+        lambda values: np.array(values)[::-1].copy()[::-1],
+        lambda values: [torch.tensor(value) for value in values],
+        lambda values: [np.float64(value) for value in values],
+        lambda values: torch.tensor(values, requires_grad=True),
+    ],
+)
+def test_lists_and_arrays_count_like_tensors(make: Any) -> None:  # noqa: ANN401  # whatever holds numbers
+    metric = MedianCertifiedRadius()
+    metric.update(make([0.5, math.inf, 3.0]), make([2.0, 0.0, 1.0]))
+    metric.update(make([9.0]), make([2.0]))
+    assert metric.compute().item() == 3.0
+    rate = AbstentionRate()
+    rate.update(np.array([True, False, False]), [0, 1, 2])
+    rate.update([True], np.array([3], np.int32))
+    assert rate.compute().item() == 0.5
+
+
+def test_without_an_index_each_value_counts_once() -> None:
+    metric = MedianCertifiedRadius()
+    for _ in range(2):
+        metric.update([1.0, 5.0])
+    metric.update([7.0, 7.0, 7.0], index=[0, 0, 1])
+    assert metric.compute().item() == 5.0  # of 1, 1, 5, 5, 7 and 7
+
+
+@pytest.mark.parametrize(
+    ("values", "index", "message"),
+    [
+        ([1.0], [0.5], "index must hold whole numbers below"),
+        ([1.0], [math.nan], "index must hold whole numbers below"),
+        ([1.0], [2**53 + 1], "index must hold whole numbers below"),
+        ([-1.0], None, r"values must be at least 0, got -1\.0"),
+        ([1j], None, "values must be a vector of real numbers"),
+        (np.array([1j]), None, "values must be a vector of real numbers"),
+        (torch.tensor([1j]), None, "values must be a vector of real numbers"),
+        (["a"], None, "values must be a vector of real numbers"),
+        (np.array([None]), None, "values must be a vector of real numbers"),
+        (3.0, None, "values must be a vector of real numbers"),
+    ],
+)
+def test_what_is_no_vector_of_numbers_is_refused(values: Any, index: Any, message: str) -> None:  # noqa: ANN401
+    metric = MedianSmoothingLoss()
+    with pytest.raises(ValueError, match=message):
+        metric.update(values, index)
+
+
+def test_an_abstention_is_true_or_false() -> None:
+    with pytest.raises(ValueError, match=r"abstained must be true or false for each example, got \[0\.3\]"):
+        AbstentionRate().update([0.3])
+
+
+@pytest.mark.parametrize("metric_type", METRICS)
+def test_arguments_of_torchmetrics_are_passed_on(metric_type: type[AbstentionRate]) -> None:
+    metric = metric_type(compute_on_cpu=True, sync_on_compute=False, compute_with_cache=False)
+    assert (metric.compute_on_cpu, metric.sync_on_compute, metric.compute_with_cache) == (True, False, False)
+    metric.update([1.0], [0])
+    assert metric.compute().item() == 1.0
+    with pytest.raises(ValueError, match="Unexpected keyword arguments: `colour`"):
+        metric_type(colour="red")
+
+
+@pytest.mark.parametrize("metric_type", METRICS)
+def test_a_plot_starts_at_zero(metric_type: type[AbstentionRate]) -> None:
+    metric = metric_type()
+    results = [metric([1.0, 1.0]), metric([1.0])]
+    for given_values in (None, results):
+        figure, axes = metric.plot(given_values)
+        low, high = axes.get_ylim()
+        assert -0.2 < low <= 0.0
+        assert 1.0 <= high < 1.2
+        drawn = [float(value) for line in axes.get_lines() for value in np.atleast_1d(line.get_ydata())]
+        expected = [metric.compute().item()] if given_values is None else [value.item() for value in results]
+        assert set(expected) <= set(drawn)
+        pyplot.close(figure)
+
+
+class RadiusElsewhere(MedianCertifiedRadius):
+    """Of a user, who has two radii of each example."""
+
+    def update(self, elsewhere: Tensor, index: Tensor) -> None:  # type: ignore[override]
+        self._append(elsewhere, index)
+
+
+TOGETHER = {
+    "radius": MedianCertifiedRadius,
+    "loss": MedianSmoothingLoss,
+    "rate": AbstentionRate,
+    "elsewhere": RadiusElsewhere,
+}
+
+
+def together(names: tuple[str, ...], groups: bool, examples: range) -> dict[str, float]:
+    """Results of one collection; example 0, an abstention, looks alike to all but one."""
+    collection = MetricCollection({name: TOGETHER[name]() for name in names}, compute_groups=groups)
+    for i in examples:
+        collection.update(
+            eps_out=[50.0 + i if i else math.inf],
+            smoothing_loss=[1.0 + i if i else math.inf],
+            elsewhere=[20.0 + i if i else math.inf],
+            abstained=[i == 0],
+            index=[i],
+        )
+    return {name: value.item() for name, value in collection.compute().items()}
+
+
+OF_SIX = {"radius": 54.0, "loss": 5.0, "rate": pytest.approx(1 / 6), "elsewhere": 24.0}
+
+
+@pytest.mark.parametrize("groups", [True, False])
+@pytest.mark.parametrize("names", list(itertools.permutations(TOGETHER)))
+def test_metrics_of_one_collection_keep_apart(names: tuple[str, ...], groups: bool) -> None:
+    assert together(names, groups, range(6)) == OF_SIX
 
 
 # what each of two processes sees: other numbers of examples, none at all, duplicates within and across
@@ -165,13 +296,17 @@ def results(shares: Shares) -> list[float]:
 def one_process(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     try:
-        torch.save({name: results([shares[rank]]) for name, shares in SCENES.items()}, f"{folder}/{rank}.pt")
+        found: dict[str, object] = {name: results([shares[rank]]) for name, shares in SCENES.items()}
+        for groups in (True, False):  # the first process starts with the abstention
+            found[f"collection {groups}"] = together(tuple(TOGETHER), groups, range(4 * rank, 4 + 2 * rank))
+        torch.save(found, f"{folder}/{rank}.pt")
     finally:
         distributed.destroy_process_group()
 
 
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
     multiprocessing.spawn(one_process, args=(str(tmp_path),), nprocs=2)
-    expected = {name: results(shares) for name, shares in SCENES.items()}
+    expected: dict[str, object] = {name: results(shares) for name, shares in SCENES.items()}
+    expected |= {f"collection {groups}": OF_SIX for groups in (True, False)}
     assert torch.load(tmp_path / "0.pt") == expected
     assert torch.load(tmp_path / "1.pt") == expected

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from center_smoothing.sampling import BatchSize, NoisyOutputs, Stage
 
-X = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
+X = torch.rand(6, generator=torch.Generator().manual_seed(0))
 MESSAGES = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8",
     "[enforce fail at alloc_cpu.cpp:118] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.",
@@ -43,6 +43,20 @@ def test_whoever_has_no_memory_the_outputs_are_the_same(error: RuntimeError) -> 
     assert outputs.most_at_once == 25
 
 
+def test_the_next_attempt_gets_inputs_that_the_last_one_has_not_changed() -> None:
+    def model(x: Tensor) -> Tensor:
+        x += 100.0
+        if len(x) > 30:
+            raise torch.OutOfMemoryError
+        return x
+
+    for sizes in (100, "auto"):
+        found, outputs = drawn(model, sizes)
+        assert torch.equal(found, drawn(lambda x: x + 100.0)[0])
+        outputs.evaluations_per_second(X)
+    assert X.max() < 1.0
+
+
 def test_a_smaller_batch_is_kept() -> None:
     sizes: list[int] = []
     drawn(limited(30, torch.OutOfMemoryError(), sizes))
@@ -62,9 +76,7 @@ def test_an_error_of_another_kind_is_one() -> None:
 
 
 def test_a_single_copy_that_does_not_fit_is_said() -> None:
-    with pytest.raises(
-        ValueError, match=r"one noisy copy at least, got an input of shape \(2, 3\): CUDA out of memory"
-    ):
+    with pytest.raises(ValueError, match=r"one noisy copy at least, got an input of shape \(6,\): CUDA out of memory"):
         drawn(limited(0, torch.OutOfMemoryError("CUDA out of memory")))
 
 

@@ -22,6 +22,7 @@ from center_smoothing import (
     bounds,
     certification_sample,
 )
+from center_smoothing.budget import Coverage
 from center_smoothing.budget import _ranks as certificate_ranks
 from center_smoothing.certification_sample import CertificationSample, kept_ranks, tuples_of
 from center_smoothing.sampling import NoisyOutputs, Stage
@@ -140,6 +141,27 @@ def test_outputs_without_averages_have_probes_of_single_outputs(dtype: torch.dty
     certificate = smoother.certify(torch.zeros(1))
     assert set(certificate.probes) == {1}
     assert certificate.eps_out(0.1) < 1e-300
+
+
+@pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_outputs_without_averages_pay_for_no_tuple_size_that_they_do_not_have(
+    dtype: torch.dtype, coverage: Coverage
+) -> None:
+    """Neither in failure probability nor in outputs and comparisons: what one size alone certifies."""
+    x, curve = torch.full((3,), 9.0), [0.0, 0.3, 0.6, 1.0]
+    found, alone = (
+        CenterSmoother(lambda z: (4.0 * z).to(dtype), Lp(2), sigma=1.0, budget=budget, batch_size=64).certify(x)
+        for budget in (SMALL, dataclasses.replace(SMALL, tuple_sizes=(1,)))
+    )
+    assert alone.theorem(0.3) == found.theorem(0.3) == "T7, J=1"
+    assert found.eps_out(curve, coverage=coverage) == pytest.approx(alone.eps_out(curve, coverage=coverage), rel=0)
+    np.testing.assert_array_equal(found.probes[1], alone.probes[1])
+    again = Certificate.from_kept(
+        found.distances, found.kept_arrays(), sigma=1.0, relaxation=1.0, budget=found.budget, output=found.output,
+        smoothing_loss=0.0,
+    )  # fmt: skip
+    assert again.eps_out(0.6) == found.eps_out(0.6)
 
 
 def test_outputs_that_cannot_be_averaged_have_as_many_candidates() -> None:

@@ -240,7 +240,7 @@ def test_a_point_that_is_not_contiguous_is_a_point() -> None:
     ("model", "message"),
     [
         (lambda z: z.sum(), r"model must return one output per input, shape \(100, \*out\), got \(\)"),
-        (lambda z: z.sum(dim=1), r"shape \(100, \*out\), got \(100,\) for inputs \(100, 2\)"),
+        (lambda z: z.sum(dim=0), r"shape \(100, \*out\), got \(2,\) for inputs \(100, 2\)"),
         (lambda z: z[:1], r"shape \(100, \*out\), got \(1, 2\)"),
         (lambda z: (z, z), "model must return a tensor, got tuple"),
         (lambda z: z.tolist(), "model must return a tensor, got list; other outputs need an ObjectDistance"),
@@ -259,6 +259,7 @@ def test_outputs_that_are_not_one_per_input_are_refused(model: Callable[[Tensor]
         (torch.tensor([-math.inf, math.nan]), "x must be finite, got 2 NaN or infinite of 2 values"),
         (torch.zeros(2, dtype=torch.uint8), "x must be a floating-point tensor in the units of sigma, got torch.uint8"),
         ([0.0, 1.0], "x must be a floating-point tensor .* got list"),
+        (torch.zeros(2).to_sparse(), "x must be a floating-point tensor .* got torch.sparse_coo"),
     ],
 )
 def test_points_that_are_none_are_refused(x: Tensor, message: str) -> None:

@@ -398,7 +398,7 @@ def test_points_that_are_none_are_refused(x: Tensor, message: str) -> None:
 
 def test_wrong_output_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="model must return one output per input"):
-        smoother(lambda z: z.sum(dim=1)).smooth(torch.zeros(2))
+        smoother(lambda z: z.sum(dim=0)).smooth(torch.zeros(2))
 
 
 GOLDEN = {

@@ -15,11 +15,18 @@ import torch
 from filelock import FileLock
 
 import certify
+import entrypoint
 from callbacks import CertificateWriter, CertificationFolder
 
 Told = Callable[[str, str, str], None]
 Contents = Callable[[Path], dict[str, bytes]]
 SECTION = "Machines"
+
+
+@pytest.fixture(autouse=True)
+def _stands_for_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails here is a disk, and not the code of a user."""
+    monkeypatch.setattr(entrypoint, "_OURS", entrypoint._OURS | {__name__.split(".")[0]})
 
 
 @pytest.fixture(autouse=True)

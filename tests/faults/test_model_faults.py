@@ -89,6 +89,70 @@ def test_an_error_in_the_model_is_one_line(seen: Any, told: Told) -> None:  # no
     told(SECTION, "an error of the device while sampling", line)
 
 
+def raises(error: Exception, *, after: int = 0) -> Callable[[Tensor, Tensor], Tensor]:
+    calls = count()
+
+    def change(x: Tensor, y: Tensor) -> Tensor:
+        if next(calls) >= after:
+            raise error
+        return y
+
+    return change
+
+
+class Own(Exception):
+    """Of a user."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "after"),
+    [
+        ("an error in the model before sampling", KeyError("weights"), 0),
+        ("an error in the model while sampling", Own("there is no more"), 30),
+        ("a file of the model goes while sampling", FileNotFoundError(2, "No such file or directory", "w.bin"), 30),
+        ("the machine runs out of memory", MemoryError("Unable to allocate 8.00 TiB"), 30),
+    ],
+)
+def test_any_error_in_the_model_is_one_line_with_its_class(
+    fault: str, error: Exception, after: int, seen: Any, told: Told, tmp_path: Path  # noqa: ANN401
+) -> None:  # fmt: skip
+    code, _, (line,) = seen(raises(error, after=after))
+    assert code == 2
+    assert f"raise error\n{type(error).__name__}: " in (tmp_path / "out" / "traceback.txt").read_text().replace(
+        f"{Own.__module__}.", ""
+    )
+    told(SECTION, fault, line)
+
+
+@pytest.mark.parametrize(
+    ("fault", "change"),
+    [
+        ("a model that needs gradients", lambda x, y: torch.autograd.grad(y.sum(), x)[0]),
+        (
+            "a model that needs contiguous memory",
+            lambda x, y: torch.ones(len(x), 3, 4, 4).to(memory_format=torch.channels_last).view(len(x), -1),
+        ),
+    ],
+)
+def test_what_a_model_needs_is_named(
+    fault: str, change: Callable[[Tensor, Tensor], Tensor], seen: Any, told: Told  # noqa: ANN401
+) -> None:  # fmt: skip
+    code, _, (line,) = seen(change)
+    assert code == 2
+    told(SECTION, fault, line)
+
+
+def test_any_error_in_a_distance_is_one_line_with_its_class(
+    few: list[str], told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_distances.py").write_text("def edits(a, b):\n    raise TypeError('texts are wanted')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        certify.main([*few, "--distance=my_distances.edits"])
+    (line,) = capsys.readouterr().err.splitlines()
+    told(SECTION, "an error in the distance", line)
+
+
 class Memory:
     """A device that has none for more than so many inputs at a time."""
 

@@ -79,6 +79,47 @@ def test_lightning_starts_the_processes(tiny_command: list[str], uninterrupted: 
     assert [row.as_text()[:-1] for row in rows] == [row.as_text()[:-1] for row in expected]
 
 
+MODEL = """
+import os
+
+
+def fails_elsewhere(x):
+    fails_elsewhere.calls += 1
+    if fails_elsewhere.calls > 25 and os.environ.get("LOCAL_RANK") == "1":
+        raise KeyError("weights")
+    return x.flatten(1)
+
+
+fails_elsewhere.calls = 0
+"""
+
+
+def test_a_model_that_fails_in_one_process_ends_all_of_them(
+    tiny_command: list[str], tmp_path: Path, told: Callable[[str, str, str], None]
+) -> None:
+    (tmp_path / "my_models.py").write_text(MODEL)
+    root = tiny_command[0].removeprefix("--ckpt=").rpartition("/")[0]
+    data = ["--data=ImageFolder", f"--data.root={root}/images", "--data.image_size=[8,8]", "--data.mode=grey"]
+    command = [
+        "--model=my_models.fails_elsewhere",
+        *data,
+        "--data.test_fraction=0.6",
+        "--sigma=0.25",
+        "--distance=l2",
+        *tiny_command[1:],
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "certify.py", *command, "--devices=2", "--strategy=ddp", f"--out={tmp_path / 'out'}"],
+        cwd=tmp_path, text=True, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    lines = [re.sub(r"\d+ of 30", "N of 30", line) for line in done.stderr.splitlines()]
+    (failed,) = (line for line in lines if "KeyError" in line)
+    others = [line for line in lines if line != failed]
+    assert all(line.startswith("error: another process has ended before its work was done; N of 30") for line in others)
+    told("Machines", "the model fails in a process of several", failed)
+
+
 def test_a_second_process_on_a_folder_is_refused(
     tiny_command: list[str], tmp_path: Path, told: Callable[[str, str, str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import entrypoint
 import resuming
 import train
 from datamodules import ImageDataModule, IndexedImages
@@ -31,6 +32,12 @@ def arguments(tmp_path: Path, tiny_checkpoint: Path) -> list[str]:
         "--center_smoothing.h=[0.5]", "--center_smoothing.n=100", "--center_smoothing.m=400", "--center_smoothing.k=8",
         f"--runs={tmp_path / 'runs'}",
     ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _stands_for_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails here is a disk, and not the code of a user."""
+    monkeypatch.setattr(entrypoint, "_OURS", entrypoint._OURS | {__name__.split(".")[0]})
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +82,20 @@ def test_an_interruption_in_the_first_epoch_leaves_nothing_to_go_on_with(
 
     monkeypatch.setattr(NoisyModule, "training_step", interrupts)
     told(SECTION, "Ctrl-C before an epoch has ended", seen(arguments, 1, capsys))
+
+
+def test_an_error_in_the_model_is_one_line_and_no_latest_run(
+    arguments: list[str], told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fails(self: NoisyModule, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        raise KeyError("weights")
+
+    monkeypatch.setattr(NoisyModule, "training_step", fails)
+    monkeypatch.setattr(entrypoint, "_OURS", entrypoint._OURS - {__name__.split(".")[0]})
+    told(SECTION, "an error in the model", seen(arguments, 2, capsys))
+    assert not (tmp_path / "runs" / "latest").exists()
+    assert len(list(tmp_path.glob("runs/*/*/traceback.txt"))) == 1
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(

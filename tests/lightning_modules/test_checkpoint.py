@@ -1,6 +1,7 @@
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,21 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path / "none.ckpt", "no such file")
 
 
-def test_folder_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path, "no such file")
+def test_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "no such file as checkpoints/best.ckpt")
+
+
+def test_folder_of_a_run_is_its_best_checkpoint_or_else_its_last(
+    trained: tuple[Path, NoisyAutoencoder], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (tmp_path / "latest").symlink_to(tmp_path)
+    for name in ("last.ckpt", "best.ckpt"):
+        shutil.copy(trained[0], folder / name)
+        for path in (tmp_path, folder):
+            assert load_checkpoint(path).path == folder / name
+        assert load_checkpoint(tmp_path / "latest").path.resolve() == folder / name
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])

@@ -1,11 +1,7 @@
-import json
-import struct
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from wandb.proto import wandb_internal_pb2
 
 import certify
 import train
@@ -42,7 +38,7 @@ def _wandb_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch, request: 
     """A run of W&B leaves its mode and its group in the environment of the process; it costs a second, where wanted."""
     for name in ("WANDB_MODE", "WANDB_RUN_GROUP"):
         monkeypatch.delenv(name, raising=False)
-    if not {"wandb_history", "wandb_records", "logs_to_wandb"} & set(request.fixturenames):
+    if not {"wandb_history", "wandb_records", "wandb_pixels", "logs_to_wandb"} & set(request.fixturenames):
         monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
@@ -79,49 +75,3 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(run_folder: Path) -> Path:
     return run_folder / "checkpoints" / "best.ckpt"
-
-
-@pytest.fixture(scope="session")
-def wandb_history() -> Callable[[Path], list[dict[str, object]]]:
-    """Reads back the logged rows of the one offline run below a folder."""
-    return lambda folder: [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in _records(folder)
-        if record.WhichOneof("record_type") == "history"
-    ]
-
-
-@pytest.fixture(scope="session")
-def wandb_records() -> Callable[[Path], list[wandb_internal_pb2.Record]]:
-    """Reads back all records of the one offline run below a folder."""
-    return _records
-
-
-def _records(folder: Path) -> list[wandb_internal_pb2.Record]:
-    """The records of an offline run, once they are all there: W&B's own process writes them, and ends after the run."""
-    (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    end = time.monotonic() + 60
-    while True:
-        records = list(_whole_records(log.read_bytes()))
-        if any(record.WhichOneof("record_type") == "exit" for record in records) or time.monotonic() > end:
-            return records
-        time.sleep(0.05)
-
-
-def _whole_records(data: bytes) -> Iterator[wandb_internal_pb2.Record]:
-    """LevelDB's log format, 32 KiB blocks of records, each a protobuf message; without one that is cut off."""
-    position, message = 7, b""
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        if position + 7 + length > len(data):
-            return
-        message += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(message)
-            message = b""
-            yield record

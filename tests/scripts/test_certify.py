@@ -19,6 +19,7 @@ import certify
 from callbacks import CertificationFolder
 from center_smoothing import Certificate
 from center_smoothing.budget import Coverage
+from center_smoothing.promise import promise_line
 from datamodules import MNIST
 
 ROOT = Path(certify.__file__).parent
@@ -222,7 +223,10 @@ def test_the_plan_comes_first_and_the_promise_last(
     assert lines[0].startswith("plan: 1 examples, TotalVariation(p=1), sigma=0.25")
     assert any("508 evaluations per example" in line for line in lines)
     assert any(line.startswith("1 of 1 examples") and "samples/s" in line for line in lines)
-    assert any(line.startswith("promise, for each eps_in by itself:") and "probability 0.99" in line for line in lines)
+    certificates = CertificationFolder(tmp_path).certificates()
+    promise = promise_line(next(iter(certificates.values())).budget, "TotalVariation(p=1)", coverage="pointwise")
+    assert promise in lines
+    assert promise.removeprefix("promise (pointwise): f") in (tmp_path / "report.html").read_text()
     assert any(line.startswith("W&B ran offline") for line in lines)
 
 
@@ -270,6 +274,44 @@ def test_a_folder_of_another_configuration_is_refused(
     assert "distance='TotalVariation(p=1)', not 'Lp(p=2.0)'" in line
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--ckpt=other.ckpt"], ["--n", "300"], ["--h", "0.25", "0.75"], ["--eps-in", "1"], ["--distance=l2"],
+        ["--coverage=dkw"], ["--budget=standard"], ["--seed", "4"], ["--num-examples=2"], ["--m", "700", "800"],
+        ["--smoother=mean", "--clip-norm=5"], ["--noise=discrete"], ["--fold-batch-norm=false"], ["--out=there"],
+        ["--data=CIFAR10"], ["--data.variant=mnist"], ["--batch-size=8"], ["--devices=2"],
+    ],
+)  # fmt: skip
+def test_what_is_typed_wins_over_a_file_wherever_it_stands(typed: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "{ckpt: one.ckpt, n: 100, h: [1.0], eps_in: [0.5], distance: tv, coverage: pointwise, budget: quick, seed: 1, "
+        "num_examples: all, smoother: center, noise: gaussian, grid: null, fold_batch_norm: true, out: here, "
+        "batch_size: 4, devices: '1', clip_norm: null, data: {class_path: MNIST, init_args: {variant: digits}}"
+        + ("}" if "mean" in typed[0] else ", m: [200], plan: true}")
+    )
+    commands = [f"--config={file}"], [f"--config={file}", *typed], [*typed, "--config", str(file)]
+    before, first, last = (vars(certify._parse(command)) for command in commands)
+    for options in (before, first, last):
+        options["data"] = type(options["data"]), dict(options["data"].hparams)
+        del options["config"]
+    assert first == last
+    assert first != before
+
+
+def test_a_run_folder_is_its_best_checkpoint(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = run_folder / "checkpoints" / "best.ckpt"
+    run(run_folder, tmp_path, "--h=1", "--num-examples=1")
+    assert f"checkpoint: {best}" in capsys.readouterr().out.splitlines()
+    run(best, tmp_path, "--h=1", "--num-examples=1")
+    said = capsys.readouterr().out
+    assert "1 of 1 examples are there already and kept" in said
+    assert "checkpoint:" not in said
+
+
 @pytest.fixture
 def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model cannot be loaded, called or sampled."""
@@ -296,7 +338,7 @@ def test_a_folder_answers_other_radii_without_sampling(certified: Path, capsys: 
     assert shares["eps_in"] == ["25%", "median", "75%", "90%", "certified"]
     first, middle, last = sorted((found[index][1] for index in exact), key=float)
     assert shares["0.25"] == [first, middle, last, last, "100%"]
-    assert lines[-1].startswith("promise (pointwise), for each answer by itself")
+    assert lines[-1].startswith("promise (pointwise): ")
 
 
 @pytest.mark.usefixtures("no_evaluation")
@@ -323,7 +365,8 @@ def test_a_folder_answers_how_large_a_change_may_be(
                 sum(float(np.atleast_1d(exact)[position]) > 0.0 for exact in radii)
             ]
         )
-    assert lines[-1].startswith(f"promise ({coverage}), for ")
+    budget = next(iter(certificates.values())).budget
+    assert lines[-1] == promise_line(budget, "TotalVariation(p=1)", coverage=coverage)
 
 
 @pytest.mark.usefixtures("no_evaluation")

@@ -133,7 +133,7 @@ def test_a_folder_of_means_answers_both_ways_without_sampling(
     out = tmp_path / "answers.csv"
     certify.main([f"--from={means}", "--eps-in", "0.25", "0.7", "--eps-out", "5", "100", f"--out={out}"])
     printed = capsys.readouterr().out
-    assert "promise (mean), for all answers of an example at once, also to whatever is asked later" in printed
+    assert "; it holds for all answers of an example at one sigma together, also to what is asked later\n" in printed
     found, exact = table(out), {row["index"]: row["eps_out"] for row in rows(means) if row["eps_in"] == "0.25"}
     at_025 = {row["index"]: row["eps_out"] for row in found if (row["asked"], row["eps_in"]) == ("eps_in", "0.25")}
     assert at_025 == exact
@@ -160,7 +160,7 @@ def test_the_plan_of_means_says_what_it_costs_and_what_no_sample_shows(
         assert tail <= shown_tail <= tail + 1e-6
         assert 40.0 * tail <= product <= 40.0 * tail + 0.02
     assert "500 evaluations per example and sigma, 500 in all" in lines[4]
-    assert any(line.startswith("promise, for all eps_in at once:") for line in lines)
+    assert any(line.startswith("promise (mean): ") for line in lines)
 
 
 def test_the_same_command_keeps_means_and_another_norm_is_refused(

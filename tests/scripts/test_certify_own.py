@@ -46,6 +46,12 @@ def texts(x):
     return ["".join("#" if value > 0.5 else "." for value in row) for row in x.flatten(1)[:, 350:360].tolist()]
 
 
+def shy(x):
+    """A text, and none at all for most images."""
+    dark = x.flatten(1).mean(dim=1) < 0.1
+    return [None if none else text for none, text in zip(dark.tolist(), texts(x), strict=True)]
+
+
 def largest(a, b):
     return (a - b).abs().flatten(1).amax(dim=1)
 
@@ -141,6 +147,14 @@ def test_texts_are_certified_and_can_be_read(package: str, capsys: pytest.Captur
     folder.table.unlink()
     certified(*command)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_example_without_any_text_holds_up_nothing(package: str) -> None:
+    folder = certified(f"--model={package}.shy", f"--distance={package}.rows", "--num-examples=4")
+    said = {row.index: (row.abstained, folder.description(row.index).read_text()) for row in folder.rows()}
+    assert len(said) == 4
+    assert {abstained for abstained, _ in said.values()} == {True, False}
+    assert all(("smoothed: None" in text) == abstained for abstained, text in said.values())
 
 
 def test_a_false_relaxation_is_named_before_anything_is_certified(

@@ -55,6 +55,18 @@ def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
 
 
+def test_each_noise_level_is_planned_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """At each there is one answer, which a Bonferroni correction does not make any larger."""
+    sweep = ["--n=1000", "--m", "1000", "5000", "--h", "0.5", "1", "--eps-in=0.1", "--distance=l2"]
+    pointwise, bonferroni = (planned(capsys, *sweep, f"--coverage={name}") for name in ("pointwise", "bonferroni"))
+    assert set(pointwise) <= set(bonferroni)
+
+
+def test_the_plan_of_the_paper_has_no_pilot(capsys: pytest.CaptureFixture[str]) -> None:
+    (line, *_) = planned(capsys, "--n=200", "--m=100", "--delta=0.3", "--method=paper", "--h=1")
+    assert "method=paper, n=200, delta=0.3" in line
+
+
 def test_the_table_has_what_the_budgets_certify_at_each_h(capsys: pytest.CaptureFixture[str]) -> None:
     lines = planned(capsys, "--n=1000", "--m", "1000", "20", "5000", "--h", "0.5", "1", "--distance=l2")
     assert "method=exact, n=1000, k=125, delta=" in lines[0]
@@ -313,4 +325,4 @@ def test_images_that_the_model_does_not_take_are_one_line(
 ) -> None:
     monkeypatch.setattr("lightning_modules.NoisyAutoencoder.example_shape", lambda _: (3, 9, 9))
     line = refused(capsys, "--plan", f"--ckpt={checkpoint}", "--h=1", *CPU)
-    assert "--data must hold examples that the model takes, got (3, 9, 9)" in line
+    assert "images must be (N, 1, 28, 28), got (1, 3, 9, 9)" in line

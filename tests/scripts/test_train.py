@@ -1,10 +1,12 @@
 import csv
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import train
 from lightning_modules import load_checkpoint
@@ -118,6 +120,16 @@ def test_sigma_that_is_no_positive_number_is_refused(
             "consistency_weight must be a finite number of at least 0 such as 0.05, got -0.1",
         ),
         (["--model.consistency_distance=l2"], "consistency_distance must be one of tv, l1, mse, got 'l2'"),
+        (
+            ["--model.image_shape=[3,32,32]"],
+            "--model must take the images of --data, (C, H, W) = [1, 28, 28], got NoisyAutoencoder: it is for images "
+            "[3, 32, 32]; leave --model.image_shape out",
+        ),
+        (["--model.image_shape=[1,196,4]"], "it is for images [1, 196, 4]"),
+        (["--model=NoisyReconstructor", "--model.image_shape=[1,196,4]"], "it is for images [1, 196, 4]"),
+        (["--data=CIFAR10", "--model.image_shape=[1,28,28]"], "(C, H, W) = [3, 32, 32], got NoisyAutoencoder"),
+        (["--data=CelebA"], "image_shape must be (C, H, W) with H and W divisible by 4, got (3, 218, 178)"),
+        (["--data=ImageFolder", "--data.image_size=[8,8]", "--model=NoisyReconstructor"], "must lie in 1..192"),
         (["--model=Foo"], "--model"),
         (["--trainer.max_epochs=many"], "--trainer.max_epochs"),
         (["--runs=/dev/null/runs"], "--runs must be a folder that can be written to, got /dev/null/runs"),
@@ -134,3 +146,19 @@ def test_bad_arguments_give_one_line_and_exit_code_2(
     assert len(error) == 1
     assert message in error[0]
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_typed_arguments_before_the_config_and_images_of_another_shape(
+    tiny_training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(8):
+        Image.new("RGB", (10, 10), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    typed = ["--sigma=0.5", "--data.mode=grey", "--data.image_size=[8,8]", f"--data.root={tmp_path}"]
+    file = train.ROOT / "configs" / "image_folder_autoencoder.yaml"
+    run = train.main([*tiny_training, *typed, "--config", str(file), f"--runs={tmp_path / 'it is my run'}"])
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["sigma"], config["model"]["init_args"]["image_shape"]) == (0.5, [1, 8, 8])
+    model = load_checkpoint(run).model
+    assert (model.sigma, model.example_shape()) == (0.5, (1, 8, 8))
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(command)[2:4] == ["--ckpt", str(run / "checkpoints" / "best.ckpt")]

@@ -1,5 +1,8 @@
 """Trainings that start with the weights of a checkpoint, and one's own networks."""
 
+import hashlib
+import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +36,36 @@ class Denoiser(NoisyModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
+"""
+
+MINE = """
+import torch
+from torch import Tensor, nn
+
+from datamodules import ImageDataModule, IndexedImages
+from lightning_modules import NoisyModule
+
+
+class Plain(NoisyModule):
+    def __init__(self, sigma: float, width: int, scale: float = 1.0) -> None:
+        super().__init__(sigma=sigma)
+        self.save_hyperparameters("width")
+        self.scale = scale
+        self.network = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.network(x)
+
+
+class Squares(ImageDataModule):
+    def __init__(self, channels: int = 1, name: str = "none") -> None:
+        super().__init__(batch_size=4, num_workers=0)
+        self.save_hyperparameters(logger=False)
+        self.channels = channels
+
+    def setup(self, stage: str | None = None) -> None:
+        images = torch.randint(256, (12, self.channels, 9, 9), generator=torch.Generator().manual_seed(0))
+        self.train_set = self.test_set = IndexedImages(images.byte(), torch.arange(12))
 """
 
 
@@ -189,3 +222,33 @@ def test_ones_own_network_is_tuned_and_certified(
     with pytest.raises(SystemExit, match="2"):
         certify.main([*certifying, "--model.width=5"])
     assert "--model.weights must hold weights of the Denoiser that is trained" in capsys.readouterr().err
+
+
+def test_the_command_that_training_ends_with_certifies_ones_own_model_on_ones_own_data(
+    tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    runs = tmp_path / 'it\'s "mine"'
+    own = [*(argument for argument in tiny_training if "latent_dim" not in argument), "--model=mine.Plain"]
+    own += ["--model.width=3", "--model.scale=0.5", "--sigma=0.3", "--data=mine.Squares"]
+    line = refused([*own, "--data.channels=3"], runs, capsys)
+    assert line.startswith(
+        "error: --model must take the images of --data, (C, H, W) = [3, 9, 9], got Plain: RuntimeError"
+    )
+    run = train.main([*own, "--data.name=it's 1", f"--runs={runs}"])
+    python, script, *command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert (python, Path(script).name) == ("python", "certify.py")
+    small = ["--num-examples=1", "--n=100", "--m=900", "--k=8", "--accelerator=cpu"]
+    folder = certify.main([*command, *small])
+    assert folder is not None
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["config"]["sigma"], summary["config"]["model"]) == (0.3, "Plain")
+    assert summary["config"]["data"] == {"class": "Squares", "channels": 1, "name": "it's 1"}
+    best = run / "checkpoints" / "best.ckpt"
+    assert summary["checkpoint_sha256"] == hashlib.sha256(best.read_bytes()).hexdigest()
+    assert folder.parent == run / "certification"
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        certify.main([f"--ckpt={run}"])
+    assert f"--model my_package.Plain --model.weights {shlex.quote(str(best))}" in capsys.readouterr().err

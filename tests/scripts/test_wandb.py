@@ -2,35 +2,66 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
+from wandb.errors import CommError
 from wandb.proto.wandb_internal_pb2 import Record
 
 import certify
+import entrypoint
 import train
+from datamodules import MNIST
 
 ROOT = Path(train.__file__).parent
 SWEEP = yaml.safe_load((ROOT / "configs" / "wandb" / "sweep_sigma.yaml").read_text())
 Records = Callable[[Path], list[Record]]
 
 
-def test_a_certification_is_grouped_with_the_training_of_its_checkpoint(
-    run_folder: Path, checkpoint: Path, tmp_path: Path, wandb_records: Records
-) -> None:
-    moved = tmp_path / "renamed.ckpt"
+TINY = ["--n=100", "--m=400", "--k=8", "--batch-size=64", "--accelerator=cpu"]
+
+
+@pytest.fixture(scope="module")
+def certification(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a certification of two digits, with a checkpoint that was moved."""
+    moved = tmp_path_factory.mktemp("moved") / "renamed.ckpt"
     moved.write_bytes(checkpoint.read_bytes())
-    tiny = ["--n=100", "--m=400", "--k=8", "--num-examples=1", "--batch-size=64", "--accelerator=cpu", "--h", "1", "0"]
-    folder = certify.main([f"--ckpt={moved}", f"--out={tmp_path / 'out'}", *tiny])
+    return certify.main([f"--ckpt={moved}", f"--out={moved.parent / 'out'}", *TINY, "--num-examples=2", "--h=1"])
+
+
+def test_a_certification_is_grouped_with_the_training_of_its_checkpoint(
+    run_folder: Path, certification: Path, wandb_records: Records
+) -> None:
     (training,) = (record.run for record in wandb_records(run_folder) if record.WhichOneof("record_type") == "run")
-    records = wandb_records(folder)
-    (certification,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
-    assert training.run_group == certification.run_group == run_folder.name
-    assert (training.job_type, certification.job_type) == ("train", "certify")
-    assert training.project == certification.project == "center-smoothing"
+    records = wandb_records(certification)
+    (certified,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert training.run_group == certified.run_group == run_folder.name
+    assert (training.job_type, certified.job_type) == ("train", "certify")
+    assert training.project == certified.project == "center-smoothing"
     axes = {record.metric.name: record.metric.step_metric for record in records if record.HasField("metric")}
     assert axes["median_eps_out"] == axes["median_smoothing_loss"] == axes["abstention_rate"] == "eps_in"
     assert axes["eps_in"] == ""
+
+
+def test_examples_are_seen_as_they_are(
+    run_folder: Path, certification: Path, wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]]
+) -> None:
+    data = MNIST("digits")
+    data.setup("test")
+    digits = {int(index): image for index, image in zip(data.test_set.indices, data.test_set.images, strict=True)}
+    trained, certified = wandb_pixels(run_folder, "val/examples"), wandb_pixels(certification, "examples")
+    assert len(trained) == len(certified) == 2
+    for caption, pixels in [*trained.items(), *certified.items()]:
+        index, names = caption.split(": ")
+        assert names == "input | base output | smoothed output"
+        assert pixels.max() > 200
+        assert np.array_equal(pixels[:, :28], digits[int(index[1:])][0])
+    for caption, pixels in certified.items():
+        outputs = np.load(certification / "outputs" / f"{caption.split(':')[0][1:]}.npz")
+        shown = np.concatenate([outputs["base"][0], outputs["smoothed"][0]], axis=1).clip(0.0, 1.0)
+        assert np.abs(pixels[:, 28:] - 255.0 * shown).max() <= 0.51
 
 
 def test_a_checkpoint_without_a_run_is_certified_without_a_group(
@@ -39,10 +70,39 @@ def test_a_checkpoint_without_a_run_is_certified_without_a_group(
     content = torch.load(checkpoint, weights_only=True)
     del content["run"]
     torch.save(content, tmp_path / "older.ckpt")
-    tiny = ["--n=100", "--m=400", "--k=8", "--num-examples=1", "--batch-size=64", "--accelerator=cpu", "--h=0"]
-    folder = certify.main([f"--ckpt={tmp_path / 'older.ckpt'}", f"--out={tmp_path / 'out'}", *tiny])
+    given = [f"--ckpt={tmp_path / 'older.ckpt'}", f"--out={tmp_path / 'out'}", "--num-examples=1", "--h=0"]
+    folder = certify.main([*TINY, *given])
     (run,) = (record.run for record in wandb_records(folder) if record.WhichOneof("record_type") == "run")
     assert run.run_group == ""
+
+
+@pytest.mark.usefixtures("logs_to_wandb")
+@pytest.mark.parametrize("mode", ["", "online"])
+def test_a_server_that_cannot_be_reached_costs_no_run(
+    mode: str, tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    folder = train.main([*tiny_training, "--trainer.max_epochs=1", f"--runs={tmp_path}"])
+    tiny = ["--n=100", "--m=400", "--k=8", "--num-examples=1", "--batch-size=64", "--accelerator=cpu", "--h=0"]
+    monkeypatch.setenv("WANDB_MODE", mode)  # which Lightning's logger changes
+    certified = certify.main([f"--ckpt={folder / 'checkpoints' / 'best.ckpt'}", f"--out={tmp_path / 'out'}", *tiny])
+    said = capsys.readouterr().out
+    assert said.count("W&B ran offline (no connection to http://127.0.0.1:9: ConnectionError)") == 2
+    assert certified is not None
+    assert all(list(place.glob("wandb/offline-run-*/run-*.wandb")) for place in (folder, certified))
+    assert (tmp_path / "latest").resolve() == folder.resolve()
+
+
+def test_a_run_that_the_server_refuses_goes_on_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin() -> None:
+        raise CommError("no such entity")
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert entrypoint.wandb_refusal(begin) == "CommError: no such entity"
+    assert entrypoint.wandb_refusal(lambda: None) is None
 
 
 def test_the_sweep_runs_train_py_for_every_sigma(

@@ -26,9 +26,10 @@ from callbacks.html_report import Curve, Report, ReportExample, report_of_folder
 from callbacks.html_report.charts import fraction_charts, up
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, TotalVariation
 from center_smoothing.budget import Coverage
+from center_smoothing.promise import promise_line
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
-PROMISE = words.promise_line(BUDGET, TotalVariation(), coverage="pointwise")
+PROMISE = promise_line(BUDGET, TotalVariation(), coverage="pointwise")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}&amp;"
 VOID = {"meta", "link", "img"}
 
@@ -204,11 +205,11 @@ def test_summary_says_what_was_certified_and_what_is_not_promised(
     folder = certified()
     text = Page(html_report.render(of(folder))).text()
     median = summarise(folder.rows(), sigma=0.25)[0]["median_eps_out"]
-    assert f"eps_in = 0.25 (l2 norm), the smoothed output of the median example is certified to move by at most "\
-           f"{words.rounded_up(median)}." in text  # fmt: skip
+    moves = f"the smoothed output of the median example is certified to move by at most {words.rounded_up(median)}."
+    assert f"at most eps_in = 0.25 (l2 norm), fixed beforehand, {moves}" in text
     assert "4 examples of MNIST" in text
     assert "abstained on 1 of the 4 inputs" in text
-    assert "with probability 0.99 over the sampling" in text
+    assert "with probability at least 0.99 over the noise of both runs" in text
     for part in ("base model alone", "abstains", "all changed inputs at once", "several eps_in at once"):
         assert part in text
     for part in ("config.budget.n", "1000", "checkpoint_sha256", "0123abcd", "versions.torch", "device"):

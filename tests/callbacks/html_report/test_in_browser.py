@@ -18,10 +18,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from callbacks import CertificationFolder, Row, html_report
-from callbacks import certification_report as words
 from callbacks.example_pictures import Picture
 from callbacks.html_report import Curve, Report, ReportExample, report_of_folder
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, TotalVariation
+from center_smoothing.promise import promise_line
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 HOSTILE = "<b></script><img src=x onerror=\"document.title='broken'\">"
@@ -99,7 +99,7 @@ def certification(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arrays = {"image": image, "base": base, "smoothed": smoothed, **certificate.kept_arrays()}
         np.savez(folder.outputs(index), **arrays)
         folder.append(Row.of(index, certificate, eps_in=[0.25, 0.5], coverage="pointwise", seconds=1.0))
-    promise = words.promise_line(BUDGET, TotalVariation(), coverage="pointwise")
+    promise = promise_line(BUDGET, TotalVariation(), coverage="pointwise")
     path = folder.path / "report.html"
     html_report.write(report_of_folder(folder, folder.rows(), promise=promise), path)
     return path

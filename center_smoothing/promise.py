@@ -1,0 +1,61 @@
+"""What certificates promise, in the words that every place shows it with."""
+
+from __future__ import annotations
+
+from decimal import ROUND_FLOOR, Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from center_smoothing.budget import Coverage, SmoothingBudget
+    from center_smoothing.mean_budget import MeanBudget
+
+_PROMISE = (
+    "for one example and one change of it by at most eps_in (l2 norm), fixed beforehand, the smoothed output moves by "
+    "at most eps_out ({distance}) with probability at least {confidence} over the noise of both runs, unless one of "
+    "the two abstains"
+)
+# Each noise level is certified by itself, and no failure probability is shared between them.
+_SCOPES = {
+    "pointwise": "each answer by itself, asked for before any result was seen",
+    "bonferroni": "all answers of an example at one sigma that are asked for together, before any result was seen",
+    "dkw": "all answers of an example at one sigma together, also to what is asked later with coverage dkw",
+    "mean": "all answers of an example at one sigma together, also to what is asked later",
+}
+
+
+def promise(distance: object, confidence: str) -> str:
+    """Return what holds of one answer: a sentence without a full stop, over one fixed change and not over all.
+
+    Args:
+        distance: between outputs, or its name.
+        confidence: 1 - alpha.
+    """
+    return _PROMISE.format(distance=distance, confidence=confidence)
+
+
+def promise_line(
+    budget: SmoothingBudget | MeanBudget, distance: object, *, coverage: Coverage, grid: int | None = None
+) -> str:
+    """Return what exactly certificates promise, and of how many answers together.
+
+    Args:
+        budget: of the certificates.
+        distance: between outputs, or its name.
+        coverage: of the answers. Those of a mean hold together in any case (theory T11).
+        grid: steps per unit, with discrete noise.
+
+    Example:
+        >>> from center_smoothing import Lp, SmoothingBudget
+        >>> promise_line(SmoothingBudget(), Lp(2), coverage="pointwise")[:79]
+        'promise (pointwise): for one example and one change of it by at most eps_in (l2'
+    """
+    label = "mean" if budget.method == "mean" else coverage
+    rounded = "" if grid is None else f"; inputs and changes are those of a grid of 1/{grid}, and rounding is included"
+    return f"promise ({label}): {promise(distance, confidence(budget))}; it holds for {_SCOPES[label]}{rounded}"
+
+
+def confidence(budget: SmoothingBudget | MeanBudget) -> str:
+    """Return 1 - alpha for the eye, never above the true one."""
+    alpha = Decimal(repr(budget.alpha))
+    quantum = Decimal(1).scaleb(alpha.adjusted() - 2)
+    return f"{(1 - alpha).quantize(quantum, ROUND_FLOOR).normalize():f}"
