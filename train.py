@@ -128,7 +128,7 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, plugins=[writer], **kwargs)
 
     def begin_logging(self) -> None:
-        """Begin the run of W&B, offline where its server does not let it begin, and say so if a key is known."""
+        """Begin the run of W&B, offline where its server does not let it begin."""
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and self.offline is None:
                 self.offline = entrypoint.wandb_refusal(lambda logger=logger: logger.experiment)
