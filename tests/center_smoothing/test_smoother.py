@@ -304,7 +304,7 @@ def live_bytes() -> int:
     """Bytes of all storages behind tensors that Python can reach."""
     storages = {}
     for thing in gc.get_objects():
-        if type(thing) is Tensor:
+        if type(thing) is Tensor and thing.layout is torch.strided:
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
