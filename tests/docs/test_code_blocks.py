@@ -251,7 +251,7 @@ def _experiment(name: str, runs: ModuleType) -> Callable[[list[str]], None]:
     def check(words: list[str]) -> None:
         steps: list[object] = []
 
-        class Planned(Exception): ...
+        class Planned(BaseException): ...
 
         def planned(found: list[object], log: Path) -> None:
             steps.extend(found)
