@@ -33,8 +33,6 @@ _PACKAGES = (
     "facenet-pytorch",
 )
 
-# How long the speed is measured on each example of the preflight.
-_SECONDS = 0.03
 # With so many others an output is compared, on average: when it is ranked with up to 114 candidates, in the
 # certification sample, which is larger, with 24 probes and the center.
 _COMPARISONS = 56
@@ -197,7 +195,7 @@ class Run:
             image = precision.convert_input(job.examples[position]["image"]).to(device)
             with precision.predict_step_context():
                 x, drawn = self._calibration_outputs(image, job.indices[position], compare=not seconds)
-                rate = samples_per_second(job.smoother.outputs, x, job.smoother.distance, seconds=_SECONDS)
+                rate = samples_per_second(job.smoother.outputs, x, job.smoother.distance, seconds=0.0)
                 seconds.append(1.0 / rate)
             with value_errors(f"--distance must take the model's outputs, got shape {tuple(drawn.shape[1:])}"):
                 self._check_distance(drawn, job.indices[position])
@@ -458,7 +456,7 @@ def samples_per_second(outputs: NoisyOutputs, x: Tensor, distance: Distance, *, 
         outputs: whose batch size is chosen first if it is still to be.
         x: (*in), around which they are drawn.
         distance: between them.
-        seconds: to measure for; at least a batch is drawn.
+        seconds: to measure for; 0 is one batch.
     """
     given: dict[str, Any] = {"example": 0, "stage": Stage.CALIBRATION}
     next(outputs.draw(x, **given, count=1))  # finds the batch size
