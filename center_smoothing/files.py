@@ -33,6 +33,6 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes | Callable[[
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # its place may be what is missing
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise

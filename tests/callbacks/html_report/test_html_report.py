@@ -481,7 +481,7 @@ def test_the_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypat
     path = tmp_path / "report.html"
     html_report.write(Report("first"), path)
     before = path.read_bytes()
-    monkeypatch.setattr("callbacks.html_report.page.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("center_smoothing.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         html_report.write(Report("second"), path)
     assert path.read_bytes() == before
