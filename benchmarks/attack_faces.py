@@ -17,8 +17,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import entrypoint
 from center_smoothing import BoxJaccard, CenterSmoother, SmoothingBudget
+from command_line import process
 from datamodules import PhotoFolder
 from lightning_modules import FaceDetector
 
@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--m", type=int, default=1_000, help="certification outputs, at the photo alone")
     parser.add_argument("--k", type=int, default=16, help="pilot outputs, at every point")
     options = parser.parse_args(args)
-    entrypoint.keep_freed_memory()
+    process.keep_freed_memory()
     photos = PhotoFolder(options.photos, max_side=options.max_side)
     photos.setup()
     budget = SmoothingBudget(n=options.n, m=options.m, k=options.k)

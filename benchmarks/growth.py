@@ -22,8 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import entrypoint
 from center_smoothing import CenterSmoother, Lp, SmoothingBudget
+from command_line import process
 
 _INPUT = 8
 _BATCH = 4096
@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(peak_bytes(**json.loads(options.measure)))
         return
     torch.set_num_threads(1)
-    entrypoint.keep_freed_memory()
+    process.keep_freed_memory()
     certify(**_LITTLE)
     for name in ("n", "m", "k", "size"):
         growth(name, getattr(options, name))
@@ -99,7 +99,7 @@ def in_fresh_process(**sizes: int) -> int:
 
 def peak_bytes(**sizes: int) -> int:
     """By how much a certificate raises this process's memory at its peak; Linux and glibc tell it."""
-    entrypoint.keep_freed_memory()
+    process.keep_freed_memory()
     certify(**_LITTLE)
     ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is needed
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now

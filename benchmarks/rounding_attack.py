@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import rounding
 from center_smoothing.discrete_gaussian import DiscreteGaussian
 from center_smoothing.sampling import NoisyOutputs, Stage
-from lightning_modules import folded, load_checkpoint
+from lightning_modules import fold_batch_norm, load_checkpoint
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def cost(checkpoint: str, repetitions: int, count: int) -> list[str]:
     """What it takes to evaluate with either noise, in CPU time of one thread, and to make the tables."""
-    model = folded(load_checkpoint(checkpoint).model).to(memory_format=torch.channels_last)
+    model = fold_batch_norm(load_checkpoint(checkpoint).model).to(memory_format=torch.channels_last)
     x = torch.rand(model.example_shape() or (1, 28, 28), generator=torch.Generator().manual_seed(0))
     seconds: dict[int | None, list[float]] = {None: [], rounding.GRID: []}
     for repetition in range(repetitions + 1):

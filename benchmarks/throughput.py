@@ -23,11 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import entrypoint
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget
 from center_smoothing.sampling import BLOCK, NoisyOutputs, Stage, evaluating
+from command_line import named, process
 from datamodules import MNIST
-from lightning_modules import CompiledModel, NoisyAutoencoder, NoisyModule, folded, load_checkpoint
+from lightning_modules import CompiledModel, NoisyAutoencoder, NoisyModule, fold_batch_norm, load_checkpoint
 
 _BATCH_SIZES = (64, 128, 256, 512)
 _MATRIX = 2048
@@ -57,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", help="checkpoint of train.py; default: an untrained autoencoder")
-    parser.add_argument("--distance", choices=entrypoint.DISTANCES, default="tv", help="between outputs")
+    parser.add_argument("--distance", choices=named.DISTANCES, default="tv", help="between outputs")
     parser.add_argument("--n", type=int, default=1_000, help="ranked outputs")
     parser.add_argument("--m", type=int, default=2_000, help="certification outputs")
     parser.add_argument("--k", type=int, help="pilot outputs; default: the budget's")
@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> None:
     model.eval()
     data = MNIST()
     data.setup()
-    x, distance = data.test_set[0]["image"], entrypoint.DISTANCES[options.distance]
+    x, distance = data.test_set[0]["image"], named.DISTANCES[options.distance]
     print(f"{type(model).__name__}, {distance!r}, {torch.get_num_threads()} threads of {torch.__version__}")
     kept_memory(model, x)
     budget = SmoothingBudget(n=options.n, m=options.m, k=options.k)
@@ -87,10 +87,10 @@ def comparisons_with_probes(budget: SmoothingBudget) -> int:
 
 def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
     """What certify.py can make of a model; its default is the fourth."""
-    fast = folded(model).to(memory_format=torch.channels_last)
+    fast = fold_batch_norm(model).to(memory_format=torch.channels_last)
     ways = [
         Variant("--fold-batch-norm=false --channels-last=false", model),
-        Variant("--channels-last=false", folded(model)),
+        Variant("--channels-last=false", fold_batch_norm(model)),
         Variant("--fold-batch-norm=false", copy.deepcopy(model).to(memory_format=torch.channels_last)),
         Variant("(default)", fast),
         Variant("--precision=bf16-mixed", fast, torch.bfloat16),
@@ -105,7 +105,7 @@ def kept_memory(model: NoisyModule, x: Tensor) -> None:
     """Forward passes before and after glibc is told to keep freed memory, as both scripts tell it to."""
     way = Variant("", model)
     before = {size: forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES}
-    entrypoint.keep_freed_memory()
+    process.keep_freed_memory()
     after = {size: forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES}
     ratios = ", ".join(f"{before[size] / after[size]:.2f} in batches of {size}" for size in _BATCH_SIZES)
     print(f"forward passes without / with freed memory kept: {ratios}")

@@ -24,14 +24,15 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import entrypoint
 from benchmarks.versus.comparisons import measure
 from benchmarks.versus.report import report
 from benchmarks.versus.rows import Digit
 from benchmarks.versus.settings import Settings
 from center_smoothing.sampling import BatchSize
+from command_line import argument_types, errors, process
 from datamodules import MNIST
 from lightning_modules import NoisyAutoencoder, NoisyModule, load_checkpoint, point_of
+from results import files
 
 _PACKAGES = ("torch", "numpy", "scipy")
 # Test digits are drawn as certify.py draws them.
@@ -41,7 +42,7 @@ _SEED = 0
 def main(args: Sequence[str] | None = None) -> None:
     """Measure, print the tables, and write them if asked to."""
     options = _parser().parse_args(args)
-    with entrypoint.user_errors():
+    with errors.user_errors():
         torch.set_num_threads(options.threads)
         settings = Settings(
             n=options.n,
@@ -55,8 +56,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if options.out is not None:
             if options.out.suffix != ".md":
                 raise ValueError(f"--out must be a Markdown file such as versus.md, got {options.out}")
-            entrypoint.make_writable(options.out.parent, "the folder of --out")
-    entrypoint.keep_freed_memory()
+            process.make_writable(options.out.parent, "the folder of --out")
+    process.keep_freed_memory()
     run(model, settings, about(model, checkpoint), out=options.out, batch_size=options.batch_size)
 
 
@@ -117,7 +118,7 @@ def base_model(path: Path, *, untrained: bool = False) -> tuple[NoisyModule, str
     if data not in (None, MNIST.__name__):
         raise ValueError(f"--ckpt must be of a model of MNIST digits, got {path}, which was trained on {data}")
     name = f"{type(loaded.model).__name__} of run {loaded.run}" if loaded.run else type(loaded.model).__name__
-    return loaded.model, f"{name}, sha256 {entrypoint.sha256(path)[:12]}"
+    return loaded.model, f"{name}, sha256 {files.sha256(path)[:12]}"
 
 
 def test_digits(model: NoisyModule, count: int) -> Iterator[tuple[int, Tensor]]:
@@ -158,10 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--ckpt", type=Path, default=Path("runs/latest/checkpoints/best.ckpt"), help="checkpoint of train.py")
     add("--untrained", action="store_true", help="an untrained autoencoder instead, to see how long everything takes")
-    add("--digits", type=entrypoint.count("--digits"), default=defaults.digits, help="test digits")
+    add("--digits", type=argument_types.count("--digits"), default=defaults.digits, help="test digits")
     add(
         "--other-digits",
-        type=entrypoint.count("--other-digits"),
+        type=argument_types.count("--other-digits"),
         default=defaults.other_digits,
         help="test digits for other distances than the first, at most",
     )
@@ -172,21 +173,21 @@ def _parser() -> argparse.ArgumentParser:
         default=list(defaults.distances),
         help="distances; steps, stopping rules and mean smoothing are those of tv",
     )
-    add("--n", type=entrypoint.count("--n"), default=defaults.n, help="ranked outputs of the paper's procedure")
+    add("--n", type=argument_types.count("--n"), default=defaults.n, help="ranked outputs of the paper's procedure")
     add(
         "--paper-m",
-        type=entrypoint.count("--paper-m"),
+        type=argument_types.count("--paper-m"),
         default=defaults.paper_m,
         help="certification outputs of the paper's procedure",
     )
     add(
         "--measured-m",
-        type=entrypoint.count("--measured-m"),
+        type=argument_types.count("--measured-m"),
         default=defaults.measured_m,
         help="how many of them are drawn; the rest is estimated",
     )
-    add("--threads", type=entrypoint.count("--threads"), default=torch.get_num_threads(), help="threads of PyTorch")
-    add("--batch-size", type=entrypoint.batch_size, default="auto", help="noisy images per call of the model")
+    add("--threads", type=argument_types.count("--threads"), default=torch.get_num_threads(), help="threads of PyTorch")
+    add("--batch-size", type=argument_types.batch_size, default="auto", help="noisy images per call of the model")
     add("--out", type=Path, help="Markdown file for the tables; all figures go to the .json next to it")
     return parser
 

@@ -12,12 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from callbacks.certification_report import rounded_up
-from callbacks.example_pictures import is_image, side_by_side
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 from center_smoothing.sampling import BatchSize
 from lightning_modules import point_of
+from results.numbers import rounded_up
+from results.plots.examples import is_image, side_by_side
 
 _IMAGES = 4
 

@@ -9,11 +9,12 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from callbacks.attack_results import write_counterexample
-from callbacks.certification_folder import AttackedRow, CertificationFolder, Row
 from center_smoothing.budget import Coverage
 from center_smoothing.files import atomic_write
 from lightning_modules import CertifiedExample
+from results.attacks import write_counterexample
+from results.folder import CertificationFolder
+from results.rows import AttackedRow, Row
 
 
 class CertificateWriter(BasePredictionWriter):

@@ -24,9 +24,9 @@ from center_smoothing.distances import (
     Wasserstein1,
     check_distance,
 )
-from center_smoothing.mean_budget import MeanBudget, MeanPlan
-from center_smoothing.mean_certificate import MeanCertificate, MeanOutput
-from center_smoothing.mean_smoother import MeanSmoother
+from center_smoothing.means.budget import MeanBudget, MeanPlan
+from center_smoothing.means.certificate import MeanCertificate, MeanOutput
+from center_smoothing.means.smoother import MeanSmoother
 from center_smoothing.smoother import CenterSmoother
 from center_smoothing.stopping import Decided, TightEnough
 

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from center_smoothing.certificate import Certificate, SmoothedOutput
-from center_smoothing.distances.base import Distance, _to_float64
-from center_smoothing.mean_certificate import MeanCertificate, MeanOutput
-from center_smoothing.mean_smoother import MeanSmoother
+from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.means.certificate import MeanCertificate, MeanOutput
+from center_smoothing.means.smoother import MeanSmoother
 from center_smoothing.sampling import (
     NoisyOutputs,
     Stage,
-    _free_caches,
-    _is_out_of_memory,
     block_seed,
     check_point,
     evaluating,
+    free_caches,
     from_grid,
+    is_out_of_memory,
     to_grid,
 )
 from center_smoothing.scalars import make_plain, plain
@@ -186,8 +186,8 @@ def project(x: Tensor, point: Tensor, eps_in: float, *, grid: int | None = None)
         tensor(True)
     """
     origin = _rounded(x.detach(), x, grid)
-    start = _to_float64(origin).cpu()
-    change = _to_float64(point.detach()).cpu() - start
+    start = to_float64(origin).cpu()
+    change = to_float64(point.detach()).cpu() - start
     scale = min(1.0, eps_in / max(float(torch.linalg.vector_norm(change)), 1e-300))
     for bits in range(52, -1, -1):  # from one unit in the last place less to nothing at all
         candidate = _rounded(start + scale * change, x, grid)
@@ -210,7 +210,7 @@ def _is_inside(x: Tensor, point: Tensor, eps_in: float, grid: int | None) -> boo
     if grid is not None:
         steps = (to_grid(point, grid) - to_grid(x, grid)).flatten().tolist()
         return bool(sum(step * step for step in steps) <= (Fraction(eps_in) * grid) ** 2)
-    norm = float(torch.linalg.vector_norm(_to_float64(point).cpu() - _to_float64(x).cpu()))
+    norm = float(torch.linalg.vector_norm(to_float64(point).cpu() - to_float64(x).cpu()))
     # covers what differences, squares, their sum in any order and the root are rounded by
     return norm * (1.0 + (x.numel() + 8) * 2.0**-52) <= eps_in
 
@@ -248,7 +248,7 @@ class _Objective:
                 slopes = self._slopes(part)
             except RuntimeError as error:
                 # what is no lack of memory is that of a backward pass, or else the search without gradients raises it
-                if len(part) == 1 or not _is_out_of_memory(error):
+                if len(part) == 1 or not is_out_of_memory(error):
                     return None
                 self._at_once = len(part) // 2
             else:
@@ -257,7 +257,7 @@ class _Objective:
                 total, done = total + slopes, done + len(part)
                 self._advance(_GRADIENT * len(part))
                 continue
-            _free_caches(point.device)  # only here, where nothing holds on to the tensors of the failed call
+            free_caches(point.device)  # only here, where nothing holds on to the tensors of the failed call
         return total
 
     def estimate(self, point: Tensor, key: int, count: int) -> Tensor:

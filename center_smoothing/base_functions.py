@@ -16,7 +16,7 @@ from torch import Tensor
 # The ways in which an estimator may answer, the first that it has by default.
 ANSWERS = ("predict", "transform", "predict_proba", "decision_function")
 # Up to here float64 holds every whole number.
-_MOST_WHOLE = 2**53
+_MAX_WHOLE = 2**53
 _KEPT = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
          torch.bfloat16, torch.float16, torch.float32, torch.float64)  # fmt: skip
 # For types with which PyTorch can do hardly anything, one that holds the same numbers.
@@ -102,8 +102,8 @@ def _exactly(found: Any, name: str) -> Tensor:  # noqa: ANN401  # whatever a mod
     tensor: Tensor = found if found.layout is torch.strided else found.to_dense()
     if tensor.dtype in (torch.int64, torch.uint64) and tensor.numel() > 0:
         whole = tensor.view(torch.int64)  # unsigned numbers from 2^63 on turn up as negative ones
-        least = -_MOST_WHOLE if tensor.dtype is torch.int64 else 0
-        if int(whole.min()) < least or int(whole.max()) > _MOST_WHOLE:
+        least = -_MAX_WHOLE if tensor.dtype is torch.int64 else 0
+        if int(whole.min()) < least or int(whole.max()) > _MAX_WHOLE:
             raise _refused(name, "whole ones beyond 2^53", "outputs // 2**32 and outputs % 2**32 as two numbers")
     if tensor.dtype in _WIDER:
         return tensor.to(_WIDER[tensor.dtype])

@@ -8,31 +8,27 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from center_smoothing import bounds
+from center_smoothing import bounds, margins
 from center_smoothing.scalars import make_plain, plain
 
-Method = Literal["exact", "paper"]
-METHODS: tuple[Method, ...] = ("exact", "paper")
 Coverage = Literal["pointwise", "bonferroni", "dkw"]
 COVERAGES: tuple[Coverage, ...] = ("pointwise", "bonferroni", "dkw")
 
 # Candidates that the pilot's mean and coordinate-wise median add to those of its outputs and tuples (theory T2).
 _EXTRA_CANDIDATES = 2
-# The default delta is the least one at which a model with finite distances abstains on at most this share of inputs.
-_DEFAULT_ABSTENTION = 0.01
 # The defaults below keep ranking and probes, comparisons all, at a tenth of the time of a small convolutional network.
 _TUPLE_SIZES = (1, 3)
 # Probes of a tuple size: of a small budget as many as T7 needs at h = 2, of a large one ever more, up to a limit.
-_LEAST_PROBES, _OUTPUTS_PER_PROBE, _MOST_PROBES = 32, 64, 128
+_MIN_PROBES, _OUTPUTS_PER_PROBE, _MAX_PROBES = 32, 64, 128
 # Comparisons with probes per certification output, on average, where that is enough for each probe.
 _COMPARISONS = 24
 _ENOUGH_COMPARED = 1500
 # More outputs than these are not compared with the probes, so that memory does not grow with m.
-_MOST_COMPARED = 1 << 14
+_MAX_COMPARED = 1 << 14
 # The h at which probes bound the whole curve at once (theory T7): others are rounded up to the next of them.
 _CURVE_STEP, _CURVE_END = 0.25, 6.0
 # Bounds are computed in float64.
-_MOST_DRAWS = 1 << 53
+_MAX_DRAWS = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -125,20 +121,20 @@ class SmoothingBudget:
     candidates: int = 56
     tuple_sizes: tuple[int, ...] = None  # type: ignore[assignment]  # likewise
     looks: int = 1
-    method: Method = "exact"
+    method: margins.Method = "exact"
 
     def __post_init__(self) -> None:
         """Validate, and fill in the defaults that depend on other fields."""
         make_plain(self)
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.method not in margins.METHODS:
+            raise ValueError(f"method must be one of {', '.join(margins.METHODS)}, got {self.method!r}")
         for name in ("n", "m", "candidates", "looks"):
-            _check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         defaults = {"n_check": self.n, "k": min(256, max(32, self.n // 8))}
         for name, default in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-            _check_count(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         for name in ("alpha_1", "alpha_2"):
             bounds.check_alpha(getattr(self, name), name)
         object.__setattr__(self, "tuple_sizes", _check_tuple_sizes(self.tuple_sizes, self.method))
@@ -155,13 +151,13 @@ class SmoothingBudget:
         if math.isinf(least):
             raise ValueError(
                 f"n={self.n} with k={self.k} admits no delta below 0.5 at alpha_1={self.alpha_1}; "
-                f"n={_least_n(self._samples, self.alpha_1, self.method)} does"
+                f"n={margins.least_n(self._samples, self.alpha_1, self.method)} does"
             )
         if self.delta is None:
             object.__setattr__(self, "delta", self._default_delta())
         if not (isinstance(self.delta, int | float) and least <= self.delta < 0.5):
             raise ValueError(
-                f"delta must lie in [{_round_up(least, 4)}, 0.5) for n={self.n}, k={self.k}, "
+                f"delta must lie in [{margins.round_up(least, 4)}, 0.5) for n={self.n}, k={self.k}, "
                 f"alpha_1={self.alpha_1}, method={self.method!r}, got {self.delta!r}"
             )
 
@@ -208,14 +204,14 @@ class SmoothingBudget:
     @property
     def least_delta(self) -> float:
         """The least admissible delta (theory T1); inf where there is none below 1/2."""
-        return _least_delta(self.n, self._samples, self.alpha_1, self.method)
+        return margins.least_delta(self.n, self._samples, self.alpha_1, self.method)
 
     @property
     def probes(self) -> int:
         """How many probes of each tuple size a certificate has (theory T7); 0 for none."""
         if not self.tuple_sizes or self._alpha_hit() <= 0.0:
             return 0
-        number = min(_MOST_PROBES, max(_LEAST_PROBES, self.m // _OUTPUTS_PER_PROBE))
+        number = min(_MAX_PROBES, max(_MIN_PROBES, self.m // _OUTPUTS_PER_PROBE))
         number = min(number, self.look_sizes[0] // (2 * self.tuple_sizes[-1]))
         return number if number >= 8 else 0
 
@@ -229,7 +225,7 @@ class SmoothingBudget:
         if not self.probes:
             return 0
         affordable = max(_ENOUGH_COMPARED, _COMPARISONS * m // (self.probes * len(self.tuple_sizes)))
-        return max(1, min(m - self.outputs_in_probes, affordable, _MOST_COMPARED))
+        return max(1, min(m - self.outputs_in_probes, affordable, _MAX_COMPARED))
 
     def tuples(self, size: int) -> int:
         """How many candidates are averages of ``size`` pilot outputs: disjoint tuples, in the order of the draws."""
@@ -264,7 +260,7 @@ class SmoothingBudget:
 
     def least_inside(self) -> int:
         """How many of the n_check outputs the ball must hold for the smoothed function not to abstain."""
-        return _least_inside(self.n_check, self.delta, self.alpha_check, self.method)
+        return margins.least_inside(self.n_check, self.delta, self.alpha_check, self.method)
 
     def ranks(
         self,
@@ -287,7 +283,7 @@ class SmoothingBudget:
 
     def abstention_probability(self) -> float:
         """Upper bound on the chance of abstaining at one input, for every f whose outputs are at finite distances."""
-        return _abstention_probability(*self._selection(), self.n_check, self.least_inside())
+        return margins.abstention_probability(*self._selection(), self.n_check, self.least_inside())
 
     def plan(self, h: float) -> Plan:
         """What this budget can certify at h = eps_in / sigma, before any sampling.
@@ -333,14 +329,14 @@ class SmoothingBudget:
         return self.n, self.half, self.most_candidates
 
     def _default_delta(self) -> float:
-        most = _most_inside(*self._selection(), self.n_check)
+        most = margins.most_inside(*self._selection(), self.n_check)
 
         def abstains_rarely(delta: float) -> bool:
-            return _least_inside(self.n_check, delta, self.alpha_check, self.method) <= most
+            return margins.least_inside(self.n_check, delta, self.alpha_check, self.method) <= most
 
         low, high = self.least_delta, 0.4999
         if low <= high and abstains_rarely(low):
-            return _round_up(low, 4)
+            return margins.round_up(low, 4)
         if low > high or not abstains_rarely(high):
             raise ValueError(
                 f"n={self.n} with n_check={self.n_check} is too small for a default delta: at every delta below 0.5 a "
@@ -349,7 +345,7 @@ class SmoothingBudget:
         while high - low > 1e-5:
             middle = (low + high) / 2.0
             low, high = (low, middle) if abstains_rarely(middle) else (middle, high)
-        return _round_up(high, 4)
+        return margins.round_up(high, 4)
 
 
 @lru_cache(maxsize=65536)
@@ -394,14 +390,15 @@ def _probe_ranks(
     return tuple(found)
 
 
-def _check_count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
+    """Raise ValueError unless a value is a whole number from 1 to 2^53."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if value > _MOST_DRAWS:
+    if value > _MAX_DRAWS:
         raise ValueError(f"{name} must be at most 2^53, up to where float64 counts, got {len(str(value))} digits")
 
 
-def _check_tuple_sizes(sizes: object, method: Method) -> tuple[int, ...]:
+def _check_tuple_sizes(sizes: object, method: margins.Method) -> tuple[int, ...]:
     if sizes is None:
         return () if method == "paper" else _TUPLE_SIZES
     listed = list(sizes) if isinstance(sizes, tuple | list) else [0]
@@ -411,60 +408,3 @@ def _check_tuple_sizes(sizes: object, method: Method) -> tuple[int, ...]:
     if listed and method == "paper":
         raise ValueError(f"tuple_sizes must be () for method='paper', which has T3 alone, got {sizes!r}")
     return tuple(listed)
-
-
-def _round_up(value: float, digits: int) -> float:
-    return float(math.ceil(value * 10**digits) / 10**digits)
-
-
-@lru_cache(maxsize=1024)
-def _abstention_probability(draws: int, rank: int, candidates: int, n_check: int, least_inside: int) -> float:
-    return bounds.mean_shortfall(bounds.mass_selected_by_minimum(draws, rank, candidates), n_check, least_inside)
-
-
-@lru_cache(maxsize=1024)
-def _most_inside(draws: int, rank: int, candidates: int, n_check: int) -> int:
-    """The most of n_check outputs that a selected ball may have to hold for the check to fail rarely."""
-    masses = bounds.mass_selected_by_minimum(draws, rank, candidates)
-    low, high = 0, n_check + 1  # it fails rarely at `low` and does not at `high`
-    while high - low > 1:
-        middle = (low + high) // 2
-        rarely = bounds.mean_shortfall_at_most(masses, n_check, middle, _DEFAULT_ABSTENTION)
-        low, high = (middle, high) if rarely else (low, middle)
-    return low
-
-
-@lru_cache(maxsize=1024)
-def _least_inside(n_check: int, delta: float, alpha_check: float, method: Method) -> int:
-    """Least K whose lower confidence bound is at least 1/2 - delta; n_check + 1 where none is."""
-    if method == "paper":
-        threshold = 0.5 - delta + bounds.hoeffding_margin(n_check, alpha_check)
-        return min(n_check + 1, math.ceil(threshold * n_check))
-    return bounds.order_statistic_rank(n_check, 0.5 - delta, alpha_check)
-
-
-@lru_cache(maxsize=1024)
-def _least_delta(n: int, samples: int, alpha_1: float, method: Method) -> float:
-    if method == "paper":  # sqrt(ln(2 / alpha_1) / (2 n))
-        margin = bounds.hoeffding_margin(n, alpha_1 / 2.0)
-        return margin if margin < 0.5 else math.inf
-
-    def admissible(delta: float) -> bool:
-        no_candidate = (0.5 - delta) ** samples
-        badly_ranked = bounds.binomial_shortfall(n, 0.5 + delta, (n + 1) // 2)
-        return no_candidate + badly_ranked + alpha_1 / 2.0 <= alpha_1 * (1.0 - 1e-9)
-
-    low, high = 0.0, math.nextafter(0.5, 0.0)
-    if not admissible(high):
-        return math.inf
-    while high - low > 1e-12:
-        middle = (low + high) / 2.0
-        low, high = (low, middle) if admissible(middle) else (middle, high)
-    return high
-
-
-def _least_n(samples: int, alpha_1: float, method: Method) -> int:
-    n = 1
-    while math.isinf(_least_delta(n, samples, alpha_1, method)):
-        n += 1
-    return n

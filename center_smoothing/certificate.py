@@ -22,7 +22,7 @@ from center_smoothing.safe_arrays import read_npz
 
 # Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
 # distances are rounded in R, in the radius of the ball around the other center, and where the two balls meet.
-_ROUNDING = 1.0 + 2.0**-28
+ROUNDING = 1.0 + 2.0**-28
 # Largest h of which eps_in is asked, far beyond what samples can certify.
 _LARGEST_H = 64.0
 
@@ -138,7 +138,7 @@ class Certificate:
         Raises:
             ValueError: if an eps_in is negative or NaN, or the coverage unknown.
         """
-        radii = _arguments("eps_in", eps_in)
+        radii = as_radii("eps_in", eps_in)
         answers = _answers(radii, coverage)
         certified = np.array([self._eps_out(value / self.sigma, coverage, answers) for value in radii])
         return float(certified[0]) if np.ndim(eps_in) == 0 else certified
@@ -160,7 +160,7 @@ class Certificate:
         Raises:
             ValueError: if an eps_out is negative or NaN, or the coverage unknown.
         """
-        radii = _arguments("eps_out", eps_out)
+        radii = as_radii("eps_out", eps_out)
         answers = _answers(radii, coverage)
         certified = np.array([self._eps_in(value, coverage, answers) for value in radii])
         return float(certified[0]) if np.ndim(eps_out) == 0 else certified
@@ -269,7 +269,7 @@ class Certificate:
             return math.inf
         gamma, radius = self.relaxation, _at_rank(self.distances, ranks.distances)
         other = min((self._probe_distance(*found, upwards=upwards) for found in ranks.probes), default=math.inf)
-        return math.nextafter(gamma * (radius + min(2.0 * gamma * radius, other)) * _ROUNDING, math.inf)
+        return math.nextafter(gamma * (radius + min(2.0 * gamma * radius, other)) * ROUNDING, math.inf)
 
     def _probe_distance(self, size: int, among: int, within: int, *, upwards: bool) -> float:
         """The t of theory T7: the among-th smallest over the probes of their within-th smallest distances."""
@@ -353,7 +353,7 @@ def _answers(arguments: NDArray[np.float64], coverage: Coverage) -> int:
     return len(np.unique(arguments))
 
 
-def _arguments(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def as_radii(name: str, values: ArrayLike) -> NDArray[np.float64]:
     """A number or a sequence of numbers as float64 (J,)."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()

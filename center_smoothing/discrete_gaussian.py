@@ -17,7 +17,7 @@ _BITS = 63
 # Of these the first so many find the place in the table; 2^16 numbers of 4 bytes fit into a cache.
 _GUIDE_BITS = 16
 # Entries of a table at most: what takes some seconds and 2 MB.
-_MOST_ENTRIES = 1 << 18
+_MAX_ENTRIES = 1 << 18
 # Beyond so many sigma a Gaussian lies with a probability below 2^-63; the table ends there, and not the law.
 _SIGMAS = 9.2
 _DIGITS = 25
@@ -42,8 +42,8 @@ class DiscreteGaussian:
         if not 0 < scale:
             raise ValueError(f"scale must be positive, got {scale}")
         last = math.ceil(_SIGMAS * scale) + 1
-        if 2 * last > _MOST_ENTRIES:
-            most = _MOST_ENTRIES / (2.0 * _SIGMAS)
+        if 2 * last > _MAX_ENTRIES:
+            most = _MAX_ENTRIES / (2.0 * _SIGMAS)
             raise ValueError(
                 f"grid must be such that sigma * grid, the noise level in steps, is at most {most:.0f}, got "
                 f"{float(scale):g}; take a coarser grid"

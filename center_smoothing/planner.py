@@ -23,11 +23,11 @@ from center_smoothing.stopping import with_looks
 _DIMENSIONS = 16
 # Steps to a power of ten, of n and of m. The prediction hardly depends on n, but time that m does not use is lost.
 _STEPS_OF_N, _STEPS_OF_M = 6, 48
-_LEAST_N = 100
+_MIN_N = 100
 # As many pilot outputs as the default ever takes. Where there are few evaluations they can be worth their price.
-_MOST_PILOT = 256
+_MAX_PILOT = 256
 # Of one example: more evaluations than these are beyond everybody.
-_MOST = 10**9
+_MAX_M = 10**9
 
 
 def predicted_eps_out(
@@ -95,7 +95,7 @@ class Demand:
         if self.fixed.get("n") is not None:
             _budget(self.fixed["n"], self.fixed)
         else:
-            _budget(_MOST // 10, {"delta": 0.4, **self.fixed})
+            _budget(_MAX_M // 10, {"delta": 0.4, **self.fixed})
 
     def predicted(self, budget: SmoothingBudget) -> float:
         """The geometric mean of the predicted eps_out at all h: each counts by its share. inf if any is."""
@@ -135,7 +135,7 @@ def best_budget(demand: Demand, evaluations: float) -> SmoothingBudget | None:
 def least_evaluations(demand: Demand) -> float:
     """The least number of evaluations at which :func:`best_budget` finds a budget; inf where it is beyond 10^9."""
     p = bounds.gaussian_shift_up(0.5, max(demand.h))
-    if bounds.order_statistic_least_m(p, demand.fixed.get("alpha_2", SmoothingBudget.alpha_2)) > _MOST:
+    if bounds.order_statistic_least_m(p, demand.fixed.get("alpha_2", SmoothingBudget.alpha_2)) > _MAX_M:
         return math.inf
     least: float = math.inf
     for n in _sizes(demand):
@@ -153,12 +153,12 @@ def least_evaluations(demand: Demand) -> float:
 def _sizes(demand: Demand) -> Iterator[int]:
     """The n that are considered, ascending."""
     n = demand.fixed.get("n")
-    yield from _grid(_LEAST_N, _STEPS_OF_N) if n is None else [n]
+    yield from _grid(_MIN_N, _STEPS_OF_N) if n is None else [n]
 
 
 def _smallest_budgets(n: int, demand: Demand) -> Iterator[SmoothingBudget]:
     """For each k that is considered the budget of that n with the least m; none where n is too small."""
-    for k in dict.fromkeys([demand.fixed["k"]] if "k" in demand.fixed else [None, _MOST_PILOT]):
+    for k in dict.fromkeys([demand.fixed["k"]] if "k" in demand.fixed else [None, _MAX_PILOT]):
         try:
             budget = _budget(n, {**demand.fixed, "k": k})
         except ValueError:  # this n does not admit the delta, or its default

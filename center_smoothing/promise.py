@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from decimal import ROUND_FLOOR, Decimal
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from center_smoothing.budget import Coverage, SmoothingBudget
-    from center_smoothing.mean_budget import MeanBudget
+from center_smoothing.budget import Coverage, SmoothingBudget
+from center_smoothing.means.budget import MeanBudget
 
 _PROMISE = (
     "for one example and one change of it by at most eps_in (l2 norm), fixed beforehand, the smoothed output moves by "

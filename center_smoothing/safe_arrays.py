@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-_MOST_ARRAYS = 256
+_MAX_ARRAYS = 256
 # Booleans, whole and real numbers, and text.
 _KINDS = "biufU"
 
@@ -45,7 +45,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             parts, size = archive.infolist(), os.fstat(file.fileno()).st_size
             if any(part.compress_type != ZIP_STORED for part in parts):
                 raise ValueError("it is compressed, so that it could unpack to any size")
-            if len(parts) > _MOST_ARRAYS or sum(part.file_size for part in parts) > size:
+            if len(parts) > _MAX_ARRAYS or sum(part.file_size for part in parts) > size:
                 raise ValueError(f"its {len(parts)} arrays claim more than the {size} bytes of the file")
             found = {}
             for part in parts:

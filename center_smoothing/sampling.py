@@ -21,7 +21,7 @@ from center_smoothing.scalars import plain
 # Draws per block. The numbers depend on it: another block size is another random stream.
 BLOCK = 64
 _CALIBRATION_SECONDS = 1.0
-_MOST_STEPS = 2.0**51
+_MAX_STEPS = 2.0**51
 # Of the messages that are no torch.OutOfMemoryError: of the CPU's allocator, also on Windows, of MPS, cuBLAS and cuDNN.
 _NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")
 _BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -187,7 +187,7 @@ class NoisyOutputs:
                 outputs = [self._call(part).clone() for part in torch.split(batch, size)]
                 return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if size == 1:
                     raise ValueError(
@@ -197,7 +197,7 @@ class NoisyOutputs:
                 self.most_at_once = size // 2
             device = batch.device
             del batch  # before another is made; only here nothing holds on to the tensors of the failed call
-            _free_caches(device)
+            free_caches(device)
 
     def noisy_copies(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Tensor:
         """The first ``count`` noisy copies (count, *in) themselves. Arguments are those of :meth:`draw`."""
@@ -234,7 +234,7 @@ class NoisyOutputs:
         try:
             outputs = as_outputs(self.model(batch), batch).clone()  # the next call may fill them again
         except Exception as error:
-            if point.ndim > 1 and not _is_out_of_memory(error) and self._outputs_of_rows(point) is not None:
+            if point.ndim > 1 and not is_out_of_memory(error) and self._outputs_of_rows(point) is not None:
                 raise ValueError(
                     f"x must be one input, got shape {tuple(point.shape)}: the model takes it for a batch of "
                     f"{len(point)}, and no batch of such; smooth each x[i] by itself ({_first_line(error)})"
@@ -279,11 +279,11 @@ class NoisyOutputs:
             try:
                 rate = self._rate(x, size)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 rate = 0.0
             if rate == 0.0:
-                _free_caches(x.device)
+                free_caches(x.device)
                 break
             if rate > 1.03 * best_rate:
                 best, best_rate = size, rate
@@ -308,7 +308,7 @@ class NoisyOutputs:
         return time.perf_counter() - began
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the CPU's allocator, had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in _NO_MEMORY)
 
@@ -317,7 +317,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _free_caches(device: torch.device) -> None:
+def free_caches(device: torch.device) -> None:
     """Give memory back that PyTorch keeps on a device for later."""
     empty_cache = getattr(torch.get_device_module(device), "empty_cache", None)  # the CPU has none
     if empty_cache is not None:
@@ -372,7 +372,7 @@ def to_grid(x: Tensor, grid: int) -> Tensor:
         steps = x.detach().to(torch.float64) * grid
     except TypeError as error:
         raise ValueError(f"x must be on a device with float64 for a grid, got {x.device}; take the CPU") from error
-    if x.numel() > 0 and float(steps.abs().max()) > _MOST_STEPS:
+    if x.numel() > 0 and float(steps.abs().max()) > _MAX_STEPS:
         raise ValueError(
             f"grid must be such that values of x are at most 2^51 steps, got {float(steps.abs().max()):g} with {grid}"
         )

@@ -18,7 +18,7 @@ from center_smoothing.scalars import make_plain
 # How sure the lower side of a two-sided bound is. It decides when to stop and not what holds.
 _ALPHA_BELOW = 0.05
 # More looks cost more of alpha_2 than they save in samples.
-_MOST_LOOKS = 8
+_MAX_LOOKS = 8
 
 
 def with_looks(budget: SmoothingBudget, h: float) -> SmoothingBudget:
@@ -32,7 +32,7 @@ def with_looks(budget: SmoothingBudget, h: float) -> SmoothingBudget:
         ValueError: if not even two looks are, with the m that would do.
     """
     found = budget
-    for looks in range(2, _MOST_LOOKS + 1):
+    for looks in range(2, _MAX_LOOKS + 1):
         first = -(-budget.m // 2 ** (looks - 1))
         if first < budget.n_check:
             break

@@ -46,7 +46,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 # Each thread may hold a photograph of full size.
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def decode_all(paths: Sequence[Path], *, height: int, width: int, mode: Mode) ->
 
 def _in_threads(look: Callable[[int], str | None], count: int) -> list[str | None]:
     """What a function says of each position; Pillow decodes and scales without the interpreter's lock."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as threads:
         warnings.simplefilter("ignore")  # of oddities in files that can be read
         # of images inside of icons, too
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -18,7 +18,7 @@ from datamodules.image_files import CHANNELS, Mode, decode_all, find
 Part = Literal["train", "test"]
 
 # Batch norm needs two images.
-_LEAST: dict[Part, int] = {"train": 2, "test": 1}
+_MIN: dict[Part, int] = {"train": 2, "test": 1}
 _NAMES_SHOWN = 3
 _CHECKED_AT_ONCE = 16
 
@@ -91,7 +91,7 @@ class ImageFolder(ImageDataModule):
             ValueError: if ``root`` is no folder, if too few images below it can be read, or if they fill the memory.
         """
         self._find()
-        for part, least in _LEAST.items():
+        for part, least in _MIN.items():
             readable: list[int] = []
             reasons: dict[int, str] = {}
             remaining = iter(self._parts[part])
@@ -140,9 +140,9 @@ class ImageFolder(ImageDataModule):
             raise ValueError(
                 f"--data.root must be a folder of images that can be read, {where}: {error.strerror}: {error.filename}"
             ) from error
-        by_folder = all((self.root / part).is_dir() for part in _LEAST)
+        by_folder = all((self.root / part).is_dir() for part in _MIN)
         if by_folder:
-            files = [path for path in files if path.parts[0] in _LEAST]
+            files = [path for path in files if path.parts[0] in _MIN]
         if not files:
             raise ValueError(
                 f"--data.root must be a folder of images, {where}: it holds no image file, such as .jpg or .png, at "
@@ -155,7 +155,7 @@ class ImageFolder(ImageDataModule):
         self.names = [path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8") for path in files]
 
     def _split_by_seed(self, count: int) -> dict[Part, list[int]]:
-        num_test = max(1, min(round(count * self.test_fraction), count - _LEAST["train"]))
+        num_test = max(1, min(round(count * self.test_fraction), count - _MIN["train"]))
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed)).tolist()
         return {"train": sorted(order[num_test:]), "test": sorted(order[:num_test])}
 
@@ -167,11 +167,11 @@ class ImageFolder(ImageDataModule):
         return decoded.images, [indices[position] for position in decoded.positions], reasons
 
     def _check_enough(self, part: Part, readable: int, reasons: dict[int, str]) -> None:
-        if readable < _LEAST[part]:
+        if readable < _MIN[part]:
             what = "training" if part == "train" else "test"
             broken = f", and {len(reasons)} cannot be read: {self._named(reasons)}" if reasons else ""
             raise ValueError(
-                f"--data.root must hold at least {_LEAST['train']} training images and {_LEAST['test']} test image, "
+                f"--data.root must hold at least {_MIN['train']} training images and {_MIN['test']} test image, "
                 f"got {self.root.absolute()}: {len(self._parts[part])} of {len(self._files)} image files for {what}"
                 f"{broken}; add images" + (" or mend these" if reasons else "")
             )
@@ -197,7 +197,7 @@ class ImageFolder(ImageDataModule):
 
 
 def _split_by_folder(files: Sequence[Path]) -> dict[Part, list[int]]:
-    return {part: [index for index, path in enumerate(files) if path.parts[0] == part] for part in _LEAST}
+    return {part: [index for index, path in enumerate(files) if path.parts[0] == part] for part in _MIN}
 
 
 def _height_and_width(image_size: Sequence[int]) -> list[int]:

@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from center_smoothing import CenterSmoother, Certificate, SmoothingBudget
 from center_smoothing.medians import upper_median
-from entrypoint import check_certifiable, count, fail, make_writable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from command_line.argument_types import count
+from command_line.errors import fail
+from command_line.named import check_certifiable
+from command_line.process import make_writable
 
 Network = TypeVar("Network", bound=nn.Module)
 

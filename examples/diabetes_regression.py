@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from center_smoothing import CenterSmoother, Certificate, Estimator, Lp
-from entrypoint import user_errors
+from command_line.errors import user_errors
 from examples import common
 
 SIGMA = 0.1  # of the noise, in standard deviations of the inputs

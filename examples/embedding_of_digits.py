@@ -20,7 +20,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from center_smoothing import CenterSmoother, Certificate, Lp
-from entrypoint import user_errors
+from command_line.errors import user_errors
 from examples import common
 
 SIGMA = 0.2  # of the noise, in units of pixels

@@ -28,7 +28,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from center_smoothing import Angular, CenterSmoother, Certificate
-from entrypoint import user_errors
+from command_line.errors import user_errors
 from examples import common
 
 SIGMA = 0.1  # of the noise, in units of pixels

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from center_smoothing import CenterSmoother, Certificate, MaskJaccard
 from center_smoothing.medians import upper_median
-from entrypoint import user_errors
+from command_line.errors import user_errors
 from examples import common
 
 SIGMA = 0.1  # of the noise, in units of pixels

@@ -20,16 +20,17 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch.nn import functional
 
-import entrypoint
-from callbacks import CertificationFolder
-from callbacks.certification_report import rounded_up
-from callbacks.folder_lock import locked
+from command_line import argument_types, errors, named, process
 from datamodules import MNIST
 from experiments import trained_models
 from experiments.medians import Median
 from experiments.steps import Step, run
 from lightning_modules import load_checkpoint
 from lightning_modules.consistency import CONSISTENCY_DISTANCES
+from results import files
+from results.files import locked
+from results.folder import CertificationFolder
+from results.numbers import rounded_up
 
 WEIGHTS = (0.0, 0.03, 0.05, 0.1, 0.3)
 RATIOS = (1.0, 2.0)
@@ -69,15 +70,15 @@ def main(args: Sequence[str] | None = None) -> Path:
     Raises:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk.
     """
-    entrypoint.quiet_libraries()
+    process.quiet_libraries()
     try:
-        with entrypoint.user_errors():
+        with errors.user_errors():
             options = _parser().parse_args(None if args is None else list(args))
             options.weights = list(dict.fromkeys(options.weights))
             for h in options.h:
-                entrypoint.check_certifiable(entrypoint.budget(options.budget), sigma=1.0, eps_in=h)
+                named.check_certifiable(named.budget(options.budget), sigma=1.0, eps_in=h)
             out = Path(options.out)
-            entrypoint.make_writable(out, "--out")
+            process.make_writable(out, "--out")
             with locked(out, f"--out must be of one experiment, got {out}: another one works there"):
                 run(_steps(options), out / "log.txt")
                 return _conclude(options, [_row(options, weight) for weight in options.weights])
@@ -88,8 +89,13 @@ def main(args: Sequence[str] | None = None) -> Path:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="experiments/consistency.py", exit_on_error=False)
-    add, count, choice, positive = parser.add_argument, entrypoint.count, entrypoint.choice, entrypoint.positive_number
-    add("--weights", type=entrypoint.radius("--weights"), nargs="+", default=list(WEIGHTS), help="of the term")
+    add, count, choice, positive = (
+        parser.add_argument,
+        argument_types.count,
+        argument_types.choice,
+        argument_types.positive_number,
+    )
+    add("--weights", type=argument_types.radius("--weights"), nargs="+", default=list(WEIGHTS), help="of the term")
     add(
         "--consistency-distance",
         type=choice("--consistency-distance", *CONSISTENCY_DISTANCES),
@@ -98,7 +104,7 @@ def _parser() -> ArgumentParser:
     )
     add("--sigma", type=positive("--sigma"), default=0.25, help="noise level of training and smoothing")
     add("--h", type=positive("--h"), nargs="+", default=list(RATIOS), help="eps_in / sigma")
-    add("--budget", type=choice("--budget", *entrypoint.BUDGETS), default="quick", help="certify.py's")
+    add("--budget", type=choice("--budget", *named.BUDGETS), default="quick", help="certify.py's")
     add("--num-examples", type=count("--num-examples"), default=NUM_EXAMPLES, help="test digits")
     add("--epochs", type=count("--epochs"), default=10, help="of each training")
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise of certification")
@@ -144,7 +150,7 @@ def _digits() -> MNIST:
 def _steps(options: Namespace) -> list[Step]:
     data = _digits()
     images = len(data.train_set) + len(data.test_set)
-    evaluations = entrypoint.budget(options.budget).evaluations
+    evaluations = named.budget(options.budget).evaluations
     trainings = [
         Step(
             kind="train",
@@ -205,11 +211,11 @@ def _is_certified(options: Namespace, weight: float) -> bool:
         "seed": options.seed,
         "sigma": options.sigma,
         "eps_in": _radii(options),
-        "budget": entrypoint.budget(options.budget).as_dict(),
+        "budget": named.budget(options.budget).as_dict(),
     }
     same = all(summary["config"].get(key) == value for key, value in wanted.items())
     whole = len(folder.finished(_radii(options))) == options.num_examples
-    return same and whole and summary.get("checkpoint_sha256") == entrypoint.sha256(checkpoint)
+    return same and whole and summary.get("checkpoint_sha256") == files.sha256(checkpoint)
 
 
 def _row(options: Namespace, weight: float) -> Row:

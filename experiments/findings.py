@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
 
-from callbacks.certification_report import rounded_up
-
-if TYPE_CHECKING:
-    from experiments.panel import Point
+from experiments.plan import Point
+from results.numbers import rounded_up
 
 
 def findings(points: Sequence[Point]) -> list[str]:

@@ -7,7 +7,6 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,18 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 import datamodules
-import entrypoint
-from callbacks import CertificationFolder, html_report
-from callbacks.certification_report import rounded_up
-from callbacks.folder_lock import locked
-from center_smoothing import MeanBudget, SmoothingBudget
+from command_line import argument_types, errors, named, process
 from datamodules import ImageDataModule
 from experiments import trained_models
 from experiments.findings import findings
 from experiments.medians import Median
 from experiments.panel_report import panel_report
 from experiments.picture import draw
+from experiments.plan import Plan, Point
 from experiments.steps import Step, run
+from results import files, html
+from results.files import locked
+from results.numbers import rounded_up
 
 # Which configuration of configs/ trains what.
 CONFIGS = {
@@ -57,91 +56,6 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Point:
-    """One point of a panel: a row of its table.
-
-    Attributes:
-        h: eps_in / sigma.
-        eps_in: input radius, in units of x.
-        sigma: noise level of the smoothing.
-        training_sigma: noise level of the training of the base model.
-        eps_out: median certified output radius with its interval; inf where there is none.
-        smoothing_loss: median smoothing loss with its interval.
-        abstention_rate: share of the examples.
-        num_examples: how many.
-        smoother: which smoothed function, "center" or "mean".
-    """
-
-    h: float
-    eps_in: float
-    sigma: float
-    training_sigma: float
-    eps_out: Median
-    smoothing_loss: Median
-    abstention_rate: float
-    num_examples: int
-    smoother: str = "center"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a panel needs.
-
-    Attributes:
-        figure: "figure4" or "figure5".
-        distance: certify.py's name of it.
-        options: of the command line.
-        settings: of the trainings.
-        pairs: (h, eps_in) of each point, in the order of the table.
-        out: folder of the panel.
-        image_shape: (C, H, W).
-        images: of an epoch, training and validation together.
-    """
-
-    figure: str
-    distance: str
-    options: Namespace
-    settings: dict[str, Any]
-    pairs: list[tuple[float, float]]
-    out: Path
-    image_shape: tuple[int, ...]
-    images: int
-
-    @property
-    def smoother(self) -> str:
-        """The smoothed function that is certified: "center" or "mean"."""
-        return str(self.options.smoother)
-
-    @property
-    def sigmas(self) -> list[float]:
-        """Distinct noise levels of the smoothing; the noise grows with the input radius, sigma = eps_in / h."""
-        return sorted({entrypoint.noise_level(h=h, eps_in=eps_in) for h, eps_in in self.pairs})
-
-    def training_sigma(self, sigma: float) -> float:
-        """Noise level of the training whose model is smoothed at sigma: the nearest, the smaller of two."""
-        return min(self.options.training_sigma, key=lambda level: (round(abs(level - sigma), 9), level))
-
-    def checkpoint(self, sigma: float) -> Path | None:
-        """The best checkpoint of a whole training at this noise level, or None."""
-        folder = trained_models.finished_run(Path(self.options.runs), self.settings, sigma=sigma)
-        return None if folder is None else folder / "checkpoints" / "best.ckpt"
-
-    @property
-    def budget(self) -> SmoothingBudget | MeanBudget:
-        """Of each certification."""
-        return (entrypoint.budget if self.smoother == "center" else entrypoint.mean_budget)(self.options.budget)
-
-    def certification(self, sigma: float) -> CertificationFolder:
-        """Return where the certification at this noise level of smoothing goes."""
-        below = "" if self.smoother == "center" else self.smoother
-        return CertificationFolder(self.out / "certifications" / below / f"sigma={sigma!r}")
-
-    def radii(self, sigma: float) -> list[float]:
-        """Input radii that are answered at this noise level of smoothing."""
-        return [eps_in for h, eps_in in self.pairs if entrypoint.noise_level(h=h, eps_in=eps_in) == sigma]
-
-
 def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
     """Train what is missing, certify what is missing, and write the table, the picture and the report.
 
@@ -156,9 +70,9 @@ def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
     Raises:
         SystemExit: with code 2 and one line on bad input; what was finished stays on disk.
     """
-    entrypoint.quiet_libraries()
+    process.quiet_libraries()
     try:
-        with entrypoint.user_errors():
+        with errors.user_errors():
             plan = _plan(figure, distance, _parser(figure).parse_args(None if args is None else list(args)))
             print(
                 f"{figure}, {plan.distance}, {plan.smoother}: {len(plan.pairs)} points, "
@@ -175,7 +89,12 @@ def main(figure: str, distance: str, args: Sequence[str] | None = None) -> Path:
 
 def _parser(figure: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"experiments/{figure}.py", exit_on_error=False)
-    add, count, choice, positive = parser.add_argument, entrypoint.count, entrypoint.choice, entrypoint.positive_number
+    add, count, choice, positive = (
+        parser.add_argument,
+        argument_types.count,
+        argument_types.choice,
+        argument_types.positive_number,
+    )
     data, tasks = (list(dict.fromkeys(names)) for names in zip(*CONFIGS, strict=True))
     add("--data", type=choice("--data", *data), default="mnist-digits", help=f"one of {', '.join(data)}")
     add("--task", type=choice("--task", *tasks), default="autoencoder", help=f"one of {', '.join(tasks)}")
@@ -191,15 +110,15 @@ def _parser(figure: str) -> ArgumentParser:
     )
     add(
         "--budget",
-        type=choice("--budget", *entrypoint.BUDGETS),
+        type=choice("--budget", *named.BUDGETS),
         default="standard",
         help=f"certify.py's; quick also takes {QUICK_EXAMPLES} examples and {QUICK_EPOCHS} epochs",
     )
     add(
         "--smoother",
-        type=choice("--smoother", *entrypoint.SMOOTHERS),
+        type=choice("--smoother", *named.SMOOTHERS),
         default="center",
-        help=f"certify.py's, one of {', '.join(entrypoint.SMOOTHERS)}",
+        help=f"certify.py's, one of {', '.join(named.SMOOTHERS)}",
     )
     add("--clip-norm", type=positive("--clip-norm"), help="certify.py's, of means")
     add("--num-examples", type=count("--num-examples"), help=f"test examples; default {NUM_EXAMPLES}")
@@ -213,7 +132,7 @@ def _parser(figure: str) -> ArgumentParser:
 def _plan(figure: str, distance: str, options: Namespace) -> Plan:
     """Check everything that can be checked without training and sampling."""
     bounds = {"--clip-norm": options.clip_norm}
-    entrypoint.check_smoother(options.smoother, distance=distance, budget=options.budget, bounds=bounds, of_centers={})
+    named.check_smoother(options.smoother, distance=distance, budget=options.budget, bounds=bounds, of_centers={})
     quick = options.budget == "quick"
     options.num_examples = options.num_examples or (QUICK_EXAMPLES if quick else NUM_EXAMPLES)
     settings = trained_models.settings(CONFIGS[options.data, options.task])
@@ -223,7 +142,7 @@ def _plan(figure: str, distance: str, options: Namespace) -> Plan:
         settings["trainer"]["max_epochs"] = options.epochs or QUICK_EPOCHS
     if options.smoother == "center":
         for h in options.h:
-            entrypoint.check_certifiable(entrypoint.budget(options.budget), sigma=1.0, eps_in=h)
+            named.check_certifiable(named.budget(options.budget), sigma=1.0, eps_in=h)
     data = _datamodule(settings)
     if options.num_examples > len(data.test_set):
         raise ValueError(
@@ -233,7 +152,7 @@ def _plan(figure: str, distance: str, options: Namespace) -> Plan:
     if options.smoother != "center":
         name += f"-{options.smoother}-clip_norm={options.clip_norm:g}"
     out = Path(options.out) if options.out is not None else Path(options.runs) / "figures" / name
-    entrypoint.make_writable(out, "--out")
+    process.make_writable(out, "--out")
     return Plan(
         figure=figure,
         distance=distance,
@@ -314,7 +233,7 @@ def _is_certified(plan: Plan, sigma: float) -> bool:
     if checkpoint is None or summary is None or not summary.get("results"):
         return False
     wanted = {
-        "distance": repr(entrypoint.DISTANCES[plan.distance]),
+        "distance": repr(named.DISTANCES[plan.distance]),
         "coverage": "pointwise",
         "num_examples": plan.options.num_examples,
         "seed": plan.options.seed,
@@ -326,11 +245,11 @@ def _is_certified(plan: Plan, sigma: float) -> bool:
     }
     same = all(summary["config"].get(key) == value for key, value in wanted.items())
     whole = len(folder.finished(plan.radii(sigma))) == plan.options.num_examples
-    return same and whole and summary.get("checkpoint_sha256") == entrypoint.sha256(checkpoint)
+    return same and whole and summary.get("checkpoint_sha256") == files.sha256(checkpoint)
 
 
 def _point(plan: Plan, h: float, eps_in: float) -> Point:
-    sigma = entrypoint.noise_level(h=h, eps_in=eps_in)
+    sigma = named.noise_level(h=h, eps_in=eps_in)
     rows = [row for row in plan.certification(sigma).rows() if row.eps_in == eps_in]
     return Point(
         h=h,
@@ -358,7 +277,7 @@ def _conclude(plan: Plan, points: Sequence[Point]) -> None:
     )
     scale = _scale(plan)
     draw(points, title=title, distance=distance, scale=scale).savefig(drawing, dpi=150)
-    html_report.write(panel_report(plan, points, title=title, scale=scale), plan.out / "report.html")
+    html.write(panel_report(plan, points, title=title, scale=scale), plan.out / "report.html")
     for point in points:
         print(
             f"h={point.h:<4g} eps_in={point.eps_in:<5g} sigma={point.sigma:<7.4g} median eps_out "

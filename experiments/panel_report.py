@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import entrypoint
-from callbacks.html_report import Curve, Report, report_of_folder, report_of_folders
 from center_smoothing.promise import promise_line
+from command_line import named
 from experiments.findings import findings
-
-if TYPE_CHECKING:
-    from experiments.panel import Plan, Point
+from experiments.plan import Plan, Point
+from results.html import Curve, Report, report_of_folder, report_of_folders
 
 
 def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: float | None) -> Report:
@@ -36,7 +34,7 @@ def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: floa
 
 def _report_of_one(plan: Plan, sigma: float) -> Report:
     folder = plan.certification(sigma)
-    promise = promise_line(plan.budget, entrypoint.DISTANCES[plan.distance], coverage="pointwise")
+    promise = promise_line(plan.budget, named.DISTANCES[plan.distance], coverage="pointwise")
     return report_of_folder(folder, folder.rows(), promise=promise)
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from callbacks.certification_report import rounded_up
-
-if TYPE_CHECKING:
-    from experiments.panel import Point
+from experiments.plan import Point
+from results.numbers import rounded_up
 
 _COLOURS = ("#b85c00", "#1f4e79", "#2e7d32", "#6a1b9a", "#5d4037")
 

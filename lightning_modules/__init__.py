@@ -13,7 +13,7 @@ from lightning_modules.checkpoint import (
 )
 from lightning_modules.compiled import COMPILE_MODES, CompiledModel
 from lightning_modules.face_detector import FaceDetector
-from lightning_modules.folding import folded
+from lightning_modules.folding import fold_batch_norm
 from lightning_modules.imported import ImportedModel
 from lightning_modules.reconstructor import NoisyReconstructor
 
@@ -31,7 +31,7 @@ __all__ = [
     "NoisyModule",
     "NoisyReconstructor",
     "checkpoint_file",
-    "folded",
+    "fold_batch_norm",
     "load_checkpoint",
     "load_own",
     "load_weights",

@@ -15,7 +15,7 @@ from center_smoothing.smoother import StoppingRule
 from lightning_modules.base import BaseModel, Batch, point_of
 
 # Characters of an object's description that are kept.
-_MOST_WORDS = 100_000
+_MAX_WORDS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ class Certifier(LightningModule):
             described = None
             if isinstance(distance, ObjectDistance):
                 base, center = (repr(distance.decode(number)) for number in (base_output, certificate.center))
-                described = base[:_MOST_WORDS], center[:_MOST_WORDS]
+                described = base[:_MAX_WORDS], center[:_MAX_WORDS]
             attacks = self._attacks(x, certificate, index)
             point = x.cpu() if attacks else None
             examples.append(

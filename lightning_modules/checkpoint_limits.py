@@ -14,9 +14,9 @@ from torch import Tensor
 from lightning_modules.base import NoisyModule
 
 # Of a checkpoint's plain values.
-_MOST_VALUES = 16
+_MAX_VALUES = 16
 _LARGEST_COUNT = 2**31 - 1
-_MOST_PARTS = 100_000
+_MAX_PARTS = 100_000
 _LONGEST_PICKLE = 2**24
 # The first bytes of a zip archive.
 _ARCHIVE = b"PK\x03\x04"
@@ -37,7 +37,7 @@ def check_archive(path: Path) -> None:
         if any(part.compress_type != ZIP_STORED for part in parts):
             raise ValueError("compressed, which train.py does not do, so that it could unpack to any size")
         unpacked, size = sum(part.file_size for part in parts), path.stat().st_size
-        if unpacked > size or len(parts) > _MOST_PARTS:
+        if unpacked > size or len(parts) > _MAX_PARTS:
             raise ValueError(f"an archive of {len(parts)} parts that claim {unpacked} bytes in a file of {size}")
         pickled = max((part.file_size for part in parts if part.filename.endswith("data.pkl")), default=0)
         if pickled > _LONGEST_PICKLE:
@@ -141,6 +141,6 @@ def _check_plain(name: str, value: object) -> None:
     """Raise ValueError unless a value is a word, a number, or a few of them."""
     parts = value if isinstance(value, list | tuple) else [value]
     too_large = any(isinstance(part, int) and not abs(part) <= _LARGEST_COUNT for part in parts)
-    too_many = len(parts) > _MOST_VALUES or any(isinstance(part, str) and len(part) > 4096 for part in parts)
+    too_many = len(parts) > _MAX_VALUES or any(isinstance(part, str) and len(part) > 4096 for part in parts)
     if too_large or too_many or not all(isinstance(part, str | int | float | None) for part in parts):
         raise ValueError(f"{name} must be a plain value, numbers up to {_LARGEST_COUNT}, got {value!r:.80}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 COMPILE_MODES: tuple[CompileMode, ...] = ("default", "reduce-overhead", "max-autotune")
 # PyTorch has other convolutions for smaller batches on a single thread, and takes the sizes 0 and 1 for constants.
-_LEAST_BATCH = 16
+_MIN_BATCH = 16
 
 
 class CompiledModel(nn.Module):
@@ -36,7 +36,7 @@ class CompiledModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The base function: (N, *in) -> (N, *out)."""
-        missing = max(0, _LEAST_BATCH - len(x))
+        missing = max(0, _MIN_BATCH - len(x))
         # a tensor of its own in any case: for a view of another PyTorch would compile again
         outputs: Tensor = self.compiled(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))
         return outputs[: len(x)]

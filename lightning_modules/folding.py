@@ -23,7 +23,7 @@ _CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def folded(module: ModuleT) -> ModuleT:
+def fold_batch_norm(module: ModuleT) -> ModuleT:
     """A copy in which batch norm is part of the layer before it; the same function, up to rounding.
 
     In each ``nn.Sequential``, however deep inside the module, this concerns batch norm in eval mode with running

@@ -76,7 +76,7 @@ class NoisyReconstructor(NoisyModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct images from measurements: (N, num_measurements) -> (N, C, H, W) in [0, 1]."""
-        reconstruction: Tensor = self.network(self.measurement.revert(x))
+        reconstruction: Tensor = self.network(self.measurement.pseudo_invert(x))
         return reconstruction
 
 
@@ -121,7 +121,7 @@ class GaussianMeasurement(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return functional.linear(images.flatten(1), self.matrix)
 
-    def revert(self, measurements: Tensor) -> Tensor:
+    def pseudo_invert(self, measurements: Tensor) -> Tensor:
         """The least-squares images of least norm: (N, M) -> (N, C, H, W), not confined to [0, 1]."""
         return functional.linear(measurements, self.pseudo_inverse).unflatten(1, self.image_shape)
 

@@ -11,7 +11,6 @@ from typing import TypeVar
 from torch import Tensor
 
 import center_smoothing
-import entrypoint
 from benchmarks.versus.paper_procedure import Estimate, eps_out_of, paper_budget, run_paper
 from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother, Recording, record
 from benchmarks.versus.rows import Digit, Row
@@ -19,6 +18,7 @@ from benchmarks.versus.settings import CLIP_NORM, RTOLS, Settings
 from benchmarks.versus.steps import Steps
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TightEnough
 from center_smoothing.sampling import BatchSize, NoisyOutputs, Stage
+from command_line import named
 from lightning_modules import NoisyModule
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Comparisons:
         self.recording = recording
         self.settings = settings
         self.name = name
-        self.distance: Distance = entrypoint.DISTANCES[name]
+        self.distance: Distance = named.DISTANCES[name]
 
     def all(self, with_clock: bool) -> dict[str, Callable[[], list[Row]]]:
         """By name what gives the rows of each comparison, to be called in this order."""

@@ -13,7 +13,7 @@ from center_smoothing.distances.base import Distance
 from center_smoothing.distances.custom import as_distance
 
 # Outputs of which all triples are looked at.
-_MOST_OUTPUTS = 60
+_MAX_OUTPUTS = 60
 # What rounding does to sums of 2^20 terms, and less than any error of a formula.
 _ROUNDING = 1e-9
 
@@ -97,8 +97,8 @@ def check_distance(
     places = distance.are_outputs(outputs).nonzero()[:, 0].cpu()
     if len(places) < 3:
         raise ValueError(f"outputs must be at least 3 that are finite, got {len(places)} of {len(outputs)}")
-    if len(places) > _MOST_OUTPUTS:
-        places = places[torch.linspace(0, len(places) - 1, _MOST_OUTPUTS).long()]
+    if len(places) > _MAX_OUTPUTS:
+        places = places[torch.linspace(0, len(places) - 1, _MAX_OUTPUTS).long()]
     points = outputs[places.to(outputs.device)]
     found, paired = distance.pairwise(points, points), distance(points, points.flip(0))
     wrong = _wrong(found, paired)

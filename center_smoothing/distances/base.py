@@ -67,7 +67,7 @@ class Distance(ABC):
             raise ValueError(f"outputs must not be empty, got shape {tuple(z.shape)}")
         if len(z) == 0:
             return self.embed(z.new_zeros((1, *z.shape[1:])))[:0]
-        wide = _to_float64(z)
+        wide = to_float64(z)
         finite = _rows_are_finite(wide.flatten(1))
         embedded = self._embed(wide.clone() if wide is z else wide)  # it may work in place
         finite = finite & _rows_are_finite(embedded.flatten(1))
@@ -87,7 +87,7 @@ class Distance(ABC):
         rows = self.are_outputs(z).to(z.device).reshape(-1, *[1] * (z.ndim - 1))
         if _known_at_once(rows) and bool(rows.all()):
             return z
-        return (z if z.is_floating_point() else _to_float64(z)).masked_fill(~rows, torch.nan)
+        return (z if z.is_floating_point() else to_float64(z)).masked_fill(~rows, torch.nan)
 
     def compare(self, a: Tensor, b: Tensor) -> Tensor:
         """All distances of embedded outputs: (N, *embedded), (K, *embedded) -> (N, K) float64."""
@@ -186,7 +186,7 @@ class Distance(ABC):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
-def _to_float64(z: Tensor) -> Tensor:
+def to_float64(z: Tensor) -> Tensor:
     """The same numbers in float64.
 
     Raises:

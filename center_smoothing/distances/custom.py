@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from center_smoothing.base_functions import as_base_function
-from center_smoothing.distances.base import Distance, _to_float64
+from center_smoothing.distances.base import Distance, to_float64
 from center_smoothing.distances.naming import name_of
 from center_smoothing.scalars import plain
 
@@ -71,7 +71,7 @@ class FunctionDistance(Distance):
         if not isinstance(found, Tensor) or found.shape != (len(a),):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{self!r} must return one number for each pair, shape ({len(a)},), got {got}")
-        found = _to_float64(found).to(a.device)
+        found = to_float64(found).to(a.device)
         if bool((found < 0.0).any()):
             raise ValueError(f"{self!r} must not be negative, got {float(found.min()):g}")
         return found

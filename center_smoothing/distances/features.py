@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from center_smoothing.base_functions import as_outputs
-from center_smoothing.distances.base import Distance, _to_float64
+from center_smoothing.distances.base import Distance, to_float64
 from center_smoothing.distances.custom import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
 from center_smoothing.distances.relaxed import SquaredL2
 from center_smoothing.scalars import plain
 
 # Added to squared lengths before the root: where there are hardly any features, their direction says little.
-_LEAST_SQUARE = 1e-8
+_MIN_SQUARE = 1e-8
 
 
 class FeatureDistance(Distance):
@@ -89,7 +89,7 @@ class FeatureDistance(Distance):
         Raises:
             ValueError: if phi returns another shape.
         """
-        outputs = _to_float64(outputs.detach()).to(self.dtype)
+        outputs = to_float64(outputs.detach()).to(self.dtype)
         finite = torch.isfinite(outputs.flatten(1)).all(dim=1)
         outputs = outputs.masked_fill(~finite.reshape(-1, *[1] * (outputs.ndim - 1)), 0.0)
         filling = -len(outputs) % self.batch_size or self.batch_size * (len(outputs) == 0)
@@ -100,7 +100,7 @@ class FeatureDistance(Distance):
                 owner.to(outputs.device)
             found = [self._called(block.clone()) for block in torch.split(filled, self.batch_size)]
         features = torch.cat(found)[: len(outputs)]
-        features = features if features.is_floating_point() else _to_float64(features)
+        features = features if features.is_floating_point() else to_float64(features)
         return features.masked_fill_(~finite.reshape(-1, *[1] * (features.ndim - 1)), torch.nan)
 
     def _called(self, block: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ def normalised(features: Tensor, weights: Tensor | None = None) -> Tensor:
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     largest = features.abs().amax(dim=1, keepdim=True).clamp_min(1.0)
     features = features / largest
-    lengths = (features.square().sum(dim=1, keepdim=True) + _LEAST_SQUARE / largest.square()).sqrt()
+    lengths = (features.square().sum(dim=1, keepdim=True) + _MIN_SQUARE / largest.square()).sqrt()
     scaled = features / lengths / features.shape[2] ** 0.5
     if weights is not None:
         scaled = scaled * weights.sqrt()[None, :, None]

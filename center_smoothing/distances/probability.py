@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, _to_float64
+from center_smoothing.distances.base import Distance, to_float64
 
 # By so much bfloat16, which rounds each number by 2^-9 of it, can change a sum of 1, with room to spare.
 _TOLERANCE = 0.01
@@ -55,7 +55,7 @@ class _OfProbabilities(Distance):
         """The mean, and what :meth:`_middle` makes of all: coordinate-wise medians do not add up to 1."""
         if not outputs.is_floating_point():
             return outputs[:0]
-        return torch.stack([outputs.mean(dim=0), self._middle(_to_float64(outputs)).to(outputs)])
+        return torch.stack([outputs.mean(dim=0), self._middle(to_float64(outputs)).to(outputs)])
 
     @abstractmethod
     def _middle(self, outputs: Tensor) -> Tensor:

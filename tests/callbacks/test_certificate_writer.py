@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from callbacks import CertificateWriter, CertificationFolder
+from callbacks import CertificateWriter
 from center_smoothing import CenterSmoother, Lp, SmoothingBudget, TotalVariation
 from center_smoothing.budget import Coverage
 from datamodules import IndexedImages
 from lightning_modules import CertifiedExample, Certifier, NoisyAutoencoder
 from lightning_modules.base import Batch
+from results.folder import CertificationFolder
 
 BUDGET = SmoothingBudget(n=60, m=120, k=8, delta=0.4)
 HEADER = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,seconds"

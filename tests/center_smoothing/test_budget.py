@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from center_smoothing import Angular, CenterSmoother, Distance, Lp, SmoothingBudget
-from center_smoothing.budget import Method
+from center_smoothing.margins import Method
 
 
 def failure_of_selection(budget: SmoothingBudget, delta: float) -> float:

@@ -17,7 +17,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from center_smoothing import Certificate, SmoothedOutput, SmoothingBudget, bounds
-from center_smoothing.budget import Coverage, Method
+from center_smoothing.budget import Coverage
+from center_smoothing.margins import Method
 
 METHODS: tuple[Method, ...] = ("exact", "paper")
 

@@ -25,7 +25,8 @@ from center_smoothing import (
     SquaredL2,
     bounds,
 )
-from center_smoothing.budget import Coverage, Method
+from center_smoothing.budget import Coverage
+from center_smoothing.margins import Method
 from center_smoothing.sampling import Stage
 from tests.center_smoothing.refutation import refuted
 

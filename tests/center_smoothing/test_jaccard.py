@@ -24,7 +24,7 @@ from center_smoothing import (
     SmoothingBudget,
     bounds,
 )
-from center_smoothing.budget import Method
+from center_smoothing.margins import Method
 from center_smoothing.sampling import NoisyOutputs, Stage
 
 Box = tuple[float, float, float, float]

@@ -13,7 +13,8 @@ from matplotlib import pyplot
 from torch import Tensor, distributed, multiprocessing
 from torchmetrics import MetricCollection
 
-from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss, upper_median
+from center_smoothing.medians import upper_median
+from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 
 MEDIANS = [MedianCertifiedRadius, MedianSmoothingLoss]
 METRICS = [*MEDIANS, AbstentionRate]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from center_smoothing import CenterSmoother, Cosine, Distance, Lp, MeanBudget, MeanSmoother, SmoothingBudget, SquaredL2
 from center_smoothing.distances.axioms import needed_relaxation
-from center_smoothing.mean_smoother import clip
+from center_smoothing.means.smoother import clip
 
 VECTORS = hnp.arrays(np.float64, (3, 4), elements=st.one_of(st.integers(-2, 2).map(float), st.floats(-50, 50)))
 

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp, SmoothingBudget, TotalVariation
-from center_smoothing.budget import Method
+from center_smoothing.margins import Method
 from center_smoothing.sampling import NoisyOutputs, Stage
 
 EXACT = SmoothingBudget(n=101, m=150, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2, tuple_sizes=(1, 2, 4))

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from callbacks.certification_report import left_out_lines
 from datamodules import ImageFolder, PhotoFolder
 from datamodules.image_files import decode, decode_all, decode_photo
+from results.terminal import left_out_lines
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

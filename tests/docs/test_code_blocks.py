@@ -19,6 +19,7 @@ from PIL import Image
 import certify
 import train
 from center_smoothing import Lp, SmoothingBudget
+from certification import arguments
 from experiments import consistency, panel
 
 ROOT = Path(__file__).parents[2]
@@ -242,7 +243,7 @@ def _certify_plan(words: list[str]) -> None:
 
 def _certify_parse(words: list[str]) -> None:
     """Its flags, its configuration and what they name exist."""
-    assert certify._parse(words).model is not None
+    assert arguments.parse(words).model is not None
 
 
 def _experiment(name: str, runs: ModuleType) -> Callable[[list[str]], None]:

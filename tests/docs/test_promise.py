@@ -63,7 +63,21 @@ def test_the_page_on_coverage_says_the_same(coverage: Coverage) -> None:
     assert [row.split(" | ")[1].removesuffix(" |") for row in rows] == [scope]
 
 
-@pytest.mark.parametrize("folder", ["", "docs", "examples", "center_smoothing", "callbacks", "callbacks/html_report"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "",
+        "docs",
+        "examples",
+        "center_smoothing",
+        "callbacks",
+        "certification",
+        "command_line",
+        "results",
+        "results/html",
+        "training",
+    ],
+)
 def test_nothing_speaks_of_all_changes_at_once(folder: str) -> None:
     texts = [path for pattern in ("*.md", "*.py") for path in (ROOT / folder).glob(pattern) if path.stem != "theory"]
     found = {path.name: match[0] for path in texts if (match := re.search(ALL_AT_ONCE, words_of(path)))}

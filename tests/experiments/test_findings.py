@@ -4,7 +4,7 @@ import pytest
 
 from experiments.findings import findings
 from experiments.medians import Median
-from experiments.panel import Point
+from experiments.plan import Point
 
 
 def point(h: float, eps_in: float, eps_out: float, loss: float = 1.0) -> Point:

@@ -19,7 +19,7 @@ import torch
 
 import certify
 import train
-from callbacks import CertificationFolder
+from results.folder import CertificationFolder
 
 Told = Callable[[str, str, str], None]
 SECTION = "Files from strangers"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import certify
-from callbacks import CertificationFolder
+from results.folder import CertificationFolder
 
 ROOT = Path(certify.__file__).parent
 HARNESS = Path(__file__).with_name("kill_harness.py")

@@ -15,8 +15,9 @@ import torch
 from filelock import FileLock
 
 import certify
-import entrypoint
-from callbacks import CertificateWriter, CertificationFolder
+from callbacks import CertificateWriter
+from command_line import errors
+from results.folder import CertificationFolder
 
 Told = Callable[[str, str, str], None]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -26,7 +27,7 @@ SECTION = "Machines"
 @pytest.fixture(autouse=True)
 def _stands_for_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails here is a disk, and not the code of a user."""
-    monkeypatch.setattr(entrypoint, "_OURS", entrypoint._OURS | {__name__.split(".")[0]})
+    monkeypatch.setattr(errors, "_OURS", errors._OURS | {__name__.split(".")[0]})
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,7 @@ def test_an_interruption_before_the_first_sample(
     tiny_command: list[str], told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("certify._preflight", lambda runs: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("certification.session.preflight", lambda runs: signal.raise_signal(signal.SIGTERM))
     line = stopped([*tiny_command, f"--out={tmp_path / 'out'}"], 1, capsys)
     told(SECTION, "an interruption before the first sample", line)
 
@@ -134,7 +135,7 @@ def test_a_full_disk_at_the_very_end(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out" / "report.html"))
 
     with monkeypatch.context() as patch:
-        patch.setattr("callbacks.html_report.write", full)
+        patch.setattr("results.html.write", full)
         told(SECTION, "the disk is full when all examples are finished", stopped(command, 2, capsys))
     goes_on(command, tmp_path / "out", uninterrupted, contents)
 

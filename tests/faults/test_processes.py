@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import certify
-from callbacks import CertificationFolder
+from results.folder import CertificationFolder
 
 ROOT = Path(certify.__file__).parent
 HARNESS = Path(__file__).with_name("ranks_harness.py")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import entrypoint
-import resuming
 import train
+from command_line import errors
 from datamodules import ImageDataModule, IndexedImages
 from lightning_modules import NoisyModule
+from training import cli, resuming
 
 Told = Callable[[str, str, str], None]
 SECTION = "Training"
@@ -37,7 +37,7 @@ def arguments(tmp_path: Path, tiny_checkpoint: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def _stands_for_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails here is a disk, and not the code of a user."""
-    monkeypatch.setattr(entrypoint, "_OURS", entrypoint._OURS | {__name__.split(".")[0]})
+    monkeypatch.setattr(errors, "_OURS", errors._OURS | {__name__.split(".")[0]})
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def seen(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) ->
         train.main(arguments)
     said = capsys.readouterr()
     line = (said.err or said.out).strip().splitlines()[-1]
-    return line.replace(str(train.ROOT) + "/", "").replace(os.path.relpath(train.ROOT) + "/", "")
+    return line.replace(str(cli.ROOT) + "/", "").replace(os.path.relpath(cli.ROOT) + "/", "")
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM, as of SLURM")])
@@ -92,7 +92,7 @@ def test_an_error_in_the_model_is_one_line_and_no_latest_run(
         raise KeyError("weights")
 
     monkeypatch.setattr(NoisyModule, "training_step", fails)
-    monkeypatch.setattr(entrypoint, "_OURS", entrypoint._OURS - {__name__.split(".")[0]})
+    monkeypatch.setattr(errors, "_OURS", errors._OURS - {__name__.split(".")[0]})
     told(SECTION, "an error in the model", seen(arguments, 2, capsys))
     assert not (tmp_path / "runs" / "latest").exists()
     assert len(list(tmp_path.glob("runs/*/*/traceback.txt"))) == 1

@@ -6,7 +6,7 @@ from torch import Tensor, fx, nn
 
 from center_smoothing import CenterSmoother, Lp, SmoothingBudget
 from center_smoothing.sampling import evaluating
-from lightning_modules import COMPILE_MODES, CompiledModel, NoisyAutoencoder, folded
+from lightning_modules import COMPILE_MODES, CompiledModel, NoisyAutoencoder, fold_batch_norm
 
 BUDGET = SmoothingBudget(n=100, m=130, k=16, delta=0.35)
 
@@ -32,7 +32,7 @@ class Counting:
 
 
 def tiny() -> nn.Module:
-    return folded(NoisyAutoencoder(0.25, image_shape=(1, 8, 8), latent_dim=4).eval())
+    return fold_batch_norm(NoisyAutoencoder(0.25, image_shape=(1, 8, 8), latent_dim=4).eval())
 
 
 def test_it_is_compiled_once_for_all_batch_sizes() -> None:

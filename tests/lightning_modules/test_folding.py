@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lightning_modules import FaceDetector, NoisyAutoencoder, NoisyReconstructor, folded
+from lightning_modules import FaceDetector, NoisyAutoencoder, NoisyReconstructor, fold_batch_norm
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -38,7 +38,7 @@ def norms(module: nn.Module) -> int:
 
 
 def same_function(module: nn.Module, x: Tensor) -> bool:
-    a, b = folded(module.double())(x.double()), module.double()(x.double())
+    a, b = fold_batch_norm(module.double())(x.double()), module.double()(x.double())
     return a.shape == b.shape and bool((a - b).abs().max() <= 1e-12 * b.abs().max())
 
 
@@ -55,9 +55,9 @@ def test_convolutions_take_in_the_batch_norm_after_them(
     layer = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dimensions}d")(4, 6, 3, **arguments)
     module = trained(nn.Sequential(layer, getattr(nn, f"BatchNorm{dimensions}d")(6), nn.Tanh()))
     taken_in = not (transposed and "groups" in arguments)
-    assert norms(folded(module)) == (0 if taken_in else 1)
-    assert type(folded(module)[1]) is (nn.Identity if taken_in else type(module[1]))
-    assert [type(part) for part in folded(module)][::2] == [type(layer), nn.Tanh]
+    assert norms(fold_batch_norm(module)) == (0 if taken_in else 1)
+    assert type(fold_batch_norm(module)[1]) is (nn.Identity if taken_in else type(module[1]))
+    assert [type(part) for part in fold_batch_norm(module)][::2] == [type(layer), nn.Tanh]
     assert same_function(module, torch.randn(3, 4, *[8] * dimensions))
 
 
@@ -66,20 +66,20 @@ def test_convolutions_take_in_the_batch_norm_after_them(
 def test_padding_and_batch_norm_without_weights(padding_mode: str, affine: bool) -> None:
     layer = nn.Conv2d(2, 3, 3, padding=1, padding_mode=padding_mode)
     module = trained(nn.Sequential(layer, nn.BatchNorm2d(3, affine=affine)))
-    assert norms(folded(module)) == 0
+    assert norms(fold_batch_norm(module)) == 0
     assert same_function(module, torch.randn(4, 2, 5, 5))
 
 
 def test_a_linear_layer_takes_it_in_where_its_input_is_flat() -> None:
     module = trained(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5)))
-    assert norms(folded(module)) == 0
+    assert norms(fold_batch_norm(module)) == 0
     assert same_function(module, torch.randn(7, 3, 4))
 
 
 @pytest.mark.parametrize("before", [[], [nn.Flatten(2)], [nn.Flatten(), nn.Unflatten(1, (5, 5))]])
 def test_a_linear_layer_of_several_vectors_is_left_alone(before: list[nn.Module]) -> None:
     module = trained(nn.Sequential(*before, nn.Linear(5, 5), nn.BatchNorm1d(5)))
-    assert norms(folded(module)) == 1
+    assert norms(fold_batch_norm(module)) == 1
     assert same_function(module, torch.randn(7, 5, 5))
 
 
@@ -97,14 +97,14 @@ class Twice(nn.Module):
 
 def test_sequences_anywhere_in_a_module_are_folded() -> None:
     module = trained(nn.Sequential(Twice(), nn.Sequential(nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)))))
-    assert norms(folded(module)) == 0
+    assert norms(fold_batch_norm(module)) == 0
     assert same_function(module, torch.randn(5, 2, 3, 3))
 
 
 def test_one_layer_in_two_places_takes_in_two_batch_norms() -> None:
     layer = nn.Conv2d(2, 2, 1)
     module = trained(nn.Sequential(layer, nn.BatchNorm2d(2), layer, nn.BatchNorm2d(2), layer))
-    assert norms(folded(module)) == 0
+    assert norms(fold_batch_norm(module)) == 0
     assert same_function(module, torch.randn(5, 2, 3, 3))
 
 
@@ -146,8 +146,8 @@ def test_what_is_another_function_is_left_alone(kind: str) -> None:
     trained(module).train(training)
     if kind == "training":
         module[0].eval()
-    assert norms(folded(module)) == norms(module)
-    assert [part.training for part in folded(module).modules()] == [part.training for part in module.modules()]
+    assert norms(fold_batch_norm(module)) == norms(module)
+    assert [part.training for part in fold_batch_norm(module).modules()] == [part.training for part in module.modules()]
     if kind not in ("a list", "training"):
         assert same_function(module, torch.randn(5, 2, 3, 3))
 
@@ -155,7 +155,7 @@ def test_what_is_another_function_is_left_alone(kind: str) -> None:
 def test_the_module_itself_stays_as_it_was() -> None:
     module = trained(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)))
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    copy = folded(module)
+    copy = fold_batch_norm(module)
     for parameter in copy.parameters():
         parameter.zero_()
     assert norms(module) == 1
@@ -178,7 +178,7 @@ def some_layers(kinds: list[str]) -> nn.Sequential:
 def test_any_sequence_stays_the_same_function(kinds: list[str]) -> None:
     module = trained(some_layers(["conv", *kinds]))
     pairs = sum(a in ("conv", "transposed") and b == "norm" for a, b in zip(["conv", *kinds], kinds, strict=False))
-    assert norms(folded(module)) == norms(module) - pairs - kinds.count("nested")
+    assert norms(fold_batch_norm(module)) == norms(module) - pairs - kinds.count("nested")
     assert same_function(module, torch.randn(2, 3, 4, 4))
 
 
@@ -187,7 +187,7 @@ def test_any_sequence_stays_the_same_function(kinds: list[str]) -> None:
 )
 def test_base_models_stay_what_they_are(model: NoisyAutoencoder) -> None:
     model = trained(model)
-    fast = folded(model)
+    fast = fold_batch_norm(model)
     assert type(fast) is type(model)
     assert (fast.sigma, dict(fast.hparams)) == (model.sigma, dict(model.hparams))
     assert norms(model) - norms(fast) == 5
@@ -197,12 +197,12 @@ def test_base_models_stay_what_they_are(model: NoisyAutoencoder) -> None:
         model.point(torch.ones(1, *model.hparams["image_shape"])),
     )
     torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-6)
-    laid_out = folded(model).to(memory_format=torch.channels_last)
+    laid_out = fold_batch_norm(model).to(memory_format=torch.channels_last)
     torch.testing.assert_close(laid_out(x), model(x), rtol=1e-4, atol=1e-6)
 
 
 def test_a_model_without_batch_norm_is_copied() -> None:
     detector = FaceDetector().eval()
     images = torch.rand(1, 3, 40, 40)
-    assert torch.equal(folded(detector)(images), detector(images))
-    assert {id(p) for p in folded(detector).parameters()}.isdisjoint({id(p) for p in detector.parameters()})
+    assert torch.equal(fold_batch_norm(detector)(images), detector(images))
+    assert {id(p) for p in fold_batch_norm(detector).parameters()}.isdisjoint({id(p) for p in detector.parameters()})

@@ -15,12 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
+import center_smoothing
 import certify
-from callbacks import CertificationFolder
 from center_smoothing import Certificate
 from center_smoothing.budget import Coverage
 from center_smoothing.promise import promise_line
+from certification.arguments import parse
 from datamodules import MNIST
+from results import wandb_run
+from results.folder import CertificationFolder
 
 ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
@@ -292,7 +295,7 @@ def test_what_is_typed_wins_over_a_file_wherever_it_stands(typed: list[str], tmp
         + ("}" if "mean" in typed[0] else ", m: [200], plan: true}")
     )
     commands = [f"--config={file}"], [f"--config={file}", *typed], [*typed, "--config", str(file)]
-    before, first, last = (vars(certify._parse(command)) for command in commands)
+    before, first, last = (vars(parse(command)) for command in commands)
     for options in (before, first, last):
         options["data"] = type(options["data"]), dict(options["data"].hparams)
         del options["config"]
@@ -315,7 +318,11 @@ def test_a_run_folder_is_its_best_checkpoint(
 @pytest.fixture
 def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model cannot be loaded, called or sampled."""
-    for name in ("certify.load_checkpoint", "center_smoothing.CenterSmoother.__init__", "torch.nn.Module.__call__"):
+    for name in (
+        "certification.subject.load_checkpoint",
+        "center_smoothing.CenterSmoother.__init__",
+        "torch.nn.Module.__call__",
+    ):
         monkeypatch.setattr(name, None)
 
 
@@ -588,7 +595,7 @@ def test_a_summary_of_something_else_is_one_line(
 def test_very_small_radii_and_radii_close_to_each_other_have_noise_levels_of_their_own(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+    monkeypatch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
     pairs = ["--h", "0.5", "1", "--eps-in", "1e-10", "2e-10", "0.2", "0.2000001", "--num-examples=1"]
     folder = run(checkpoint, tmp_path, *pairs)
     assert len({row["sigma"] for row in table(folder)}) == 7
@@ -644,7 +651,7 @@ def test_an_example_around_which_all_outputs_are_nan_abstains_and_stops_no_other
         return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) > threshold, math.nan, x)
 
     monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", nan_for_the_brightest)
-    monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+    monkeypatch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
     rows = table(run(checkpoint, tmp_path, "--h=0", "--sigma=0.05"))
     assert sorted((row["abstained"], row["eps_out"] == "inf") for row in rows) == [
         ("False", False),
@@ -672,17 +679,17 @@ def test_a_distance_that_does_not_fit_the_outputs_is_refused(
 def test_what_is_finished_survives_an_error(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certify_once, calls = certify.CenterSmoother.certify, []
+    certify_once, calls = center_smoothing.CenterSmoother.certify, []
 
     def fails_at_the_second(
-        self: certify.CenterSmoother, x: torch.Tensor, *, example: int, **options: None
+        self: center_smoothing.CenterSmoother, x: torch.Tensor, *, example: int, **options: None
     ) -> Certificate:
         calls.append(example)
         if len(calls) == 2:
             raise ValueError("model must return a tensor, got NoneType")
         return certify_once(self, x, example=example, **options)
 
-    monkeypatch.setattr(certify.CenterSmoother, "certify", fails_at_the_second)
+    monkeypatch.setattr(center_smoothing.CenterSmoother, "certify", fails_at_the_second)
     line = refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--h=0")
     assert "model must return a tensor" in line
     assert "1 of 3 examples are finished and kept" in line

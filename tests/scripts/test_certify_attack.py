@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import certify
-from callbacks import AttackedRow, CertificationFolder, Row
 from center_smoothing import Certificate
 from center_smoothing.attack import AttackBudget
+from results.folder import CertificationFolder
+from results.rows import AttackedRow, Row
 
 ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h", "0.5", "1"]

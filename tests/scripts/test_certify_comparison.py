@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import certify
-from callbacks import CertificationFolder
-from callbacks.certification_comparison import TWO_FUNCTIONS
+from results.comparison import TWO_FUNCTIONS
+from results.folder import CertificationFolder
 
 TINY = ["--n=100", "--m=400", "--num-examples=2", "--batch-size=64", "--accelerator=cpu"]
 NAMES = {"report.html", "certificates.png", "certified_fraction.csv", "certified_fraction.png"}

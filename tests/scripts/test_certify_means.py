@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import certify
-import entrypoint
-from callbacks import CertificationFolder
 from center_smoothing import MeanCertificate, MeanSmoother, TotalVariation
-from center_smoothing.mean_smoother import clip
+from center_smoothing.means.smoother import clip
+from command_line import named
 from datamodules import MNIST
 from lightning_modules import load_checkpoint
+from results.folder import CertificationFolder
 
 TINY = ["--n=100", "--m=400", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
 MEANS = ["--smoother=mean", "--clip-norm=20"]
@@ -86,7 +86,7 @@ def test_the_summary_says_what_was_smoothed_and_how(means: Path) -> None:
 def test_a_row_is_what_the_smoother_of_the_library_certifies(means: Path, checkpoint: Path) -> None:
     model, digits = load_checkpoint(checkpoint).model.eval(), MNIST()
     digits.setup()
-    budget = entrypoint.mean_budget("standard", n=100, m=400)
+    budget = named.mean_budget("standard", n=100, m=400)
     smoother = MeanSmoother(model, TotalVariation(), sigma=0.25, budget=budget, clip_norm=20.0, batch_size=64)
     images = {int(example["index"]): example["image"] for example in map(digits.test_set.__getitem__, range(500))}
     for row in rows(means):
@@ -128,7 +128,11 @@ def test_a_folder_of_means_restores_them(means: Path) -> None:
 def test_a_folder_of_means_answers_both_ways_without_sampling(
     means: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("certify.load_checkpoint", "center_smoothing.MeanSmoother.__init__", "torch.nn.Module.__call__"):
+    for name in (
+        "certification.subject.load_checkpoint",
+        "center_smoothing.MeanSmoother.__init__",
+        "torch.nn.Module.__call__",
+    ):
         monkeypatch.setattr(name, None)
     out = tmp_path / "answers.csv"
     certify.main([f"--from={means}", "--eps-in", "0.25", "0.7", "--eps-out", "5", "100", f"--out={out}"])
@@ -152,7 +156,7 @@ def test_the_plan_of_means_says_what_it_costs_and_what_no_sample_shows(
     assert lines[0].startswith(
         "plan: 1 examples, TotalVariation(p=1), sigma=0.25, method=mean, n=100, m=400, clip_norm=20"
     )
-    budget = entrypoint.mean_budget("standard", n=100, m=400)
+    budget = named.mean_budget("standard", n=100, m=400)
     for line, h in zip(lines[2:4], (1.0, 2.0), strict=True):
         tail = budget.plan(h).tail_at_bound
         sigma, shown_h, eps_in, shown_tail, product = map(float, line.split())
@@ -218,9 +222,9 @@ def test_the_default_folder_is_named_after_what_was_smoothed(
 
 @pytest.mark.parametrize(("name", "n", "m"), [("quick", 1_000, 10_000), ("standard", 10_000, 100_000)])
 def test_budgets_of_means(name: str, n: int, m: int) -> None:
-    budget = entrypoint.mean_budget(name)
+    budget = named.mean_budget(name)
     assert (budget.n, budget.m, budget.group) == (n, m, 1)
-    assert entrypoint.mean_budget(name, n=7, m=None, alpha1=0.1, alpha2=0.2).as_dict() == {
+    assert named.mean_budget(name, n=7, m=None, alpha1=0.1, alpha2=0.2).as_dict() == {
         "n": 7, "m": m, "group": 1, "alpha_1": 0.1, "alpha_2": 0.2,
     }  # fmt: skip
 
@@ -259,7 +263,7 @@ def test_budgets_of_means(name: str, n: int, m: int) -> None:
 def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
     arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("certify.load_checkpoint", None)
+    monkeypatch.setattr("certification.subject.load_checkpoint", None)
     line = refused(capsys, "--ckpt=none.ckpt", "--h=1", *arguments)
     assert line.startswith("error: ")
     assert all(word in line for word in words), line

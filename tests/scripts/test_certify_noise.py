@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import certify
-from callbacks.certification_report import grid_line
+from results.terminal import grid_line
 
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h=1"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import certify
-from callbacks import CertificationFolder
+from results.folder import CertificationFolder
 
 PACKAGE = '''
 import torch

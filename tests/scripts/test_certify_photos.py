@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 from skimage import data as photos
 
+import center_smoothing
 import certify
-from callbacks import CertificationFolder
 from center_smoothing import Certificate
+from results import wandb_run
+from results.folder import CertificationFolder
 
 CONFIG = Path(certify.__file__).parent / "configs" / "face_detection.yaml"
 # The least that certifies h = 1 and rarely abstains, at failure probabilities that nobody would ask for.
@@ -72,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.fixture(autouse=True)
 def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     """One run that logs is enough; W&B reads its mode from the environment once per process."""
-    monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+    monkeypatch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def certified(all_sorts: Path, tmp_path_factory: pytest.TempPathFactory) -> Done
 def swept(one_face: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """A face at two h and two radii."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+        patch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
         return run(one_face, tmp_path_factory.mktemp("swept"), "--h", "0.5", "1", "--eps-in", "0.05", "0.2")
 
 
@@ -216,13 +218,15 @@ def test_the_folder_answers_other_radii_without_sampling(
 def test_certification_goes_on_where_it_was_interrupted(
     certified: Done, all_sorts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half, certify_once, asked = tmp_path / "half", certify.CenterSmoother.certify, []
+    half, certify_once, asked = tmp_path / "half", center_smoothing.CenterSmoother.certify, []
 
-    def counted(self: certify.CenterSmoother, x: torch.Tensor, *, example: int, **options: None) -> Certificate:
+    def counted(
+        self: center_smoothing.CenterSmoother, x: torch.Tensor, *, example: int, **options: None
+    ) -> Certificate:
         asked.append(example)
         return certify_once(self, x, example=example, **options)
 
-    monkeypatch.setattr(certify.CenterSmoother, "certify", counted)
+    monkeypatch.setattr(center_smoothing.CenterSmoother, "certify", counted)
     shutil.copytree(certified.folder, half)
     lines = (half / "certificates.csv").read_text().splitlines(keepends=True)
     (half / "certificates.csv").write_text("".join(lines[:4]) + lines[4][:9])

@@ -6,19 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 
-import certification
 import certify
-import entrypoint
 import lightning_modules
-import planning
 from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
 from center_smoothing.planner import Demand
 from center_smoothing.sampling import NoisyOutputs
+from certification import jobs, planning
+from certification import speed as speed_module
+from certification.arguments import noise_levels, parse
+from certification.request import Request
+from certification.speed import Speed, measure
+from command_line import argument_types
 from datamodules import MNIST
 from lightning_modules import BaseModel
+from results import wandb_run
 
 CPU = ["--accelerator=cpu", "--batch-size=64"]
-SPEED = planning.Speed(samples_per_second=1000.0, batch_size=64, processes=1, images="random images")
+SPEED = Speed(samples_per_second=1000.0, batch_size=64, processes=1, images="random images")
 
 
 class Unfamiliar(BaseModel):
@@ -43,7 +47,7 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
 
 
 @pytest.fixture
-def at_a_fixed_speed(monkeypatch: pytest.MonkeyPatch) -> list[planning.Speed]:
+def at_a_fixed_speed(monkeypatch: pytest.MonkeyPatch) -> list[Speed]:
     """Measuring gives these, one after the other, and the last one again and again."""
     speeds = [SPEED]
     monkeypatch.setattr(planning, "measure", lambda *_, **__: speeds.pop(0) if len(speeds) > 1 else speeds[0])
@@ -52,7 +56,7 @@ def at_a_fixed_speed(monkeypatch: pytest.MonkeyPatch) -> list[planning.Speed]:
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+    monkeypatch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
 
 
 def test_each_noise_level_is_planned_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +125,7 @@ def test_a_plan_loads_no_data_and_writes_nothing(
 
 
 def test_seconds_are_evaluations_by_the_speed(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[Speed]
 ) -> None:
     arguments = [f"--ckpt={checkpoint}", "--n=1000", "--m=10_000", "--h", "1"]
     assert ["10,000", "11,125", "11.1", "9", "min"] == planned(capsys, *arguments)[2].split()[:5]
@@ -132,9 +136,9 @@ def test_seconds_are_evaluations_by_the_speed(
 
 
 def test_the_cost_of_several_processes_is_shared(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed]
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[Speed]
 ) -> None:
-    at_a_fixed_speed[:] = [planning.Speed(1000.0, 64, 2, "")]
+    at_a_fixed_speed[:] = [Speed(1000.0, 64, 2, "")]
     assert planned(capsys, f"--ckpt={checkpoint}", "--n=1000", "--m=8875", "--h=1")[2].split()[2] == "5"
 
 
@@ -148,8 +152,8 @@ def test_models_say_which_images_they_take(model: str) -> None:
 
 
 def test_a_model_that_does_not_say_it_is_planned_without_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    options = certify._parse(["--plan", "--h=1", "--budget=quick"])
-    request = planning.Request(options, {1.0: [1.0]}, stops=False)
+    options = parse(["--plan", "--h=1", "--budget=quick"])
+    request = Request(options, {1.0: [1.0]}, stops=False)
     lines = planning.only_plan(request, Unfamiliar(), where={}, sigma_known=False)
     assert lines[-1] == "no seconds: Unfamiliar does not say in example_shape() which images it takes; give --data"
     assert "s per input" not in "".join(lines)
@@ -194,26 +198,26 @@ def test_what_does_not_go_together_is_one_line(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), (7, 7), (0.5, 0.5), ("1e2s", 100)]
 )
 def test_times_are_in_seconds_or_have_a_unit(text: object, seconds: float) -> None:
-    assert entrypoint.time_span("--time-limit")(text) == seconds
+    assert argument_types.time_span("--time-limit")(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "h", "-5s", "0m", "1h30m", "nan", "infh", True, None])
 def test_other_times_are_refused(text: object) -> None:
     with pytest.raises(Exception, match="--time-limit must be a time"):
-        entrypoint.time_span("--time-limit")(text)
+        argument_types.time_span("--time-limit")(text)
 
 
 def test_a_time_that_is_too_short_is_refused_with_one_that_does() -> None:
     demand = Demand(h=(2.0,))
     for speed in (20.0, 1000.0, 1e6):
-        fast = planning.Speed(speed, 64, 1, "")
+        fast = Speed(speed, 64, 1, "")
         with pytest.raises(
             ValueError, match=r"--time-limit must be at least .* to certify h=2 around 50 inputs"
         ) as caught:
             planning.choose(demand, fast, seconds=0.01, examples=50, levels=1)
         offered = re.findall(r"at least (\S+) to", str(caught.value))[0]
-        seconds = entrypoint.time_span("--time-limit")(offered)
-        slower = planning.Speed(speed / 1.19, 64, 1, "")
+        seconds = argument_types.time_span("--time-limit")(offered)
+        slower = Speed(speed / 1.19, 64, 1, "")
         assert planning.choose(demand, slower, seconds=seconds, examples=50, levels=1)[0].plan(2.0).certifiable
     with pytest.raises(ValueError, match="no number of samples certifies h=9"):
         planning.choose(Demand(h=(9.0,)), SPEED, seconds=3600, examples=1, levels=1)
@@ -223,7 +227,7 @@ def test_the_time_is_divided_by_examples_levels_and_processes() -> None:
     demand = Demand(h=(1.0,))
     alone, _ = planning.choose(demand, SPEED, seconds=100.0, examples=5, levels=2)
     assert alone.evaluations <= 10_000
-    shared, _ = planning.choose(demand, planning.Speed(1000.0, 64, 5, ""), seconds=20.0, examples=5, levels=2)
+    shared, _ = planning.choose(demand, Speed(1000.0, 64, 5, ""), seconds=20.0, examples=5, levels=2)
     assert shared == alone
 
 
@@ -236,7 +240,7 @@ def test_the_time_is_divided_by_examples_levels_and_processes() -> None:
     ],
 )
 def test_a_time_limit_prints_the_flags_of_the_budget_that_fills_it(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[planning.Speed], fixed: list[str]
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[Speed], fixed: list[str]
 ) -> None:
     arguments = [f"--ckpt={checkpoint}", "--num-examples=2", "--h=1", *fixed]
     lines = planned(capsys, *arguments, "--time-limit=4s")
@@ -247,11 +251,11 @@ def test_a_time_limit_prints_the_flags_of_the_budget_that_fills_it(
     )
     assert re.fullmatch(r"  --n \d+ --m \d+ --k \d+ --delta \S+", lines[1])
     flags = lines[1].split()
-    options = certify._parse(["--plan", *arguments, *flags])
-    levels = certify._noise_levels(options, 0.25)
-    budget = certify._request(options, levels).budget(options.m[0])
+    options = parse(["--plan", *arguments, *flags])
+    levels = noise_levels(options, 0.25)
+    budget = jobs.planning_request(options, levels).budget(options.m[0])
     chosen, _ = planning.choose(
-        certify._request(certify._parse(["--plan", *arguments]), levels).demand,
+        jobs.planning_request(parse(["--plan", *arguments]), levels).demand,
         SPEED, seconds=4.0, examples=2, levels=len(levels),
     )  # fmt: skip
     assert budget == chosen
@@ -277,10 +281,10 @@ def test_the_speed_is_measured_in_the_precision_asked_for(checkpoint: Path, monk
         return x
 
     monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", watched)
-    model = certify.load_checkpoint(checkpoint).model
+    model = lightning_modules.load_checkpoint(checkpoint).model
     where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "bf16-mixed"}
-    options = certify._parse(["--plan", "--batch-size=32"])
-    speed = planning.measure(planning.Request(options, {0.25: [0.25]}, stops=False), model, None, where=where)
+    options = parse(["--plan", "--batch-size=32"])
+    speed = measure(Request(options, {0.25: [0.25]}, stops=False), model, None, where=where)
     assert speed is not None
     assert speed.batch_size == 32
     assert speed.samples_per_second > 0
@@ -313,10 +317,10 @@ def test_every_output_that_is_counted_was_evaluated_and_compared(
     monkeypatch.setattr(
         TotalVariation, "compare", lambda self, a, b: (compared.append((len(a), len(b))), compare(self, a, b))[1]
     )
-    monkeypatch.setattr(certification.time, "perf_counter", iter(range(10**6)).__next__)
+    monkeypatch.setattr(speed_module.time, "perf_counter", iter(range(10**6)).__next__)
     outputs = NoisyOutputs(torch.sigmoid, sigma=0.25, batch_size=batch_size)
-    rate = certification.samples_per_second(outputs, torch.rand(1, 8, 8), TotalVariation(), seconds=1.0)
-    assert compared == [(batch_size, certification._COMPARISONS)]
+    rate = speed_module.samples_per_second(outputs, torch.rand(1, 8, 8), TotalVariation(), seconds=1.0)
+    assert compared == [(batch_size, speed_module._COMPARISONS)]
     assert rate == batch_size  # one batch a second of that clock
 
 

@@ -14,7 +14,9 @@ from torch import Tensor, fx
 
 import certify
 from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
-from lightning_modules import CompiledModel, NoisyAutoencoder, folded, load_checkpoint
+from certification import subject
+from lightning_modules import CompiledModel, NoisyAutoencoder, fold_batch_norm, load_checkpoint
+from results import wandb_run
 
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h", "0", "1"]
 BUDGET = SmoothingBudget(n=100, m=400, k=8)
@@ -24,7 +26,7 @@ PLAIN = ["--fold-batch-norm=false", "--channels-last=false"]
 @pytest.fixture(autouse=True)
 def _no_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(certify.report, "log_to_wandb", lambda *_, **__: None)
+    monkeypatch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +119,7 @@ def autocast_seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, torch.dty
 
 
 def test_bfloat16_goes_through_all_of_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = folded(load_checkpoint(checkpoint).model).to(memory_format=torch.channels_last)
+    model = fold_batch_norm(load_checkpoint(checkpoint).model).to(memory_format=torch.channels_last)
     seen = autocast_seen(monkeypatch)
     folder = run(checkpoint, tmp_path, "--precision=bf16-mixed", "--num-examples=1")
     assert set(seen) == {(True, torch.bfloat16)}  # at preflight too
@@ -162,7 +164,7 @@ def test_the_model_is_compiled_once_before_the_time_is_estimated(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     backend = Counting()
-    monkeypatch.setattr(certify, "CompiledModel", partial(CompiledModel, backend=backend))
+    monkeypatch.setattr(subject, "CompiledModel", partial(CompiledModel, backend=backend))
     arguments = [f"--precision={precision}", "--batch-size=auto", "--num-examples=1"]
     folder = run(checkpoint, tmp_path / "compiled", *arguments, "--compile=default")
     assert backend.graphs == 1
@@ -176,7 +178,7 @@ def test_what_does_not_compile_is_one_line(
     def fails(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
         raise RuntimeError("there is no compiler")
 
-    monkeypatch.setattr(certify, "CompiledModel", partial(CompiledModel, backend=fails))
+    monkeypatch.setattr(subject, "CompiledModel", partial(CompiledModel, backend=fails))
     line = refused(capsys, checkpoint, tmp_path, "--compile=default")
     assert "--compile=default does not work with this model here" in line
     assert "there is no compiler" in line
@@ -189,12 +191,12 @@ def test_a_model_that_becomes_another_function_is_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrongly_folded(model: NoisyAutoencoder) -> NoisyAutoencoder:
-        model = folded(model)
+        model = fold_batch_norm(model)
         with torch.no_grad():
             model.network.decoder[-2].bias += 3.0
         return model
 
-    monkeypatch.setattr(certify, "folded", wrongly_folded)
+    monkeypatch.setattr(subject, "fold_batch_norm", wrongly_folded)
     line = refused(capsys, checkpoint, tmp_path)
     assert "--fold-batch-norm=true --channels-last=true --compile=off must not be used with this model" in line
     assert "outputs on 64 noisy copies of test image 540 become others" in line

@@ -10,6 +10,7 @@ from PIL import Image
 
 import train
 from lightning_modules import load_checkpoint
+from training import cli
 
 KEYS = {
     "val/loss",
@@ -82,9 +83,7 @@ def test_last_lines_name_folder_scores_and_the_next_command(
     monkeypatch.chdir(tmp_path)
     run = train.main([*tiny_training, "--trainer.max_epochs=1", "--sigma=0.5"])
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[-1].strip() == (
-        f"python {train.CERTIFY} --ckpt {run}/checkpoints/best.ckpt --h 1 1.5 --num-examples 10"
-    )
+    assert lines[-1].strip() == (f"python {cli.CERTIFY} --ckpt {run}/checkpoints/best.ckpt --h 1 1.5 --num-examples 10")
     assert f"run folder: {run}" in lines
     assert any(line.startswith("W&B ran offline (no API key): view with `wandb leet ") for line in lines)
     assert any("val/loss" in line and "val/certified_radius" in line for line in lines[-3:])
@@ -154,7 +153,7 @@ def test_typed_arguments_before_the_config_and_images_of_another_shape(
     for number in range(8):
         Image.new("RGB", (10, 10), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
     typed = ["--sigma=0.5", "--data.mode=grey", "--data.image_size=[8,8]", f"--data.root={tmp_path}"]
-    file = train.ROOT / "configs" / "image_folder_autoencoder.yaml"
+    file = cli.ROOT / "configs" / "image_folder_autoencoder.yaml"
     run = train.main([*tiny_training, *typed, "--config", str(file), f"--runs={tmp_path / 'it is my run'}"])
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["sigma"], config["model"]["init_args"]["image_shape"]) == (0.5, [1, 8, 8])

@@ -11,8 +11,8 @@ from wandb.errors import CommError
 from wandb.proto.wandb_internal_pb2 import Record
 
 import certify
-import entrypoint
 import train
+from command_line import process
 from datamodules import MNIST
 
 ROOT = Path(train.__file__).parent
@@ -101,8 +101,8 @@ def test_a_run_that_the_server_refuses_goes_on_offline(monkeypatch: pytest.Monke
         raise CommError("no such entity")
 
     monkeypatch.setenv("WANDB_SILENT", "true")
-    assert entrypoint.wandb_refusal(begin) == "CommError: no such entity"
-    assert entrypoint.wandb_refusal(lambda: None) is None
+    assert process.wandb_refusal(begin) == "CommError: no such entity"
+    assert process.wandb_refusal(lambda: None) is None
 
 
 def test_the_sweep_runs_train_py_for_every_sigma(

@@ -1,0 +1,1 @@
+"""Means: another smoothed function, its budget and its certificate."""

@@ -1,0 +1,202 @@
+"""How many samples and which failure probabilities mean smoothing takes: fixed before any sample is drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from center_smoothing import bounds
+from center_smoothing.budget import check_count
+from center_smoothing.scalars import make_plain, plain
+
+# Each count of the grid exceeds the one before by so many hundredths of it. A finer grid follows the tail more closely,
+# at the price of smaller failure probabilities; between 5 and 20 the certified radii hardly change.
+_GROWTH_PERCENT = 10
+# The part of alpha_2 that goes to the tail beyond the largest sample: what is not known there counts up to B.
+_SHARE_OF_LARGEST = 0.8
+
+
+@dataclass(frozen=True)
+class MeanPlan:
+    """What a budget of mean smoothing can certify at one h, known before sampling.
+
+    Attributes:
+        h: eps_in / sigma.
+        levels: at how many order statistics the distribution of the distances is bounded.
+        tail: upper confidence bound on the mass of outputs beyond the largest sample.
+        tail_at_bound: the same mass after the shift by h. It counts as if at the bound B, so that the certified
+            radius lies about tail_at_bound * B above what the samples themselves show.
+        evaluations: noisy copies that the base function f is evaluated on per example.
+        abstention_probability: 0, for every f that gives nothing but outputs (T9).
+        certifiable: True: at every h there is a radius, which never exceeds B.
+    """
+
+    h: float
+    levels: int
+    tail: float
+    tail_at_bound: float
+    evaluations: int
+    abstention_probability: float
+    certifiable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanBudget:
+    """Sample sizes and failure probabilities of mean smoothing and of its certificate (theory T11).
+
+    ``n`` is part of the smoothed function: a certificate speaks of the means of n outputs at x and at x'.
+
+    Args:
+        n: outputs that are averaged.
+        m: certification outputs.
+        group: so many certification outputs are averaged before a distance is taken; it must divide n and m. With
+            2 or 4 certified radii are smaller at small h (up to about 1 and 0.5) and larger beyond.
+        alpha_1: failure probability of the mean at x', in (0, 1/2].
+        alpha_2: failure probability of the certificate at x, in (0, 1/2].
+
+    Raises:
+        ValueError: for values out of range.
+
+    Example:
+        >>> budget = MeanBudget(n=10_000, m=100_000)
+        >>> plan = budget.plan(h=2.0)
+        >>> plan.evaluations, plan.levels, round(plan.tail_at_bound, 4)
+        (110000, 103, 0.031)
+    """
+
+    n: int = 10_000
+    m: int = 100_000
+    group: int = 1
+    alpha_1: float = 0.005
+    alpha_2: float = 0.005
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        make_plain(self)
+        for name in ("n", "m", "group"):
+            check_count(name, getattr(self, name))
+        for name in ("alpha_1", "alpha_2"):
+            bounds.check_alpha(getattr(self, name), name)
+        if self.n % self.group or self.m % self.group:
+            raise ValueError(f"group must divide n={self.n} and m={self.m}, got {self.group}")
+
+    @property
+    def alpha(self) -> float:
+        """Failure probability of the whole promise: alpha_1 + alpha_2."""
+        return self.alpha_1 + self.alpha_2
+
+    @property
+    def method(self) -> Literal["mean"]:
+        """What a row of results is labelled with."""
+        return "mean"
+
+    @property
+    def delta(self) -> float:
+        """0: a mean needs no margin around one half."""
+        return 0.0
+
+    @property
+    def evaluations(self) -> int:
+        """Noisy copies that the base function is evaluated on per certificate.
+
+        The base output f(x), for the smoothing loss, is one evaluation more.
+        """
+        return self.n + self.m
+
+    @property
+    def evaluations_to_smooth(self) -> int:
+        """Noisy copies that the base function is evaluated on per smoothed output."""
+        return self.n
+
+    @property
+    def num_distances(self) -> int:
+        """How many distances the certificate rests on: m / group."""
+        return self.m // self.group
+
+    @property
+    def num_terms(self) -> int:
+        """How many means of ``group`` outputs make up the mean of n: n / group."""
+        return self.n // self.group
+
+    def shift(self, h: float) -> float:
+        """How far the noise of a group moves, in units of sigma: sqrt(group) h."""
+        return math.sqrt(self.group) * h
+
+    def tails(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Ranks (J,), ascending, and bounds (J,) on the mass beyond the distances of these ranks.
+
+        All bounds hold together except with probability at most alpha_2. The last rank is that of the largest.
+        """
+        return _tails(self.num_distances, self.alpha_2)
+
+    def abstention_probability(self) -> float:
+        """0: of outputs a mean always exists."""
+        return 0.0
+
+    def plan(self, h: float) -> MeanPlan:
+        """What this budget can certify at h = eps_in / sigma, before any sampling.
+
+        Raises:
+            ValueError: if h is negative or NaN.
+        """
+        _, tails = self.tails()
+        h = plain(h)
+        return MeanPlan(
+            h=float(h),
+            levels=len(tails),
+            tail=float(tails[-1]),
+            tail_at_bound=float(bounds.gaussian_shifts_up(tails[-1:], self.shift(h))[0]),
+            evaluations=self.evaluations,
+            abstention_probability=self.abstention_probability(),
+            certifiable=True,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, from which ``MeanBudget(**values)`` makes an equal budget."""
+        return asdict(self)
+
+
+def tail_counts(m: int) -> NDArray[np.int64]:
+    """How many of m samples lie beyond those at which the distribution is bounded: 0, 1, 2, ..., then geometric.
+
+    Returns:
+        (J,), ascending, all below m.
+
+    Example:
+        >>> tail_counts(30)
+        array([ 0,  1,  2,  3,  4,  5,  6,  7,  8,  9, 10, 11, 13, 15, 17, 19, 21,
+               24, 27])
+    """
+    counts = [0]
+    while (following := counts[-1] + max(1, -(-_GROWTH_PERCENT * counts[-1] // 100))) < m:
+        counts.append(following)
+    return np.array(counts)
+
+
+def split(alpha: float, levels: int) -> NDArray[np.float64]:
+    """The failure probability of each bound, (levels,), the one beyond the largest sample first.
+
+    Example:
+        >>> split(0.1, 3)
+        array([0.08, 0.01, 0.01])
+    """
+    if levels == 1:
+        return np.array([alpha])
+    rest = (1.0 - _SHARE_OF_LARGEST) / (levels - 1)
+    return alpha * np.array([_SHARE_OF_LARGEST, *[rest] * (levels - 1)])
+
+
+@lru_cache(maxsize=64)
+def _tails(m: int, alpha: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    counts = tail_counts(m)
+    alphas = split(alpha, len(counts)).tolist()
+    tails = [
+        bounds.clopper_pearson_upper(count, m, level) for count, level in zip(counts.tolist(), alphas, strict=True)
+    ]
+    # where all bounds hold, the mass beyond a sample is at most what it is beyond any smaller one
+    return m - counts[::-1], np.minimum.accumulate(tails[::-1])

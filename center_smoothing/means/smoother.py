@@ -1,0 +1,286 @@
+"""Mean smoothing, for distances that are convex in the output: the smoothed function and its certificate."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from functools import partial, reduce
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from center_smoothing.certificate import ROUNDING
+from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.means.budget import MeanBudget
+from center_smoothing.means.certificate import MeanCertificate, MeanOutput
+from center_smoothing.sampling import BLOCK, BaseFunction, BatchSize, NoisyOutputs, Stage, check_point
+from center_smoothing.scalars import plain
+
+# Outputs are scaled to a little less than the clipping norm, or rounding would leave half of them beyond it.
+_SHRINK = 1.0 - 2.0**-30
+
+
+class MeanSmoother:
+    """Smooths a base function f into the mean of its noisy outputs.
+
+    This is another function than the center that :class:`CenterSmoother` gives, with certificates of its own
+    (theory T11). It takes a distance that is convex in the output and a bound on distances, of which one of
+    ``clip_norm`` and ``bound`` must be given.
+
+    Args:
+        model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
+            back. Outputs of one call must not depend on each other.
+        distance: between outputs, convex in the output.
+        sigma: noise level, in units of x.
+        budget: sample sizes and failure probabilities; default ``MeanBudget()``.
+        clip_norm: outputs z with d(0, z) above it are scaled towards zero, down to it. The clipped model is what is
+            smoothed, so that x must not be known when it is chosen; the smaller, the better the certificates at
+            large h.
+        bound: a promise of yours that no two outputs are further apart.
+        seed: of the noise, which depends on x too. The promise is over the draw of the noise: it does not cover an x'
+            that was chosen knowing the seed.
+        grid: steps per unit of x. Then x is rounded to the grid and the noise is exact, so that rounding cannot make
+            the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
+        batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
+        progress: called with the number of noisy copies after each call of the model.
+
+    Raises:
+        ValueError: for a distance that is not convex, for both or none of clip_norm and bound, and for arguments out
+            of range.
+    """
+
+    def __init__(
+        self,
+        model: BaseFunction,
+        distance: Distance,
+        *,
+        sigma: float,
+        budget: MeanBudget | None = None,
+        clip_norm: float | None = None,
+        bound: float | None = None,
+        seed: int = 0,
+        grid: int | None = None,
+        batch_size: BatchSize = "auto",
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        if not isinstance(distance, Distance):
+            raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}")
+        if not distance.convex:
+            raise ValueError(
+                f"distance must be convex in the output, as TotalVariation() and Lp() are, got {distance!r}, which is "
+                "not convex in the output: a mean may be further away than each of the outputs"
+            )
+        if (clip_norm is None) == (bound is None):
+            raise ValueError(
+                "give either clip_norm, to scale outputs z with d(0, z) > clip_norm towards zero, or bound, if you "
+                f"know that no two outputs are further apart; got clip_norm={clip_norm!r} and bound={bound!r}"
+            )
+        self.distance = distance
+        self.budget = MeanBudget() if budget is None else budget
+        self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
+        self.bound = None if bound is None else _positive("bound", bound)
+        self.outputs = NoisyOutputs(
+            model,
+            sigma=sigma,
+            seed=seed,
+            grid=grid,
+            batch_size=batch_size,
+            progress=progress,
+            after=None if self.clip_norm is None else partial(clip, distance=distance, norm=self.clip_norm),
+        )
+
+    @property
+    def sigma(self) -> float:
+        """Noise level, in units of x."""
+        return self.outputs.sigma
+
+    @property
+    def largest_bound(self) -> float:
+        """What B is at most, at whatever x: 2 gamma clip_norm, or the bound that was promised (theory T11)."""
+        if self.clip_norm is None:
+            assert self.bound is not None  # one of the two is given
+            return self.bound * ROUNDING
+        return 2.0 * self.distance.relaxation * self.clip_norm * ROUNDING
+
+    def smooth(self, x: Tensor, *, example: int = 0) -> MeanOutput:
+        """The smoothed function at x: the mean of n outputs.
+
+        Args:
+            x: (*in), without a batch dimension.
+            example: with the seed and x it determines the noise; the index in the data set, say.
+
+        Returns:
+            The mean (*out), and whether it abstained because one of the n was no output (T9): not finite, say.
+
+        Raises:
+            ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
+        """
+        blocks = _regrouped(self._draw(x, example, Stage.MEAN, self.budget.n), BLOCK)
+        mean = reduce(torch.add, (to_float64(block).sum(dim=0) for block in blocks)) / self.budget.n
+        abstained = not bool(torch.isfinite(mean).all())
+        return MeanOutput(torch.zeros_like(mean) if abstained else mean, abstained)
+
+    def certify(self, x: Tensor, *, example: int = 0) -> MeanCertificate:
+        """The smoothed function at x and what holds around it (theory T11).
+
+        Arguments and the smoothed output are those of :meth:`smooth`.
+
+        Raises:
+            ValueError: as in :meth:`smooth`, and if an output is further away than ``bound``, or than ``clip_norm``
+                and a distance that is what it declares permit.
+        """
+        output = self.smooth(x, example=example)
+        bound = self._bound_around(output.center)
+        distances = self._distances(x, example, output, bound)
+        distances.sort()
+        loss = math.inf
+        if not output.abstained:
+            loss = self.distance(self.outputs.base_output(x)[None], output.center[None]).item()
+        return MeanCertificate(
+            distances=distances,
+            sigma=self.sigma,
+            bound=bound,
+            budget=self.budget,
+            output=output,
+            smoothing_loss=loss,
+        )
+
+    def _draw(self, x: Tensor, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
+        """Outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""
+        return map(self.distance.only_outputs, self.outputs.draw(x, example=_key(x, example), stage=stage, count=count))
+
+    def _bound_around(self, center: Tensor) -> float:
+        """B: what no computed distance from the center exceeds, rounded up (theory T11)."""
+        if self.clip_norm is None:
+            assert self.bound is not None  # one of the two is given
+            return self.bound * ROUNDING
+        center = center.unsqueeze(0)
+        norm = self.distance(torch.zeros_like(center), center).item()
+        return self.distance.relaxation * (norm + self.clip_norm) * ROUNDING
+
+    def _distances(self, x: Tensor, example: int, output: MeanOutput, bound: float) -> NDArray[np.float64]:
+        """Distances (m / group,) of the means of groups of fresh outputs from the center, as they are drawn."""
+        distances, filled = np.empty(self.budget.num_distances), 0
+        embedded = self.distance.embed(output.center.unsqueeze(0))
+        draws = self._draw(x, example, Stage.CERTIFICATION, self.budget.m)
+        for outputs in _averaged(draws, self.budget.group):
+            part = self.distance.compare(self.distance.embed(outputs), embedded)[:, 0]
+            if not output.abstained:
+                self._check_within(bound, part, outputs)
+            distances[filled : filled + len(part)] = part.cpu().numpy()
+            filled += len(part)
+        return distances
+
+    def _check_within(self, bound: float, distances: Tensor, outputs: Tensor) -> None:
+        """Raise ValueError if finite outputs (N, *out) lie further away than B."""
+        beyond = distances > bound
+        if not bool(beyond.any()):
+            return
+        beyond &= torch.isfinite(outputs).flatten(1).all(dim=1).to(beyond.device)
+        if not bool(beyond.any()):
+            return
+        found = f"the {self.distance!r} from the mean to an output is {float(distances[beyond].max())}"
+        if self.bound is not None:
+            raise ValueError(
+                f"bound must be at least every distance between two outputs, got {self.bound!r}, but {found}; give a "
+                "bound that holds"
+                + (", or clip_norm instead, which makes one" if _has_zero(self.distance, outputs) else "")
+            )
+        raise ValueError(
+            f"distance must be convex in the output, of the degree and relaxation it declares, got one by which {found}"
+            f", beyond B={bound} of outputs clipped to {self.clip_norm}"
+        )
+
+
+def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
+    """Scale outputs z with d(0, z) > norm towards zero, so that no computed d(0, z) exceeds the norm (theory T11).
+
+    By convexity d(0, s z) <= s d(0, z) for 0 <= s <= 1, or s^degree d(0, z) for a distance of another degree. What
+    rounding leaves beyond the norm becomes zero, and so do finite outputs whose distance overflows.
+
+    Args:
+        outputs: (N, *out).
+        distance: convex in the output.
+        norm: positive.
+
+    Returns:
+        (N, *out) float64. Non-finite outputs stay non-finite.
+
+    Raises:
+        ValueError: for a distance that takes no output of zeros, as those of probability vectors.
+
+    Example:
+        >>> import torch
+        >>> from center_smoothing import Lp
+        >>> clip(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), Lp(2), 1.0).norm(dim=1)
+        tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
+    outputs = to_float64(outputs)
+    if not _has_zero(distance, outputs):
+        raise ValueError(
+            f"clip_norm must be left out with {distance!r}, by which zero is no output to scale others towards; give "
+            "bound instead, the largest distance between two outputs"
+        )
+
+    zero = distance.embed(torch.zeros_like(outputs[:1]))
+
+    def norms(z: Tensor) -> Tensor:
+        return distance.compare(distance.embed(z), zero).reshape(-1, *[1] * (z.ndim - 1))
+
+    lengths = norms(outputs)
+    far = (lengths > norm).flatten()
+    if not bool(far.any()):
+        return outputs
+    # a number over a tensor is its product with a reciprocal, which may overflow
+    factors = lengths.new_tensor(norm) / lengths[far]
+    if distance.degree != 1.0:
+        factors = factors ** (1.0 / distance.degree)
+    scaled = outputs[far] * (factors * _SHRINK)
+    scaled = scaled * (norms(scaled) <= norm)  # a factor of 0 keeps NaN
+    clipped = outputs.clone()
+    clipped[far] = scaled
+    return clipped
+
+
+def _has_zero(distance: Distance, outputs: Tensor) -> bool:
+    """Whether zeros, of the shape of outputs (N, *out), are an output of the distance."""
+    return bool(distance.are_outputs(outputs.new_zeros((1, *outputs.shape[1:]))))
+
+
+def _positive(name: str, value: float) -> float:
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive finite number, got {value!r}")
+    return float(value)
+
+
+def _key(x: Tensor, example: int) -> int:
+    """A number for the noise of this example at this x: the promise needs noise at x' that is independent of x's."""
+    check_point(x)
+    digest = hashlib.blake2b(f"{example}/{x.dtype}/{tuple(x.shape)}/".encode(), digest_size=16)
+    digest.update(x.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return int.from_bytes(digest.digest(), "big")
+
+
+def _regrouped(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """The same rows in tensors of ``size`` rows, so that sums over them do not depend on the batch size."""
+    rest: Tensor | None = None
+    for batch in batches:
+        rows = batch if rest is None or len(rest) == 0 else torch.cat([rest, batch])
+        whole = len(rows) - len(rows) % size
+        yield from torch.split(rows[:whole], size) if whole else ()
+        rest = rows[whole:]
+    if rest is not None and len(rest):
+        yield rest
+
+
+def _averaged(batches: Iterator[Tensor], group: int) -> Iterator[Tensor]:
+    """Means of ``group`` consecutive rows each; the rows themselves for 1."""
+    if group == 1:
+        yield from batches
+        return
+    for rows in _regrouped(batches, group * max(1, BLOCK // group)):
+        yield to_float64(rows).reshape(-1, group, *rows.shape[1:]).mean(dim=1)

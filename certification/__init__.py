@@ -1,0 +1,1 @@
+"""What certify.py does, from its arguments to its last line."""

@@ -1,0 +1,109 @@
+"""The self-audit of certify.py: what every certificate takes for granted, tried on the model and the data at hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from scipy.stats import binom
+
+from center_smoothing import MeanBudget, MeanSmoother
+from center_smoothing.audit import Finding, audit
+from certification.jobs import Job
+from certification.preflight import points_of, rounding_tolerance
+from certification.run import Run
+from results.numbers import rounded_up
+from results.rows import Row
+
+# So many abstentions would be seen with this probability at most, were the plan right.
+_LEVEL = 0.001
+_PROBED = 3
+
+
+def before(runs: Sequence[Run]) -> list[Finding]:
+    """Checks that need no certificate.
+
+    Args:
+        runs: at least one; model, noise and distance are those of the first.
+
+    Raises:
+        ValueError: if the model or the distance cannot do with the examples.
+    """
+    run = runs[0]
+    points, examples = points_of(run, _PROBED)
+    with run.trainer.precision_plugin.predict_step_context():
+        return audit(
+            run.job.smoother.outputs, run.job.smoother.distance, points, rtol=rounding_tolerance(run), examples=examples
+        )
+
+
+def after(runs: Sequence[Run]) -> list[Finding]:
+    """Whether more examples abstained, or have no finite certificate, than the plan leads one to expect.
+
+    Args:
+        runs: that are finished.
+    """
+    found = []
+    for run in runs:
+        chosen = set(run.job.indices)
+        rows = [row for row in run.job.folder.rows() if row.index in chosen]
+        abstained = {row.index: row.abstained for row in rows}
+        count, total, smoother = sum(abstained.values()), len(abstained), run.job.smoother
+        # means abstain where an output is not finite, which no plan knows of
+        bound = 0.0 if isinstance(smoother, MeanSmoother) else min(1.0, smoother.budget.abstention_probability())
+        passed = bool(count == 0 or binom.sf(count - 1, total, bound) >= _LEVEL)
+        of_run = f", sigma {smoother.sigma:g}" if len(runs) > 1 else ""
+        advice = "" if passed else "raise --delta or --n where outputs scatter; look for NaN where they are not finite"
+        seen = f"{count} of {total} examples abstained, planned are at most {rounded_up(100.0 * bound, 1)}% of inputs"
+        found.append(Finding(f"abstention{of_run}", passed, seen, advice))
+        certified = [row for row in rows if not row.abstained]
+        if certified:
+            found.append(_finite(certified, run.job, f"finite certificates{of_run}"))
+    return found
+
+
+def _finite(rows: Sequence[Row], job: Job, name: str) -> Finding:
+    """Whether certificates without an abstention are finite where their ranks are, which the plan knows.
+
+    Args:
+        rows: at least one, without abstentions.
+        job: theirs.
+        name: of the check.
+    """
+    planned = [row for row in rows if _is_planned(row, job)]
+    count = sum(math.isinf(row.eps_out) for row in planned)
+    return Finding(
+        name,
+        count == 0,
+        f"{count or 'none'} of {len(planned)} output radii that should be finite by the plan is inf",
+        "" if count == 0 else "too many outputs around these examples are NaN or inf; find out where they come from",
+    )
+
+
+def _is_planned(row: Row, job: Job) -> bool:
+    """Whether finite outputs would have given a finite certificate; means have one at every radius."""
+    budget, smoother = job.smoother.budget, job.smoother
+    if isinstance(budget, MeanBudget):
+        return True
+    answers, h = len(job.eps_in), row.eps_in / smoother.sigma
+    return budget.ranks(h, m=row.m, coverage=job.coverage, answers=answers).distances <= row.m
+
+
+def lines(findings: Sequence[Finding]) -> list[str]:
+    """The table for the terminal."""
+    width = max(len(finding.check) for finding in findings)
+    table = [
+        f"  {'pass' if finding.passed else 'FAIL'}  {finding.check:<{width}}  {finding.seen}"
+        + (f"; {finding.advice}" if finding.advice else "")
+        for finding in findings
+    ]
+    failed = sum(not finding.passed for finding in findings)
+    said = "all passed" if failed == 0 else f"{failed} failed"
+    return [f"audit: {len(findings)} checks, {said}", *table]
+
+
+def as_plain(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """For summary.json."""
+    return [asdict(finding) for finding in findings]

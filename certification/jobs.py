@@ -1,0 +1,256 @@
+"""Jobs: a certification at one noise level each, with everything that it needs checked before sampling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import Subset
+
+from center_smoothing import CenterSmoother, Decided, Distance, FunctionDistance, MeanSmoother, TightEnough
+from center_smoothing.attack import AttackBudget
+from center_smoothing.budget import Coverage
+from center_smoothing.sampling import grid_change
+from center_smoothing.smoother import StoppingRule
+from certification.arguments import attack_budget, noise_levels, stopping_flags
+from certification.request import Request
+from certification.subject import Subject, accelerated, draw_examples
+from command_line import named, process
+from command_line.errors import value_errors
+from lightning_modules import BaseModel, point_of
+from lightning_modules.imported import source_of
+from results import files
+from results.folder import CertificationFolder, check_same
+from results.untrusted_files import check_inside, check_links
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a certification at one noise level needs, checked before any sample is drawn.
+
+    Attributes:
+        model: the base model, as it is evaluated.
+        original: the base model as it was given; the same function up to rounding.
+        examples: of the test split, in the order in which they were drawn.
+        indices: theirs in the data set, in the same order.
+        smoother: of the model; which one, the configuration says.
+        folder: where the results go.
+        eps_in: distinct input radii, in units of x.
+        coverage: of the certificates.
+        config: what the results depend on, in plain values.
+        checkpoint_sha256: of the checkpoint's file; None for a pretrained model.
+        names: of the examples by index, where their data set has names.
+        stop: when to stop sampling an example, at one of the looks of the smoother's budget.
+        attack: what attacks on each certificate may try; default: there are none.
+    """
+
+    model: BaseModel
+    original: BaseModel
+    examples: Subset[dict[str, torch.Tensor]]
+    indices: list[int]
+    smoother: CenterSmoother | MeanSmoother
+    folder: CertificationFolder
+    eps_in: list[float]
+    coverage: Coverage
+    config: dict[str, Any]
+    checkpoint_sha256: str | None
+    names: Mapping[int, str]
+    stop: StoppingRule | None = None
+    attack: AttackBudget | None = None
+
+    @cached_property
+    def grid_change(self) -> tuple[float, float] | None:
+        """How far rounding to the grid moves a point, any coordinate and in l2 norm, at most; None without a grid."""
+        grid = self.smoother.outputs.grid
+        if grid is None:
+            return None
+        with torch.no_grad(), value_errors("--data must hold examples that the model takes"):
+            images = (self.examples[position]["image"] for position in range(len(self.examples)))
+            points = (point_of(self.original, image) for image in images)
+            changes = [grid_change(point, grid) for point in points]
+        return max(largest for largest, _ in changes), max(norm for _, norm in changes)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the base function per example at most, about so many of them for attacks."""
+        return self.smoother.budget.evaluations + len(self.eps_in) * self.evaluations_of_attack
+
+    @property
+    def evaluations_of_attack(self) -> int:
+        """Evaluations of the base function for an attack at one eps_in, about so many; 0 without attacks."""
+        return 0 if self.attack is None else self.attack.evaluations + self.smoother.budget.evaluations_to_smooth
+
+    @property
+    def kind(self) -> str:
+        """Which smoothed function: "center" or "mean"."""
+        return str(self.config["smoother"])
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """One of the smoothed functions that are to be certified.
+
+    Attributes:
+        kind: "center" or "mean".
+        make: its smoother, from base model and distance, with sigma, seed and batch_size.
+        config: what the results depend on besides.
+        name: in the name of a folder.
+        rules: the argument that says when to stop early.
+    """
+
+    kind: str
+    make: Callable[..., CenterSmoother | MeanSmoother]
+    config: dict[str, Any]
+    name: str
+    rules: dict[str, float]
+
+
+def prepare_jobs(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[CertificationFolder, list[Job]]:
+    """Check everything that can be checked without sampling: the folder, and a job for each noise level.
+
+    The folder stays locked until ``locks`` is closed.
+    """
+    distance, levels = named.distance_by_name(options.distance), noise_levels(options, subject.sigma)
+    kinds = {"center": _centers, "mean": _means}
+    smoothing = kinds[options.smoother](options, levels)
+    examples, indices, digest = draw_examples(subject.data, options.num_examples, options.seed)
+    attack = attack_budget(options)
+    config = {
+        "model": type(subject.model).__name__,
+        **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
+        "data": {"class": type(subject.data).__name__, **dict(subject.data.hparams)},
+        "num_examples": len(examples),
+        "examples_sha256": digest,
+        "seed": options.seed,
+        **({} if options.grid is None else {"noise": options.noise, "grid": options.grid}),
+        **({} if attack is None else {"attack": {"method": options.attack, **asdict(attack)}}),
+        "distance": repr(distance),
+        "relaxation": distance.relaxation,
+        **_code_of(options.distance, distance),
+        "coverage": options.coverage,
+        "precision": options.precision,
+        # the same function up to rounding, which may decide where a certificate is close
+        **{name: options[name] for name in ("fold_batch_norm", "channels_last", "compile")},
+    }
+    path = (
+        Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothing, levels)
+    )
+    check_links(path, "--out")
+    process.make_writable(path, "--out")
+    if rank_zero_only.rank == 0:
+        locks.enter_context(CertificationFolder(path).locked())
+        CertificationFolder(path).remove_partial_files()
+    model, base_function = accelerated(subject.model, options)
+    names = getattr(subject.data, "names", None)
+    jobs = [
+        Job(
+            model=model,
+            original=subject.model,
+            examples=examples,
+            indices=indices,
+            smoother=smoothing.make(
+                base_function,
+                distance,
+                sigma=sigma,
+                seed=options.seed,
+                grid=options.grid,
+                batch_size=options.batch_size,
+            ),
+            folder=CertificationFolder(path / f"sigma={sigma!r}" if len(levels) > 1 else path),
+            eps_in=radii,
+            coverage=options.coverage,
+            config={"smoother": smoothing.kind, **config, **smoothing.config, "sigma": sigma, "eps_in": radii},
+            checkpoint_sha256=subject.sha256,
+            names={} if names is None else {index: names[index] for index in indices},
+            stop=_stopping_rule(smoothing.rules, radii, options.coverage),
+            attack=attack,
+        )
+        for sigma, radii in levels.items()
+    ]
+    for job in jobs:
+        check_inside(job.folder.path, path)
+    if len(jobs) > 1:
+        check_same(CertificationFolder(path), merged_config(jobs), subject.sha256)
+    return CertificationFolder(path), jobs
+
+
+def merged_config(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Return the configuration of one job, or of several: what they share, and lists of what sets them apart."""
+    config, levels = jobs[0].config, radii_by_sigma(jobs)
+    if len(levels) == 1:
+        return config
+    radii = {radius for radii in levels.values() for radius in radii}
+    return {**config, "sigma": list(levels), "eps_in": sorted(radii)}
+
+
+def radii_by_sigma(jobs: Sequence[Job]) -> dict[float, list[float]]:
+    """The eps_in that are answered at each sigma."""
+    return {job.smoother.sigma: job.eps_in for job in jobs}
+
+
+def _code_of(name: str, distance: Distance) -> dict[str, str]:
+    """What a user's distance is, so that the results of another one are not mixed with it."""
+    function = distance.function if isinstance(distance, FunctionDistance) else distance
+    source = None if name in named.DISTANCES else source_of(function)
+    return {} if source is None else {"distance_sha256": files.sha256(source)}
+
+
+def planning_request(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Request:
+    """Return what of the arguments a budget depends on."""
+    return Request(options, levels, stops=bool(stopping_flags(options)))
+
+
+def _centers(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+    """Return center smoothing, where it can certify all that is asked."""
+    rules = stopping_flags(options)
+    budget = planning_request(options, levels).budget(None if options.m is None else options.m[0])
+    for sigma, radii in levels.items():
+        for radius in radii:
+            named.check_certifiable(budget, sigma=sigma, eps_in=radius)
+    config = {"budget": budget.as_dict(), **rules}
+    return Smoothing("center", partial(CenterSmoother, budget=budget), config, budget.method, rules)
+
+
+def _means(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+    """Mean smoothing, which certifies something at every h."""
+    given = {name: options[name] for name in ("n", "alpha1", "alpha2")}
+    budget = named.mean_budget(options.budget, m=None if options.m is None else options.m[0], **given)
+    make = partial(MeanSmoother, budget=budget, clip_norm=options.clip_norm, bound=options.output_bound)
+    bounds = {name: options[name] for name in ("clip_norm", "output_bound") if options[name] is not None}
+    name = "-".join(["mean", *(f"{flag}={value:g}" for flag, value in bounds.items())])
+    return Smoothing("mean", make, {"budget": budget.as_dict(), **bounds}, name, {})
+
+
+def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Coverage) -> StoppingRule | None:
+    if "rtol" in given:
+        return TightEnough(eps_in, given["rtol"], coverage)
+    return Decided(eps_in, given["eps_out_at_most"], coverage) if given else None
+
+
+def _default_folder(
+    options: Namespace,
+    subject: Subject,
+    config: dict[str, Any],
+    smoothing: Smoothing,
+    levels: dict[float, list[float]],
+) -> Path:
+    """The same command finds the same folder again."""
+    configs = {smoothing.kind: {**config, **smoothing.config}}
+    identity = json.dumps([configs, sorted(levels.items()), subject.sha256, options.batch_size], sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    name = "-".join([options.distance, smoothing.name, digest])
+    return _relative(subject.folder / "certification" / name)
+
+
+def _relative(path: Path) -> Path:
+    """As seen from here, where that is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

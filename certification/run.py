@@ -1,0 +1,187 @@
+"""The run of a job on whatever Lightning's Trainer runs on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks import CertificateWriter, CertificationProgress
+from certification.jobs import Job
+from certification.trainer import RemainingExamples, make_trainer, print_once
+from lightning_modules import Certifier
+from results.folder import CertificationFolder, check_same
+from results.rows import Row
+from results.summary import summarise
+
+_PACKAGES = (
+    *("center-smoothing", "torch", "torchvision", "lightning", "torchmetrics", "numpy", "scipy", "pillow"),
+    "facenet-pytorch",
+)
+
+
+class Run:
+    """A job on a Trainer, going on from what its folder holds already.
+
+    Args:
+        job: what to do.
+        accelerator: as in lightning.pytorch.Trainer, like the others.
+        devices: a number, or what else the Trainer takes.
+        num_nodes: of the cluster.
+        strategy: of several devices.
+        precision: of the base model.
+
+    Attributes:
+        todo: positions of the examples that are not finished.
+        findings: of an audit, for summary.json.
+
+    Raises:
+        ValueError: for a folder that holds something else, and for settings that do not work on this machine.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        accelerator: str,
+        devices: str,
+        num_nodes: int,
+        strategy: str,
+        precision: str,
+    ) -> None:
+        self.job = job
+        self.findings: list[dict[str, Any]] = []
+        finished = _finished(job)
+        self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
+        self.progress = CertificationProgress(
+            evaluations=job.evaluations,
+            finished=len(finished),
+            total=len(job.examples),
+        )
+        job.smoother.outputs.progress = self.progress.advance
+        writer = CertificateWriter(
+            job.folder,
+            eps_in=job.eps_in,
+            coverage=job.coverage,
+            seed=job.smoother.outputs.seed,
+        )
+        self.trainer = make_trainer(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,
+            callbacks=[self.progress, writer],
+        )
+
+    @property
+    def most_examples(self) -> int:
+        """How many examples a process has to do at most."""
+        return -(-len(self.todo) // self.trainer.world_size)
+
+    def execute(self) -> None:
+        """Certify what is not finished; each example is on disk as soon as it is.
+
+        Raises:
+            Exception: whatever the model, the distance, the disk or another process raises on the way.
+        """
+        if not self.todo:
+            return
+        remaining = RemainingExamples(self.job.examples, self.todo)
+        certifier = Certifier(
+            self.job.model,
+            self.job.smoother,
+            self.job.stop,
+            attack=self.job.attack,
+            eps_in=self.job.eps_in,
+        )
+        try:
+            if self.trainer.is_global_zero:
+                self.write_summary([])
+            self.trainer.predict(certifier, datamodule=remaining, return_predictions=False)
+            self.trainer.strategy.barrier()
+        except (SystemExit, KeyboardInterrupt):
+            if self.trainer.is_global_zero:
+                print(f"interrupted; {self.kept()}")
+            raise
+
+    def conclude(self) -> tuple[list[Row], list[dict[str, float | int]]]:
+        """Bring the files together: all rows, and the medians by eps_in."""
+        rows = self.job.folder.merge(self.job.indices, self.job.eps_in)
+        results = summarise(rows, self.job.smoother.sigma)
+        self.write_summary(results)
+        return rows, results
+
+    def write_summary(
+        self,
+        results: Sequence[Mapping[str, float | int]],
+        *,
+        folder: CertificationFolder | None = None,
+        config: Mapping[str, Any] | None = None,
+        samples_per_second: float = 0.0,
+    ) -> None:
+        """Write summary.json.
+
+        Args:
+            results: as far as there are any.
+            folder: where to; default: the job's.
+            config: what the results depend on; default: the job's.
+            samples_per_second: default: what this run reached, or else an earlier one.
+        """
+        folder = self.job.folder if folder is None else folder
+        before = (folder.read_summary() or {}).get("samples_per_second", samples_per_second)
+        rate = samples_per_second or self.progress.samples_per_second * self.trainer.world_size or before
+        names = {str(index): name for index, name in self.job.names.items()}
+        change = self.job.grid_change
+        folder.write_summary(
+            {
+                "config": self.job.config if config is None else dict(config),
+                "checkpoint_sha256": self.job.checkpoint_sha256,
+                "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+                "device": self._device_name(),
+                "samples_per_second": rate,
+                "results": list(results),
+                **({} if change is None else {"grid_change": {"largest": change[0], "l2_norm": change[1]}}),
+                **({"audit": self.findings} if self.findings else {}),
+                **({"names": names} if names else {}),
+            }
+        )
+
+    def kept(self) -> str:
+        """Say which examples are finished, and what to do for the rest."""
+        count = len(self.job.folder.finished(self.job.eps_in) & set(self.job.indices))
+        return (
+            f"{count} of {len(self.job.examples)} examples are finished and kept in {self.job.folder.path}; "
+            "the same command goes on from there"
+        )
+
+    def _device_name(self) -> str:
+        device = self.trainer.strategy.root_device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
+
+
+def _finished(job: Job) -> set[int]:
+    """Examples that an earlier run of the same command has finished."""
+    there = check_same(job.folder, job.config, job.checkpoint_sha256)
+    job.folder.create()
+    if rank_zero_only.rank == 0:
+        job.folder.remove_partial_files()
+    if not there:
+        return set()
+    if rank_zero_only.rank == 0:
+        job.folder.merge(job.indices, job.eps_in)
+    finished = job.folder.finished(job.eps_in) & set(job.indices)
+    if finished:
+        print_once(f"{job.folder.path}: {len(finished)} of {len(job.examples)} examples are there already and kept")
+    return finished
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,193 @@
+"""What certify.py does between its arguments and its last line: plan, preflight, audit, conclusion, answers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from center_smoothing import MeanSmoother
+from center_smoothing.audit import Finding
+from certification import auditing, conclusion, planning
+from certification.arguments import input_radii, noise_levels, trainer_arguments
+from certification.jobs import Job, merged_config, planning_request, radii_by_sigma
+from certification.preflight import follows_gradients
+from certification.run import Run
+from certification.subject import Subject, accelerated, load_trained
+from certification.trainer import print_once
+from command_line import errors, process
+from results import attacks, comparison, numbers, queries, terminal, wandb_run
+from results.folder import CertificationFolder
+
+
+def plan_only(options: Namespace) -> list[str]:
+    """What --plan prints, from the flags and the model alone."""
+    model, sigma, trained = options.model, options.sigma, load_trained(options)
+    if trained is not None:
+        model = trained.model
+        sigma = model.sigma if sigma is None else sigma
+    known = model is not None or sigma is not None or options.eps_in is not None
+    levels = noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
+    model, function = (None, None) if model is None else accelerated(model.eval(), options)
+    return planning.only_plan(
+        planning_request(options, levels), model, function, where=trainer_arguments(options), sigma_known=known
+    )
+
+
+def plan_lines(jobs: Sequence[Job]) -> list[str]:
+    """Return lines on what will be sampled, and what that can certify."""
+    given: dict[str, Any] = {"levels": radii_by_sigma(jobs), "num_examples": len(jobs[0].examples)}
+    smoother = jobs[0].smoother
+    if isinstance(smoother, MeanSmoother):
+        found = terminal.mean_plan_lines(smoother, **given)
+    else:
+        found = terminal.plan_lines(smoother.budget, smoother.distance, **given)
+    if jobs[0].attack is not None:
+        evaluations = max(job.evaluations_of_attack for job in jobs)
+        found.append(attacks.plan_line(jobs[0].attack, evaluations=evaluations))
+    change = jobs[0].grid_change
+    if change is not None:
+        found.append(terminal.grid_line(jobs[0].config["grid"], change))
+    return found
+
+
+def preflight(runs: Sequence[Run]) -> None:
+    """See that it can work, and say how long it will take."""
+    todo = [run for run in runs if run.todo]
+    if not todo:
+        return
+    rate = todo[0].preflight()
+    seconds = sum(run.job.evaluations * run.most_examples for run in todo) / rate
+    what = f"{sum(len(run.todo) for run in todo)} examples"
+    what += f" at {len(runs)} noise levels together" if len(runs) > 1 else ""
+    speed, batch_size = rate * todo[0].trainer.world_size, todo[0].job.smoother.outputs.batch_size
+    print_once(f"  about {numbers.duration(seconds)} for {what} at {speed:,.0f} samples/s in batches of {batch_size}")
+    if todo[0].job.attack is not None and not follows_gradients(todo[0]):
+        print_once("  attack: the model or the distance has no gradient: a search without gradients takes its place")
+
+
+def audit_before(runs: Sequence[Run]) -> None:
+    """What can be checked without a certificate; nothing is certified where it would mean nothing."""
+    findings = auditing.before(runs)
+    if any(finding.fatal for finding in findings):
+        print_once(
+            *auditing.lines(findings),
+            "nothing is certified: these failures leave certificates without a meaning",
+            sep="\n",
+        )
+        raise SystemExit(1)
+    for run in runs:
+        run.findings = auditing.as_plain(findings)
+
+
+def _audit_after(runs: Sequence[Run]) -> None:
+    """What the certificates themselves say, with all that was found before."""
+    findings = [*(Finding(**finding) for finding in runs[0].findings), *auditing.after(runs)]
+    print_once(*auditing.lines(findings), sep="\n")
+    for run in runs:
+        run.findings = auditing.as_plain(findings)
+
+
+def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject) -> bool:
+    """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B.
+
+    Returns:
+        Whether an attack contradicts a certificate.
+    """
+    if runs[0].findings:
+        _audit_after(runs)
+    jobs, parts = [run.job for run in runs], [conclusion.JobResult.of(run) for run in runs]
+    rows, results = conclusion.write_files(out, parts, runs[0])
+    print(*terminal.result_lines(results), *attacks.result_lines(rows), sep="\n")
+    notes = [line for part in parts for line in terminal.non_finite_lines(part.job.folder, part.rows)]
+    for line in [*notes, *_memory_lines(runs)]:
+        print(line)
+    print(parts[0].promise)
+    for line in terminal.left_out_lines(subject.data.left_out):
+        print(line)
+    files = ", ".join(path.name for path in (out.table, out.fractions, out.summary, out.picture, out.fraction_picture))
+    where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma"
+    print(f"written: {out.path} ({files}, report.html, {where})")
+    if any(run.todo for run in runs):
+        config = {**merged_config(jobs), "checkpoint_sha256": subject.sha256}
+        shown = conclusion.shown_folders(jobs)
+        log = partial(wandb_run.log_to_wandb, out, rows, results, examples=shown, config=config, group=subject.training)
+        reason = process.wandb_offline() or process.wandb_refusal(partial(log, offline=False))
+        if reason is not None:
+            log(offline=True)
+            process.say_offline(out.path, reason)
+    where = ", ".join(str(job.folder.counterexamples) for job in jobs if job.folder.counterexamples.is_dir())
+    wrong = attacks.contradiction_lines(rows, alpha=jobs[0].smoother.budget.alpha, where=where)
+    if wrong:
+        print(*wrong, sep="\n", file=sys.stderr)
+    return bool(wrong)
+
+
+def _memory_lines(runs: Sequence[Run]) -> list[str]:
+    """A line if the memory of the device was too small for a batch."""
+    limits = {(outputs.batch_size, outputs.most_at_once) for outputs in (run.job.smoother.outputs for run in runs)}
+    return [
+        f"note: the device ran out of memory: batches of {size} were evaluated {most} at a time, with the same numbers"
+        for size, most in sorted(limits, key=str)
+        if most is not None
+    ]
+
+
+def answer(options: Namespace) -> Path:
+    """Answer from a finished folder without a single evaluation (theory T6)."""
+    if options.sigma is not None or (options.h is not None and options.eps_in is not None):
+        raise ValueError("--from takes --eps-in or --h, not both and no --sigma: the folder has its own")
+    if len(options["from"]) > 1:
+        return _compare(options)
+    folder, table = CertificationFolder(options["from"][0]), None if options.out is None else Path(options.out)
+    if table is not None:
+        queries.check_table(table)
+    certificates, coverage = queries.certificates_of_finished(folder), options.coverage
+    folder.check_consistent(certificates)
+    found = []
+    if _asks_eps_in(options):
+        eps_in = input_radii(options, next(iter(certificates.values())).sigma)
+        found.append(queries.output_radii(certificates, eps_in, coverage=coverage))
+    if options.eps_out is not None:
+        found.append(queries.input_radii(certificates, list(dict.fromkeys(options.eps_out)), coverage=coverage))
+    if table is not None:
+        queries.write_table(found, table)
+    print(*map(errors.printable, queries.lines(folder, certificates, found)), sep="\n")
+    if table is not None:
+        print(f"written: {table}")
+    return folder.path
+
+
+def _asks_eps_in(options: Namespace) -> bool:
+    """Return whether a finished folder is asked for output radii."""
+    return options.eps_out is None or options.eps_in is not None or options.h is not None
+
+
+def _compare(options: Namespace) -> Path | None:
+    """Show several finished folders side by side, and return the folder of the report if one was asked for."""
+    out, coverage = None if options.out is None else Path(options.out), options.coverage
+    if out is not None and not _asks_eps_in(options):
+        raise ValueError("--out is for the report of output radii: with several folders in --from it needs --eps-in")
+    if out is not None and (out.suffix.lower() == ".csv" or out.is_file() or CertificationFolder(out).summary.exists()):
+        raise ValueError(
+            f"--out must be a folder without a certification, for the report of several folders in --from, got {out}"
+        )
+    compared, rows, inputs = comparison.read_all(options["from"]), {}, {}
+    for label, each in compared.items():
+        if _asks_eps_in(options):
+            asked = options.eps_in or options.h
+            eps_in = input_radii(options, each.sigma) if asked else comparison.asked_radii(compared)
+            rows[label] = each.rows(eps_in, coverage=coverage)
+        if options.eps_out is not None:
+            eps_out = list(dict.fromkeys(options.eps_out))
+            inputs[label] = queries.input_radii(each.certificates, eps_out, coverage=coverage)
+    found = comparison.lines(compared, rows, inputs, coverage=coverage)
+    print(*map(errors.printable, found), sep="\n")
+    if out is not None:
+        process.make_writable(out, "--out")
+        print(f"written: {', '.join(map(str, comparison.write(compared, rows, out, coverage=coverage)))}")
+    return out

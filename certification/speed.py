@@ -1,0 +1,106 @@
+"""How fast a model makes noisy outputs here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from center_smoothing import Distance
+from center_smoothing.sampling import BaseFunction, NoisyOutputs, Stage
+from certification.request import Request
+from certification.trainer import make_trainer
+from command_line.errors import value_errors
+from lightning_modules import BaseModel, point_of
+
+# How long the speed is measured after the batch size is found.
+_SECONDS = 1.0
+# With so many others an output is compared, on average: when it is ranked with up to 114 candidates, in the
+# certification sample, which is larger, with 24 probes and the center.
+_COMPARISONS = 56
+# More outputs than are drawn in that time.
+_MANY = 1 << 30
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model makes noisy outputs.
+
+    Attributes:
+        samples_per_second: of one process: noise, evaluations and distances together.
+        batch_size: at which that is so.
+        processes: that share the examples.
+        images: on which it was measured.
+    """
+
+    samples_per_second: float
+    batch_size: int
+    processes: int
+    images: str
+
+    def __str__(self) -> str:
+        return f"{self.samples_per_second:,.0f} samples/s in batches of {self.batch_size}"
+
+
+def measure(
+    request: Request, model: BaseModel, function: BaseFunction | None, *, where: dict[str, Any]
+) -> Speed | None:
+    """Measure on noisy copies of an image, in about two seconds or a few batches; None without one.
+
+    The image is a random one, or the first of the data where the model does not say which images it takes.
+
+    Args:
+        request: whose noise, distance and batch size are taken.
+        model: moved to the device.
+        function: what evaluates the model; default: itself.
+        where: arguments of :func:`certification.trainer.make_trainer`.
+
+    Raises:
+        ValueError: if the model or the distance cannot do with the image, or ``where`` does not work on this machine.
+    """
+    options, shape = request.options, model.example_shape()
+    if shape is not None:
+        image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    elif options.data is not None:
+        options.data.prepare_data()
+        options.data.setup("test")
+        image = options.data.test_set[0]["image"]
+    else:
+        return None
+    trainer, size = make_trainer(**where), "x".join(map(str, image.shape))
+    given: dict[str, Any] = {"sigma": max(request.levels), "grid": options.grid, "batch_size": options.batch_size}
+    outputs = NoisyOutputs(model if function is None else function, **given)
+    model.to(trainer.strategy.root_device)
+    with value_errors(f"--data must hold examples that the model takes, got {tuple(image.shape)}"):
+        with trainer.precision_plugin.forward_context():
+            rate = samples_per_second(outputs, point_of(model, image), request.distance, seconds=_SECONDS)
+    images = f"the first test image, {size}" if shape is None else f"random images {size}"
+    return Speed(rate, int(outputs.batch_size), trainer.world_size, images)
+
+
+def samples_per_second(outputs: NoisyOutputs, x: Tensor, distance: Distance, *, seconds: float) -> float:
+    """Measure how many noisy outputs are drawn and compared a second, by this process.
+
+    Args:
+        outputs: whose batch size is chosen first if it is still to be.
+        x: (*in), around which they are drawn.
+        distance: between them.
+        seconds: to measure for; 0 is one batch.
+    """
+    given: dict[str, Any] = {"example": 0, "stage": Stage.CALIBRATION}
+    next(outputs.draw(x, **given, count=1))  # finds the batch size
+    drawn, began, took = 0, 0.0, 0.0
+    for number, batch in enumerate(outputs.draw(x, **given, count=_MANY)):
+        if number == 0:  # the first call of a shape does not count
+            began = time.perf_counter()
+            continue
+        embedded = distance.embed(batch)
+        others = embedded.repeat(-(-_COMPARISONS // len(embedded)), *[1] * (embedded.ndim - 1))[:_COMPARISONS]
+        distance.compare(embedded, others).flatten()[0].item()  # reading one number waits for the device
+        drawn, took = drawn + len(batch), time.perf_counter() - began
+        if took >= seconds:
+            break
+    return drawn / max(took, 1e-9)

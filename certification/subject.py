@@ -1,0 +1,132 @@
+"""What is certified: a model, made fast, and its test examples."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from torch import nn
+from torch.utils.data import Subset
+
+import datamodules
+from center_smoothing.sampling import check_point
+from certification.trainer import print_once
+from datamodules import ImageDataModule
+from lightning_modules import (
+    BaseModel,
+    CompiledModel,
+    ImportedModel,
+    LoadedCheckpoint,
+    checkpoint_file,
+    fold_batch_norm,
+    load_checkpoint,
+)
+from results import files
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be certified.
+
+    Attributes:
+        model: the base model.
+        sigma: its own noise level; None for a pretrained model.
+        sha256: of the checkpoint's file, or of a user's model; None for one of this project.
+        training: the run that it was trained in, if it says so.
+        data: its test split.
+        folder: beside which results go by default.
+    """
+
+    model: BaseModel
+    sigma: float | None
+    sha256: str | None
+    training: str | None
+    data: ImageDataModule
+    folder: Path
+
+
+def checkpoint_path(path: str | Path, flag: str) -> Path:
+    """The file of a checkpoint; which it is of a folder is said."""
+    found = checkpoint_file(path, flag=flag)
+    if found != Path(path):
+        print_once(f"checkpoint: {found}")
+    return found
+
+
+def load_trained(options: Namespace) -> LoadedCheckpoint | None:
+    """What train.py has trained, from --ckpt or from --model.weights; None for a pretrained model."""
+    if options.ckpt is None:
+        return options.trained
+    return load_checkpoint(checkpoint_path(options.ckpt, "--ckpt"))
+
+
+def load_subject(options: Namespace) -> Subject:
+    """The model and its test data, as far as they can be had."""
+    trained = load_trained(options)
+    if trained is None:
+        if options.data is None:
+            raise ValueError("--data must name a data module, e.g. PhotoFolder, for a pretrained model, got none")
+        data, folder = options.data, Path("runs") / type(options.model).__name__
+        sha256 = getattr(options.model, "sha256", None)
+        subject = Subject(options.model.eval(), options.sigma, sha256, None, data, folder)
+    else:
+        data, path = options.data, trained.path.resolve()
+        if data is None:
+            kind, init_args = training_data(trained)
+            data = kind(**init_args)
+        sigma = trained.model.sigma if options.sigma is None else options.sigma
+        folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        subject = Subject(trained.model, sigma, files.sha256(path), trained.run, data, folder)
+    subject.data.prepare_data()
+    subject.data.setup("test")
+    return subject
+
+
+def accelerated(model: BaseModel, options: Namespace) -> tuple[BaseModel, nn.Module]:
+    """The base model as it is evaluated fastest, and what evaluates it."""
+    if options.fold_batch_norm and not (isinstance(model, ImportedModel) and not model.is_eager):
+        model = fold_batch_norm(model)
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model, model if options.compile == "off" else CompiledModel(model, options.compile)
+
+
+def training_data(checkpoint: LoadedCheckpoint) -> tuple[type[ImageDataModule], dict[str, Any]]:
+    """The class of the data module, and its arguments."""
+    if checkpoint.data is None:
+        raise ValueError(
+            "--data must name a data module, e.g. MNIST: the checkpoint does not say what it was trained on"
+        )
+    kind = getattr(datamodules, str(checkpoint.data["class"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, ImageDataModule)):
+        raise ValueError(
+            f"--data must name a data module, e.g. MNIST: there is no {checkpoint.data['class']!r} any more"
+        )
+    return kind, dict(checkpoint.data["init_args"])
+
+
+def draw_examples(
+    datamodule: ImageDataModule, number: int | str, seed: int
+) -> tuple[Subset[dict[str, torch.Tensor]], list[int], str]:
+    """Test examples drawn with the seed, their indices, and a hash of both; fewer of them are the first of more."""
+    test_set = datamodule.test_set
+    num_examples = len(test_set) if number == "all" else int(number)
+    if num_examples > len(test_set):
+        raise ValueError(
+            f"--num-examples must be all or at most {len(test_set)}, the size of the test set, got {num_examples}"
+        )
+    order = torch.randperm(len(test_set), generator=torch.Generator().manual_seed(seed))
+    examples, indices, digest = Subset(test_set, order[:num_examples].tolist()), [], hashlib.sha256()
+    for position in range(num_examples):
+        example = examples[position]
+        indices.append(int(example["index"]))
+        try:
+            check_point(example["image"])
+        except ValueError as error:
+            raise ValueError(f"--data: image {indices[-1]} cannot be certified: {error}") from error
+        digest.update(f"{indices[-1]} {tuple(example['image'].shape)}".encode() + example["image"].numpy().tobytes())
+    return examples, indices, digest.hexdigest()

@@ -1,0 +1,168 @@
+"""Types of arguments: each takes what is typed or stands in a file, or says what would work."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# Of the units of --time-limit.
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def positive_number(name: str) -> Callable[[object], float]:
+    """The type of an argument that takes a finite number above 0.
+
+    Example:
+        >>> positive_number("--sigma")("0.25")
+        0.25
+    """
+    return _argument(name, "a positive number such as 0.25", lambda value: _number(value, above=0.0))
+
+
+def radius(name: str) -> Callable[[object], float]:
+    """The type of an argument that takes a finite number of at least 0."""
+    return _argument(name, "a number of at least 0 such as 0.5", lambda value: _number(value, least=0.0))
+
+
+def count(name: str) -> Callable[[object], int]:
+    """The type of an argument that takes a whole number of at least 1, also as 1e4 or 10_000.
+
+    Example:
+        >>> count("--n")("1e4")
+        10000
+    """
+    return _argument(name, "a whole number of at least 1", _count)
+
+
+def counts(name: str) -> Callable[[object], list[int]]:
+    """The type of an argument that takes one or several whole numbers of at least 1: see :func:`join_values`.
+
+    Example:
+        >>> counts("--m")("1e3,10_000")
+        [1000, 10000]
+    """
+    one = count(name)
+
+    def check(value: object) -> list[int]:
+        values = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+        return [one(each) for each in values]
+
+    return check
+
+
+def join_values(words: Sequence[str], flag: str, by: str = ",") -> list[str]:
+    """Return command-line words in which the values that follow a flag are one word.
+
+    jsonargparse's ``nargs="+"`` would refuse a single value in a YAML file.
+
+    Example:
+        >>> join_values(["--m", "1000", "10000", "--plan"], "--m")
+        ['--m', '1000,10000', '--plan']
+    """
+    kept: list[str] = []
+    for word in words:
+        if kept[-2:-1] == [flag] and not word.startswith("-"):
+            kept[-1] += f"{by}{word}"
+        else:
+            kept.append(word)
+    return kept
+
+
+def files_first(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line so ordered that what is typed wins over files, wherever it stands.
+
+    First come the files of --config in their order, then arguments such as ``--model CLASS`` and ``--trainer FILE``,
+    then those of a part of these such as ``--model.width 5``.
+
+    Example:
+        >>> files_first(["--model.width", "5", "--model", "some.Class", "--config", "some.yaml"])
+        ['--config', 'some.yaml', '--model', 'some.Class', '--model.width', '5']
+    """
+    arguments: list[list[str]] = []
+    for word in words:
+        if not arguments or word.startswith(("--", "-c")):
+            arguments.append([])
+        arguments[-1].append(word)
+    return [word for argument in sorted(arguments, key=_turn) for word in argument]
+
+
+def _turn(argument: Sequence[str]) -> int:
+    """When an argument, the words from one flag to the next, is to be parsed."""
+    flag = argument[0].partition("=")[0]
+    if flag.startswith("-c") or (len(flag) > len("--c") and "--config".startswith(flag)):  # it may be abbreviated
+        return 0
+    return 2 if "." in flag else 1
+
+
+def time_span(name: str) -> Callable[[object], float]:
+    """The type of an argument that takes a time above 0, in seconds or with a unit: 90, 90s, 30m, 1.5h.
+
+    Example:
+        >>> time_span("--time-limit")("30m")
+        1800.0
+    """
+
+    def convert(value: object) -> float | None:
+        text = str(value)
+        unit = _SECONDS.get(text[-1:])
+        return _number(value, above=0.0) if unit is None else _seconds(text[:-1], unit)
+
+    return _argument(name, "a time such as 90s, 30m or 2h", convert)
+
+
+def choice(name: str, *options: str) -> Callable[[object], str]:
+    """The type of an argument that takes one of a few words.
+
+    Example:
+        >>> choice("--method", "exact", "paper")("paper")
+        'paper'
+    """
+    return _argument(name, f"one of {', '.join(options)}", lambda value: str(value) if value in options else None)
+
+
+def _argument(name: str, wanted: str, convert: Callable[[object], T | None]) -> Callable[[object], T]:
+    """A type that raises ArgumentTypeError, with the argument's name, where ``convert`` gives None."""
+
+    def check(value: object) -> T:
+        converted = convert(value)
+        if converted is None:
+            raise ArgumentTypeError(f"{name} must be {wanted}, got {value!r}")
+        return converted
+
+    return check
+
+
+def _number(value: object, *, above: float = -math.inf, least: float = -math.inf) -> float | None:
+    """A finite number within its limits, or None."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if above < number < math.inf and number >= least else None
+
+
+def _seconds(text: str, unit: float) -> float | None:
+    number = _number(text, above=0.0)
+    return None if number is None else number * unit
+
+
+def _count(value: object) -> int | None:
+    number = _number(value, least=1.0)
+    return int(number) if number is not None and number < 2**63 and number == int(number) else None
+
+
+def _word_or_count(name: str, word: str) -> Callable[[object], int | str]:
+    return _argument(
+        name, f"{word} or a whole number of at least 1", lambda value: word if value == word else _count(value)
+    )
+
+
+# The types of --batch-size and --num-examples.
+batch_size = _word_or_count("--batch-size", "auto")
+num_examples = _word_or_count("--num-examples", "all")

@@ -1,0 +1,186 @@
+"""What arguments name: distances, budgets and smoothers, and what of them goes together."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from center_smoothing import (
+    Angular,
+    BoxJaccard,
+    Cosine,
+    Distance,
+    Hausdorff,
+    Lp,
+    MaskJaccard,
+    MeanBudget,
+    ProbabilityTV,
+    SmoothingBudget,
+    SquaredL2,
+    TotalVariation,
+    Wasserstein1,
+)
+from center_smoothing.distances import as_distance
+from command_line import class_paths
+
+_BUDGETS = Path(__file__).resolve().parents[1] / "configs" / "certify"
+# The names that --budget takes.
+BUDGETS = sorted(path.stem for path in _BUDGETS.glob("*.yaml"))
+# Those of them that means have.
+MEAN_BUDGETS = sorted(path.stem for path in (_BUDGETS / "mean").glob("*.yaml"))
+# The names that --smoother takes.
+SMOOTHERS = ("center", "mean")
+# What bounds the outputs of means, and which of the two to take.
+_BOUNDS = {
+    "--clip-norm": "--clip-norm scales outputs that are further from zero than that down to it, as part of the model",
+    "--output-bound": "--output-bound is for who knows that no two outputs are further apart",
+}
+# The names that --distance takes.
+DISTANCES: dict[str, Distance] = {
+    "tv": TotalVariation(p=1),
+    "tv-l2": TotalVariation(p=2),
+    "angular": Angular(),
+    "l1": Lp(1.0),
+    "l2": Lp(2.0),
+    "linf": Lp(float("inf")),
+    "jaccard": BoxJaccard(),
+    "mask-jaccard": MaskJaccard(),
+    "cosine": Cosine(),
+    "squared-l2": SquaredL2(),
+    "hausdorff": Hausdorff(),
+    "probability-tv": ProbabilityTV(),
+    "wasserstein1": Wasserstein1(),
+}
+
+
+def budget_values(name: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as SmoothingBudget's own
+    """What a file in configs/certify/ and flags say of a budget, under the names of :class:`SmoothingBudget`.
+
+    Args:
+        name: one of ``BUDGETS``.
+        given: what differs from the file, under the names of the flags (n, m, k, delta, alpha1, alpha2, method); None
+            leaves the file's value.
+    """
+    return _budget_values(_BUDGETS / f"{name}.yaml", given)
+
+
+def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as SmoothingBudget's own
+    """The budget of a file in configs/certify/. Arguments are those of :func:`budget_values`.
+
+    Raises:
+        ValueError: as :class:`SmoothingBudget` does.
+    """
+    return SmoothingBudget(**budget_values(name, **given))
+
+
+def mean_budget(name: str, **given: Any) -> MeanBudget:  # noqa: ANN401  # as MeanBudget's own
+    """The budget of a file in configs/certify/mean/.
+
+    Args:
+        name: one of ``MEAN_BUDGETS``.
+        given: what differs from the file, under the names of the flags (n, m, alpha1, alpha2); None leaves the file's
+            value.
+
+    Raises:
+        ValueError: as :class:`MeanBudget` does.
+    """
+    return MeanBudget(**_budget_values(_BUDGETS / "mean" / f"{name}.yaml", given))
+
+
+def _budget_values(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(path.read_text())
+    values.update({key: value for key, value in given.items() if value is not None})
+    return {{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(key, key): value for key, value in values.items()}
+
+
+def check_smoother(
+    smoother: str, *, distance: str, budget: str, bounds: Mapping[str, object], of_centers: Mapping[str, object]
+) -> None:
+    """See that what was asked of a smoother goes together, before anything is loaded.
+
+    Args:
+        smoother: one of ``SMOOTHERS``.
+        distance: what --distance names.
+        budget: one of ``BUDGETS``.
+        bounds: the flags that bound the outputs of means, as they are typed, with their values; None if not given.
+        of_centers: likewise the flags that mean nothing for means.
+
+    Raises:
+        ValueError: if not, with what to change.
+    """
+    bounding, foreign = ([flag for flag, value in flags.items() if value is not None] for flags in (bounds, of_centers))
+    if smoother == "center":
+        if bounding:
+            raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother mean, got center")
+        return
+    if not distance_by_name(distance).convex:
+        convex = ", ".join(name for name, known in DISTANCES.items() if known.convex)
+        raise ValueError(
+            f"--smoother={smoother} needs a distance that is convex in the output ({convex}), got {distance}: by that "
+            "distance a mean may be further away than each of its outputs"
+        )
+    if budget not in MEAN_BUDGETS:
+        raise ValueError(f"--budget must be one of {', '.join(MEAN_BUDGETS)} for --smoother={smoother}, got {budget}")
+    if foreign:
+        raise ValueError(f"{foreign[0]} is of centers alone: it must be left out with --smoother=mean")
+    if len(bounding) != 1:
+        wanted = " or ".join(bounds) if len(bounds) == 1 else f"exactly one of {' and '.join(bounds)}"
+        raise ValueError(
+            f"--smoother={smoother} needs {wanted}, got {' and '.join(bounding) or 'none'}: "
+            f"{'; '.join(_BOUNDS[flag] for flag in bounds)}"
+        )
+
+
+def distance_name(value: object) -> str:
+    """The type of --distance: one of ``DISTANCES``, or the dotted name of a user's own.
+
+    Example:
+        >>> distance_name("tv")
+        'tv'
+    """
+    if value in DISTANCES or (isinstance(value, str) and class_paths.is_dotted(value)):
+        return str(value)
+    raise ArgumentTypeError(
+        f"--distance must be one of {', '.join(DISTANCES)}, or the name of your own such as my_package.my_distance, "
+        f"got {value!r}"
+    )
+
+
+@cache
+def distance_by_name(name: str) -> Distance:
+    """The distance that --distance names.
+
+    Raises:
+        ValueError: for a user's own that cannot be imported, or is none.
+    """
+    if name in DISTANCES:
+        return DISTANCES[name]
+    try:
+        return as_distance(class_paths.import_by_name(name, "--distance"))
+    except ValueError as error:
+        raise ValueError(f"--distance: {error}" if not str(error).startswith("--distance") else str(error)) from error
+
+
+def noise_level(*, h: float, eps_in: float) -> float:
+    """Sigma = eps_in / h, in units of x: one number for all pairs that share it, as nine digits tell it apart.
+
+    Example:
+        >>> noise_level(h=1.5, eps_in=0.6) == noise_level(h=1.0, eps_in=0.4)
+        True
+    """
+    return float(f"{eps_in / h:.9g}")
+
+
+def check_certifiable(budget: SmoothingBudget, *, sigma: float, eps_in: float) -> None:
+    """Raise ValueError, with the m that would do, if no output can certify ``eps_in`` at ``sigma``."""
+    plan = budget.plan(eps_in / sigma)
+    if not plan.certifiable:
+        raise ValueError(
+            f"--m must be at least {plan.least_m:.0f} to certify eps_in={eps_in:g} (h={plan.h:g}) at "
+            f"delta={budget.delta} with method={budget.method!r}, got {budget.m}"
+        )

@@ -1,0 +1,1 @@
+"""A certification on disk, finished or not: written, read, and shown."""

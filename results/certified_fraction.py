@@ -1,0 +1,144 @@
+"""The certified fraction: which share of the examples is certified to move little, as a step function of eps_out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from results.rows import Row
+
+COLUMNS = ("sigma", "eps_in", "eps_out", "fraction")
+# Of curves of several folders.
+COLUMNS_OF_SEVERAL = ("folder", *COLUMNS)
+
+
+@dataclass(frozen=True)
+class FractionCurve:
+    """The share of the examples that are certified to ``eps_out`` at most, at one eps_in and one noise level.
+
+    From each step on, its own place included, the share is ``counts / num_examples``; beyond the last step it stays.
+    The whole curve comes from one certified radius per example, so all eps_out share one promise.
+
+    Attributes:
+        sigma: noise level, in units of x.
+        eps_in: input radius, in units of x.
+        eps_out: (S,) the steps, ascending and finite. The first is 0, where the curve begins.
+        counts: (S,) ascending: how many examples are certified to at most that.
+        num_examples: all of them, also those that abstained or have no certificate.
+        label: of the folder, where several are compared; else empty.
+    """
+
+    sigma: float
+    eps_in: float
+    eps_out: tuple[float, ...]
+    counts: tuple[int, ...]
+    num_examples: int
+    label: str = ""
+
+    @classmethod
+    def of(cls, radii: Iterable[float], *, sigma: float, eps_in: float, label: str = "") -> FractionCurve:
+        """The curve of certified output radii, one for each example.
+
+        Args:
+            radii: (N,), N >= 1. inf, where there is no certificate, and NaN count as never certified.
+            sigma: noise level, in units of x.
+            eps_in: input radius, in units of x.
+            label: of the folder, where several are compared.
+
+        Raises:
+            ValueError: if there is no radius.
+
+        Example:
+            >>> curve = FractionCurve.of([3.0, 1.0, float("inf"), 3.0], sigma=0.25, eps_in=0.5)
+            >>> curve.eps_out, curve.fraction
+            ((0.0, 1.0, 3.0), (0.0, 0.25, 0.75))
+        """
+        values = list(radii)
+        if not values:
+            raise ValueError("radii must hold at least one certified output radius, got none")
+        at = Counter(value for value in values if value < math.inf)
+        steps = tuple(sorted({0.0, *at}))
+        return cls(sigma, eps_in, steps, tuple(accumulate(at[step] for step in steps)), len(values), label)
+
+    @property
+    def h(self) -> float:
+        """eps_in / sigma, the same number for all noise levels of one h."""
+        return round(self.eps_in / self.sigma, 6)
+
+    @property
+    def fraction(self) -> tuple[float, ...]:
+        """(S,) the shares in [0, 1], ascending."""
+        return tuple(count / self.num_examples for count in self.counts)
+
+    def count_at(self, eps_out: float) -> int:
+        """How many examples are certified to at most ``eps_out``, which is at least 0; inf: at all."""
+        return self.counts[bisect_right(self.eps_out, eps_out) - 1]
+
+    def radius_of(self, percent: int) -> float:
+        """Least eps_out to which at least that many percent of the examples are certified; inf where fewer are."""
+        return self._radius_of_count(-(-percent * self.num_examples // 100))
+
+    @property
+    def median(self) -> float:
+        """Median eps_out; of an even number of examples the larger one of the two in the middle (theory T9)."""
+        return self._radius_of_count(self.num_examples // 2 + 1)
+
+    def _radius_of_count(self, count: int) -> float:
+        reached = (step for step, there in zip(self.eps_out, self.counts, strict=True) if there >= count)
+        return next(reached, math.inf)
+
+
+def certified_fractions(rows: Iterable[Row], *, label: str = "") -> list[FractionCurve]:
+    """Return the curves of all eps_in, and of all noise levels where there are several, by sigma and eps_in.
+
+    Args:
+        rows: one for each example and eps_in. Of rows of one example, sigma and eps_in the first counts.
+        label: of their folder, where several are compared.
+    """
+    groups: dict[tuple[float, float], dict[int, float]] = {}
+    for row in rows:
+        groups.setdefault((row.sigma, row.eps_in), {}).setdefault(row.index, row.eps_out)
+    return [
+        FractionCurve.of(radii.values(), sigma=sigma, eps_in=eps_in, label=label)
+        for (sigma, eps_in), radii in sorted(groups.items())
+    ]
+
+
+def panels(curves: Sequence[FractionCurve]) -> list[tuple[str, list[FractionCurve]]]:
+    """Return curves to be drawn together, with what they share: those of each h for a sweep of noise levels."""
+    if len({curve.sigma for curve in curves}) <= 1 or any(curve.label for curve in curves):
+        return [("", list(curves))] if curves else []
+    return [
+        (f"h = {h:g}", sorted((curve for curve in curves if curve.h == h), key=lambda curve: curve.eps_in))
+        for h in sorted({curve.h for curve in curves})
+    ]
+
+
+def columns(curves: Sequence[FractionCurve]) -> tuple[str, ...]:
+    """The columns of the table of the steps of these curves."""
+    return COLUMNS_OF_SEVERAL if any(curve.label for curve in curves) else COLUMNS
+
+
+def steps(curves: Sequence[FractionCurve]) -> list[tuple[str | float, ...]]:
+    """One row for each step of each curve, in the order of their ``columns``."""
+    first = len(COLUMNS_OF_SEVERAL) - len(columns(curves))
+    return [
+        (curve.label, curve.sigma, curve.eps_in, step, share)[first:]
+        for curve in curves
+        for step, share in zip(curve.eps_out, curve.fraction, strict=True)
+    ]
+
+
+def as_csv(curves: Sequence[FractionCurve]) -> str:
+    """What certified_fraction.csv holds: all digits, so that the curves can be drawn again exactly."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns(curves))
+    writer.writerows(steps(curves))
+    return text.getvalue()

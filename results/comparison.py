@@ -1,0 +1,235 @@
+"""Several finished certification folders side by side, without an evaluation of the model (theory T6)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from center_smoothing.budget import Coverage
+from center_smoothing.promise import promise_line
+from results import html, queries
+from results.attacks import LOWER_BOUND
+from results.certified_fraction import certified_fractions
+from results.folder import CertificationFolder
+from results.numbers import format_down, percent
+from results.plots.certificates import draw_curves
+from results.plots.examples import holds_boxes
+from results.plots.fractions import write_fractions
+from results.queries import Answers
+from results.rows import AnyCertificate, Row
+from results.settings import flatten
+from results.summary import summarise
+from results.terminal import result_lines
+
+# What a reader of certificates of both must know.
+TWO_FUNCTIONS = (
+    "Center and mean are two different smoothed functions, each with a promise of its own: a certificate of the center "
+    "says nothing about the mean, nor the other way round, and neither says how far the two are apart."
+)
+# Outputs of folders that differ in one of these have distances in other units.
+_UNITS = ("distance", "distance_sha256")
+# Settings that are answered anew, or say no more than others.
+_NO_DIFFERENCE = ("eps_in", "coverage", "relaxation")
+_SHOWN = 40  # characters of a setting that differs
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A finished folder among others.
+
+    Attributes:
+        folder: itself.
+        summary: of summary.json.
+        certificates: by index.
+    """
+
+    folder: CertificationFolder
+    summary: Mapping[str, Any]
+    certificates: Mapping[int, AnyCertificate]
+
+    @property
+    def sigma(self) -> float:
+        """Noise level, in units of x."""
+        return next(iter(self.certificates.values())).sigma
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that the certificates depend on, under dotted names."""
+        kept = {name: value for name, value in self.summary["config"].items() if name not in _NO_DIFFERENCE}
+        return flatten({"checkpoint_sha256": self.summary.get("checkpoint_sha256"), "smoother": "center", **kept})
+
+    def rows(self, eps_in: Sequence[float], *, coverage: Coverage) -> list[Row]:
+        """Return the rows of all examples for each eps_in: the folder's own where it was asked the same."""
+        same = self.summary["config"].get("coverage", "pointwise") == coverage != "bonferroni"
+        own = {(row.index, row.eps_in): row for row in self.folder.rows()} if same else {}
+        return [
+            own.get((index, row.eps_in), row)
+            for index, certificate in self.certificates.items()
+            for row in Row.of(index, certificate, eps_in=eps_in, coverage=coverage, seconds=0.0)
+        ]
+
+
+def read_all(paths: Sequence[str]) -> dict[str, Compared]:
+    """Read finished folders, and return them by label: their names, as far as those tell them apart.
+
+    Raises:
+        ValueError: for a folder that is not finished or damaged, twice the same, and for distances in other units.
+    """
+    folders = [CertificationFolder(path) for path in paths]
+    places = [folder.path.resolve() for folder in folders]
+    if len(set(places)) < len(places):
+        raise ValueError(f"--from must name different folders to compare them, got {' '.join(paths)}")
+    compared = [_read(folder) for folder in folders]
+    for name in _UNITS:
+        values = [each.summary["config"].get(name) for each in compared]
+        if len(set(values)) > 1:
+            got = " and ".join(str(value) for value in dict.fromkeys(values))
+            raise ValueError(
+                f"--from must name folders of one distance to compare them, got {name} {got}: their radii are in "
+                "different units"
+            )
+    return dict(zip(_labels(places), compared, strict=True))
+
+
+def _read(folder: CertificationFolder) -> Compared:
+    certificates = queries.certificates_of_finished(folder)
+    folder.check_consistent(certificates)
+    return Compared(folder, folder.read_summary() or {}, certificates)
+
+
+def _labels(places: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as many as tell all of them apart."""
+    for count in range(1, max(len(place.parts) for place in places)):
+        labels = [os.sep.join(place.parts[-count:]) for place in places]
+        if len(set(labels)) == len(labels):
+            return labels
+    return list(map(str, places))
+
+
+def asked_radii(compared: Mapping[str, Compared]) -> list[float]:
+    """Return all eps_in that any of the folders was asked, ascending."""
+    return sorted({row.eps_in for each in compared.values() for row in each.folder.rows()})
+
+
+def difference_lines(compared: Mapping[str, Compared]) -> list[str]:
+    """Return a line for each setting that is not the same in all folders."""
+    differing = _differing(compared)
+    if not differing:
+        return ["  the same settings in all folders"]
+    return [
+        f"  differ in {name}: " + ", ".join(f"{label} {str(value)[:_SHOWN]}" for label, value in values.items())
+        for name, values in differing.items()
+    ]
+
+
+def _differing(compared: Mapping[str, Compared]) -> dict[str, dict[str, Any]]:
+    settings = {label: each.settings for label, each in compared.items()}
+    names = dict.fromkeys(name for each in settings.values() for name in each)
+    found = {}
+    for name in names:
+        values = {label: each.get(name, "none") for label, each in settings.items()}
+        # budgets of different smoothers have numbers of their own
+        there = [value for value in values.values() if not (name.startswith("budget.") and value == "none")]
+        if len(set(map(str, there))) > 1:
+            found[name] = values
+    return found
+
+
+def results(rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """Return medians and rates of each folder at each eps_in, with its label, by eps_in.
+
+    Args:
+        rows: of each folder, by label.
+    """
+    found = [{"label": label, **result} for label, own in rows.items() for result in summarise(own, own[0].sigma)]
+    return sorted(found, key=lambda result: result["eps_in"])
+
+
+def lines(
+    compared: Mapping[str, Compared],
+    rows: Mapping[str, Sequence[Row]],
+    inputs: Mapping[str, Answers],
+    *,
+    coverage: Coverage,
+) -> list[str]:
+    """Return all that is said on the terminal: what differs, the medians side by side, and what they promise.
+
+    Args:
+        compared: at least two folders by label.
+        rows: certified output radii of each; empty if not asked for.
+        inputs: certified input radii of each; empty if not asked for.
+        coverage: of all answers.
+    """
+    found = [f"{len(compared)} folders side by side, without sampling", *difference_lines(compared)]
+    if rows:
+        found += ["median certified output radii, rounded up", *result_lines(results(rows))]
+    if inputs:
+        width = max(map(len, inputs))
+        found += [
+            "median of the largest certified input radii, rounded down; 0: no certificate",
+            f"{'':<{width}} {'eps_out':>8} {'median eps_in':>14} {'certified':>10}",
+        ]
+        for position, radius in enumerate(next(iter(inputs.values())).radii):
+            for label, table in inputs.items():
+                column = table.column(position)
+                certified = percent(sum(answer > 0.0 for answer in column), len(column))
+                found.append(
+                    f"{label:<{width}} {radius:>8.4g} {format_down(queries.lower_median(column)):>14} {certified:>10}"
+                )
+    promises = html.merge_sentences(compared, lambda each: [_promise(each, coverage)])
+    return [*found, *promises, *_two_functions(compared)]
+
+
+def _promise(compared: Compared, coverage: Coverage) -> str:
+    config, certificate = compared.summary["config"], next(iter(compared.certificates.values()))
+    return promise_line(certificate.budget, config["distance"], coverage=coverage, grid=config.get("grid"))
+
+
+def _two_functions(compared: Mapping[str, Compared]) -> list[str]:
+    return [TWO_FUNCTIONS] if len({each.settings["smoother"] for each in compared.values()}) > 1 else []
+
+
+def write(
+    compared: Mapping[str, Compared], rows: Mapping[str, Sequence[Row]], out: Path, *, coverage: Coverage
+) -> list[Path]:
+    """Write report.html, certificates.png, certified_fraction.csv and certified_fraction.png, and return their paths.
+
+    Args:
+        compared: at least two folders by label.
+        rows: of each.
+        out: folder to write, none that holds a certification.
+        coverage: of the rows.
+    """
+    folder, first = CertificationFolder(out), next(iter(compared.values()))
+    found, overlap = results(rows), holds_boxes(first.folder)
+    title = f"{' and '.join(compared)}, {first.summary['config']['distance']}"
+    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    figure.suptitle(title, fontsize=9, wrap=True)
+    draw_curves(figure.add_subplot(), [row for own in rows.values() for row in own], found, overlap=overlap)
+    figure.savefig(folder.picture, dpi=150)
+    fractions = [curve for label, own in rows.items() for curve in certified_fractions(own, label=label)]
+    write_fractions(folder, fractions, title, overlap=overlap)
+    pages = {
+        label: html.report_of_folder(each.folder, rows[label], promise=_promise(each, coverage), coverage=coverage)
+        for label, each in compared.items()
+    }
+    differing = _differing(compared)
+    settings = {name: value for name, value in first.settings.items() if name not in differing}
+    settings |= {f"{name}, {label}": value for name, each in differing.items() for label, value in each.items()}
+    page = html.report_of_folders(
+        pages,
+        [replace(page.curves[0], label=label) for label, page in pages.items()],
+        fractions=fractions,
+        title=title,
+        summary=[*html.merge_sentences(pages, lambda page: page.summary), *_two_functions(compared)],
+        configuration=settings,
+        notes=html.merge_sentences(pages, lambda page: [note for note in page.notes if note == LOWER_BOUND]),
+    )
+    audit = [{**check, "check": f"{label}: {check['check']}"} for label, page in pages.items() for check in page.audit]
+    html.write(replace(page, audit=audit), out / "report.html")
+    return [out / "report.html", folder.picture, folder.fractions, folder.fraction_picture]

@@ -1,0 +1,73 @@
+"""Whether the files of a certification folder, which may come from a stranger, say the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from center_smoothing import Certificate, MeanCertificate
+from results.rows import Row
+
+# Another processor may round a certified radius in another way.
+_TOLERANCE = 1e-9
+
+
+def check_summary(summary: object) -> None:
+    """See that a summary is built as certify.py builds it, as far as it is read back.
+
+    Raises:
+        TypeError: if it is not, with what is wrong.
+    """
+    if not isinstance(summary, dict) or not isinstance(summary.get("config"), dict):
+        raise TypeError("config is not an object")
+    names = summary.get("names", {})
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise TypeError("names is not an object of words")
+    rate = summary.get("samples_per_second", 0.0)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate < math.inf:
+        raise TypeError(f"samples_per_second is not a number of at least 0: {rate!r:.80}")
+    for name in ("model", "distance", "coverage"):
+        if not isinstance(summary["config"].get(name, ""), str):
+            raise TypeError(f"config.{name} is not a word")
+
+
+def check_rows(
+    rows: Sequence[Row], certificates: Mapping[int, Certificate | MeanCertificate], config: Mapping[str, Any]
+) -> None:
+    """See that the rows of certificates.csv are those that the distances on disk give with the configuration.
+
+    A change of one file alone is found. Whoever changes all of them consistently makes up a certification that cannot
+    be told from a true one without the model.
+
+    Args:
+        rows: all of them.
+        certificates: of all examples, from their distances.
+        config: of summary.json.
+
+    Raises:
+        ValueError: for a row that is another one, with both.
+    """
+    asked = [float(radius) for radius in config["eps_in"]]
+    coverage = config.get("coverage", "pointwise")
+    expected: dict[int, dict[float, float]] = {}
+    for row in rows:
+        certificate = certificates[row.index]
+        budget = certificate.budget
+        if row.index not in expected:
+            radii = np.atleast_1d(certificate.eps_out(asked, coverage=coverage)).tolist()
+            expected[row.index] = dict(zip(asked, radii, strict=True))
+        if hasattr(row, "attack_eps") != ("attack" in config):
+            raise ValueError(f"example {row.index} was attacked, or was not, unlike the configuration says")
+        there = (row.sigma, row.n, row.m, row.delta, row.method, row.abstained)
+        wanted = (config["sigma"], budget.n, certificate.m, budget.delta, budget.method, certificate.abstained)
+        if there != wanted:
+            raise ValueError(f"example {row.index} has sigma, n, m, delta, method, abstained {there}, not {wanted}")
+        eps_out = expected[row.index].get(row.eps_in)
+        if eps_out is None or not math.isclose(row.eps_out, eps_out, rel_tol=_TOLERANCE):
+            raise ValueError(
+                f"example {row.index} has eps_out={row.eps_out!r} at eps_in={row.eps_in!r}, "
+                f"its distances give {eps_out!r}"
+            )

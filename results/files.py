@@ -1,0 +1,55 @@
+"""Files that are whole or not there, and folders of one process at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+# What a file system without locks answers.
+_UNKNOWN = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+# What filelock made of ENOSYS before it had a lock of its own for such file systems.
+_OF_OLDER_FILELOCKS = (NotImplementedError,)
+
+
+@contextmanager
+def locked(folder: Path, refusal: str) -> Iterator[None]:
+    """Keep every other process that wants to lock a folder out, until this one ends in whatever way.
+
+    On a file system without locks it goes on with a warning in one line.
+
+    Args:
+        folder: that is there already.
+        refusal: what to say if another process has locked it.
+
+    Raises:
+        ValueError: if another process has.
+        OSError: if nothing can be written there.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(refusal) from error
+    except (OSError, *_OF_OLDER_FILELOCKS) as error:
+        if isinstance(error, OSError) and error.errno not in _UNKNOWN:
+            raise
+        print(
+            f"warning: {folder} is on a file system without locks: nothing keeps a second process from writing there",
+            file=sys.stderr,
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def sha256(path: str | Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,249 @@
+"""The folder that a certification writes: rows, distances, outputs and a summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from center_smoothing.files import atomic_write
+from center_smoothing.safe_arrays import read_npy, read_npz
+from results.consistency import check_rows, check_summary
+from results.files import locked
+from results.finished import certificate_loader
+from results.rows import AnyCertificate, Row, columns_of
+from results.untrusted_files import check_inside, check_links, read_json, read_text
+
+# What is kept of an example to be looked at.
+_PICTURES = ("image", "base", "smoothed")
+
+
+class CertificationFolder:
+    """Reads and writes a certification folder.
+
+    Args:
+        path: the folder. Nothing is read or written before a method is called.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.table = self.path / "certificates.csv"
+        self.summary = self.path / "summary.json"
+        self.picture = self.path / "certificates.png"
+        self.fractions = self.path / "certified_fraction.csv"
+        self.fraction_picture = self.path / "certified_fraction.png"
+        self.counterexamples = self.path / "counterexamples"
+
+    def create(self) -> None:
+        """Make the folder and its subfolders.
+
+        Raises:
+            ValueError: if something in it is a link to another place.
+        """
+        check_links(self.path, "--out")
+        for folder in self._folders():
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def remove_partial_files(self) -> None:
+        """Remove what an interrupted process has left half written; no other process may be writing."""
+        for folder in (*self._folders(), self.counterexamples):
+            for partial in folder.glob(".*.partial"):
+                partial.unlink(missing_ok=True)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep every other process that wants to write here out, until this one ends in whatever way.
+
+        Raises:
+            ValueError: on entering it, if another process has locked the folder.
+        """
+        return locked(
+            self.path,
+            f"--out must be a folder that no other process is writing to, got {self.path}: a certification is running "
+            "there; wait for its end, or take another folder",
+        )
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """What summary.json holds; None if there is none.
+
+        Raises:
+            ValueError: if it is not a summary.
+        """
+        try:
+            summary: dict[str, Any] = read_json(self.summary)
+            check_summary(summary)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise ValueError(f"{self.summary} is not the summary of a certification: {error}") from error
+        return summary
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace summary.json as a whole. inf is written as Infinity, as Python's json reads it."""
+        atomic_write(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def rows(self) -> list[Row]:
+        """All whole rows, those of interrupted processes included, without duplicates, in the order written."""
+        found: dict[tuple[int, float], Row] = {}
+        # the processes' tables first: another process may be bringing them together in the one that is read last
+        parts = [read_text(part) for part in sorted(self.path.glob("certificates.rank*.csv"))]
+        for text in (read_text(self.table), *parts):
+            whole = text.split("\n")[:-1]  # a line cut off by an interruption has no end
+            try:
+                for row in map(Row.from_text, csv.reader(whole)):
+                    if row is not None:
+                        found.setdefault((row.index, row.eps_in), row)
+            except csv.Error as error:
+                raise ValueError(f"{self.table} is not a table of certificates: {error}") from error
+        return list(found.values())
+
+    def finished(self, eps_in: Sequence[float]) -> set[int]:
+        """Indices of the examples of which everything is there: rows for all ``eps_in``, distances, outputs."""
+        there: dict[int, set[float]] = {}
+        for row in self.rows():
+            there.setdefault(row.index, set()).add(row.eps_in)
+        return {
+            index
+            for index, radii in there.items()
+            if radii >= set(eps_in) and self.distances(index).is_file() and self.outputs(index).is_file()
+        }
+
+    def merge(self, order: Iterable[int], eps_in: Sequence[float]) -> list[Row]:
+        """Bring all rows together in certificates.csv, by the examples' ``order`` and eps_in, and return them."""
+        by_key = {(row.index, row.eps_in): row for row in self.rows()}
+        rows = [by_key[index, radius] for index in order for radius in eps_in if (index, radius) in by_key]
+        self.write_rows(rows)
+        for part in self.path.glob("certificates.rank*.csv"):
+            part.unlink(missing_ok=True)
+        return rows
+
+    def write_rows(self, rows: Iterable[Row]) -> None:
+        """Write certificates.csv anew."""
+        rows, text = list(rows), io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns_of(rows))
+        writer.writerows(row.as_text() for row in rows)
+        atomic_write(self.table, text.getvalue())
+
+    def append(self, rows: Iterable[Row], *, part: str = "") -> None:
+        """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write."""
+        table = self.path / f"certificates.{part}.csv" if part else self.table
+        rows, text = list(rows), io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        there = table.read_bytes() if table.exists() else b""
+        if not there.partition(b"\n")[2]:  # a header at most, which may be that of other rows
+            table.unlink(missing_ok=True)
+            writer.writerow(columns_of(rows))
+        elif not there.endswith(b"\n"):
+            text.write(",cut\n")  # ends the line that an interruption cut off, so that it is none of a row
+        writer.writerows(row.as_text() for row in rows)
+        with table.open("a") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def distances(self, index: int) -> Path:
+        """Where the sorted distances of an example are: float64 (m,)."""
+        return self.path / "distances" / f"{index}.npy"
+
+    def outputs(self, index: int) -> Path:
+        """Where the image, the base output, the smoothed output and what the certificate keeps of an example are."""
+        return self.path / "outputs" / f"{index}.npz"
+
+    def description(self, index: int) -> Path:
+        """Where base output and smoothed output of an example stand in words, if they are no tensors."""
+        return self.path / "outputs" / f"{index}.txt"
+
+    def read_outputs(self, index: int) -> dict[str, NDArray[Any]]:
+        """What :meth:`outputs` holds, by name.
+
+        Raises:
+            OSError: if it cannot be read.
+            ValueError: if it is damaged, or a link that leads out of the folder.
+        """
+        check_inside(self.outputs(index), self.path)
+        return read_npz(self.outputs(index))
+
+    def _folders(self) -> tuple[Path, ...]:
+        return self.path, self.path / "distances", self.path / "outputs"
+
+    def parts(self) -> list[Path]:
+        """The folders below this one that hold a certification each, where several were brought together."""
+        return sorted(found.parent for where in ("*", "*/*") for found in self.path.glob(f"{where}/distances"))
+
+    def certificates(self) -> dict[int, AnyCertificate]:
+        """The certificates of all finished examples by index, to ask them anything without sampling.
+
+        Raises:
+            ValueError: if the folder does not hold a certification, or a damaged one.
+        """
+        summary = self.read_summary()
+        if summary is None:
+            raise ValueError(f"--from must be a folder that certify.py wrote, got {self.path}: it has no summary.json")
+        try:
+            restored, found = certificate_loader(summary["config"]), {}
+            for row in self.rows():
+                if row.index not in found:
+                    arrays = self.read_outputs(row.index)
+                    center = torch.from_numpy(arrays["smoothed"])
+                    kept = {name: array for name, array in arrays.items() if name not in _PICTURES}
+                    check_inside(self.distances(row.index), self.path)
+                    distances = read_npy(self.distances(row.index))
+                    found[row.index] = restored(row, center, distances, kept)
+        except Exception as error:  # what a stranger's values lead to may be of any kind
+            raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
+        if not found:
+            raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
+        return found
+
+    def check_consistent(self, certificates: Mapping[int, AnyCertificate]) -> None:
+        """See that certificates.csv holds the very radii that the distances give.
+
+        Args:
+            certificates: of :meth:`certificates`.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        try:
+            check_rows(self.rows(), certificates, (self.read_summary() or {})["config"])
+        except Exception as error:  # what a stranger's values lead to may be of any kind
+            raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
+
+
+def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoint_sha256: str | None) -> bool:
+    """Whether a folder holds a certification already.
+
+    Args:
+        folder: where the results are to go.
+        config: what they depend on, in plain values.
+        checkpoint_sha256: of the checkpoint's file; None for a pretrained model.
+
+    Raises:
+        ValueError: if it holds the results of something else, with what differs.
+    """
+    summary = folder.read_summary()
+    if summary is None:
+        if folder.table.exists():
+            raise ValueError(f"--out must be an empty or a certification folder, got {folder.path}: no summary.json")
+        return False
+    there = {**summary.get("config", {}), "checkpoint_sha256": summary.get("checkpoint_sha256")}
+    wanted = {**json.loads(json.dumps(config)), "checkpoint_sha256": checkpoint_sha256}
+    for key in {**wanted, **there}:
+        before, now = there.get(key), wanted.get(key)
+        if before != now:
+            if isinstance(before, dict) and isinstance(now, dict):  # name the one setting that differs
+                inner = next(name for name in {**now, **before} if before.get(name) != now.get(name))
+                key, before, now = f"{key}.{inner}", before.get(inner), now.get(inner)
+            raise ValueError(
+                f"--out must be another folder, got {folder.path}: it holds a certification with "
+                f"{key}={before!r}, not {now!r}"
+            )
+    return True

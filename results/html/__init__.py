@@ -1,0 +1,16 @@
+"""The report of a certification as one HTML file."""
+
+from results.html.content import Curve, Report, ReportExample
+from results.html.of_folder import merge_sentences, report_of_folder, report_of_folders
+from results.html.page import render, write
+
+__all__ = [
+    "Curve",
+    "Report",
+    "ReportExample",
+    "merge_sentences",
+    "render",
+    "report_of_folder",
+    "report_of_folders",
+    "write",
+]

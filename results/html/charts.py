@@ -1,0 +1,296 @@
+"""The charts of a report as plain values for its JavaScript, the same in tables, and what they show in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from results import numbers
+from results.certified_fraction import FractionCurve, panels
+from results.html.content import Curve, ReportExample
+
+_INTERVAL = "95% bootstrap interval"
+# The axis of input radii, and that of output radii: how a chart calls them, and how a number on them is called.
+_EPS_IN = {"x_title": "eps_in (l2 norm of the change)", "x_name": "eps_in", "x_format": ".4~g"}
+_EPS_OUT = {"x_title": "eps_out", "x_name": "eps_out", "x_format": ".12~g"}
+_QUANTITIES = {"eps_out": "certified radius eps_out", "smoothing_loss": "smoothing loss"}
+_INTERVALS = {"eps_out": ("low", "high"), "smoothing_loss": ("loss_low", "loss_high")}
+
+
+def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One chart of both output distances for a single curve, else one for each of them."""
+    there = [name for name in _QUANTITIES if any(len(getattr(curve, name)) for curve in curves)]
+    groups = [there] if len(curves) == 1 else [[name] for name in there]
+    charts = []
+    for number, names in enumerate(groups):
+        lines = [
+            _line(curve, name, label=curve.label if len(curves) > 1 else _QUANTITIES[name])
+            for name in names
+            for curve in curves
+            if len(getattr(curve, name))
+        ]
+        if "eps_out" in names:
+            lines += [_attack_line(curve, several=len(curves) > 1) for curve in curves if len(curve.attack_eps)]
+        references = reference_lines if "eps_out" in names else {}
+        charts.append(
+            _chart(
+                f"chart-{number}",
+                title="Median " + " and ".join(_QUANTITIES[name] for name in names),
+                axes={**_EPS_IN, "y_title": "output distance"},
+                lines=lines,
+                findings=[_finding(line) for line in lines],
+                references=references,
+                note=f"Bands: {_INTERVAL}." if any(line["low"] for line in lines) else "",
+            )
+        )
+    return charts
+
+
+def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | None:
+    """The chart of one example's own curve; None if it has none."""
+    if not len(example.eps_in):
+        return None
+    asked = {row.eps_in for row in example.rows}
+    line = {
+        "name": "eps_out",
+        "x": [float(value) for value in example.eps_in],
+        "y": _gaps(example.eps_out),
+        "low": [],
+        "high": [],
+        "marked": [value in asked for value in example.eps_in],
+        "text": [f"eps_out {up(value)}" for value in example.eps_out],
+        "certified": True,
+    }
+    title = f"Certified radius eps_out of example {example.name}"
+    axes = {**_EPS_IN, "y_title": "eps_out"}
+    return _chart(identity, title=title, axes=axes, lines=[line], findings=[_finding(line)])
+
+
+def fraction_charts(curves: Sequence[FractionCurve]) -> list[dict[str, Any]]:
+    """The certified fraction against eps_out: one chart, or one for each h where there are several noise levels."""
+    charts = []
+    for number_, (heading, group) in enumerate(panels(curves)):
+        labels = [_fraction_label(curve, heading) for curve in group]
+        charts.append(
+            _chart(
+                f"fraction-{number_}",
+                title=f"Certified fraction for each eps_in{f' at {heading}' if heading else ''}",
+                axes={**_EPS_OUT, "y_title": "share of the examples", "y_format": ".0%", "y_range": [0.0, 1.03]},
+                lines=_fraction_lines(group, labels),
+                findings=[_fraction_finding(curve, label) for curve, label in zip(group, labels, strict=True)],
+                steps=True,
+            )
+        )
+    return charts
+
+
+def fraction_steps(curves: Sequence[FractionCurve]) -> dict[str, Any]:
+    """The table of all steps of the certified fraction: its titles, and a row for each step."""
+    several = any(curve.label for curve in curves)
+    rows = [
+        [*[curve.label] * several, number(curve.sigma), number(curve.eps_in), up(eps_out), _percent(curve, eps_out)]
+        for curve in curves
+        for eps_out in curve.eps_out
+    ]
+    return {"titles": [*["Folder"] * several, "sigma", "eps_in", "eps_out", "Certified"], "rows": rows}
+
+
+def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
+    """The table of medians: its titles, and a row for each marked eps_in of each curve, or for every one."""
+    columns = {
+        "curve": (len(curves) > 1, "Curve"),
+        "sigma": (any(len(curve.sigma) for curve in curves), "sigma"),
+        "h": (any(len(curve.sigma) for curve in curves), "h"),
+        "eps_in": (True, "eps_in"),
+        "eps_out": (True, "Median eps_out"),
+        "interval": (any(len(curve.low) for curve in curves), _INTERVAL),
+        "smoothing_loss": (any(len(curve.smoothing_loss) for curve in curves), "Median smoothing loss"),
+        "loss_interval": (any(len(curve.loss_low) for curve in curves), f"{_INTERVAL} of the loss"),
+        "abstention_rate": (any(len(curve.abstention_rate) for curve in curves), "Abstained"),
+        "attack_eps": (any(len(curve.attack_eps) for curve in curves), "Median reached by the attack"),
+        "num_examples": (any(curve.num_examples for curve in curves), "Examples"),
+    }
+    shown = {key: title for key, (wanted, title) in columns.items() if wanted}
+    rows = [
+        _median_row(curve, position)
+        for curve in curves
+        for position in (range(len(curve.eps_in)) if every else curve.marked_positions)
+    ]
+    return {"titles": list(shown.values()), "rows": [[row[key] for key in shown] for row in rows]}
+
+
+def up(value: float | None) -> str:
+    """A certified radius for the eye; empty where there is none to show."""
+    return "" if value is None else numbers.format_up(value)
+
+
+def number(value: float | None) -> str:
+    """Any other number for the eye."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def _chart(
+    identity: str,
+    *,
+    title: str,
+    axes: Mapping[str, Any],
+    lines: list[dict[str, Any]],
+    findings: Sequence[str],
+    references: Mapping[str, float] | None = None,
+    note: str = "",
+    steps: bool = False,
+) -> dict[str, Any]:
+    """A chart for the JavaScript.
+
+    Args:
+        identity: of its element.
+        title: above it.
+        axes: x_title, y_title; x_name and x_format (of D3) of the values under the pointer; y_format and y_range where
+            the y axis has one of its own.
+        lines: of ``_line`` and its like.
+        findings: what it shows in words, a sentence each.
+        references: horizontal lines by name.
+        note: below it.
+        steps: whether a line keeps its height up to its next point, instead of leading there straight.
+    """
+    references = references or {}
+    said = [*findings, *(f"Reference line {name}: {value:.4g}." for name, value in references.items())]
+    return {
+        "y_format": "",
+        "y_range": None,
+        **axes,
+        "id": identity,
+        "kind": "Step chart" if steps else "Line chart",
+        "title": title,
+        "lines": lines,
+        "steps": steps,
+        "references": [{"name": name, "y": float(value)} for name, value in references.items()],
+        "finding": " ".join(said),
+        "note": note,
+    }
+
+
+def _fraction_lines(curves: Sequence[FractionCurve], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Lines that share their x, so that the pointer shows all of them at one eps_out, which is rounded up."""
+    x = sorted({float(up(eps_out)) for curve in curves for eps_out in curve.eps_out})
+    x.append(float(up(1.05 * x[-1] or 1.0)))  # beyond the last step, which would end on the frame
+    return [
+        {
+            "name": label,
+            "x": x,
+            "y": [curve.count_at(eps_out) / curve.num_examples for eps_out in x],
+            "low": [],
+            "high": [],
+            "marked": [False] * len(x),
+            "text": [f"{label}: {_percent(curve, eps_out)}" for eps_out in x],
+        }
+        for curve, label in zip(curves, labels, strict=True)
+    ]
+
+
+def _fraction_label(curve: FractionCurve, heading: str) -> str:
+    folder = f"{curve.label}, " if curve.label else ""
+    other = f"sigma = {number(curve.sigma)}" if heading else f"h = {number(curve.h)}"
+    return f"{folder}eps_in = {number(curve.eps_in)} ({other})"
+
+
+def _fraction_finding(curve: FractionCurve, label: str) -> str:
+    """What a curve of the certified fraction shows, in words."""
+    if not curve.counts[-1]:
+        return f"{label}: none of the {curve.num_examples} examples has a certificate."
+    places = {"25%": curve.radius_of(25), "the median example": curve.median, "90%": curve.radius_of(90)}
+    reached = ", ".join(f"{who} to {up(radius)}" for who, radius in places.items() if math.isfinite(radius))
+    certified = f"{_percent(curve, math.inf)} of the {curve.num_examples} examples have a certificate"
+    return f"{label}: {f'certified to eps_out are {reached}; ' if reached else ''}{certified}."
+
+
+def _percent(curve: FractionCurve, eps_out: float) -> str:
+    return numbers.percent(curve.count_at(eps_out), curve.num_examples)
+
+
+def _line(curve: Curve, name: str, *, label: str) -> dict[str, Any]:
+    """One line of a chart; None is a gap."""
+    low, high = _INTERVALS[name]
+    shown = up if name == "eps_out" else number
+    said = []
+    for position, value in enumerate(getattr(curve, name)):
+        text = f"{label}: {shown(value)}"
+        if len(getattr(curve, low)):
+            text += f" ({shown(curve.at(low, position))} to {shown(curve.at(high, position))})"
+        if name == "eps_out" and (rate := curve.at("abstention_rate", position)):
+            text += f", abstained on {rate:.1%}"
+        said.append(text)
+    marked = set(curve.marked_positions)
+    return {
+        "name": label,
+        "x": [float(value) for value in curve.eps_in],
+        "y": _gaps(getattr(curve, name)),
+        "low": _gaps(getattr(curve, low)),
+        "high": _gaps(getattr(curve, high)),
+        "marked": [position in marked for position in range(len(curve.eps_in))],
+        "text": said,
+        "certified": name == "eps_out",
+    }
+
+
+def _attack_line(curve: Curve, *, several: bool) -> dict[str, Any]:
+    """What attacks reached at the marked eps_in: a line below the certified one."""
+    label = f"{curve.label}, reached by the attack" if several else "reached by the attack"
+    return {
+        "name": label,
+        "x": [float(curve.eps_in[position]) for position in curve.marked_positions],
+        "y": _gaps(curve.attack_eps),
+        "low": [],
+        "high": [],
+        "marked": [True] * len(curve.attack_eps),
+        "text": [f"{label}: {number(value)}" for value in curve.attack_eps],
+        "certified": False,
+    }
+
+
+def _median_row(curve: Curve, position: int) -> dict[str, str]:
+    eps_in, sigma, rate = curve.eps_in[position], curve.at("sigma", position), curve.at("abstention_rate", position)
+    return {
+        "curve": curve.label,
+        "sigma": number(sigma),
+        "h": number(None if sigma is None else eps_in / sigma),
+        "eps_in": number(eps_in),
+        "eps_out": up(curve.eps_out[position]),
+        "interval": _ends(up(curve.at("low", position)), up(curve.at("high", position))),
+        "smoothing_loss": number(curve.at("smoothing_loss", position)),
+        "loss_interval": _ends(number(curve.at("loss_low", position)), number(curve.at("loss_high", position))),
+        "abstention_rate": "" if rate is None else f"{rate:.1%}",
+        "attack_eps": number(dict(zip(curve.marked_positions, curve.attack_eps, strict=False)).get(position)),
+        "num_examples": str(curve.num_examples or ""),
+    }
+
+
+def _finding(line: Mapping[str, Any]) -> str:
+    """What a line shows, in words; its gaps are said."""
+    name, eps_in, values = line["name"], line["x"], line["y"]
+    shown = up if line["certified"] else number
+    there = [(x, y) for x, y in zip(eps_in, values, strict=True) if y is not None]
+    gaps = [x for x, y in zip(eps_in, values, strict=True) if y is None]
+    if not there:
+        return f"{name}: infinite, so without a point, at every eps_in."
+    (first_in, first), (last_in, last) = there[0], there[-1]
+    text = f"{name}: {shown(first)} at "
+    if len(there) > 1 and len({y for _, y in there}) == 1:
+        text += "every eps_in" if not gaps else "every other eps_in"
+    else:
+        text += f"eps_in {number(first_in)}"
+        if len(there) > 1:
+            text += f", {shown(last)} at eps_in {number(last_in)}"
+    if gaps:
+        where = number(gaps[0]) if len(gaps) == 1 else f"{number(gaps[0])} to {number(gaps[-1])}"
+        text += f"; infinite, so without a point, at eps_in {where}"
+    return text + "."
+
+
+def _gaps(values: Sequence[float]) -> list[float | None]:
+    return [float(value) if math.isfinite(value) else None for value in values]
+
+
+def _ends(low: str, high: str) -> str:
+    return f"{low} to {high}" if low else ""

@@ -1,0 +1,292 @@
+"""The report of a finished certification folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from center_smoothing import MeanCertificate
+from center_smoothing.budget import Coverage
+from center_smoothing.medians import upper_median
+from results.attacks import LOWER_BOUND
+from results.certified_fraction import FractionCurve, certified_fractions
+from results.folder import CertificationFolder
+from results.html.charts import number, up
+from results.html.content import Curve, Report, ReportExample
+from results.plots.examples import difference, example_pictures, guarantees, holds_boxes
+from results.rows import AnyCertificate, Row, attacked_rows
+
+T = TypeVar("T")
+
+# What summary.json holds besides settings.
+NOT_SETTINGS = ("results", "names", "audit")
+_DENSE = 80  # steps of a curve between the asked eps_in
+_READING = (
+    "sigma and eps_in are in units of the input, where pixels lie in [0, 1].",
+    "eps_out and smoothing loss are distances between outputs. A certified radius is rounded up, never down.",
+    "inf: no certificate. The median of an even number of examples is the larger one of the two in the middle.",
+)
+
+
+def report_of_folder(
+    folder: CertificationFolder, rows: Sequence[Row], *, promise: str, coverage: Coverage | None = None
+) -> Report:
+    """Return the report of a finished certification folder, for ``results.html.write``.
+
+    The distances on disk answer any eps_in, so that curves are dense without sampling.
+
+    Args:
+        folder: with summary.json, distances and outputs.
+        rows: of its certificates, in the order to be shown.
+        promise: what holds, from ``center_smoothing.promise.promise_line``.
+        coverage: of the rows; default: that of the configuration.
+
+    Raises:
+        ValueError: if the folder does not hold a certification, or a damaged one.
+    """
+    summary = folder.read_summary() or {}
+    config = summary.get("config", {})
+    certificates = folder.certificates()
+    coverage = coverage or config.get("coverage", "pointwise")
+    if isinstance(next(iter(certificates.values())), MeanCertificate):
+        coverage = "dkw"  # the answers of a mean hold all together, whatever was asked for
+    by_index: dict[int, list[Row]] = {}
+    for row in rows:
+        by_index.setdefault(row.index, []).append(row)
+    eps_in, eps_out = _radii(by_index, certificates, coverage=coverage)
+    curve = _median_curve(by_index, eps_in, list(eps_out.values()))
+    examples = [
+        _example(folder, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
+        for index in by_index
+    ]
+    sparse = 1 < len(curve.eps_in) == len(curve.marked_positions)
+    return Report(
+        title=f"Certified output radii of {config.get('model', 'a model')}",
+        summary=_summary(config, curve, examples),
+        promise=_sentence(promise.partition(": ")[2]) + ".",
+        reading=[*_READING, *_of_the_base_output(config)],
+        not_promised=_not_promised(config, coverage),
+        curves=[curve],
+        fractions=certified_fractions(rows),
+        examples=examples,
+        configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
+        audit=summary.get("audit", ()),
+        notes=[
+            *(["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else []),
+            *([LOWER_BOUND] if curve.attack_eps else []),
+        ],
+    )
+
+
+def report_of_folders(
+    reports: Mapping[str, Report],
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    summary: Sequence[str],
+    configuration: Mapping[str, Any],
+    notes: Sequence[str] = (),
+    reference_lines: Mapping[str, float] | None = None,
+    fractions: Sequence[FractionCurve] | None = None,
+) -> Report:
+    """Return one report of several certifications, with curves across them.
+
+    The same example at one noise level stands beside itself, and what is not said of all says of which.
+
+    Args:
+        reports: of the folders, by what sets each apart from the others, "sigma = 0.2", say.
+        curves: that stand in place of theirs.
+        title: heading of the page.
+        summary: plain words on what was certified, one paragraph each.
+        configuration: of all of them.
+        notes: remarks below the charts.
+        reference_lines: output distances to compare with, by name.
+        fractions: curves of the certified fraction; default: those of all rows together.
+    """
+    levels = list(dict.fromkeys(example.rows[0].sigma for report in reports.values() for example in report.examples))
+    placed = [
+        (levels.index(example.rows[0].sigma), position, replace(example, name=f"{example.name}, {label}"))
+        for label, report in reports.items()
+        for position, example in enumerate(report.examples)
+    ]
+    examples = [example for *_, example in sorted(placed, key=lambda item: item[:2])]
+    return replace(
+        next(iter(reports.values())),
+        title=title,
+        summary=summary,
+        promise=" ".join(merge_sentences(reports, lambda report: [report.promise])),
+        reading=merge_sentences(reports, lambda report: report.reading),
+        not_promised=merge_sentences(reports, lambda report: report.not_promised),
+        curves=curves,
+        fractions=certified_fractions(row for example in examples for row in example.rows)
+        if fractions is None
+        else fractions,
+        examples=examples,
+        configuration=configuration,
+        notes=notes,
+        reference_lines=reference_lines or {},
+    )
+
+
+def merge_sentences(reports: Mapping[str, T], items: Callable[[T], Sequence[str]]) -> list[str]:
+    """Return what any of the reports says, once; what not all of them say with the labels of those that do.
+
+    Args:
+        reports: by label.
+        items: of a report, sentences.
+
+    Example:
+        >>> merge_sentences({"a": ["One.", "Two."], "b": ["Two."]}, lambda items: items)
+        ['a: One.', 'Two.']
+    """
+    labels: dict[str, list[str]] = {}
+    for label, report in reports.items():
+        for item in dict.fromkeys(items(report)):
+            labels.setdefault(item, []).append(label)
+    return [item if len(of) == len(reports) else f"{', '.join(of)}: {item}" for item, of in labels.items()]
+
+
+def _radii(
+    by_index: Mapping[int, Sequence[Row]], certificates: Mapping[int, AnyCertificate], *, coverage: Coverage
+) -> tuple[list[float], dict[int, list[float]]]:
+    """Ascending eps_in (J,), and the certified radius of each example at each of them (J,).
+
+    At the asked eps_in they are those of the rows. In between the certificates answer, but for "bonferroni", whose
+    answers depend on how many there are.
+    """
+    there = {(index, row.eps_in): row.eps_out for index, group in by_index.items() for row in group}
+    asked = sorted({eps_in for _, eps_in in there})
+    if coverage == "bonferroni":
+        return asked, {index: [there[index, eps_in] for eps_in in asked] for index in by_index}
+    own = {index: certificates[index] for index in by_index}
+    certifiable = max(certificate.eps_in(math.inf, coverage=coverage) for certificate in own.values())
+    top = min(certifiable * (1.0 - 1e-9), 1.5 * asked[-1] or math.inf)  # eps_in is rounded by less than that
+    if top == math.inf:  # a mean never moves by more than the bound
+        top = 2.0 * next(iter(own.values())).sigma
+    grid = np.unique([*asked, *np.linspace(0.0, top, _DENSE + 1)])
+    return grid.tolist(), {
+        index: [
+            there.get((index, eps_in), float(eps_out))
+            for eps_in, eps_out in zip(
+                grid.tolist(), np.atleast_1d(own[index].eps_out(grid, coverage=coverage)), strict=True
+            )
+        ]
+        for index in by_index
+    }
+
+
+def _median_curve(
+    by_index: Mapping[int, Sequence[Row]], eps_in: Sequence[float], eps_out: Sequence[Sequence[float]]
+) -> Curve:
+    """The medians of the examples. Abstentions count as inf."""
+    examples = [group[0] for group in by_index.values()]
+    loss = upper_median([row.smoothing_loss for row in examples])
+    count, sigma = len(eps_in), examples[0].sigma
+    asked = sorted({row.eps_in for group in by_index.values() for row in group})
+    attacked = attacked_rows(row for group in by_index.values() for row in group)
+    reached = [[row.attack_eps for row in attacked if row.eps_in == radius] for radius in asked]
+    return Curve(
+        f"sigma = {sigma:g}",
+        eps_in,
+        [upper_median(at) for at in zip(*eps_out, strict=True)],
+        smoothing_loss=[loss] * count,
+        abstention_rate=[sum(row.abstained for row in examples) / len(examples)] * count,
+        sigma=[sigma] * count,
+        marked=asked,
+        num_examples=len(examples),
+        attack_eps=[upper_median(at) for at in reached] if attacked else (),
+    )
+
+
+def _example(
+    folder: CertificationFolder,
+    name: str | None,
+    rows: Sequence[Row],
+    eps_in: Sequence[float],
+    eps_out: Sequence[float],
+) -> ReportExample:
+    index = rows[0].index
+    found = example_pictures(folder, index)
+    shown = list(found.pictures)
+    if len(shown) == 3 and shown[1].array.shape == shown[2].array.shape:
+        shown.append(difference(shown[1].array, shown[2].array, name="|base - smoothed|"))
+    promised = [
+        f"At eps_in = {row.eps_in:g}: {guarantee}"
+        for row, guarantee in zip(rows, guarantees(folder, rows) if holds_boxes(folder) else (), strict=False)
+    ]
+    return ReportExample(
+        str(index) if name is None else f"{index} ({name})",
+        rows,
+        pictures=shown,
+        words=[*found.words, *promised],
+        eps_in=eps_in,
+        eps_out=eps_out,
+    )
+
+
+def _summary(config: Mapping[str, Any], curve: Curve, examples: Sequence[ReportExample]) -> list[str]:
+    data = config.get("data")
+    source = f" of {data['class']}" if isinstance(data, Mapping) and "class" in data else ""
+    count, position = curve.num_examples, curve.marked_positions[0]
+    eps_in, eps_out = number(curve.eps_in[position]), curve.eps_out[position]
+    moves = (
+        f"the smoothed output of the median example is certified to move by at most {up(eps_out)}"
+        if math.isfinite(eps_out)
+        else "the median example has no certificate"
+    )
+    abstained = sum(example.rows[0].abstained for example in examples)
+    return [
+        f"{config.get('model', 'A model')}, smoothed with Gaussian noise of standard deviation {curve.label}, was "
+        f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "
+        f"Outputs are compared by {config.get('distance', 'the distance of the configuration')}.",
+        *_smoothed_output(config),
+        f"For one change of an input by at most eps_in = {eps_in} (l2 norm), fixed beforehand, {moves}. "
+        f"The smoothed function abstained on {abstained or 'none'} of the {count} inputs.",
+    ]
+
+
+def _smoothed_output(config: Mapping[str, Any]) -> list[str]:
+    """What the smoothed function returns, where it is not the center."""
+    if config.get("smoother") != "mean":
+        return []
+    return [f"The smoothed output is the mean of {config['budget']['n']:,} outputs under noise, not their center."]
+
+
+def _of_the_base_output(config: Mapping[str, Any]) -> list[str]:
+    """What the base output is where the base model is not smoothed as it is."""
+    if "clip_norm" not in config:
+        return []
+    return [
+        f"Outputs further than clip_norm = {number(config['clip_norm'])} from zero are scaled down to it. This clipped "
+        "model is what is smoothed: base output and smoothing loss are those of the clipped model."
+    ]
+
+
+def _not_promised(config: Mapping[str, Any], coverage: Coverage) -> list[str]:
+    """What a reader might take the promise for."""
+    smoother = config.get("smoother", "center")
+    items = [
+        "Nothing about the base model alone: the promise is about the smoothed function, whose output is the "
+        f"{smoother} of the base model's outputs under noise.",
+        "Nothing where the smoothed function abstains: such inputs have eps_out = inf and count so in the medians.",
+        "Nothing about all changed inputs at once: the probability is for each changed input, fixed before sampling, "
+        "and for each example.",
+        "Nothing about several sigma at once: each noise level is certified by itself.",
+        "Nothing about how good an output is: the smoothing loss is measured, without any attack, and not certified.",
+    ]
+    if coverage == "pointwise":
+        items.append(
+            "Nothing about several eps_in at once: each holds by itself if it was chosen before the results were seen. "
+            "Coverage dkw would cover the whole curve of an example at one sigma."
+        )
+    elif coverage == "bonferroni":
+        items.append("Nothing at other eps_in than those asked at a sigma: coverage bonferroni counts them.")
+    return items
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

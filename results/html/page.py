@@ -1,0 +1,152 @@
+"""A report as one HTML file that needs nothing else: charts, examples, settings."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import os
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from center_smoothing.files import atomic_write
+from results.html.charts import example_chart, fraction_charts, fraction_steps, median_charts, medians, number, up
+from results.html.content import Report, ReportExample
+from results.plots.examples import Picture, as_image
+from results.rows import Row, attacked_rows
+from results.settings import flatten
+
+_HERE = Path(__file__).parent
+_SMALL = 96  # pixels a side up to which a picture is kept without loss, and enlarged with crisp squares
+
+
+def write(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write the page of a report, as a whole or not at all.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    atomic_write(path, render(report))
+
+
+def render(report: Report) -> str:
+    """The page of a report: a whole HTML document without a reference to anything outside of it."""
+    charts = median_charts(report.curves, reference_lines=report.reference_lines)
+    fractions = fraction_charts(report.fractions)
+    examples = [_example(example, f"example-{number}") for number, example in enumerate(report.examples)]
+    scripts = [Markup(text) for text in (get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8"))]
+    dense = any(curve.marked is not None and set(curve.marked) != set(curve.eps_in) for curve in report.curves)
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            charts=charts,
+            fractions=fractions,
+            fraction_steps=fraction_steps(report.fractions),
+            medians=medians(report.curves),
+            points=medians(report.curves, every=True) if dense else None,
+            examples=examples,
+            configuration=[(name, _setting(value)) for name, value in flatten(report.configuration).items()],
+            attacked=any(attacked_rows(example.rows) for example in report.examples),
+            drawn={
+                chart["id"]: chart
+                for chart in [*charts, *fractions, *(example["chart"] for example in examples)]
+                if chart is not None
+            },
+            style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+            scripts=scripts,
+            hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+            product=f"center-smoothing {_version()}".strip(),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters.update(up=up, number=number, sortable=_sortable)
+    return environment
+
+
+def _sortable(value: float) -> str:
+    """All digits of a number, as JavaScript reads them."""
+    return repr(float(value)) if math.isfinite(value) else "Infinity"
+
+
+def _example(example: ReportExample, identity: str) -> dict[str, Any]:
+    """What the template shows of one example."""
+    pictures = []
+    for picture in example.pictures:
+        height, width, _ = picture.array.shape
+        said = [f"{picture.name} of example {example.name}", f"{width} by {height} pixels", picture.note]
+        pictures.append(
+            {
+                "name": picture.name,
+                "note": picture.note,
+                "alt": ", ".join(part for part in said if part),
+                "width": width,
+                "height": height,
+                "small": max(width, height) <= _SMALL,
+                "source": _data_address(picture),
+            }
+        )
+    return {
+        "id": identity,
+        "name": example.name,
+        "rows": example.rows,
+        "said": _in_one_line(example.rows),
+        "words": example.words,
+        "pictures": pictures,
+        "chart": example_chart(example, f"{identity}-curve"),
+    }
+
+
+def _in_one_line(rows: Sequence[Row]) -> str:
+    """The certificates of an example in one line: its least and its largest eps_in."""
+    if not rows:
+        return ""
+    if rows[0].abstained:
+        return "Abstained: no certificate."
+    ends = sorted(rows, key=lambda row: row.eps_in)[:: max(len(rows) - 1, 1)]
+    radii = ", ".join(f"eps_out {up(row.eps_out)} at eps_in {number(row.eps_in)}" for row in ends)
+    return f"{radii}. Smoothing loss {number(rows[0].smoothing_loss)}."
+
+
+def _data_address(picture: Picture) -> str:
+    """The picture inside its own address: PNG, or JPEG for a large one where that is smaller."""
+    image = as_image(picture.array)
+    encoded = {"png": _encoded(image, "PNG")}
+    if max(image.size) > _SMALL:
+        encoded["jpeg"] = _encoded(image, "JPEG", quality=90, subsampling=0)
+    kind = min(encoded, key=lambda name: len(encoded[name]))
+    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
+
+
+def _encoded(image: Image.Image, kind: str, **options: int | bool) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _setting(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _version() -> str:
+    try:
+        return version("center-smoothing")
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,75 @@
+"""Numbers for the eye, rounded to the safe side."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+
+# Radii above 0 are shown as at least this.
+_TINY = 1e-12
+
+
+def rounded_up(value: float, digits: int = 2) -> str:
+    """A certified radius for the eye, never below the true one.
+
+    Example:
+        >>> rounded_up(80.001)
+        '80.01'
+    """
+    text = f"{value:.{digits}f}"
+    return text if float(text) >= value else f"{value + 10.0**-digits:.{digits}f}"
+
+
+def format_up(value: float) -> str:
+    """A certified radius for the eye, with two decimals or three significant digits, never below the true one.
+
+    Example:
+        >>> format_up(80.001), format_up(0.0012345)
+        ('80.01', '0.00124')
+    """
+    if 0.0 < value <= _TINY:
+        return f"{_TINY:g}"
+    return rounded_up(value, 2 - math.floor(math.log10(value)) if 0.0 < value < 1.0 else 2)
+
+
+def rounded_down(value: float, digits: int = 2) -> str:
+    """A certified input radius for the eye, never above the true one.
+
+    Example:
+        >>> rounded_down(0.689)
+        '0.68'
+    """
+    text = f"{value:.{digits}f}"
+    return text if float(text) <= value else f"{Decimal(text) - Decimal(1).scaleb(-digits):f}"
+
+
+def format_down(value: float) -> str:
+    """A certified input radius for the eye, with two decimals or three significant digits, never above the true one.
+
+    Example:
+        >>> format_down(1.239), format_down(0.0012345)
+        ('1.23', '0.00123')
+    """
+    return rounded_down(value, 2 - math.floor(math.log10(value)) if _TINY <= value < 1.0 else 2)
+
+
+def percent(count: int, total: int) -> str:
+    """A share of examples for the eye, never above the true one.
+
+    Example:
+        >>> percent(2, 3), percent(3, 3)
+        ('66.6%', '100%')
+    """
+    return f"{1000 * count // total / 10:g}%"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for the eye.
+
+    Example:
+        >>> duration(5400)
+        '90 min'
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

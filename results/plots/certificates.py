@@ -1,0 +1,144 @@
+"""The picture of a certification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import NDArray
+
+from results.folder import CertificationFolder
+from results.numbers import format_up
+from results.plots.examples import Picture, as_image, example_pictures, guarantees, holds_boxes
+from results.rows import Row
+from results.summary import results_by_line
+
+_OUTPUTS, _PHOTOS, _PHOTOS_IN_ROW = 5, 6, 3
+_COLOURS, _LOSS = ("#1f4e79", "#8e2f5c", "#2e7d32", "#6a1b9a"), "#b85c00"
+
+
+def draw_certificates(
+    folder: CertificationFolder, rows: Sequence[Row], results: Sequence[dict[str, Any]], title: str
+) -> Figure:
+    """Median eps_out and smoothing loss against eps_in, and what the smoothed outputs look like.
+
+    Args:
+        folder: where the outputs of the examples are.
+        rows: of certificates.csv.
+        results: of summary.json. There is a line for each h where several noise levels were certified.
+        title: one line above it all.
+
+    Returns:
+        A figure, not tied to any window; ``figure.savefig(path)`` writes it.
+    """
+    boxes = holds_boxes(folder)
+    indices = list(dict.fromkeys(row.index for row in rows))
+    found = [(index, example_pictures(folder, index).pictures) for index in indices[: _PHOTOS if boxes else _OUTPUTS]]
+    examples = [(index, pictures) for index, pictures in found if pictures]
+    figure = Figure(figsize=(11.0 if examples else 6.0, 4.8), layout="constrained")
+    figure.suptitle(fill(title, int(14 * figure.get_figwidth())), fontsize=10)
+    if not examples:
+        draw_curves(figure.add_subplot(), rows, results, overlap=boxes)
+        return figure
+    left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1.0])
+    draw_curves(left.add_subplot(), rows, results, overlap=boxes)
+    if boxes:
+        _draw_photos(right, [(_overlap_caption(folder, rows, index), pictures[0]) for index, pictures in examples])
+    else:
+        _draw_outputs(right, examples)
+    return figure
+
+
+def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Picture]]]) -> None:
+    """A column for each example, a row for each of its pictures."""
+    axes = figure.subplots(max(len(pictures) for _, pictures in examples), len(examples), squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for column, (index, pictures) in enumerate(examples):
+        axes[0, column].set_title(f"#{index}", fontsize=8)
+        for axis, picture in zip(axes[:, column], pictures, strict=False):
+            axis.imshow(as_image(picture.array), cmap="gray", vmin=0, vmax=255)
+            if column == 0:
+                axis.set_ylabel(_in_lines(picture.name), fontsize=8)
+
+
+def _in_lines(name: str) -> str:
+    """The name of a picture, narrow enough to stand beside it."""
+    for word in ("smoothed", "clipped"):
+        name = name.replace(f"{word} ", f"{word}\n")
+    return name
+
+
+def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> None:
+    """Photos with boxes, each with its caption."""
+    figure.suptitle(photos[0][1].note, fontsize=8)
+    columns = min(_PHOTOS_IN_ROW, len(photos))
+    axes = figure.subplots(-(-len(photos) // columns), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (caption, picture) in zip(axes.flat, photos, strict=False):
+        axis.imshow(as_image(picture.array))
+        axis.set_title(caption, fontsize=7)
+
+
+def _overlap_caption(folder: CertificationFolder, rows: Sequence[Row], index: int) -> str:
+    """What is guaranteed at the first eps_in of the noise level of the photo's boxes."""
+    sigma = (folder.read_summary() or {})["config"]["sigma"]
+    row = next(row for row in rows if row.index == index and row.sigma == sigma)
+    (promised,) = guarantees(folder, [row])
+    return f"#{index}: {promised}\nat eps_in={row.eps_in:g}, sigma={sigma:g}"
+
+
+def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool) -> None:
+    """Draw median eps_out and smoothing loss against eps_in; with the radii of the examples where there is one line.
+
+    Args:
+        axis: to draw on.
+        rows: of all lines.
+        results: of summary.json, with ``label`` where they are of several folders.
+        overlap: whether outputs are boxes: a second axis is the overlap that is guaranteed.
+    """
+    drawn = results_by_line(results, several_levels=len({row.sigma for row in rows}) > 1)
+    smoothers = {row.smoother for row in rows}
+    between = f" d(f(x), {smoothers.pop()})" if len(smoothers) == 1 else ""
+    for line, colour in zip(drawn, cycle(_COLOURS), strict=False):
+        name = f", {line.replace('=', ' = ')}" if line else ""
+        for number, row in enumerate(() if line else rows):
+            label = "certified radius of one example" if number == 0 else None
+            axis.plot(row.eps_in, row.eps_out, ".", color=colour, alpha=0.3, markersize=5, label=label)
+        medians = [result["median_eps_out"] for result in drawn[line]]
+        eps_in, loss_colour = [result["eps_in"] for result in drawn[line]], colour if line else _LOSS
+        axis.plot(eps_in, medians, "o-", color=colour, label=f"median certified radius eps_out{name}")
+        losses = [result["median_smoothing_loss"] for result in drawn[line]]
+        axis.plot(eps_in, losses, "s--", color=loss_colour, label=f"median smoothing loss{between}{name}")
+        reached = [result["median_attack_eps"] for result in drawn[line] if "median_attack_eps" in result]
+        if reached:
+            axis.plot(eps_in, reached, "v:", color=colour, label=f"median reached by the attack{name}")
+        for result in drawn[line]:
+            if np.isfinite(result["median_eps_out"]):
+                at = (result["eps_in"], result["median_eps_out"])
+                text = format_up(result["median_eps_out"])
+                axis.annotate(text, at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+    missing = sum(not np.isfinite(row.eps_out) for row in rows)
+    abstained = max((result["abstention_rate"] for result in results), default=0.0)
+    axis.set_xlabel(f"input radius eps_in (l2)   |   abstained on {abstained:.0%}, {missing} rows without certificate")
+    axis.set_ylabel("output distance")
+    axis.set_xticks(sorted({result["eps_in"] for result in results}))
+    axis.margins(x=0.1)
+    axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])  # room for the legend
+    axis.grid(alpha=0.3)
+    if drawn:
+        axis.legend(loc="upper left", fontsize=8)
+    if overlap:
+        right = axis.secondary_yaxis("right", functions=(_one_minus, _one_minus))
+        right.set_ylabel("guaranteed overlap (IoU)")
+        right.set_yticks([tick for tick in np.linspace(0.0, 1.0, 11) if 1.0 - tick <= axis.get_ylim()[1]])
+
+
+def _one_minus(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1.0 - np.asarray(values)

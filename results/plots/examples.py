@@ -1,0 +1,199 @@
+"""Pictures of one certified example: its input and outputs, or the boxes found in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from center_smoothing import BoxJaccard
+from results.folder import CertificationFolder
+from results.rows import Row
+
+_NAMES = {"image": "input", "base": "base output", "smoothed": "smoothed output"}
+_VALUES = 6  # shown of an output that is no picture
+_BASE_BOX, _SMOOTHED_BOX = (0, 158, 115), (0, 90, 200)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture of an example.
+
+    Attributes:
+        name: "input", say; its caption and a part of its alternative text.
+        array: (H, W, C) with C of 1 or 3, in [0, 1]; shown as :func:`as_image` shows it.
+        note: a second line of the caption, e.g. the scale of a difference.
+    """
+
+    name: str
+    array: NDArray[np.floating[Any]] = field(repr=False)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the shape."""
+        shape = self.array.shape
+        if len(shape) != 3 or shape[-1] not in (1, 3) or 0 in shape:
+            raise ValueError(f"array must have shape (H, W, 1) or (H, W, 3), got {shape}")
+
+
+@dataclass(frozen=True, eq=False)
+class ExamplePictures:
+    """What there is to see of an example.
+
+    Attributes:
+        pictures: input, base output and smoothed output as far as they are images, or the input with its boxes.
+        words: about outputs that are no pictures, one line each.
+    """
+
+    pictures: list[Picture]
+    words: list[str]
+
+
+def as_image(array: NDArray[Any]) -> Image.Image:
+    """Return an 8-bit image of an array, rounded to nearest; what lies outside [0, 1] is clipped, NaN is black.
+
+    Whatever writes or shows pixels takes them from here: W&B and Pillow cut floats off at whole numbers.
+
+    Args:
+        array: (H, W, C) with C of 1 or 3, of any dtype, in [0, 1].
+
+    Returns:
+        An image of mode L or RGB.
+    """
+    pixels = np.rint(np.nan_to_num(array.astype(np.float64), nan=0.0).clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def side_by_side(arrays: Sequence[NDArray[Any]]) -> Image.Image:
+    """Return one image of several, see :func:`as_image`, from left to right; below a lower one it is white."""
+    images = [as_image(array) for array in arrays]
+    mode = "L" if all(image.mode == "L" for image in images) else "RGB"
+    whole = Image.new(mode, (sum(image.width for image in images), max(image.height for image in images)), "white")
+    left = 0
+    for image in images:
+        whole.paste(image, (left, 0))
+        left += image.width
+    return whole
+
+
+def example_pictures(folder: CertificationFolder, index: int) -> ExamplePictures:
+    """Return the pictures of a finished example.
+
+    Args:
+        folder: that holds its outputs.
+        index: of the example in its data set.
+    """
+    arrays = folder.read_outputs(index)
+    image, base, smoothed = (arrays[key] for key in _NAMES)
+    if holds_boxes(folder) and is_image(image.shape):
+        note = "base output green, smoothed output blue"
+        words = [f"Base output: {_box_in_words(base)}", f"Smoothed output: {_box_in_words(smoothed)}"]
+        return ExamplePictures([Picture("input with boxes", with_boxes(image, base, smoothed), note)], words)
+    pictures, words = [], []
+    names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if _is_clipped(folder) else _NAMES["base"]}
+    for array, name in zip((image, base, smoothed), names.values(), strict=True):
+        if is_image(array.shape):
+            pictures.append(Picture(name, np.moveaxis(array, 0, -1)))
+        else:
+            words.append(_in_words(name, array))
+    return ExamplePictures(pictures, words)
+
+
+def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) -> NDArray[np.float32]:
+    """A photo with two boxes drawn on it, the smoothed one thin and on top; an empty box is not drawn.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        base: (4,) in pixels, x1, y1, x2, y2.
+        smoothed: (4,).
+
+    Returns:
+        (H, W, 3) in [0, 1].
+    """
+    drawing = as_image(np.moveaxis(image, 0, -1)).convert("RGB")
+    pen = ImageDraw.Draw(drawing)
+    thin = max(1, round(max(drawing.size) / 200))
+    for box, colour, width in ((base, _BASE_BOX, 3 * thin), (smoothed, _SMOOTHED_BOX, thin)):
+        if _is_box(box):
+            pen.rectangle([float(corner) for corner in box], outline=colour, width=width)
+    return np.asarray(drawing, dtype=np.float32) / 255.0
+
+
+def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Picture:
+    """The picture of |first - second|, largest over the channels, white at its largest.
+
+    Args:
+        first: (H, W, C).
+        second: (H, W, C).
+        name: of the picture.
+
+    Returns:
+        A picture with one channel, whose note says which difference is white.
+    """
+    absolute = np.abs(np.asarray(first, dtype=np.float64) - second).max(axis=-1, keepdims=True)
+    finite = absolute[np.isfinite(absolute)]
+    largest = float(finite.max()) if finite.size else 0.0
+    if largest == 0.0:
+        return Picture(name, np.zeros_like(absolute), "no difference")
+    return Picture(name, np.nan_to_num(absolute / largest, nan=1.0, posinf=1.0), f"white = {largest:.2g}")
+
+
+def guarantees(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
+    """What certified radii promise of the smoothed boxes: a few words for each row of one example."""
+    index = rows[0].index
+    found = _is_box(folder.read_outputs(index)["smoothed"])
+    return [_guarantee(row, found=found) for row in rows]
+
+
+def _guarantee(row: Row, *, found: bool) -> str:
+    if row.abstained:
+        return "abstained"
+    if row.eps_out >= 1.0:
+        return "nothing is guaranteed"
+    return f"IoU of at least {guaranteed_overlap(row.eps_out)}" if found else "no box stays no box"
+
+
+def guaranteed_overlap(eps_out: float) -> str:
+    """The least overlap (IoU) that a certified Jaccard distance leaves, never above the true one.
+
+    Example:
+        >>> guaranteed_overlap(0.1234)
+        '0.876'
+    """
+    return f"{math.floor(1000.0 * max(0.0, 1.0 - eps_out)) / 1000.0:.3f}"
+
+
+def holds_boxes(folder: CertificationFolder) -> bool:
+    """Return whether the outputs of a certification are boxes."""
+    summary = folder.read_summary() or {}
+    return bool(summary.get("config", {}).get("distance") == repr(BoxJaccard()))
+
+
+def _is_clipped(folder: CertificationFolder) -> bool:
+    """Whether the base output is that of a clipped model."""
+    summary = folder.read_summary() or {}
+    return "clip_norm" in summary.get("config", {})
+
+
+def is_image(shape: Sequence[int]) -> bool:
+    """Whether an output of this shape is shown as a picture: (C, H, W), grey or in colours."""
+    return len(shape) == 3 and shape[0] in (1, 3) and 0 not in shape
+
+
+def _is_box(box: NDArray[Any]) -> bool:
+    return bool(np.isfinite(box).all() and (box[2:] > box[:2]).all())
+
+
+def _box_in_words(box: NDArray[Any]) -> str:
+    return f"box {', '.join(f'{corner:.1f}' for corner in box)} (x1, y1, x2, y2)" if _is_box(box) else "no box"
+
+
+def _in_words(name: str, array: NDArray[Any]) -> str:
+    shape = " x ".join(map(str, array.shape)) or "a single number"
+    values = ", ".join(f"{value:.4g}" for value in array.flat[:_VALUES])
+    return f"{name[:1].upper()}{name[1:]}: {shape} values, {values}{', …' if array.size > _VALUES else ''}"

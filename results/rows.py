@@ -1,0 +1,171 @@
+"""The rows of certificates.csv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+import numpy as np
+
+from center_smoothing import Certificate, MeanCertificate
+from center_smoothing.budget import Coverage
+from center_smoothing.margins import METHODS
+
+AnyCertificate = Certificate | MeanCertificate
+# Which smoothed function.
+Smoother = Literal["center", "mean"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example at one eps_in, in the order of the columns of certificates.csv.
+
+    Attributes:
+        index: of the example in its data set.
+        sigma: noise level, in units of x.
+        eps_in: input radius, in units of x.
+        eps_out: certified output radius; inf where there is none.
+        smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
+        abstained: whether it did.
+        n: ranked outputs, or those that are averaged.
+        m: certification outputs that were drawn.
+        delta: margin of the smoothed function; 0 for means.
+        method: "exact" or "paper", or "mean".
+        seconds: that the example took, for all its eps_in together, without attacks.
+    """
+
+    index: int
+    sigma: float
+    eps_in: float
+    eps_out: float
+    smoothing_loss: float
+    abstained: bool
+    n: int
+    m: int
+    delta: float
+    method: str
+    seconds: float
+
+    @property
+    def smoother(self) -> Smoother:
+        """Which smoothed function the row is of."""
+        return "mean" if self.method == "mean" else "center"
+
+    def _is_valid(self) -> bool:
+        """Whether a certification can have written it."""
+        radii = (self.eps_in, self.eps_out, self.smoothing_loss)
+        return (
+            all(0 <= count < 2**63 for count in (self.index, self.n, self.m))
+            and 0.0 < self.sigma < math.inf
+            and all(radius >= 0.0 for radius in radii)
+            and self.method in (*METHODS, "mean")
+        )
+
+    def as_text(self) -> list[str]:
+        """Numbers with all their digits, so that none is rounded to the unsafe side."""
+        return [f"{value:.3f}" if name == "seconds" else str(value) for name, value in asdict(self).items()]
+
+    @classmethod
+    def of(
+        cls, index: int, certificate: AnyCertificate, *, eps_in: Sequence[float], coverage: Coverage, seconds: float
+    ) -> list[Row]:
+        """The rows of one certified example, one for each of the ``eps_in``, in their order."""
+        budget = certificate.budget
+        radii = np.atleast_1d(certificate.eps_out(eps_in, coverage=coverage))
+        return [
+            cls(
+                index=index,
+                sigma=certificate.sigma,
+                eps_in=radius_in,
+                eps_out=float(radius_out),
+                smoothing_loss=certificate.smoothing_loss,
+                abstained=certificate.abstained,
+                n=budget.n,
+                m=certificate.m,
+                delta=budget.delta,
+                method=budget.method,
+                seconds=seconds,
+            )
+            for radius_in, radius_out in zip(eps_in, radii, strict=True)
+        ]
+
+    @classmethod
+    def from_text(cls, cells: Sequence[str]) -> Row | None:
+        """The row that :meth:`as_text` wrote, or None for a line that was cut off."""
+        last, attacked = len(COLUMNS) - 1, len(cells) == len(COLUMNS + ATTACK_COLUMNS)
+        if not (attacked or len(cells) == len(COLUMNS)) or cells[5] not in ("True", "False") or "." not in cells[last]:
+            return None
+        try:
+            numbers = [float(cell) for cell in cells[1:5]]
+            index, n, m = (int(cells[position]) for position in (0, 6, 7))
+            row = Row(index, *numbers, cells[5] == "True", n, m, float(cells[8]), cells[9], float(cells[last]))
+            if attacked:
+                row = AttackedRow(**vars(row), **dict(zip(ATTACK_COLUMNS, map(float, cells[last + 1 :]), strict=True)))
+        except ValueError:
+            return None
+        return row if row._is_valid() else None
+
+
+@dataclass(frozen=True)
+class AttackedRow(Row):
+    """A row with what an attack within ``eps_in`` reached: columns after those of other rows.
+
+    Attributes:
+        attack_eps: distance between the smoothed outputs at x and at the attacked input; 0 where one abstained.
+        attack_ratio: of ``attack_eps`` to ``eps_out``, see :func:`attack_ratio`.
+        base_attack_eps: distance between the base outputs that an attack on the base model alone reached.
+    """
+
+    attack_eps: float
+    attack_ratio: float
+    base_attack_eps: float
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the smoothed output moved further than certified."""
+        return self.attack_eps > self.eps_out
+
+    def _is_valid(self) -> bool:
+        ratio = attack_ratio(self.attack_eps, self.eps_out)
+        return (
+            super()._is_valid()
+            and self.attack_eps >= 0.0
+            and self.base_attack_eps >= 0.0
+            and self.attack_ratio == ratio
+        )
+
+    @classmethod
+    def of_row(cls, row: Row, *, attack_eps: float, base_attack_eps: float) -> AttackedRow:
+        """A row with what an attack reached."""
+        ratio = attack_ratio(attack_eps, row.eps_out)
+        return cls(**vars(row), attack_eps=attack_eps, attack_ratio=ratio, base_attack_eps=base_attack_eps)
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+ATTACK_COLUMNS = tuple(field.name for field in fields(AttackedRow))[len(COLUMNS) :]
+
+
+def attack_ratio(attack_eps: float, eps_out: float) -> float:
+    """Which share of a certified radius an attack reached: above 1 one of the two is wrong.
+
+    0 where nothing is certified, and so nothing contradicted.
+
+    Example:
+        >>> attack_ratio(3.0, 12.0), attack_ratio(3.0, math.inf), attack_ratio(0.0, 0.0), attack_ratio(1.0, 0.0)
+        (0.25, 0.0, 0.0, inf)
+    """
+    if attack_eps == 0.0 or math.isinf(eps_out):
+        return 0.0
+    return attack_eps / eps_out if eps_out > 0.0 else math.inf
+
+
+def attacked_rows(rows: Iterable[Row]) -> list[AttackedRow]:
+    """Those that an attack belongs to."""
+    return [row for row in rows if isinstance(row, AttackedRow)]
+
+
+def columns_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    """The columns of a table: those of attacks only where there were any."""
+    return COLUMNS + ATTACK_COLUMNS if attacked_rows(rows) else COLUMNS

@@ -1,0 +1,60 @@
+"""Medians and rates of rows: the results of summary.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from center_smoothing.medians import upper_median
+from results.rows import AttackedRow, Row, attacked_rows
+
+
+def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]:
+    """Medians and rates by eps_in: the ``results`` of summary.json. Abstentions count as inf (theory T9)."""
+    results: list[dict[str, float | int]] = []
+    for eps_in in dict.fromkeys(row.eps_in for row in rows):
+        group = [row for row in rows if row.eps_in == eps_in]
+        attacked = attacked_rows(group)
+        results.append(
+            {
+                "eps_in": eps_in,
+                "h": round(eps_in / sigma, 6),  # the same number for all noise levels of one h
+                "median_eps_out": upper_median(row.eps_out for row in group),
+                "median_smoothing_loss": upper_median(row.smoothing_loss for row in group),
+                "abstention_rate": sum(row.abstained for row in group) / len(group),
+                "num_examples": len(group),
+                **(_attack_summary(attacked) if attacked else {}),
+            }
+        )
+    return results
+
+
+def _attack_summary(rows: Sequence[AttackedRow]) -> dict[str, float]:
+    """Of attacked rows of one eps_in."""
+    reached = {"attack_eps": [row.attack_eps for row in rows], "base_attack_eps": [row.base_attack_eps for row in rows]}
+    return {
+        "max_attack_ratio": max(row.attack_ratio for row in rows),
+        **{f"median_{name}": upper_median(values) for name, values in reached.items()},
+    }
+
+
+def line_key(result: Mapping[str, Any], *, several_levels: bool) -> str:
+    """Return what sets the line that a result belongs to apart from other lines; "" where there is only one.
+
+    Args:
+        result: of summary.json; where several folders are compared with the ``label`` of its folder.
+        several_levels: whether there are several noise levels, which change along a line of one h.
+
+    Example:
+        >>> line_key({"h": 1.5, "eps_in": 0.3}, several_levels=True)
+        'h=1.5'
+    """
+    return str(result.get("label", f"h={result['h']:g}" if several_levels else ""))
+
+
+def results_by_line(results: Sequence[dict[str, Any]], *, several_levels: bool) -> dict[str, list[dict[str, Any]]]:
+    """Return the results of each line, see :func:`line_key`, by ascending h and eps_in."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in sorted(results, key=lambda result: (result["h"], result["eps_in"])):
+        found.setdefault(line_key(result, several_levels=several_levels), []).append(result)
+    return found

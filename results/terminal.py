@@ -1,0 +1,244 @@
+"""What a certification tells its user on the terminal, before and after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import compress
+from typing import Any
+
+import numpy as np
+
+from center_smoothing import Distance, MeanSmoother, SmoothingBudget
+from center_smoothing.budget import Coverage
+from center_smoothing.planner import predicted_eps_out
+from center_smoothing.safe_arrays import read_npy
+from results.folder import CertificationFolder
+from results.numbers import duration, format_up, rounded_up
+from results.rows import Row
+
+_NAMES = 10
+
+
+def plan_lines(
+    budget: SmoothingBudget, distance: Distance, *, levels: Mapping[float, Sequence[float]], num_examples: int
+) -> list[str]:
+    """What will be sampled and what that can certify, before any sampling.
+
+    Args:
+        budget: at each noise level.
+        distance: between outputs.
+        levels: the eps_in that are answered at each sigma.
+        num_examples: certified at each sigma.
+    """
+    lines = [
+        f"plan: {num_examples} examples, {distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
+        f"method={budget.method}, n={budget.n}, m={budget.m}, {_pilot(budget)}delta={budget.delta:g}, "
+        f"alpha={budget.alpha:g}",
+        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}  theorem",
+    ]
+    for sigma, radius in ((sigma, radius) for sigma, radii in levels.items() for radius in radii):
+        plan = budget.plan(radius / sigma)
+        rank = f"{plan.rank}/{budget.m}"
+        lines.append(
+            f"  {sigma:>8.4g} {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {rank:>17} {plan.least_m:>9.0f}"
+            f"  {plan.theorem}"
+        )
+    in_all = budget.evaluations * num_examples * len(levels)
+    if budget.looks > 1:
+        lines.append(f"  may stop an example at {_looks(budget)}")
+    lines.append(
+        f"  {'at most ' if budget.looks > 1 else ''}{budget.evaluations:,} evaluations per example and sigma, "
+        f"{in_all:,} in all; "
+        f"abstains on at most {rounded_up(100 * budget.abstention_probability(), 1)}% of inputs"
+    )
+    return lines
+
+
+def mean_plan_lines(smoother: MeanSmoother, *, levels: Mapping[float, Sequence[float]], num_examples: int) -> list[str]:
+    """What will be sampled for certificates of means, and what they have to assume beyond the samples.
+
+    Args:
+        smoother: at one of the noise levels.
+        levels: the eps_in that are answered at each sigma.
+        num_examples: certified at each sigma.
+    """
+    budget, bound = smoother.budget, smoother.largest_bound
+    given = (
+        f"clip_norm={smoother.clip_norm:g}" if smoother.clip_norm is not None else f"output_bound={smoother.bound:g}"
+    )
+    lines = [
+        f"plan: {num_examples} examples, {smoother.distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
+        f"method={budget.method}, n={budget.n}, m={budget.m}, {given}, alpha={budget.alpha:g}",
+        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'tail':>9} {'tail * B':>9}  the part of eps_out that no sample shows, "
+        f"B <= {rounded_up(bound)}",
+    ]
+    for sigma, radius in ((sigma, radius) for sigma, radii in levels.items() for radius in radii):
+        plan = budget.plan(radius / sigma)
+        lines.append(
+            f"  {sigma:>8.4g} {plan.h:>6.4g} {radius:>8.4g} {rounded_up(plan.tail_at_bound, 6):>9} "
+            f"{format_up(plan.tail_at_bound * bound):>9}"
+        )
+    lines.append(
+        f"  {budget.evaluations:,} evaluations per example and sigma, "
+        f"{budget.evaluations * num_examples * len(levels):,} in all; abstains where an output is not finite"
+    )
+    return lines
+
+
+def grid_line(grid: int, change: tuple[float, float]) -> str:
+    """What discrete noise does to the inputs, before any sampling.
+
+    Args:
+        grid: steps per unit.
+        change: by rounding to it: of any value at most, and in l2 norm.
+    """
+    largest, norm = (f"{value * 1.005:.3g}" for value in change)  # rounded up
+    beyond = "" if change[0] > 2.0**-24 else ": none beyond the rounding of float32"
+    return (
+        f"  noise: discrete, exact on a grid of {grid} steps per unit; rounding the inputs to it changes no value by "
+        f"more than {largest}, and none in l2 norm by more than {norm}{beyond}"
+    )
+
+
+def planning_table(
+    budgets: Sequence[SmoothingBudget],
+    distance: Distance,
+    *,
+    h: Sequence[float],
+    sigma: float | None,
+    coverage: Coverage,
+    answers: int,
+    inputs: int | None,
+    samples_per_second: float | None,
+) -> list[str]:
+    """What budgets that differ in m cost, and what they can certify at each h, to choose among them.
+
+    Args:
+        budgets: at least one, by m.
+        distance: between outputs.
+        h: the eps_in / sigma in question.
+        sigma: noise level, in units of x; None where there is no single one.
+        coverage: of the answers.
+        answers: how many there are at each noise level.
+        inputs: how many are to be certified, at all noise levels together; None where that is not known.
+        samples_per_second: of all processes together; None where that is not known.
+    """
+    first = budgets[0]
+    lines = [
+        f"plan: {distance!r}, {'' if sigma is None else f'sigma={sigma:g}, '}method={first.method}, n={first.n}, "
+        f"{_pilot(first)}delta={first.delta:g}, alpha={first.alpha:g}",
+        *_aligned(_costs(budgets, inputs=inputs, samples_per_second=samples_per_second)),
+        *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage, answers=answers)),
+    ]
+    if len(budgets) > 1:
+        lines.append(
+            "  *: relative to the least at that h, predicted for Gaussian outputs in 16 dimensions: a guide only"
+        )
+    if coverage != "pointwise":
+        lines.append(f"  p, rank and least m are those of a single radius: --coverage {coverage} takes larger ranks")
+    if budgets[-1].looks > 1:
+        lines.append(f"  at most so many evaluations: may stop an example at {_looks(budgets[-1])}")
+    return lines
+
+
+def _costs(
+    budgets: Sequence[SmoothingBudget], *, inputs: int | None, samples_per_second: float | None
+) -> list[list[str]]:
+    """A row for each m."""
+    table = [["m", "evaluations", "s per input", f"{inputs} inputs", "abstains on at most"]]
+    for budget in budgets:
+        seconds = math.nan if samples_per_second is None else budget.evaluations / samples_per_second
+        in_all = "" if math.isnan(seconds) or inputs is None else duration(seconds * inputs)
+        abstains = f"{rounded_up(100 * budget.abstention_probability(), 1)}% of inputs"
+        each = f"{seconds:.3g}" if seconds < 100 else f"{seconds:,.0f}"
+        table.append([f"{budget.m:,}", f"{budget.evaluations:,}", each, in_all, abstains])
+    shown = [True, True, samples_per_second is not None, samples_per_second is not None and inputs is not None, True]
+    return [list(compress(row, shown)) for row in table]
+
+
+def _certifiable(
+    budgets: Sequence[SmoothingBudget],
+    distance: Distance,
+    *,
+    h: Sequence[float],
+    sigma: float | None,
+    coverage: Coverage,
+    answers: int,
+) -> list[list[str]]:
+    """A row for each h and m."""
+    table = [["h", "eps_in", "p", "rank of m", "least m", "eps_out*", "theorem"]]
+    how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": answers}
+    for each in h:
+        predicted = [predicted_eps_out(budget, each, **how) for budget in budgets]
+        for budget, eps_out in zip(budgets, predicted, strict=True):
+            plan = budget.plan(each)
+            eps_in = "" if sigma is None else f"{each * sigma:.4g}"
+            rank, theorem = f"{plan.rank}/{budget.m}", plan.theorem
+            if not plan.certifiable:
+                enough = f"m must be at least {plan.least_m:.0f}" if plan.least_m < math.inf else "no m is enough"
+                rank, theorem = f"none of {budget.m}", f"none: {enough}"
+            relative = f"{eps_out / min(predicted):.3f}" if eps_out < math.inf else "inf"
+            table.append([f"{each:.4g}", eps_in, f"{plan.p:.6f}", rank, f"{plan.least_m:.0f}", relative, theorem])
+    shown = [True, sigma is not None, True, True, True, len(budgets) > 1, True]
+    return [list(compress(row, shown)) for row in table]
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: numbers at the right of their columns, the last column at the left of its own."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)][:-1]
+    return [
+        "  ".join(["", *(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])
+        for row in table
+    ]
+
+
+def _pilot(budget: SmoothingBudget) -> str:
+    """How many pilot outputs there are, if any."""
+    return "" if budget.method == "paper" else f"k={budget.k}, "
+
+
+def _looks(budget: SmoothingBudget) -> str:
+    looks = ", ".join(f"{m:,}" for m in budget.look_sizes)
+    return f"{looks} certification outputs, each with alpha_2 / {budget.looks}"
+
+
+def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the medians, certified radii rounded up; of several folders each line with its label."""
+    width = max((len(result.get("label", "")) for result in results), default=0)
+    lines = [
+        f"{'':<{width}}{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} "
+        f"{'examples':>9}"
+    ]
+    for result in results:
+        lines.append(
+            f"{result.get('label', ''):<{width}}{result['h']:>6.4g} {result['eps_in']:>8.4g} "
+            f"{format_up(result['median_eps_out']):>15} "
+            f"{result['median_smoothing_loss']:>15.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
+        )
+    return lines
+
+
+def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
+    """One line if the base function returned NaN or inf anywhere."""
+    counts = {index: int(np.isinf(read_npy(folder.distances(index))).sum()) for index in {row.index for row in rows}}
+    affected = sorted(index for index, count in counts.items() if count)
+    if not affected:
+        return []
+    shown = ", ".join(map(str, affected[:5])) + (", ..." if len(affected) > 5 else "")
+    return [
+        f"note: the model returned NaN or inf {sum(counts.values()):,} times, around examples {shown}: such outputs "
+        f"count as {'at the bound on distances' if rows[0].smoother == 'mean' else 'outside every ball'}"
+    ]
+
+
+def left_out_lines(left_out: Mapping[str, str]) -> list[str]:
+    """Return one line that counts and names files that could not be read, if there are any.
+
+    Example:
+        >>> left_out_lines({"a.heic": "HEIC", "b.png": "truncated"})
+        ["left out: 'a.heic', HEIC; 'b.png', truncated; 2 files in all"]
+    """
+    shown = [f"{name!r}, {reason}" for name, reason in list(left_out.items())[:_NAMES]]
+    counted = [f"{len(left_out)} files in all"] if len(left_out) > 1 else []
+    return [f"left out: {'; '.join(shown + counted)}"] if left_out else []

@@ -1,0 +1,370 @@
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import wandb
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from center_smoothing import BoxJaccard, SmoothingBudget, TotalVariation
+from results import numbers, terminal, wandb_run
+from results.folder import CertificationFolder
+from results.plots.certificates import draw_certificates
+from results.plots.examples import example_pictures, guaranteed_overlap, guarantees, with_boxes
+from results.rows import COLUMNS, Row
+from results.summary import summarise
+
+BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
+SHAPES = {"grey": (1, 8, 8), "rgb": (3, 8, 8), "vector": (5,), "many channels": (7, 4, 4)}
+
+
+def row(index: int, eps_in: float, eps_out: float, smoothing_loss: float = 0.5, abstained: bool = False) -> Row:
+    return Row(index, 0.25, eps_in, eps_out, smoothing_loss, abstained, 1000, 2000, 0.12, "exact", 1.0)
+
+
+def rows_of(values: Sequence[float]) -> list[Row]:
+    return [row(index, eps_in, value + eps_in) for index, value in enumerate(values) for eps_in in (0.25, 0.5)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CertificationFolder:
+    folder = CertificationFolder(tmp_path / "certification")
+    folder.create()
+    return folder
+
+
+def write_outputs(folder: CertificationFolder, indices: Sequence[int], shape: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    for index in indices:
+        image, base, smoothed = generator.random((3, *shape), dtype=np.float32)
+        np.savez(folder.outputs(index), image=image, base=base, smoothed=smoothed)
+
+
+@given(st.floats(min_value=0.0, max_value=1e12), st.integers(0, 4))
+def test_rounded_up_is_never_below(value: float, digits: int) -> None:
+    assert float(numbers.rounded_up(value, digits)) >= value
+
+
+@given(st.integers(0, 10**7))
+def test_rounded_up_is_not_below_the_next_number_after_one_with_two_decimals(cents: int) -> None:
+    value = math.nextafter(cents / 100, math.inf)
+    assert float(numbers.rounded_up(value)) >= value
+
+
+@given(st.floats(min_value=0.0, max_value=1e6))
+def test_rounded_up_is_above_by_less_than_two_of_the_last_digit(value: float) -> None:
+    assert Decimal(numbers.rounded_up(value)) < Decimal(value) + Decimal("0.02")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(80.001, "80.01"), (80.0, "80.00"), (0.0, "0.00"), (1e-9, "0.01"), (math.inf, "inf")]
+)
+def test_rounded_up_looks_like_this(value: float, text: str) -> None:
+    assert numbers.rounded_up(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (99, "99 s"), (100, "2 min"), (5400, "90 min"), (36_000, "10.0 h")]
+)
+def test_duration_looks_like_this(seconds: float, text: str) -> None:
+    assert numbers.duration(seconds) == text
+
+
+def test_plan_tells_what_will_be_sampled() -> None:
+    lines = terminal.plan_lines(BUDGET, TotalVariation(), levels={0.25: [0.25, 0.5]}, num_examples=7)
+    for part in (
+        "7 examples", "TotalVariation", "sigma=0.25", "method=exact", "n=1000", "m=2000", "k=64", "delta=0.12",
+        "alpha=0.01",
+    ):  # fmt: skip
+        assert part in lines[0]
+    assert "3,064 evaluations per example and sigma, 21,448 in all" in lines[-1]
+    lines = terminal.plan_lines(BUDGET, TotalVariation(), levels={0.1: [0.2], 0.3: [0.3, 0.6]}, num_examples=7)
+    assert "sigma=0.1, 0.3," in lines[0]
+    assert [line.split()[:3] for line in lines[2:5]] == [["0.1", "2", "0.2"], ["0.3", "1", "0.3"], ["0.3", "2", "0.6"]]
+    assert "42,896 in all" in lines[-1]
+
+
+def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
+    lines = terminal.plan_lines(BUDGET, TotalVariation(), levels={0.25: [0.25, 0.5]}, num_examples=7)
+    assert lines[1].split() == ["sigma", "h", "eps_in", "p", "rank", "of", "m", "least", "m", "theorem"]
+    assert len(lines) == 5
+    for line, radius in zip(lines[2:4], (0.25, 0.5), strict=True):
+        plan = BUDGET.plan(radius / 0.25)
+        assert line.split() == [
+            "0.25",
+            f"{plan.h:g}",
+            f"{radius:g}",
+            f"{plan.p:.6f}",
+            f"{plan.rank}/2000",
+            f"{plan.least_m:.0f}",
+            *plan.theorem.split(),
+        ]
+
+
+def test_plan_of_the_paper_has_no_pilot() -> None:
+    budget = SmoothingBudget(n=200, m=100, delta=0.3, method="paper")
+    lines = terminal.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=2)
+    assert "n=200, m=100, delta=0.3" in lines[0]
+    assert "500 evaluations per example and sigma, 1,000 in all" in lines[-1]
+
+
+def test_plan_says_where_sampling_may_stop() -> None:
+    budget = SmoothingBudget(n=100, m=800, k=16, looks=3)
+    lines = terminal.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=7)
+    assert lines[3] == "  may stop an example at 200, 400, 800 certification outputs, each with alpha_2 / 3"
+    assert lines[4].startswith("  at most 916 evaluations")
+
+
+def test_plan_can_show_a_radius_that_no_m_certifies() -> None:
+    lines = terminal.plan_lines(BUDGET, TotalVariation(), levels={0.25: [5.0]}, num_examples=7)
+    assert lines[2].split()[-3:] == ["2001/2000", "inf", "T3"]
+
+
+@pytest.mark.parametrize("delta", [0.1, 0.1042, 0.107, 0.112, 0.2])
+def test_plan_does_not_understate_the_abstentions(delta: float) -> None:
+    budget = SmoothingBudget(n=1000, m=2000, k=64, delta=delta)
+    lines = terminal.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=7)
+    (percent,) = re.findall(r"abstains on at most ([\d.]+)% of inputs", lines[-1])
+    assert float(percent) / 100 >= budget.abstention_probability()
+
+
+def test_result_lines_show_all_figures_with_radii_rounded_up() -> None:
+    results = summarise([row(0, 0.25, 12.3401, 1.23456), row(1, 0.25, math.inf, math.inf, True)], sigma=0.25)
+    results += summarise([row(0, 0.5, 12.3401, 1.23456)], sigma=0.25)
+    lines = terminal.result_lines(results)
+    assert lines[0].split() == [
+        "h", "eps_in", "median", "eps_out", "smoothing", "loss", "abstained", "examples",
+    ]  # fmt: skip
+    assert lines[1].split() == ["1", "0.25", "inf", "inf", "50.0%", "2"]
+    assert lines[2].split() == ["2", "0.5", "12.35", "1.235", "0.0%", "1"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_no_results_give_a_header_alone() -> None:
+    assert len(terminal.result_lines([])) == 1
+
+
+def test_non_finite_outputs_are_noted(folder: CertificationFolder) -> None:
+    for index, bad in ((4, 3), (9, 0), (2, 1)):
+        np.save(folder.distances(index), np.array([0.0] * (5 - bad) + [math.inf] * bad))
+    rows = [row(index, 0.25, 1.0) for index in (4, 9, 2)]
+    (line,) = terminal.non_finite_lines(folder, rows)
+    assert "returned NaN or inf 4 times, around examples 2, 4:" in line
+    assert terminal.non_finite_lines(folder, rows[1:2]) == []
+
+
+def test_only_outputs_that_are_images_are_pictures(folder: CertificationFolder) -> None:
+    for index, shape in enumerate(SHAPES.values()):
+        write_outputs(folder, [index], shape)
+    found = [[picture.array.shape for picture in example_pictures(folder, index).pictures] for index in range(4)]
+    assert found == [[(8, 8, 1)] * 3, [(8, 8, 3)] * 3, [], []]
+
+
+@pytest.fixture
+def boxes(folder: CertificationFolder) -> CertificationFolder:
+    """Three photos: the same box twice, two boxes, and no box in either output."""
+    folder.write_summary({"config": {"distance": repr(BoxJaccard()), "sigma": 0.1}, "results": []})
+    photo = np.full((3, 40, 30), 0.5, dtype=np.float32)
+    box, other, none = (np.array(corners, dtype=np.float32) for corners in ([5, 6, 20, 30], [8, 6, 25, 35], [0] * 4))
+    for index, (base, smoothed) in enumerate([(box, box), (box, other), (none, none)]):
+        np.savez(folder.outputs(index), image=photo, base=base, smoothed=smoothed)
+    return folder
+
+
+def test_boxes_are_drawn_on_their_photo(boxes: CertificationFolder) -> None:
+    same, two, none = (example_pictures(boxes, index) for index in range(3))
+    assert [len(found.pictures) for found in (same, two, none)] == [1, 1, 1]
+    assert same.pictures[0].array.shape == (40, 30, 3)
+    np.testing.assert_array_equal(none.pictures[0].array, np.full((40, 30, 3), 128 / 255, dtype=np.float32))
+    changed = {row for row, *_ in np.argwhere(two.pictures[0].array != none.pictures[0].array).tolist()}
+    assert (min(changed), max(changed)) == (5, 36) or (min(changed), max(changed)) == (6, 35)
+    assert none.words == ["Base output: no box", "Smoothed output: no box"]
+    assert two.words[1] == "Smoothed output: box 8.0, 6.0, 25.0, 35.0 (x1, y1, x2, y2)"
+
+
+def test_a_box_partly_outside_or_not_finite_does_no_harm() -> None:
+    photo, outside = np.zeros((1, 10, 10)), np.array([-5.0, -5.0, 30.0, 4.0])
+    assert with_boxes(photo, outside, np.full(4, np.nan)).shape == (10, 10, 3)
+
+
+@given(st.floats(0.0, 1.5))
+def test_guaranteed_overlap_is_never_above_what_the_radius_leaves(eps_out: float) -> None:
+    overlap = float(guaranteed_overlap(eps_out))
+    assert max(0.0, 1.0 - eps_out) - 0.001 <= overlap <= max(0.0, 1.0 - eps_out)
+
+
+def test_what_is_guaranteed_of_boxes_and_of_no_box(boxes: CertificationFolder) -> None:
+    rows = [row(0, 0.25, 0.1234), row(0, 0.5, math.inf), row(0, 0.5, math.inf, abstained=True)]
+    assert guarantees(boxes, rows) == ["IoU of at least 0.876", "nothing is guaranteed", "abstained"]
+    assert guarantees(boxes, [row(2, 0.25, 5e-324), row(2, 0.5, 1.0)]) == [
+        "no box stays no box",
+        "nothing is guaranteed",
+    ]
+
+
+def test_figure_of_boxes_has_the_photos_with_their_guarantee_and_an_axis_of_overlap(boxes: CertificationFolder) -> None:
+    rows = [Row(index, 0.1, 0.2, 0.05 + index, 0.01, index == 2, 10, 10, 0.1, "exact", 1.0) for index in range(3)]
+    figure = draw_certificates(boxes, rows, summarise(rows, sigma=0.1), "boxes")
+    shown = texts(figure)
+    assert "#0: IoU of at least 0.950\nat eps_in=0.2, sigma=0.1" in shown
+    assert "#2: abstained\nat" in shown
+    assert "guaranteed overlap (IoU)" in shown
+    assert sum(len(axis.images) for axis in figure.axes) == 3
+
+
+def test_several_noise_levels_give_a_line_for_each_h(folder: CertificationFolder) -> None:
+    rows, results = [], []
+    for sigma, radii in ((0.133333333, (0.133333333, 0.2)), (0.4, (0.4, 0.6))):
+        group = [Row(0, sigma, eps_in, 10 * eps_in / sigma, 1.0, False, 9, 9, 0.1, "exact", 1.0) for eps_in in radii]
+        rows += group
+        results += summarise(group, sigma)
+    write_outputs(folder, [0], (5,))
+    (axis,) = draw_certificates(folder, rows, results, "lines").axes
+    lines = {line.get_label(): line.get_xdata() for line in axis.get_lines()}
+    np.testing.assert_array_equal(lines["median certified radius eps_out, h = 1"], [0.133333333, 0.4])
+    np.testing.assert_array_equal(lines["median certified radius eps_out, h = 1.5"], [0.2, 0.6])
+
+
+def texts(figure: Figure) -> str:
+    """All that is written in a figure."""
+    return " | ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("outputs", list(SHAPES))
+@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [3.0, math.inf, 2.0], [3.0, math.inf, math.inf], [math.inf] * 2])
+def test_figure_saves_to_png(outputs: str, values: list[float], folder: CertificationFolder) -> None:
+    rows = rows_of(values)
+    write_outputs(folder, range(len(values)), SHAPES[outputs])
+    figure = draw_certificates(folder, rows, summarise(rows, sigma=0.25), "what it is")
+    figure.savefig(folder.picture, dpi=40)
+    with Image.open(folder.picture) as picture:
+        assert picture.format == "PNG"
+        assert picture.getcolors() is None or len(picture.getcolors()) > 10
+    assert figure.canvas.manager is None
+
+
+def test_figure_says_what_is_missing(folder: CertificationFolder) -> None:
+    rows = [*rows_of([3.0, math.inf]), row(5, 0.25, math.inf, math.inf, True), row(5, 0.5, math.inf, math.inf, True)]
+    write_outputs(folder, (0, 1, 5), (1, 8, 8))
+    shown = texts(draw_certificates(folder, rows, summarise(rows, sigma=0.25), "a title"))
+    assert "a title" in shown
+    assert "abstained on 33%, 4 rows without certificate" in shown
+
+
+def test_figure_labels_the_medians_rounded_up(folder: CertificationFolder) -> None:
+    rows = [row(0, 0.25, 12.3401), row(0, 0.5, math.inf)]
+    write_outputs(folder, [0], (5,))
+    figure = draw_certificates(folder, rows, summarise(rows, sigma=0.25), "a title")
+    shown = texts(figure).split(" | ")
+    assert "12.35" in shown
+    assert "inf" not in shown
+
+
+def test_curve_goes_by_eps_in_and_holds_every_example(folder: CertificationFolder) -> None:
+    rows = [row(index, eps_in, eps_in + index) for index in range(3) for eps_in in (0.5, 0.25)]
+    write_outputs(folder, range(3), (5,))
+    (axis,) = draw_certificates(folder, rows, summarise(rows, sigma=0.25), "a title").axes
+    lines = {str(line.get_label()): line for line in axis.get_lines()}
+    median = lines["median certified radius eps_out"]
+    np.testing.assert_array_equal(median.get_xdata(), [0.25, 0.5])
+    np.testing.assert_array_equal(median.get_ydata(), [1.25, 1.5])
+    points = {(*line.get_xdata(), *line.get_ydata()) for line in axis.get_lines() if len(line.get_xdata()) == 1}
+    assert points == {(value.eps_in, value.eps_out) for value in rows}
+
+
+def test_figure_shows_a_few_examples_with_their_indices(folder: CertificationFolder) -> None:
+    indices = (31, 7, 19, 4, 8, 12, 3)
+    rows = [row(index, 0.25, 1.0) for index in indices]
+    write_outputs(folder, indices, (3, 8, 8))
+    figure = draw_certificates(folder, rows, summarise(rows, sigma=0.25), "a title")
+    shown = re.findall(r"#(\d+)", texts(figure))
+    assert shown == ["31", "7", "19", "4", "8"]
+    assert sum(len(axis.images) for axis in figure.axes) == 15
+
+
+def test_figure_of_nothing_can_be_drawn(folder: CertificationFolder) -> None:
+    draw_certificates(folder, [], [], "nothing yet").savefig(folder.picture, dpi=40)
+    assert folder.picture.stat().st_size > 0
+
+
+def log(folder: CertificationFolder, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Log to W&B, offline, what certify.py logs of these rows, and return the results."""
+    results = summarise(rows, sigma=0.25)
+    for picture in (folder.picture, folder.fraction_picture):
+        draw_certificates(folder, rows, results, "what it is").savefig(picture, dpi=40)
+    config = {"sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
+    wandb_run.log_to_wandb(folder, rows, results, examples=folder, config=config, group="0.25-abc", offline=True)
+    return results
+
+
+@pytest.mark.usefixtures("logs_offline")
+def test_weights_and_biases_has_what_was_found(
+    folder: CertificationFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    wandb_records: Callable[[Path], list[Any]],
+    wandb_history: Callable[[Path], list[dict[str, Any]]],
+    wandb_table: Callable[[Path, str], tuple[list[str], list[list[Any]]]],
+    wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]],
+) -> None:
+    # an abstention first, and more rows than W&B takes of itself
+    monkeypatch.setattr(wandb.Table, "MAX_ROWS", 7)
+    monkeypatch.setattr(wandb.Table, "MAX_ARTIFACT_ROWS", 7)
+    rows = [*rows_of([math.inf, 0.1, math.nan]), *(row(index, 1.0, 0.1 + index) for index in range(3, 10))]
+    write_outputs(folder, range(10), (1, 8, 8))
+    results = log(folder, rows)
+    (run,) = (record.run for record in wandb_records(folder.path) if record.WhichOneof("record_type") == "run")
+    assert (run.run_group, run.job_type) == ("0.25-abc", "certify")
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config == {"_wandb": {}, "sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
+    assert results[0]["median_eps_out"] == math.inf
+    for line, result in zip(wandb_history(folder.path), results, strict=False):
+        assert {key: line[key] for key in result} == result
+    columns, data = wandb_table(folder.path, "certificates")
+    assert columns == list(COLUMNS)
+    np.testing.assert_array_equal(data, [list(value.__dict__.values()) for value in rows])
+    columns, data = wandb_table(folder.path, "certified_fraction")
+    assert columns == ["sigma", "eps_in", "eps_out", "fraction"]
+    assert data[:4] == [
+        [0.25, 0.25, 0.0, 0.0],
+        [0.25, 0.25, 0.35, 1 / 3],
+        [0.25, 0.5, 0.0, 0.0],
+        [0.25, 0.5, 0.6, 1 / 3],
+    ]
+    assert len(data) == 12
+    examples = wandb_pixels(folder.path, "examples")
+    assert [*examples] == [f"#{index}: input | base output | smoothed output" for index in range(10)]
+    for index, pixels in enumerate(examples.values()):
+        outputs = folder.read_outputs(index)
+        expected = np.concatenate([outputs[name][0] for name in ("image", "base", "smoothed")], axis=1)
+        assert np.abs(pixels - 255.0 * expected).max() <= 0.5
+        assert pixels.max() > 200
+    for key, picture in {"curve": folder.picture, "fraction_curve": folder.fraction_picture}.items():
+        (pixels,) = wandb_pixels(folder.path, key).values()
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(picture)))
+
+
+@pytest.mark.usefixtures("logs_offline")
+def test_weights_and_biases_has_pictures_of_every_shape(
+    folder: CertificationFolder, wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]]
+) -> None:
+    odd = np.array([[[-1.0, 0.0, 0.5, 1.0, 7.0, math.nan, math.inf, -math.inf, 0.999, 1e-3]]])
+    np.savez(folder.outputs(0), image=odd, base=odd.astype(np.float16), smoothed=odd > 0.5)
+    np.savez(folder.outputs(1), image=np.ones((1, 2, 3)), base=np.zeros((3, 4, 1)), smoothed=np.full(5, 0.5))
+    log(folder, [row(index, 0.25, 1.0) for index in range(2)])
+    (first,) = wandb_pixels(folder.path, "examples/0").values()
+    shown = [0, 0, 128, 255, 255, 0, 255, 0, 255, 0]
+    assert first.tolist() == [[*shown, *shown, *(255 * (value > 0.5) for value in odd[0, 0])]]
+    (second,) = wandb_pixels(folder.path, "examples/1").values()
+    assert second.shape == (4, 4, 3)
+    assert (second[:, :3] == 255).all()  # white below the lower one
+    assert (second[:, 3] == 0).all()

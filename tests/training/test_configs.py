@@ -1,0 +1,186 @@
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from jsonargparse import Namespace
+
+import datamodules
+import lightning_modules
+import train
+from command_line import process
+from datamodules import CIFAR10, MNIST, ImageDataModule, ImageFolder
+from lightning_modules import NoisyAutoencoder, NoisyModule, NoisyReconstructor
+from training import cli
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+# These are for certify.py; its tests parse them.
+OF_CERTIFY = {"face_detection"}
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem not in OF_CERTIFY)
+# What the files are named after: model, data, and the arguments that make the difference.
+NAMED: dict[str, tuple[type[NoisyModule], type[ImageDataModule], dict[str, Any]]] = {
+    "default": (NoisyAutoencoder, MNIST, {"variant": "digits", "noise_range": None}),
+    "mnist_digits_noise_range": (NoisyAutoencoder, MNIST, {"variant": "digits", "noise_range": [0.1, 0.5]}),
+    "mnist_autoencoder": (NoisyAutoencoder, MNIST, {"variant": "mnist"}),
+    "mnist_reconstructor": (NoisyReconstructor, MNIST, {"variant": "digits", "num_measurements": 256}),
+    "mnist_full_reconstructor": (NoisyReconstructor, MNIST, {"variant": "mnist", "num_measurements": 256}),
+    "fashion_autoencoder": (NoisyAutoencoder, MNIST, {"variant": "fashion"}),
+    "fashion_reconstructor": (NoisyReconstructor, MNIST, {"variant": "fashion", "num_measurements": 256}),
+    "cifar10_autoencoder": (NoisyAutoencoder, CIFAR10, {"image_shape": [3, 32, 32]}),
+    "cifar10_reconstructor": (NoisyReconstructor, CIFAR10, {"image_shape": [3, 32, 32], "num_measurements": 256}),
+    "cifar10_autoencoder_folder": (NoisyAutoencoder, ImageFolder, {"root": "data/cifar10", "image_size": [32, 32]}),
+    "image_folder_autoencoder": (NoisyAutoencoder, ImageFolder, {"root": "images", "mode": "rgb"}),
+    "image_folder_reconstructor": (NoisyReconstructor, ImageFolder, {"root": "images", "num_measurements": 256}),
+}
+
+
+class Parsed(Exception):  # no error: it ends the script where parsing ended
+    pass
+
+
+class ParsingOnly(cli.TrainingCLI):
+    def before_instantiate_classes(self) -> None:
+        raise Parsed(self.config)
+
+
+@pytest.fixture(autouse=True)
+def _train_stops_after_parsing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(train, "TrainingCLI", ParsingOnly)
+    monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(process, "quiet_libraries", lambda **_: None)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+        yield
+
+
+def parse(*arguments: str) -> Namespace:
+    with pytest.raises(Parsed) as parsed:
+        train.main(arguments)
+    (config,) = parsed.value.args
+    return config
+
+
+def model_class(config: Namespace) -> type[NoisyModule]:
+    return getattr(lightning_modules, config.model.class_path.removeprefix("lightning_modules."))
+
+
+def data_class(config: Namespace) -> type[ImageDataModule]:
+    return getattr(datamodules, config.data.class_path.removeprefix("datamodules."))
+
+
+def shape_of_the_images(config: Namespace) -> list[int]:
+    arguments = config.data.init_args
+    if data_class(config) is ImageFolder:
+        return [{"rgb": 3, "grey": 1}[arguments.mode], *arguments.image_size]
+    return {MNIST: [1, 28, 28], CIFAR10: [3, 32, 32]}[data_class(config)]
+
+
+def places(value: object, key: str, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Where a key stands in nested dictionaries and lists."""
+    if isinstance(value, list):
+        return [place for item in value for place in places(item, key, path)]
+    if not isinstance(value, dict):
+        return []
+    here = [path] if key in value else []
+    return here + [place for name, item in value.items() for place in places(item, key, (*path, name))]
+
+
+each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_config_does_what_it_is_named_after(name: str) -> None:
+    config = parse(f"--config={FOLDER / name}.yaml")
+    model, data, arguments = NAMED[name]
+    assert model_class(config) is model
+    assert data_class(config) is data
+    parsed = {**config.data.init_args.as_dict(), **config.model.init_args.as_dict()}
+    assert {key: parsed[key] for key in arguments} == arguments
+
+
+@each_config
+def test_model_takes_the_images_of_the_data(path: Path) -> None:
+    config = parse(f"--config={path}")
+    shape = shape_of_the_images(config)
+    model = model_class(config)(**config.model.init_args.as_dict()).eval()
+    with torch.no_grad():
+        assert model(model.point(torch.zeros(2, *shape))).shape == (2, *shape)
+
+
+@each_config
+def test_data_module_takes_its_arguments(path: Path) -> None:
+    config = parse(f"--config={path}")
+    data = data_class(config)(**config.data.init_args.as_dict())
+    assert data.batch_size == 64
+
+
+@each_config
+def test_sigma_stands_at_top_level_alone(path: Path) -> None:
+    assert places(yaml.safe_load(path.read_text()), "sigma") == [()]
+
+
+@each_config
+@pytest.mark.parametrize("sigma", [None, 0.3])
+def test_sigma_reaches_model_and_certificates(path: Path, sigma: float | None) -> None:
+    config = parse(f"--config={path}", *([] if sigma is None else [f"--sigma={sigma}"]))
+    expected = yaml.safe_load(path.read_text())["sigma"] if sigma is None else sigma
+    assert config.sigma == config.model.init_args.sigma == config.center_smoothing.sigma == expected
+
+
+@each_config
+def test_what_is_not_said_is_as_in_the_default(path: Path) -> None:
+    default, config = parse(), parse(f"--config={path}")
+    changed = {"config", "sigma", "experiment", "model", "data", "center_smoothing.sigma"}
+    given = set(yaml.safe_load(path.read_text()))
+    for key, value in default.items():
+        if key not in changed and key.split(".")[0] not in given:
+            assert config[key] == value, key
+    for name in ("latent_dim", "learning_rate"):
+        assert config.model.init_args[name] == default.model.init_args[name]
+
+
+@each_config
+def test_command_line_wins_over_the_config(path: Path) -> None:
+    typed, file = ["--model.latent_dim=7", "--data.batch_size", "9", "--experiment=mine", "--sigma=0.7"], str(path)
+    for words in ([f"--config={file}", *typed], [*typed, "--config", file], [*typed, "-c", file]):
+        config = parse(*words)
+        assert (config.model.init_args.latent_dim, config.data.init_args.batch_size) == (7, 9)
+        assert (config.experiment, config.sigma, config.model.init_args.sigma) == ("mine", 0.7, 0.7)
+
+
+def test_typed_parts_win_over_files_and_classes_typed_after_them(tmp_path: Path) -> None:
+    (tmp_path / "trainer.yaml").write_text("max_epochs: 7\nlog_every_n_steps: 3\n")
+    words = ["--model.num_measurements=5", "--trainer.max_epochs=2", f"--trainer={tmp_path / 'trainer.yaml'}"]
+    config = parse(*words, "--model=NoisyReconstructor", f"--config={FOLDER / 'mnist_autoencoder.yaml'}")
+    assert (config.trainer.max_epochs, config.trainer.log_every_n_steps) == (2, 3)
+    assert config.model.init_args.num_measurements == 5
+
+
+def test_several_configs_keep_their_order() -> None:
+    files = [f"--config={FOLDER / name}.yaml" for name in ("cifar10_autoencoder", "mnist_autoencoder")]
+    assert parse(files[0], "--sigma=1", files[1]).experiment == "mnist-autoencoder"
+    assert parse(files[1], "--sigma=1", files[0]).experiment == "cifar10-autoencoder"
+
+
+@pytest.mark.parametrize("name", ["image_folder_autoencoder", "image_folder_reconstructor"])
+def test_the_model_takes_the_shape_of_the_data_unless_it_was_given_one(name: str) -> None:
+    words = [f"--config={FOLDER / name}.yaml", "--data.image_size=[64,60]", "--data.mode=grey"]
+    assert parse(*words).model.init_args.image_shape == [1, 64, 60]
+    assert parse(words[0], "--data=CIFAR10").model.init_args.image_shape == [3, 32, 32]
+    assert parse(*words, "--model.image_shape=[3,8,8]").model.init_args.image_shape == [3, 8, 8]
+
+
+def test_every_config_has_an_experiment_of_its_own() -> None:
+    experiments = [parse(f"--config={path}").experiment for path in CONFIGS]
+    assert len(set(experiments)) == len(CONFIGS)
+
+
+@pytest.mark.parametrize("noise_range", ["[0.2,0.4]", "[0,1]", "null"])
+def test_noise_range_may_be_given_on_the_command_line(noise_range: str) -> None:
+    config = parse(f"--model.noise_range={noise_range}")
+    model = model_class(config)(**config.model.init_args.as_dict())
+    assert model.noise_range == yaml.safe_load(noise_range)

@@ -1,0 +1,1 @@
+"""What train.py does, from its arguments to its last line."""

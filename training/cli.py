@@ -1,0 +1,193 @@
+"""The command line of train.py, and the folder of its run."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks import CenterSmoothing
+from callbacks.survival import Survival
+from command_line import argument_types, class_paths, process
+from datamodules import ImageDataModule
+from lightning_modules import NoisyModule, checkpoint_file, load_weights
+from training import resuming
+from training.checkpoints import WholeCheckpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_CONFIG, TRAIN, CERTIFY = ROOT / "configs" / "default.yaml", ROOT / "train.py", ROOT / "certify.py"
+# Processes that Lightning launches inherit it, so that all of them write to one run folder.
+RUN_ID = "CENTER_SMOOTHING_RUN_ID"
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with ``--sigma`` at top level, and a run folder for everything that a run writes."""
+
+    run_folder: Path
+    config_to_save: Namespace
+    offline: str | None = None
+    locks: ExitStack
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is ours, and link sigma to whoever uses it."""
+        parser.add_argument(
+            "--sigma", type=argument_types.positive_number("--sigma"), default=0.25, help="noise level, in units of x"
+        )
+        parser.add_argument("--experiment", type=str, default="experiment", help="name of the folder of its runs")
+        parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+        parser.add_argument(
+            "--trust", action="store_true", help="let configuration files name classes of other packages"
+        )
+        parser.add_argument(
+            "--resume", type=str | None, default=None, help="run folder, or its last.ckpt: go on in that run"
+        )
+        parser.add_argument(
+            "--init-from", type=str | None, default=None, help="checkpoint: start another run with its weights"
+        )
+        parser.add_lightning_class_args(CenterSmoothing, "center_smoothing")
+        parser.link_arguments("sigma", "model.init_args.sigma", compute_fn=float)
+        parser.link_arguments("sigma", "center_smoothing.sigma", compute_fn=float)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, so that whatever the files hold bad input is one line, and typed arguments win over them."""
+        with class_paths.parse_errors():
+            super().parse_arguments(parser, argument_types.files_first(cast(Sequence[str], args)))
+            arguments = self.config.model.get("init_args", {})
+            if arguments.get("image_shape", ()) is None:
+                alone = ArgumentParser()
+                alone.add_argument("--data", type=ImageDataModule)
+                data = alone.instantiate(Namespace(data=self.config.data)).data
+                arguments.image_shape = None if data.image_shape is None else list(data.image_shape)
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder, and send every logger to it."""
+        # Under the agent of a sweep W&B has chosen the id already.
+        run_id = os.environ.setdefault(RUN_ID, os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4))
+        runs = Path(self.config.runs)
+        name = self.config.experiment
+        if Path(name).name != name or not name.isprintable() or name in ("", ".", ".."):
+            raise ValueError(f"--experiment must be the name of a folder, without a path, got {name!r}")
+        process.make_writable(runs, "--runs")
+        self.run_folder = runs / self.config.experiment / f"{self.config.sigma:g}-{run_id}"
+        if self.config.init_from is not None and self.config.resume is None and Path(self.config.init_from).is_dir():
+            found = checkpoint_file(Path(self.config.init_from).resolve(), flag="--init-from")
+            self.config.init_from = str(found)  # runs/latest will be this run
+            rank_zero_only(print)(f"weights of {found}")
+        self.config_to_save = self.config.clone()
+        if self.config.resume is not None:
+            self.run_folder = resuming.run_folder(self.config.resume)
+            resuming.check_same(self.run_folder, self.parser, self.config_to_save)
+            self.config_to_save.resume = None
+        self.config.trainer.default_root_dir = str(self.run_folder)
+        loggers = _logger_configs(self.config.trainer.logger)
+        if any(logger.class_path.endswith("WandbLogger") for logger in loggers) and rank_zero_only.rank == 0:
+            self.offline = process.wandb_offline()
+        for logger in loggers:
+            for key, value in self._logger_arguments(logger.class_path.rsplit(".", 1)[-1], run_id).items():
+                logger.init_args[key] = value
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401  # Lightning's signature
+        """Take over weights, keep the configuration, and add the checkpoints: best by val/loss, and last."""
+        if self.config.init_from is not None and self.config.resume is None:
+            load_weights(self.model, self.config.init_from)
+        if rank_zero_only.rank == 0:
+            # before anything is written: the data may not be for this model, or out of reach
+            _check_shapes(self.model, self.datamodule)
+            self.datamodule.prepare_data()
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            self.locks.enter_context(resuming.locked(self.run_folder))
+            self.parser.save(self.config_to_save, self.run_folder / "config.yaml", overwrite=True)
+        folder = self.run_folder / "checkpoints"
+        checkpoints = [
+            ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False),
+            ModelCheckpoint(folder, filename="last", enable_version_counter=False),
+        ]
+        given = self._get(self.config_init, "trainer").get("callbacks") or []
+        callbacks = [*(given if isinstance(given, list) else [given]), Survival(), *checkpoints]
+        writer = WholeCheckpoints(partial(_point_latest_at, self.run_folder))
+        return super().instantiate_trainer(callbacks=callbacks, plugins=[writer], **kwargs)
+
+    def begin_logging(self) -> None:
+        """Begin the run of W&B, offline where its server does not let it begin."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and self.offline is None:
+                self.offline = process.wandb_refusal(lambda logger=logger: logger.experiment)
+                if self.offline is not None:
+                    logger._wandb_init["mode"] = "offline"  # made already, it can be told in no other way
+
+    def _logger_arguments(self, name: str, run_id: str) -> dict[str, Any]:
+        folder = self.run_folder
+        if name == "CSVLogger":
+            return {"save_dir": str(folder.parent), "name": "", "version": folder.name}
+        if name == "WandbLogger":
+            named = {"id": run_id, "name": folder.name, "group": folder.name, "job_type": "train"}
+            if self.config.resume is not None and not self.offline:
+                named["resume"] = "allow"
+            if self.offline:  # the logger's own way, an environment variable, comes too late for a second run here
+                named["mode"] = "offline"
+            return {"save_dir": str(folder), "offline": self.offline is not None, **named}
+        return {"save_dir": str(folder)}
+
+
+def _check_shapes(model: NoisyModule, data: ImageDataModule) -> None:
+    """Raise ValueError if the model does not take the images of the data, or gives outputs that have no loss."""
+    shape = data.image_shape
+    if shape is None:
+        data.prepare_data()
+        data.setup("fit")
+        data.train_dataloader()  # refuses data that are not to train on
+        shape = tuple(data.train_set[0]["image"].shape)
+    images, modes = torch.zeros(2, *shape), [(part, part.training) for part in model.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")  # of a loss that broadcasts
+            outputs = model.eval()(model.point(images))
+            if type(model).validation_step is NoisyModule.validation_step:
+                model.loss(outputs, images)
+    except Exception as error:  # a user's model may raise anything
+        if re.search("cuda|device|not implemented for", str(error), re.IGNORECASE):
+            return  # of a model that runs on another device alone
+        wanted = model.example_shape()
+        reason = (
+            f"{type(error).__name__}: {error}"
+            if wanted in (None, tuple(shape))
+            else f"it is for images {list(wanted)}; leave --model.image_shape out, so that it is that of the data"
+        )
+        raise ValueError(
+            f"--model must take the images of --data, (C, H, W) = {list(shape)}, got {type(model).__name__}: {reason}"
+        ) from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _logger_configs(value: object) -> list[Namespace]:
+    """The loggers that a configuration describes by class path."""
+    loggers = value if isinstance(value, list) else [value]
+    return [logger for logger in loggers if isinstance(logger, Namespace) and "class_path" in logger]
+
+
+def _point_latest_at(run_folder: Path) -> None:
+    """Make runs/latest a link to the newest run; without links on this file system there is none."""
+    latest = run_folder.parent.parent / "latest"
+    temporary = latest.with_name(f".latest-{run_folder.name}")
+    try:
+        temporary.symlink_to(run_folder.relative_to(latest.parent), target_is_directory=True)
+        os.replace(temporary, latest)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        print(f"no link {latest}: {error.strerror or error}")
