@@ -15,7 +15,7 @@ from center_smoothing.audit import Finding
 from certification import auditing, conclusion, planning
 from certification.arguments import input_radii, noise_levels, trainer_arguments
 from certification.jobs import Job, merged_config, planning_request, radii_by_sigma
-from certification.preflight import follows_gradients
+from certification.preflight import check_run, follows_gradients
 from certification.run import Run
 from certification.subject import Subject, accelerated, load_trained
 from certification.trainer import print_once
@@ -60,7 +60,7 @@ def preflight(runs: Sequence[Run]) -> None:
     todo = [run for run in runs if run.todo]
     if not todo:
         return
-    rate = todo[0].preflight()
+    rate = check_run(todo[0])
     seconds = sum(run.job.evaluations * run.most_examples for run in todo) / rate
     what = f"{sum(len(run.todo) for run in todo)} examples"
     what += f" at {len(runs)} noise levels together" if len(runs) > 1 else ""
