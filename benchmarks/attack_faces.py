@@ -91,7 +91,7 @@ def report(name: str, smoother: CenterSmoother, x: Tensor, *, points: int, eps_i
 def search(
     smoother: CenterSmoother, x: Tensor, *, steps: int, eps_in: float, generator: torch.Generator
 ) -> list[Tensor]:
-    """Unit directions (3, H, W), each better than the one before: a random search for the box that moves furthest."""
+    """Find unit directions (3, H, W), each better than the one before, by a random search."""
     noise = smoother.sigma * torch.randn(_NOISES, *x.shape, generator=generator)
     before = smoother.outputs.model(x + noise)
 
@@ -111,7 +111,7 @@ def search(
 
 
 def direction(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A random direction of norm 1, of x's shape; smooth ones move a detector further than white noise does."""
+    """Draw a random direction of norm 1, of x's shape; smooth ones move a detector further than white noise does."""
     coarse = torch.randn(1, *x.shape[:1], 8, 8, generator=generator)
     delta = torch.nn.functional.interpolate(coarse, size=x.shape[1:], mode="bilinear")[0]
     return delta / delta.norm()

@@ -98,14 +98,14 @@ def run(
 
 
 def write(out: Path, text: str, digits: Sequence[Digit], settings: Settings, known: Mapping[str, str]) -> None:
-    """The report, and all figures that it was made of; inf is written as Infinity, as Python's json reads it."""
+    """Write the report, and the figures it was made of; inf is written as Infinity, as Python's json reads it."""
     out.write_text(text, encoding="utf-8")
     figures = {"about": dict(known), "settings": asdict(settings), "digits": [digit.as_dict() for digit in digits]}
     out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def base_model(path: Path, *, untrained: bool = False) -> tuple[NoisyModule, str]:
-    """The model, in eval mode, and a line about its checkpoint.
+    """Load the model, in eval mode, and describe its checkpoint in a line.
 
     Raises:
         ValueError: if there is no checkpoint there, or one that was not trained on digits.
@@ -122,7 +122,7 @@ def base_model(path: Path, *, untrained: bool = False) -> tuple[NoisyModule, str
 
 
 def test_digits(model: NoisyModule, count: int) -> Iterator[tuple[int, Tensor]]:
-    """Indices in the data set and points (*in) of so many test digits, the ones that certify.py takes."""
+    """Return the indices in the data set and the points (*in) of the test digits that certify.py takes."""
     data = MNIST()
     data.setup()
     order = torch.randperm(len(data.test_set), generator=torch.Generator().manual_seed(_SEED))
@@ -132,7 +132,7 @@ def test_digits(model: NoisyModule, count: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
-    """What a reader needs to know to repeat a run."""
+    """Describe what a reader needs to know to repeat a run."""
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores; threads of PyTorch: {torch.get_num_threads()}",
@@ -145,7 +145,7 @@ def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the processor's name, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

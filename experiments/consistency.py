@@ -114,7 +114,7 @@ def _parser() -> ArgumentParser:
 
 
 def _settings(options: Namespace, weight: float) -> dict[str, Any]:
-    """What train.py trains with a weight."""
+    """Return the training settings of a weight."""
     settings = trained_models.settings("default.yaml")
     settings["trainer"]["max_epochs"] = options.epochs
     if weight > 0.0:
@@ -124,7 +124,7 @@ def _settings(options: Namespace, weight: float) -> dict[str, Any]:
 
 
 def _checkpoint(options: Namespace, weight: float) -> Path | None:
-    """The best checkpoint of a whole training with a weight, or None."""
+    """Return the best checkpoint of a whole training with a weight, or None."""
     settings = _settings(options, weight)
     folder = trained_models.finished_run(Path(options.runs), settings, sigma=options.sigma)
     return None if folder is None else folder / "checkpoints" / "best.ckpt"
@@ -201,7 +201,7 @@ def _certify_command(options: Namespace, weight: float) -> list[str]:
 
 
 def _is_certified(options: Namespace, weight: float) -> bool:
-    """Whether this very certification is there as a whole; certify.py names what differs in another one."""
+    """Return whether this very certification is there as a whole; certify.py names what differs in another one."""
     checkpoint, folder = _checkpoint(options, weight), _certification(options, weight)
     summary = folder.read_summary()
     if checkpoint is None or summary is None or not summary.get("results"):

@@ -28,7 +28,7 @@ class Median:
 
     @classmethod
     def of(cls, values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Median:
-        """Of values (N,), abstentions among them as inf (theory T9).
+        """Return the medians of values (N,), abstentions among them as inf (theory T9).
 
         The ends are medians of resamples, never between two of them, so that inf stays inf. The interval says how the
         median depends on the choice of examples; it is not part of any certificate.

@@ -227,7 +227,7 @@ def _certify_command(plan: Plan, sigma: float) -> list[str]:
 
 
 def _is_certified(plan: Plan, sigma: float) -> bool:
-    """Whether this very certification is there as a whole; certify.py names what differs in another one."""
+    """Return whether this very certification is there as a whole; certify.py names what differs in another one."""
     checkpoint, folder = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(sigma)
     summary = folder.read_summary()
     if checkpoint is None or summary is None or not summary.get("results"):
@@ -289,7 +289,7 @@ def _conclude(plan: Plan, points: Sequence[Point]) -> None:
 
 
 def _scale(plan: Plan) -> float | None:
-    """What the paper gives as the scale of total variation: 2 (H - 1) (W - 1) for each channel. Not a bound."""
+    """Return the paper's scale of total variation: 2 (H - 1) (W - 1) for each channel. Not a bound."""
     channels, height, width = plan.image_shape
     return 2.0 * (height - 1) * (width - 1) * channels if plan.distance == "tv" else None
 
@@ -301,7 +301,7 @@ def _shown(median: Median) -> str:
 
 
 def _write_table(path: Path, points: Sequence[Point]) -> None:
-    """Numbers with all their digits, in the order of the plan."""
+    """Write the numbers with all their digits, in the order of the plan."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -65,7 +65,7 @@ def _curve(points: Sequence[Point], h: float) -> Curve:
 
 
 def _configuration(plan: Plan) -> dict[str, Any]:
-    """What was asked for, what was trained, and what each certification recorded."""
+    """Return what was asked for, what was trained, and what each certification recorded."""
     certifications = {}
     for sigma in plan.sigmas:
         folder = plan.certification(sigma)

@@ -68,5 +68,5 @@ def _finish(axis: Axes, label: str, points: Sequence[Point], scale: float | None
 
 
 def _drawn(value: float) -> float:
-    """Where there is no certificate the line has a gap."""
+    """Leave a gap in the line where there is no certificate."""
     return value if np.isfinite(value) else np.nan

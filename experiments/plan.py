@@ -77,11 +77,11 @@ class Plan:
         return sorted({named.noise_level(h=h, eps_in=eps_in) for h, eps_in in self.pairs})
 
     def training_sigma(self, sigma: float) -> float:
-        """Noise level of the training whose model is smoothed at sigma: the nearest, the smaller of two."""
+        """Return the noise level of the training whose model is smoothed at sigma: the nearest, the smaller of two."""
         return min(self.options.training_sigma, key=lambda level: (round(abs(level - sigma), 9), level))
 
     def checkpoint(self, sigma: float) -> Path | None:
-        """The best checkpoint of a whole training at this noise level, or None."""
+        """Return the best checkpoint of a whole training at this noise level, or None."""
         folder = trained_models.finished_run(Path(self.options.runs), self.settings, sigma=sigma)
         return None if folder is None else folder / "checkpoints" / "best.ckpt"
 
@@ -96,5 +96,5 @@ class Plan:
         return CertificationFolder(self.out / "certifications" / below / f"sigma={sigma!r}")
 
     def radii(self, sigma: float) -> list[float]:
-        """Input radii that are answered at this noise level of smoothing."""
+        """Return the input radii that are answered at this noise level of smoothing."""
         return [eps_in for h, eps_in in self.pairs if named.noise_level(h=h, eps_in=eps_in) == sigma]

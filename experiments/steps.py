@@ -63,7 +63,7 @@ class Clock:
         self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
 
     def seconds(self, kind: Kind, work: float) -> float | None:
-        """What so much work takes; None before anything was measured."""
+        """Return the time that so much work takes; None before anything was measured."""
         factor = 1.0
         if not self._work.get(kind):
             kind, factor = (
@@ -120,7 +120,7 @@ def run(steps: Sequence[Step], log: Path) -> None:
 
 
 def _evaluations(step: Step) -> float:
-    """The work of one part of a step, in evaluations of the base function."""
+    """Return the work of one part of a step, in evaluations of the base function."""
     return step.work * (_EVALUATIONS_PER_TRAINING_IMAGE if step.kind == "train" else 1.0)
 
 
@@ -169,7 +169,7 @@ def _run_one(step: Step, log: Path, clock: Clock, show: Callable[[int], None]) -
 
 
 def _die_with_parent() -> None:
-    """On Linux: a command does not outlive an experiment that was killed. Elsewhere its next line of output ends it."""
+    """End with an experiment that was killed, on Linux. Elsewhere the command's next line of output ends it."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # from linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

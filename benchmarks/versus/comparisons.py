@@ -34,7 +34,7 @@ def measure(
     batch_size: BatchSize = "auto",
     with_clock: bool = False,
 ) -> Digit:
-    """All comparisons on one digit, with a line of progress for each.
+    """Make all comparisons on one digit, with a line of progress for each.
 
     Args:
         model: the base model, in eval mode.
@@ -80,7 +80,7 @@ class Comparisons:
         self.distance: Distance = named.DISTANCES[name]
 
     def all(self, with_clock: bool) -> dict[str, Callable[[], list[Row]]]:
-        """By name what gives the rows of each comparison, to be called in this order."""
+        """Return by name what gives the rows of each comparison, to be called in this order."""
         of_tv = {"steps": self.steps, "looks": self.looks, "mean": self.mean}
         return {
             "paper": self.paper,
@@ -91,7 +91,7 @@ class Comparisons:
         }
 
     def paper(self) -> list[Row]:
-        """The paper's procedure, part of it run."""
+        """Run part of the paper's procedure."""
         budget = paper_budget(self.settings.n, self.settings.paper_m)
         self._paper = paper = run_paper(self.recording, self.x, self.distance, budget)
         return [
@@ -113,24 +113,24 @@ class Comparisons:
         ]
 
     def fast(self) -> list[Row]:
-        """Small budgets of this package."""
+        """Run small budgets of this package."""
         return [self._live(budget) for budget in self.settings.fast_budgets]
 
     def full(self) -> list[Row]:
-        """Larger budgets of this package."""
+        """Run larger budgets of this package."""
         return [self._recorded(budget) for budget in self.settings.full_budgets]
 
     def clock(self) -> list[Row]:
-        """One procedure with outputs of its own, and with recorded ones."""
+        """Run one procedure with outputs of its own, and with recorded ones."""
         budget = self.settings.full_budgets[0]
         return [self._live(budget), self._recorded(budget)]
 
     def steps(self) -> list[Row]:
-        """From the paper's procedure to this package's; after :meth:`paper`."""
+        """Go from the paper's procedure to this package's; after :meth:`paper`."""
         return Steps(self.recording, self.x, self.distance, self._paper, 2 * self.settings.n, self.settings.h).rows()
 
     def looks(self) -> list[Row]:
-        """All outputs at once, and sampling that stops when it is tight enough at one h."""
+        """Take all outputs at once, and stop when they are tight enough at one h."""
         budget = self.settings.looking_budget
         rows = [self._recorded(replace(budget, looks=1))]
         for h, rtol in product(self.settings.h_of_looks, RTOLS):
@@ -140,7 +140,7 @@ class Comparisons:
         return rows
 
     def mean(self) -> list[Row]:
-        """The mean instead of the center; nothing in a version without mean smoothing."""
+        """Smooth by the mean instead of the center; nothing in a version without mean smoothing."""
         if not hasattr(center_smoothing, "MeanSmoother"):
             return []
         sigma, n, m = self.recording.sigma, self.settings.n, min(10 * self.settings.n, self.settings.measured_m)
@@ -165,7 +165,7 @@ class Comparisons:
         ]
 
     def _live(self, budget: SmoothingBudget) -> Row:
-        """This package's procedure with outputs of its own, from beginning to end."""
+        """Run this package's procedure with outputs of its own, from beginning to end."""
         smoother = CenterSmoother(
             self.model,
             self.distance,
@@ -178,7 +178,7 @@ class Comparisons:
         return self._row(budget, certificate, time.perf_counter() - began)
 
     def _recorded(self, budget: SmoothingBudget) -> Row:
-        """This package's procedure with recorded outputs."""
+        """Run this package's procedure with recorded outputs."""
         smoother = RecordedSmoother(self.recording, self.distance, budget)
         certificate = smoother.certify(self.x)
         return self._row(budget, certificate, smoother.outputs.seconds)
@@ -189,7 +189,7 @@ class Comparisons:
 
 
 def _telling(name: str, call: Callable[[], T]) -> T:
-    """What a call returns, after a line that says how long it took."""
+    """Call a function, and print how long it took."""
     began = time.perf_counter()
     result = call()
     print(f"  {name:<16} {time.perf_counter() - began:7.1f} s", flush=True)

@@ -36,12 +36,12 @@ class Estimate:
 
     @classmethod
     def exactly(cls, value: float) -> Estimate:
-        """Of a run that was made."""
+        """Make the estimate of a run that was made."""
         return cls(value, value, value)
 
     @classmethod
     def median(cls, estimates: Iterable[Estimate]) -> Estimate:
-        """Upper medians of the estimates, and of either end of their intervals."""
+        """Return upper medians of the estimates, and of either end of their intervals."""
         columns = zip(*((each.low, each.value, each.high) for each in estimates), strict=True)
         return cls(*(upper_median(column) for column in columns))
 
@@ -87,13 +87,13 @@ class PaperRun:
 
 @lru_cache
 def paper_budget(n: int, m: int) -> SmoothingBudget:
-    """The paper's settings: delta = .05, more only where n is too small for it, and alpha = .005 + .005."""
+    """Return the paper's settings: delta = .05, more only where n is too small for it, and alpha = .005 + .005."""
     budget = SmoothingBudget(n=n, m=m, method="paper")
     return replace(budget, delta=max(0.05, budget.delta))
 
 
 def run_paper(recording: Recording, x: Tensor, distance: Distance, budget: SmoothingBudget) -> PaperRun:
-    """The paper's procedure with all pairs around x (*in), as far as certification outputs were recorded."""
+    """Run the paper's procedure with all pairs around x (*in), as far as certification outputs were recorded."""
     part = replace(budget, m=min(budget.m, len(recording.outputs[Stage.CERTIFICATION])))
     smoother = RecordedSmoother(recording, distance, part)
     clock = smoother.outputs
@@ -104,7 +104,7 @@ def run_paper(recording: Recording, x: Tensor, distance: Distance, budget: Smoot
 
 
 def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> Estimate:
-    """What eps_out at h a run of this budget would give by T3, from a certificate of fewer certification outputs.
+    """Estimate by T3 the eps_out at h of a run of this budget, from a certificate of fewer certification outputs.
 
     The certification outputs are independent and alike, so that how the order statistics of a full run lie among
     those that there are has a known distribution. Nothing is extrapolated beyond the outputs that there are.
@@ -123,7 +123,7 @@ def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> E
 
 @lru_cache(maxsize=256)
 def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
-    """Where the rank-th smallest of m further draws lies among those that were drawn.
+    """Bracket the place of the rank-th smallest of m further draws among those that were drawn.
 
     Args:
         rank: in 1..m.
@@ -143,7 +143,7 @@ def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
         return rank, rank, rank
 
     def at_most(place: int) -> float:
-        """P[the rank-th further draw <= the place-th draw]: at least rank of the first place + rank - 1 are further."""
+        """Return P[the rank-th further draw <= the place-th draw]: at least rank of the first place + rank - 1."""
         return float(stats.hypergeom.sf(rank - 1, m + drawn, m, place + rank - 1))
 
     low = _last(lambda place: place == 0 or at_most(place) <= _OUTSIDE / 2.0, drawn)
@@ -152,7 +152,7 @@ def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
 
 
 def _last(holds: Callable[[int], bool], end: int) -> int:
-    """The last of 0..end at which it holds, if it holds at 0 and nowhere after it fails."""
+    """Return the last of 0..end at which it holds, if it holds at 0 and nowhere after it fails."""
     low, high = 0, end + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -73,7 +73,7 @@ class RecordedOutputs(NoisyOutputs):
         return time.perf_counter() - self._started + self._not_spent
 
     def used(self, stage: Stage) -> tuple[float, float]:
-        """What the clock showed when outputs of that stage were first asked for, and after the use of the last one."""
+        """Return the clock when outputs of that stage were first asked for, and after the use of the last one."""
         return self._used[stage]
 
     def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
@@ -93,7 +93,7 @@ class RecordedOutputs(NoisyOutputs):
             self._used[stage] = (began, self.seconds)
 
     def base_output(self, x: Tensor) -> Tensor:
-        """What the smoothed function makes of x without noise, (*out)."""
+        """Return the base model's output at x without noise, (*out)."""
         return self._after(self._recording.base_output.unsqueeze(0))[0]
 
 

@@ -48,7 +48,7 @@ class Row:
         seconds: float,
         evaluations: int | None = None,
     ) -> Row:
-        """Of a certificate.
+        """Make the row of a certificate.
 
         Args:
             procedure: what it is called.
@@ -83,7 +83,7 @@ class Digit:
     rows: Mapping[str, Mapping[str, Sequence[Row]]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; inf among them."""
+        """Return plain values; inf among them."""
         rows = {
             distance: {name: [asdict(row) for row in listed] for name, listed in comparisons.items()}
             for distance, comparisons in self.rows.items()
@@ -92,22 +92,22 @@ class Digit:
 
 
 def over_digits(digits: Sequence[Digit], distance: str, comparison: str) -> list[list[Row]]:
-    """For each procedure of a comparison its rows, one a digit; nothing for digits without that distance."""
+    """Return the rows of each procedure of a comparison, one a digit; nothing for digits without that distance."""
     listed = [digit.rows[distance][comparison] for digit in digits if comparison in digit.rows.get(distance, {})]
     return [list(rows) for rows in zip(*listed, strict=True)]
 
 
 def median(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
-    """Upper median over digits."""
+    """Return the upper median over digits."""
     return upper_median([value(row) for row in rows])
 
 
 def median_eps_out(rows: Sequence[Row], h: float) -> Estimate:
-    """Upper median over digits of the certified radius, and of either end of its interval."""
+    """Return the upper median over digits of the certified radius, and of either end of its interval."""
     return Estimate.median(row.eps_out[h] for row in rows)
 
 
 def no_larger(ours: Sequence[Row], paper: Sequence[Row], h: float) -> int:
-    """For how many digits our radius is at most the paper's, of which the lower end of its interval counts."""
+    """Count the digits whose radius is at most the paper's, of which the lower end of its interval counts."""
     pairs = [(a.eps_out[h].value, b.eps_out[h].low) for a, b in zip(ours, paper, strict=True)]
     return sum(a <= b and a < math.inf for a, b in pairs)

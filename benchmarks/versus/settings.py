@@ -17,7 +17,7 @@ RTOLS = (0.02, 0.05)
 
 @lru_cache
 def exact_budget(n: int, m: int, *, tuple_sizes: tuple[int, ...] | None = None, looks: int = 1) -> SmoothingBudget:
-    """A budget of this package with its default delta, which is looked for once and not for each digit."""
+    """Make a budget of this package with its default delta, which is computed once and not for each digit."""
     return SmoothingBudget(n=n, m=m, tuple_sizes=tuple_sizes, looks=looks)
 
 
@@ -82,7 +82,7 @@ class Settings:
         return self.h[0], self.h[-1]
 
     def distances_of(self, position: int) -> tuple[str, ...]:
-        """The distances that the digit at this position, from 0, is for."""
+        """Return the distances for the digit at this position, from 0."""
         return self.distances if position < self.other_digits else self.distances[:1]
 
     @property
