@@ -48,7 +48,7 @@ def fail(message: str) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    r"""A text whose control characters, which may come from a stranger's file, cannot act on the terminal.
+    r"""Escape control characters, which may come from a stranger's file, so that they cannot act on the terminal.
 
     Example:
         >>> print(printable("\x1b[2Jtwo\nlines"))
@@ -216,7 +216,7 @@ def _write_traceback(error: BaseException, folder: Path | None) -> Path | None:
 
 
 def one_line(message: str) -> str:
-    r"""A message of several lines, jsonargparse's above all, in one, with the arguments as one types them.
+    r"""Join a message of several lines, jsonargparse's above all, into one, with the arguments as one types them.
 
     Example:
         >>> one_line("Parser key \"num_examples\":\n  must be a whole number, got 'x'")

@@ -43,7 +43,7 @@ class CertifiedExample:
     described: tuple[str, str] | None = None
 
     def to(self, device: object, **_: object) -> CertifiedExample:
-        """Itself: Lightning calls it on predictions, instead of looking into a frozen dataclass."""
+        """Return itself: Lightning calls it on predictions, instead of looking into a frozen dataclass."""
         return self
 
 

@@ -161,7 +161,7 @@ def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-fr
 
 
 def _read(path: Path, *, flag: str) -> dict[str, Any]:
-    """The content of a checkpoint file: tensors and plain values, with a state_dict."""
+    """Read a checkpoint file: tensors and plain values, with a state_dict."""
     if not path.is_file():
         raise ValueError(f"{flag} must be a checkpoint file that train.py wrote, got {path}: no such file")
     try:
@@ -177,7 +177,7 @@ def _read(path: Path, *, flag: str) -> dict[str, Any]:
 
 
 def _other_hyperparameters(model: NoisyModule, found: object) -> str:
-    """Those that shape the weights, where a checkpoint has others than a model; empty if there are none."""
+    """Name hyperparameters of a checkpoint that differ from the model's and shape its weights; empty if none do."""
     if not isinstance(found, Mapping):
         return ""
     differing = [
