@@ -35,17 +35,11 @@ _MATRIX = 2048
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to evaluate the base model.
+    """A way to evaluate the base model."""
 
-    Attributes:
-        flags: of certify.py.
-        function: the base function.
-        precision: of matrix products and convolutions.
-    """
-
-    flags: str
-    function: nn.Module
-    precision: torch.dtype = torch.float32
+    flags: str  # of certify.py
+    function: nn.Module  # the base function
+    precision: torch.dtype = torch.float32  # of matrix products and convolutions
 
     def context(self) -> AbstractContextManager[object]:
         """Return the context in which to call the function."""

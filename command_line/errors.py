@@ -59,15 +59,10 @@ def printable(text: str) -> str:
 
 @dataclass
 class RunState:
-    """What a script knows of its run, in case that it fails.
+    """What a script knows of its run, in case that it fails."""
 
-    Attributes:
-        folder: that a traceback is written to; None: the folder for temporary files.
-        kept: says what is not lost; None: nothing was there to lose.
-    """
-
-    folder: Path | None = None
-    kept: Callable[[], str] | None = None
+    folder: Path | None = None  # that a traceback is written to; None: the folder for temporary files
+    kept: Callable[[], str] | None = None  # says what is not lost; None: nothing was there to lose
 
     def said(self) -> list[str]:
         """Return what ``kept`` says, as far as the disk lets it."""

@@ -51,17 +51,11 @@ _MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of a list of files.
+    """What became of a list of files."""
 
-    Attributes:
-        images: uint8 (R, C, H, W), of the files that could be read, in order.
-        positions: their R positions in the list.
-        reasons: why each other file could not be read, by its position.
-    """
-
-    images: Tensor
-    positions: list[int]
-    reasons: dict[int, str]
+    images: Tensor  # uint8 (R, C, H, W), of the files that could be read, in order
+    positions: list[int]  # their R positions in the list
+    reasons: dict[int, str]  # why each other file could not be read, by its position
 
 
 def find(root: Path) -> list[Path]:

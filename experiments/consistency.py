@@ -41,21 +41,13 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Row:
-    """One weight.
+    """One weight."""
 
-    Attributes:
-        weight: of the consistency term.
-        val_loss: mean squared error of the best checkpoint on clean test images.
-        noisy_loss: likewise on test images with noise of level sigma, one copy each.
-        eps_out: median certified output radius at each ratio h.
-        smoothing_loss: median distance from f(x) to the smoothed output.
-    """
-
-    weight: float
-    val_loss: float
-    noisy_loss: float
-    eps_out: tuple[Median, ...]
-    smoothing_loss: Median
+    weight: float  # of the consistency term
+    val_loss: float  # mean squared error of the best checkpoint on clean test images
+    noisy_loss: float  # likewise on test images with noise of level sigma, one copy each
+    eps_out: tuple[Median, ...]  # median certified output radius at each ratio h
+    smoothing_loss: Median  # median distance from f(x) to the smoothed output
 
 
 def main(args: Sequence[str] | None = None) -> Path:

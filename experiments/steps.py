@@ -31,23 +31,14 @@ _LAST_LINES = 5
 
 @dataclass(frozen=True)
 class Step:
-    """One command.
+    """One command."""
 
-    Attributes:
-        kind: of the command, which says what its output means.
-        title: for the progress.
-        parts: epochs of a training, examples of a certification.
-        work: images, or noisy copies, of one part.
-        command: gives the arguments of the Python process; called when its turn comes.
-        finished: whether there is nothing to do.
-    """
-
-    kind: Kind
-    title: str
-    parts: int
-    work: float
-    command: Callable[[], list[str]]
-    finished: Callable[[], bool]
+    kind: Kind  # of the command, which says what its output means
+    title: str  # for the progress
+    parts: int  # epochs of a training, examples of a certification
+    work: float  # images, or noisy copies, of one part
+    command: Callable[[], list[str]]  # gives the arguments of the Python process; called when its turn comes
+    finished: Callable[[], bool]  # whether there is nothing to do
 
 
 class Clock:

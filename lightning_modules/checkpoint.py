@@ -31,19 +31,13 @@ _OF_TRAINING = ("sigma", "learning_rate", "noise_range", "consistency_weight", "
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A base model and the data that it was trained on.
+    """A base model and the data that it was trained on."""
 
-    Attributes:
-        model: in eval mode, on the CPU.
-        data: class name and constructor arguments of its datamodule; None if it was trained without one.
-        run: name of the run folder of its training; None if the checkpoint does not say.
-        path: of the file.
-    """
-
-    model: NoisyModule
+    model: NoisyModule  # in eval mode, on the CPU
+    # class name and constructor arguments of its datamodule; None if it was trained without one
     data: dict[str, Any] | None
-    run: str | None = None
-    path: Path = Path()
+    run: str | None = None  # name of the run folder of its training; None if the checkpoint does not say
+    path: Path = Path()  # of the file
 
 
 def checkpoint_file(path: str | Path, *, flag: str = "--ckpt") -> Path:

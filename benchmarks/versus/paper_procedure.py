@@ -22,17 +22,11 @@ _OUTSIDE = 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run gives, and the interval in which it lies with probability 95%; one number where the run was made.
+    """What a run gives, and the interval in which it lies with probability 95%; one number where the run was made."""
 
-    Attributes:
-        low: lower end of the interval.
-        value: the estimate.
-        high: upper end of the interval.
-    """
-
-    low: float
-    value: float
-    high: float
+    low: float  # lower end of the interval
+    value: float  # the estimate
+    high: float  # upper end of the interval
 
     @classmethod
     def exactly(cls, value: float) -> Estimate:
@@ -53,21 +47,13 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class PaperRun:
-    """The paper's procedure around one x: its selection and its check in full, and the first certification outputs.
+    """The paper's procedure around one x: its selection and its check in full, and the first certification outputs."""
 
-    Attributes:
-        certificate: from the certification outputs that there are.
-        budget: of the full run.
-        selection: seconds of the n outputs and of all their pairs.
-        check: seconds of the n outputs of the check.
-        certification: seconds of the certification outputs that there are.
-    """
-
-    certificate: Certificate
-    budget: SmoothingBudget
-    selection: float
-    check: float
-    certification: float
+    certificate: Certificate  # from the certification outputs that there are
+    budget: SmoothingBudget  # of the full run
+    selection: float  # seconds of the n outputs and of all their pairs
+    check: float  # seconds of the n outputs of the check
+    certification: float  # seconds of the certification outputs that there are
 
     @property
     def seconds_per_output(self) -> float:

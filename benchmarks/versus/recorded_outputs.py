@@ -18,21 +18,13 @@ _INSTEAD = {"MEAN": Stage.CHECK}
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Outputs around one x, and how long they took.
+    """Outputs around one x, and how long they took."""
 
-    Attributes:
-        outputs: by stage (count, *out), in the order of the draws.
-        seconds: by stage, of an evaluation on average.
-        base_output: (*out), f(x).
-        sigma: noise level, in units of x.
-        batch_size: outputs that were drawn at a time.
-    """
-
-    outputs: Mapping[Stage, Tensor]
-    seconds: Mapping[Stage, float]
-    base_output: Tensor
-    sigma: float
-    batch_size: int
+    outputs: Mapping[Stage, Tensor]  # by stage (count, *out), in the order of the draws
+    seconds: Mapping[Stage, float]  # by stage, of an evaluation on average
+    base_output: Tensor  # (*out), f(x)
+    sigma: float  # noise level, in units of x
+    batch_size: int  # outputs that were drawn at a time
 
 
 def record(source: NoisyOutputs, x: Tensor, *, example: int, counts: Mapping[Stage, int]) -> Recording:

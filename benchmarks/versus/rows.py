@@ -14,28 +14,17 @@ from center_smoothing.medians import upper_median
 
 @dataclass(frozen=True)
 class Row:
-    """What one procedure gave for one digit.
+    """What one procedure gave for one digit."""
 
-    Attributes:
-        procedure: what it is called in tables.
-        n: outputs that it ranked, or averaged.
-        m: certification outputs, of the full run where only a part was run.
-        delta: margin of the smoothed function; 0 for a mean.
-        evaluations: of the base function, with m certification outputs.
-        seconds: what they and all the rest take.
-        eps_out: certified radius by h.
-        smoothing_loss: d(f(x), smoothed output); inf where the smoothed function abstained.
-        parts: seconds that parts of the procedure were measured to take; none where it was measured as a whole.
-    """
-
-    procedure: str
-    n: int
-    m: int
-    delta: float
-    evaluations: int
-    seconds: float
-    eps_out: Mapping[float, Estimate]
-    smoothing_loss: float
+    procedure: str  # what it is called in tables
+    n: int  # outputs that it ranked, or averaged
+    m: int  # certification outputs, of the full run where only a part was run
+    delta: float  # margin of the smoothed function; 0 for a mean
+    evaluations: int  # of the base function, with m certification outputs
+    seconds: float  # what they and all the rest take
+    eps_out: Mapping[float, Estimate]  # certified radius by h
+    smoothing_loss: float  # d(f(x), smoothed output); inf where the smoothed function abstained
+    # seconds that parts of the procedure were measured to take; none where it was measured as a whole
     parts: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -72,14 +61,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Digit:
-    """All rows of one digit.
+    """All rows of one digit."""
 
-    Attributes:
-        index: in the data set.
-        rows: by the distance's name, and within it by the name of the comparison: the same for all digits.
-    """
-
-    index: int
+    index: int  # in the data set
+    # by the distance's name, and within it by the name of the comparison: the same for all digits
     rows: Mapping[str, Mapping[str, Sequence[Row]]]
 
     def as_dict(self) -> dict[str, Any]:

@@ -24,23 +24,14 @@ Ball = tuple[Tensor, float]
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps around one x.
+    """The steps around one x."""
 
-    Args:
-        recording: outputs around x.
-        x: (*in).
-        distance: between outputs, which can be averaged.
-        paper: the paper's procedure around x.
-        m: the few certification outputs that the later steps do with.
-        h: the eps_in / sigma that are of interest.
-    """
-
-    recording: Recording
-    x: Tensor
-    distance: Distance
-    paper: PaperRun
-    m: int
-    h: Sequence[float]
+    recording: Recording  # outputs around x
+    x: Tensor  # (*in)
+    distance: Distance  # between outputs, which can be averaged
+    paper: PaperRun  # the paper's procedure around x
+    m: int  # the few certification outputs that the later steps do with
+    h: Sequence[float]  # the eps_in / sigma that are of interest
 
     def rows(self) -> list[Row]:
         """Return one row a step, from the paper's procedure to this package's."""
