@@ -55,15 +55,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def report(name: str, smoother: CenterSmoother, x: Tensor, *, points: int, eps_in: float) -> int:
-    """Print one row; returns how many distances were above eps_out.
-
-    Args:
-        name: of the photo.
-        smoother: of the detector.
-        x: (3, H, W).
-        points: how many x'.
-        eps_in: their distance from x.
-    """
+    """Print the row of a photo x (3, H, W); return how many distances of ``points`` x' were above eps_out."""
     certificate = smoother.certify(x, example=0)
     eps_out = certificate.eps_out(eps_in)
     if certificate.abstained:

@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import json
 import math
+import statistics
 import subprocess
 import sys
 import time
@@ -61,7 +62,7 @@ def growth(name: str, values: Sequence[int]) -> None:
     times: list[float] = []
     for value in values:
         times.append(min(seconds(lambda value=value: certify(**{**_LITTLE, name: value})) for _ in range(2)))
-        doubled = "" if len(times) == 1 else f"{ratio_per_doubling(values[: len(times)][-2:], times[-2:]):14.2f}"
+        doubled = "" if len(times) == 1 else f"{2 ** exponent(values[: len(times)][-2:], times[-2:]):14.2f}"
         print(f"{value:>10,} {times[-1]:>9.2f} {doubled}")
     print(f"  fitted: time grows as {name} to the power {exponent(values, times):.2f}")
 
@@ -114,17 +115,9 @@ def resident(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def ratio_per_doubling(values: Sequence[int], times: Sequence[float]) -> float:
-    """Return the factor by which the time grows where the size doubles."""
-    return (times[1] / times[0]) ** (math.log(2) / math.log(values[1] / values[0]))
-
-
 def exponent(values: Sequence[int], times: Sequence[float]) -> float:
-    """Fit the slope of a line of least squares to the logarithms."""
-    x, y = ([math.log(value) for value in column] for column in (values, times))
-    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
-    covariance = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
-    return covariance / sum((a - middle_x) ** 2 for a in x)
+    """Fit a line of least squares to the logarithms, and return its slope."""
+    return statistics.linear_regression(*([math.log(value) for value in column] for column in (values, times))).slope
 
 
 def seconds(call: Callable[[], object]) -> float:

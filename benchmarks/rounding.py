@@ -34,13 +34,7 @@ def points() -> tuple[Tensor, Tensor]:
 
 
 def false_certificates(runs: int, *, grid: int | None, budget: SmoothingBudget | None = None) -> int:
-    """Count the runs in which the attacked center is further away than was certified.
-
-    Args:
-        runs: with a seed each, other ones at x'.
-        grid: None for noise in float32.
-        budget: default: n = 1000, m = 2000.
-    """
+    """Count the runs, with seeds of their own, in which the attacked center moves further than was certified."""
     budget = SmoothingBudget(n=1000, m=2000) if budget is None else budget
     (x, attacked), failures = points(), 0
     for run in range(runs):

@@ -74,11 +74,6 @@ def main(args: Sequence[str] | None = None) -> None:
     parts(ways[3], x, distance, budget)
 
 
-def comparisons_with_probes(budget: SmoothingBudget) -> int:
-    """Return how many comparisons with probes a certification sample takes."""
-    return budget.probes * len(budget.tuple_sizes) * budget.compared(budget.m)
-
-
 def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
     """Return what certify.py can make of a model; its default is the fourth."""
     fast = fold_batch_norm(model).to(memory_format=torch.channels_last)
@@ -173,7 +168,7 @@ def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, 
     print(f"\nmicroseconds per sample, in batches of {size}")
     for name, time_of_it in zip(calls, (forward_time, *others), strict=True):
         print(f"  {name:<32} {time_of_it:8.2f}")
-    probes = comparisons_with_probes(budget) * to_all / candidates
+    probes = budget.probes * len(budget.tuple_sizes) * budget.compared(budget.m) * to_all / candidates
     ranking, certification = budget.n * to_all, max(budget.m, budget.n_check) * to_center + probes
     rest = budget.evaluations * each + ranking + certification
     share = rest / (rest + budget.evaluations * forward_time)

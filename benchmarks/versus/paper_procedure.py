@@ -56,19 +56,9 @@ class PaperRun:
     certification: float  # seconds of the certification outputs that there are
 
     @property
-    def seconds_per_output(self) -> float:
-        """Of the certification."""
-        return self.certification / self.certificate.m
-
-    @property
     def seconds(self) -> float:
         """Of the full run, whose certification takes as much longer as it has more outputs."""
-        return self.selection + self.check + self.budget.m * self.seconds_per_output
-
-    @property
-    def measured_seconds(self) -> float:
-        """The part of :attr:`seconds` that was measured."""
-        return self.selection + self.check + self.certification
+        return self.selection + self.check + self.budget.m * self.certification / self.certificate.m
 
 
 @lru_cache
@@ -95,10 +85,7 @@ def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> E
     The certification outputs are independent and alike, so that how the order statistics of a full run lie among
     those that there are has a known distribution. Nothing is extrapolated beyond the outputs that there are.
 
-    Args:
-        certificate: of the same center.
-        budget: of the full run, without looks.
-        h: eps_in / sigma.
+    The certificate is of the same center; the budget is that of the full run, without looks.
     """
     rank = budget.with_sizes(()).ranks(h).distances
     if certificate.abstained or rank > budget.m:
@@ -111,15 +98,9 @@ def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> E
 def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
     """Bracket the place of the rank-th smallest of m further draws among those that were drawn.
 
-    Args:
-        rank: in 1..m.
-        m: number of further draws.
-        drawn: number of draws that there are; if they are the m draws themselves their rank is known.
-
-    Returns:
-        Ranks (low, middle, high) among the draws that there are: the rank-th smallest of the further ones is, whatever
-        the distribution, at least the low-th smallest with probability 97.5%, and at most the high-th. The low one may
-        be 0, and the high one ``drawn + 1``: beyond all draws.
+    Returns (low, middle, high): the rank-th smallest is, whatever the distribution, at least the low-th smallest drawn
+    with probability 97.5%, and at most the high-th. These may be 0 and ``drawn + 1``: beyond all draws. If as many were
+    drawn they are the m draws themselves, and their rank is known.
 
     Example:
         >>> rank_among(984_862, 1_000_000, 100_000)

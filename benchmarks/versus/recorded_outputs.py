@@ -45,10 +45,8 @@ class RecordedOutputs(NoisyOutputs):
 
     The clock goes on by itself and, whenever recorded outputs are used, by what it took to draw them. So it shows what
     the smoother would need alone, with draws of its own.
-
-    Args:
-        recording: the outputs, around the x that is smoothed. Seed, example and x are not looked at.
-        after: applied to each batch of outputs (N, *out), where the smoothed function is more than the recorded one.
+    Seed, example and x are not looked at. ``after`` is applied to each batch of outputs (N, *out), where the smoothed
+    function is more than the recorded one.
     """
 
     def __init__(self, recording: Recording, *, after: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -90,14 +88,10 @@ class RecordedOutputs(NoisyOutputs):
 
 
 class RecordedSmoother(CenterSmoother):
-    """A center smoother on recorded outputs.
+    """A center smoother on recorded outputs around the x that is smoothed.
 
-    Args:
-        recording: of the outputs around the x that is smoothed, as many as the budget asks for.
-        distance: between outputs.
-        budget: of the smoother.
-        chosen: a center (*out) and the radius of its ball, chosen by something else than the budget's selection, from
-            pilot and ranking outputs alone; default: the smoother chooses.
+    ``chosen`` is a center (*out) and the radius of its ball, chosen by something else than the budget's selection, from
+    pilot and ranking outputs alone; default: the smoother chooses.
     """
 
     def __init__(

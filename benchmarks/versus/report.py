@@ -29,13 +29,7 @@ comparisons are ratios of these medians, unless digits are counted.
 
 
 def report(digits: Sequence[Digit], settings: Settings, about: Mapping[str, str]) -> str:
-    """Return all sections in Markdown.
-
-    Args:
-        digits: at least one.
-        settings: that they were measured with.
-        about: what else a reader needs to know: machine, versions, checkpoint.
-    """
+    """Return all sections in Markdown."""
     sections = [
         "# Against the paper's procedure",
         "\n".join(f"- {name}: {value}" for name, value in {**about, "abstentions": _abstentions(digits)}.items()),
@@ -181,7 +175,7 @@ def _looks_row(rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
 
 
 def mean_table(digits: Sequence[Digit], settings: Settings) -> str:
-    """Compare the paper's center, this package's and the mean; empty in a version without mean smoothing."""
+    """Compare the paper's center, this package's and the mean; empty without total variation."""
     means = over_digits(digits, "tv", "mean")
     if not means:
         return ""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from benchmarks.versus.paper_procedure import Estimate
 from center_smoothing import Certificate
@@ -37,26 +36,12 @@ class Row:
         seconds: float,
         evaluations: int | None = None,
     ) -> Row:
-        """Make the row of a certificate.
-
-        Args:
-            procedure: what it is called.
-            certificate: of any center smoother.
-            h: the eps_in / sigma that are of interest.
-            seconds: that it took.
-            evaluations: that it took; default: those of its budget, with as many certification outputs as it has.
-        """
+        """Make the row of a center's certificate; default: the evaluations of its budget at the m it reached."""
         budget = certificate.budget
-        return cls(
-            procedure=procedure,
-            n=budget.n,
-            m=certificate.m,
-            delta=budget.delta,
-            evaluations=evaluations or replace(budget, m=certificate.m, looks=1).evaluations,
-            seconds=seconds,
-            eps_out={each: Estimate.exactly(certificate.eps_out(each * certificate.sigma)) for each in h},
-            smoothing_loss=certificate.smoothing_loss,
-        )
+        evaluations = evaluations or replace(budget, m=certificate.m, looks=1).evaluations
+        eps_out = {each: Estimate.exactly(certificate.eps_out(each * certificate.sigma)) for each in h}
+        loss = certificate.smoothing_loss
+        return cls(procedure, budget.n, certificate.m, budget.delta, evaluations, seconds, eps_out, loss)
 
 
 @dataclass(frozen=True)
@@ -66,14 +51,6 @@ class Digit:
     index: int  # in the data set
     # by the distance's name, and within it by the name of the comparison: the same for all digits
     rows: Mapping[str, Mapping[str, Sequence[Row]]]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values; inf among them."""
-        rows = {
-            distance: {name: [asdict(row) for row in listed] for name, listed in comparisons.items()}
-            for distance, comparisons in self.rows.items()
-        }
-        return {"index": self.index, "rows": rows}
 
 
 def over_digits(digits: Sequence[Digit], distance: str, comparison: str) -> list[list[Row]]:

@@ -68,11 +68,6 @@ class Settings:
         """For a stopping rule: the first look has just enough outputs for the check."""
         return exact_budget(self.n, 8 * self.n, looks=4)
 
-    @property
-    def h_of_looks(self) -> tuple[float, float]:
-        """The h that stopping rules look at, one at a time."""
-        return self.h[0], self.h[-1]
-
     def distances_of(self, position: int) -> tuple[str, ...]:
         """Return the distances for the digit at this position, from 0."""
         return self.distances if position < self.other_digits else self.distances[:1]
@@ -81,9 +76,5 @@ class Settings:
     def counts(self) -> Mapping[Stage, int]:
         """How many outputs are recorded for each digit."""
         pilot = max(budget.k for budget in self.full_budgets)
-        return {
-            Stage.PILOT: pilot,
-            Stage.RANKING: 2 * self.n,
-            Stage.CHECK: self.n,
-            Stage.CERTIFICATION: self.measured_m,
-        }
+        check, certification = {Stage.CHECK: self.n}, {Stage.CERTIFICATION: self.measured_m}
+        return {Stage.PILOT: pilot, Stage.RANKING: 2 * self.n, **check, **certification}

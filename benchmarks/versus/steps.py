@@ -52,16 +52,9 @@ class Steps:
         """Certify the paper's center with as many certification outputs as the paper has."""
         part = replace(budget, m=self.paper.certificate.m)
         certificate = RecordedSmoother(self.recording, self.distance, part, chosen=self._papers_ball).certify(self.x)
-        return Row(
-            procedure=name,
-            n=budget.n,
-            m=budget.m,
-            delta=budget.delta,
-            evaluations=self._evaluations(budget),
-            seconds=self.paper.seconds - (0.0 if budget.method == "paper" else self.paper.check),
-            eps_out={h: eps_out_of(certificate, budget, h) for h in self.h},
-            smoothing_loss=certificate.smoothing_loss,
-        )
+        seconds = self.paper.seconds - (0.0 if budget.method == "paper" else self.paper.check)
+        row = Row.of(name, certificate, self.h, seconds=seconds, evaluations=self._evaluations(budget))
+        return replace(row, m=budget.m, eps_out={h: eps_out_of(certificate, budget, h) for h in self.h})
 
     def all_pairs(self, name: str, budget: SmoothingBudget, chosen: Ball | None = None, seconds: float = 0.0) -> Row:
         """Choose the center among all ranked outputs at least, and certify it with few outputs."""
@@ -138,11 +131,8 @@ def eps_out_by_pairs(
     averages c have F'_c(t) >= theta. A pair at x' is one at x moved by sqrt(J + 1) h in all: the Gaussian shift of the
     pair as a whole, where this package's T7 moves the average and the other output one after the other.
 
-    Args:
-        certificate: whose distances give R.
-        budget: of tuple size J alone; half of its alpha_2 is for R and half for t.
-        between: (T,) ascending distances of independent pairs at x.
-        h: eps_in / sigma.
+    The certificate's distances give R; the budget has tuple size J alone, and half of its alpha_2 is for R and half for
+    t; ``between`` are (T,) ascending distances of independent pairs at x.
     """
     (size,) = budget.tuple_sizes
     theta, alpha = 0.5 + budget.delta, budget.alpha_2 / 2.0
