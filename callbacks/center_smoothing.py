@@ -132,12 +132,7 @@ class CenterSmoothing(Callback):
 
     def _certify(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         smoother = CenterSmoother(
-            pl_module,
-            self.distance,
-            sigma=self.sigma,
-            budget=self.budget,
-            seed=self.seed,
-            batch_size=self.batch_size,
+            pl_module, self.distance, sigma=self.sigma, budget=self.budget, seed=self.seed, batch_size=self.batch_size
         )
         metrics = [*self.radii, self.losses, self.abstentions]
         for metric in metrics:

@@ -35,12 +35,7 @@ class ImportedModel(BaseModel):
     """
 
     def __init__(
-        self,
-        function: object,
-        *,
-        name: str,
-        arguments: Mapping[str, Any] | None = None,
-        file: Path | None = None,
+        self, function: object, *, name: str, arguments: Mapping[str, Any] | None = None, file: Path | None = None
     ) -> None:
         super().__init__()
         self.save_hyperparameters({"name": name, **({"arguments": dict(arguments)} if arguments else {})})
