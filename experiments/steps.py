@@ -60,10 +60,7 @@ class Clock:
             kind, factor = (
                 ("train", 1.0 / _EVALUATIONS_PER_TRAINING_IMAGE)
                 if kind == "certify"
-                else (
-                    "certify",
-                    _EVALUATIONS_PER_TRAINING_IMAGE,
-                )
+                else ("certify", _EVALUATIONS_PER_TRAINING_IMAGE)
             )
         if not self._work.get(kind):
             return None
@@ -72,10 +69,6 @@ class Clock:
 
 def run(steps: Sequence[Step], log: Path) -> None:
     """Run what is not finished.
-
-    Args:
-        steps: in their order.
-        log: file to which the output of all commands is appended.
 
     Raises:
         ValueError: if a command fails, with its last lines.

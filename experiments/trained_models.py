@@ -33,11 +33,7 @@ _WHOLE_TRAINING = {
 
 
 def settings(config: str) -> dict[str, Any]:
-    """Return the training settings of a configuration: the file over the default one.
-
-    Args:
-        config: name of a file in configs/.
-    """
+    """Return the training settings of a configuration: the file over the default one."""
     default = yaml.safe_load((CONFIGS / "default.yaml").read_text())
     merged = _overlaid(default, yaml.safe_load((CONFIGS / config).read_text()))
     assert isinstance(merged, dict)
@@ -45,13 +41,7 @@ def settings(config: str) -> dict[str, Any]:
 
 
 def finished_run(runs: Path, wanted: dict[str, Any], *, sigma: float) -> Path | None:
-    """Return the run folder of the first whole training with these settings, or None: later ones change nothing.
-
-    Args:
-        runs: folder of all runs, train.py's ``--runs``.
-        wanted: as :func:`settings` gives them, with ``trainer.max_epochs``.
-        sigma: noise level of the training.
-    """
+    """Return the run folder of the first whole training with these settings, or None: later ones change nothing."""
     folders = (runs / str(wanted["experiment"])).glob(f"{sigma:g}-*/")
     for folder in sorted(folders, key=_trained_at):
         try:
