@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from certification.run import Run
 from certification.speed import samples_per_second
 from command_line import named
 from command_line.errors import value_errors
-from lightning_modules import point_of
+from lightning_modules import BaseModel, point_of
 
 # Noisy copies that a model is tried on.
 _CALIBRATION = 64
@@ -67,12 +69,14 @@ def check_run(run: Run) -> float:
     for position in sorted({0, len(job.indices) // 2, len(job.indices) - 1}):
         image = precision.convert_input(job.examples[position]["image"]).to(device)
         with precision.predict_step_context():
-            x, drawn = _calibration_outputs(run, image, job.indices[position], compare=not seconds)
-            rate = samples_per_second(job.smoother.outputs, x, job.smoother.distance, seconds=0.0)
-            seconds.append(1.0 / rate)
+            with _blames_data(job.model, image):
+                x, drawn = _calibration_outputs(run, image, job.indices[position], compare=not seconds)
         with value_errors(f"--distance must take the model's outputs, got shape {tuple(drawn.shape[1:])}"):
             _check_distance(run, drawn, job.indices[position])
             finite |= bool(job.smoother.distance.are_outputs(drawn).any())
+        with precision.predict_step_context():
+            rate = samples_per_second(job.smoother.outputs, x, job.smoother.distance, seconds=0.0)
+        seconds.append(1.0 / rate)
     if job.original is not job.model:
         job.original.to(home)  # its memory is of more use to the run
     if not finite:
@@ -81,6 +85,19 @@ def check_run(run: Run) -> float:
             f"{len(seconds)} test images all were NaN"
         )
     return len(seconds) / sum(seconds)
+
+
+@contextmanager
+def _blames_data(model: BaseModel, image: Tensor) -> Iterator[None]:
+    """Name --data in the error of a model that was made for images of another shape."""
+    try:
+        yield
+    except ValueError as error:
+        shape = model.hparams.get("image_shape")
+        if shape is None or tuple(shape) == tuple(image.shape) or "--data" in str(error):
+            raise
+        unfit = f"--data must hold examples that the model takes, got {tuple(image.shape)}"
+        raise ValueError(f"{unfit}: {error}") from error
 
 
 def _check_distance(run: Run, drawn: Tensor, index: int) -> None:

@@ -20,8 +20,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
+# Files that take longest, which start first, so that no worker is left with one at the end.
+_LONG = {
+    *("test_certify.py", "test_code_blocks.py", "test_readme.py", "test_certify_attack.py", "test_certify_speed.py"),
+    *("test_panel.py", "test_processes.py", "test_machine_faults.py", "test_certify_photos.py"),
+}
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files start first."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(params=[1, 2])
