@@ -57,7 +57,7 @@ class Parser(ArgumentParser):
         self.add_argument("--seed", type=int, default=0, help="of the choice of examples and of the noise")
         self.add_argument("--runs", type=str, default="runs", help="folder of all runs, with trained models")
         text = "folder to write; the same command on the same folder goes on"
-        self.add_argument("--out", type=str | None, default=out, help=text)
+        self.add_argument("--out", type=str if out else str | None, default=out, help=text)
 
 
 def check_budget(name: str, h: Sequence[float]) -> None:
