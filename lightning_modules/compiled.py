@@ -34,7 +34,7 @@ class CompiledModel(nn.Module):
         self.compiled = torch.compile(model, dynamic=True, backend=backend, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The base function: (N, *in) -> (N, *out)."""
+        """Compute the base function: (N, *in) -> (N, *out)."""
         missing = max(0, _MIN_BATCH - len(x))
         # a tensor of its own in any case: for a view of another PyTorch would compile again
         outputs: Tensor = self.compiled(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))
