@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class CenterSmoothing(Callback):
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
         if len(h) == 0:
             raise ValueError("h must name at least one ratio eps_in / sigma, got none")
-        given = {} if delta is None else {"delta": delta}
+        given: dict[str, Any] = {} if delta is None else {"delta": delta}
         self.budget = SmoothingBudget(n=n, m=m, k=k, n_check=m, alpha_1=alpha_1, alpha_2=alpha_2, **given)
         for ratio in h:
             plan = self.budget.plan(ratio)
@@ -141,7 +141,10 @@ class CenterSmoothing(Callback):
                 metric.to(pl_module.device)
         pictures: dict[int, list[Tensor]] = {}
         for example in self._examples(trainer):
-            image, index = example["image"].to(pl_module.device, pl_module.dtype), int(example["index"])
+            image, index = (
+                example["image"].to(pl_module.device, cast(torch.dtype, pl_module.dtype)),
+                int(example["index"]),
+            )
             x = point_of(pl_module, image)
             certificate = smoother.certify(x, example=index)
             for metric, ratio in zip(self.radii, self.h, strict=True):
@@ -159,6 +162,7 @@ class CenterSmoothing(Callback):
     def _examples(self, trainer: Trainer) -> list[dict[str, Tensor]]:
         """Return this process's share of the fixed random set."""
         loaders = trainer.val_dataloaders
+        assert loaders is not None  # it is at their end that this is asked
         images = (loaders[0] if isinstance(loaders, list | tuple) else loaders).dataset
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
         chosen = order[: self.num_examples].tolist()

@@ -56,16 +56,17 @@ class CertificateWriter(BasePredictionWriter):
                 example.index, example.certificate, eps_in=self.eps_in, coverage=self.coverage, seconds=example.seconds
             )
             if example.attacks:
-                rows = [
+                attacked = [
                     AttackedRow.of_row(row, attack_eps=attack.eps, base_attack_eps=attack.base_eps)
                     for row, attack in zip(rows, example.attacks, strict=True)
                 ]
-                write_counterexample(self.folder, example, rows, seed=self.seed)
+                write_counterexample(self.folder, example, attacked, seed=self.seed)
+                rows = [*attacked]
             self.folder.append(rows, part=part)
 
     def _write_arrays(self, example: CertifiedExample) -> None:
         certificate = example.certificate
-        outputs = {
+        outputs: dict[str, Any] = {
             "image": example.image.float().numpy(),
             "base": example.base_output.float().numpy(),
             "smoothed": certificate.center.cpu().float().numpy(),

@@ -159,7 +159,7 @@ def parse(args: Sequence[str] | None) -> Arguments:
         options.model = model
     _check(options, words)
     options = parser.instantiate(options)
-    derived = {
+    derived: dict[str, Any] = {
         "folders": options["from"] or [],
         "trained": trained,
         "grid": (options.grid or DEFAULT_GRID) if options.noise == "discrete" else None,

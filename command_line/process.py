@@ -34,7 +34,7 @@ def folders(value: object) -> list[str]:
         >>> folders("runs/a\0runs/b"), folders("runs/a")
         (['runs/a', 'runs/b'], ['runs/a'])
     """
-    values = value if isinstance(value, list) else [value]
+    values: list[Any] = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(each, str) for each in values):
         raise ArgumentTypeError(f"--from must be one or several folders, got {value!r}")
     return [folder for each in values for folder in each.split("\0")]
@@ -174,7 +174,7 @@ def end_with_children(state: RunState) -> None:
         os._exit(2)
 
     logging.getLogger(subprocess_script.__name__).setLevel(logging.WARNING)
-    subprocess_script._ChildProcessObserver._terminate_all = terminate  # type: ignore[method-assign]
+    subprocess_script._ChildProcessObserver._terminate_all = terminate  # type: ignore[method-assign, assignment]
 
 
 def keep_freed_memory() -> None:

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
-class IndexedImages(Dataset[dict[str, Tensor]]):
+class Images(Dataset[dict[str, Tensor]]):
+    """A data set of images that says how many they are."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        raise NotImplementedError
+
+
+class IndexedImages(Images):
     """8-bit images with their indices.
 
     Args:
@@ -51,8 +59,8 @@ class ImageDataModule(LightningDataModule, ABC):
     image_shape: tuple[int, int, int] | None = None
     timeout: float = 600.0
 
-    train_set: Dataset[dict[str, Tensor]]
-    test_set: Dataset[dict[str, Tensor]]
+    train_set: Images
+    test_set: Images
 
     def __init__(self, *, batch_size: int, num_workers: int) -> None:
         super().__init__()
@@ -79,7 +87,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._loader(self.test_set)
 
     def _loader(
-        self, images: IndexedImages, *, shuffle: bool = False, drop_last: bool = False
+        self, images: Images, *, shuffle: bool = False, drop_last: bool = False
     ) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(
             images,

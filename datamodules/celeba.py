@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms.functional import pil_to_tensor
 
-from datamodules.base import ImageDataModule
+from datamodules.base import ImageDataModule, Images
 
 
-class IndexedPhotos(Dataset[dict[str, Tensor]]):
+class IndexedPhotos(Images):
     """A split of CelebA; photos are decoded when they are asked for.
 
     Args:

@@ -231,7 +231,7 @@ def _scale_transparency(image: Image.Image) -> None:
         ValueError: for colours of 16 bits, of which Pillow keeps 8: several would be transparent.
     """
     if image.format == "PNG" and "transparency" in image.info:
-        packed = image.tile[0].args
+        packed = image.tile[0].args  # type: ignore[attr-defined]  # of images from files
         if packed == "RGB;16B":
             raise ValueError("16-bit colours of which one is transparent")
         if packed in ("L;2", "L;4"):

@@ -9,13 +9,12 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from datamodules.base import ImageDataModule
+from datamodules.base import ImageDataModule, Images
 from datamodules.image_files import decode_photo, find, why_unreadable
 
 
-class PhotoFiles(Dataset[dict[str, Tensor]]):
+class PhotoFiles(Images):
     """Photos that are decoded when they are asked for.
 
     Args:

@@ -172,7 +172,8 @@ def _row(options: Namespace, weight: float) -> Row:
     assert checkpoint is not None
     states = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]
     val_loss = float(next(state["best_model_score"] for key, state in states.items() if "'val/loss'" in key))
-    images = torch.stack([image["image"] for image in _digits().test_set])
+    digits = _digits().test_set
+    images = torch.stack([digits[position]["image"] for position in range(len(digits))])
     noise = options.sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(options.seed))
     with torch.inference_mode():
         noisy_loss = functional.mse_loss(load_checkpoint(checkpoint).model(images + noise), images).item()

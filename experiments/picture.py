@@ -56,7 +56,11 @@ def _finish(axis: Axes, label: str, points: Sequence[Point], scale: float | None
     axis.legend(loc="upper left", fontsize=8)
     if scale is not None:
         percent = axis.secondary_yaxis(
-            "right", functions=(lambda value: 100.0 * value / scale, lambda value: value * scale / 100.0)
+            "right",
+            functions=(
+                lambda value: 100.0 * np.asarray(value) / scale,
+                lambda value: np.asarray(value) * scale / 100.0,
+            ),
         )
         percent.set_ylabel(f"% of {scale:g}, the paper's scale", fontsize=8)
 

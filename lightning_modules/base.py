@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -46,7 +46,7 @@ class BaseModel(LightningModule, ABC):
 
 def point_of(model: LightningModule, image: Tensor) -> Tensor:
     """Return what is smoothed of one image (C, H, W): its point (*in), on the model's device."""
-    point: Tensor = model.point(image[None].clone().to(model.device))[0]
+    point: Tensor = cast(BaseModel, model).point(image[None].clone().to(model.device))[0]
     return point
 
 

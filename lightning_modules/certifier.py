@@ -88,8 +88,10 @@ class Certifier(LightningModule):
     def _attacks(self, x: Tensor, certificate: Certificate | MeanCertificate, index: int) -> list[Attack]:
         if self.attack is None:
             return []
-        given = {"budget": self.attack, "example": index}
-        return [attack(self.smoother, x, certificate, eps_in=eps_in, **given) for eps_in in self.eps_in]
+        return [
+            attack(self.smoother, x, certificate, eps_in=eps_in, budget=self.attack, example=index)
+            for eps_in in self.eps_in
+        ]
 
     def _certify(self, x: Tensor, index: int) -> Certificate | MeanCertificate:
         if isinstance(self.smoother, MeanSmoother):

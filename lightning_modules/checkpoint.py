@@ -115,7 +115,8 @@ def load_own(kind: type[NoisyModule], path: str | Path, given: Mapping[str, Any]
     try:
         arguments = {**plain_arguments(kind, content.get("hyper_parameters") or {}), **given}
         data = data_of(content.get("data"))
-        model = kind(**arguments, **({"weights": str(path)} if "weights" in accepted else {}))
+        weights: dict[str, Any] = {"weights": str(path)} if "weights" in accepted else {}
+        model = kind(**arguments, **weights)
     except Exception as error:  # a class may raise anything
         if isinstance(error, ValueError) and str(error).startswith("--"):
             raise

@@ -123,12 +123,13 @@ def data_of(value: object) -> dict[str, Any] | None:
     """
     if value is None:
         return None
-    named = isinstance(value, dict) and isinstance(value.get("class"), str) and len(value["class"]) < 200
-    if not named or not isinstance(value.get("init_args"), dict):
+    described: dict[str, Any] = value if isinstance(value, dict) else {}
+    name, arguments = described.get("class"), described.get("init_args")
+    if not isinstance(name, str) or len(name) >= 200 or not isinstance(arguments, dict):
         raise ValueError("its data are not described by a class and init_args")
-    for name, argument in value["init_args"].items():
+    for name, argument in arguments.items():
         _check_plain(f"data.init_args.{name}", argument)
-    return value
+    return described
 
 
 def name_of(value: object, *, most: int = 100) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -52,7 +52,7 @@ def _fold(sequence: nn.Module) -> None:
         flat = type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
 
 
-def _can_fold(layer: nn.Module, norm: nn.Module, *, flat: bool) -> bool:
+def _can_fold(layer: Any, norm: Any, *, flat: bool) -> bool:  # noqa: ANN401  # layers by their class
     """Return whether both are linear maps of the same channels, and nothing else. ``flat``: the layer gets (N, D)."""
     convolves = type(layer) in _CONVOLUTIONS and type(norm) is _CONVOLUTIONS[type(layer)]
     if not (convolves or (flat and type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d)):
@@ -63,7 +63,7 @@ def _can_fold(layer: nn.Module, norm: nn.Module, *, flat: bool) -> bool:
     return fixed and not any(each._forward_hooks or each._forward_pre_hooks for each in (layer, norm))
 
 
-def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
+def _fused(layer: Any, norm: Any) -> nn.Module:  # noqa: ANN401  # of the classes of _can_fold
     """Copy the layer with the batch norm in it."""
     layer = copy.copy(layer).eval()  # convolutions and linear layers do the same in both modes, but PyTorch asks
     if isinstance(layer, nn.Linear):

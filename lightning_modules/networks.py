@@ -23,7 +23,7 @@ class ConvolutionalAutoencoder(nn.Module):
     Shapes: images (N, C, H, W) in [0, 1] -> (N, C, H, W) in [0, 1].
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int) -> None:
+    def __init__(self, image_shape: Sequence[int], latent_dim: int) -> None:
         super().__init__()
         channels, height, width = self.image_shape = _check_image_shape(image_shape)
         if latent_dim < 1:
@@ -78,7 +78,7 @@ def check_images(images: Tensor, image_shape: torch.Size) -> None:
         raise ValueError(f"images must be (N, {', '.join(map(str, image_shape))}), got {tuple(images.shape)}")
 
 
-def _check_image_shape(image_shape: tuple[int, int, int]) -> torch.Size:
+def _check_image_shape(image_shape: Sequence[int]) -> torch.Size:
     if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:
         raise ValueError(f"image_shape must be (C, H, W) with H and W divisible by 4, got {tuple(image_shape)}")
     return torch.Size(image_shape)

@@ -96,7 +96,7 @@ class GaussianMeasurement(nn.Module):
     matrix: Tensor
     pseudo_inverse: Tensor
 
-    def __init__(self, image_shape: tuple[int, int, int], num_measurements: int, *, seed: int) -> None:
+    def __init__(self, image_shape: Sequence[int], num_measurements: int, *, seed: int) -> None:
         super().__init__()
         num_pixels = math.prod(image_shape)
         if not 1 <= num_measurements <= num_pixels:
@@ -160,6 +160,7 @@ def pseudo_inverse(matrix: Tensor) -> Tensor:
 
 def _check_loaded(measurement: nn.Module, _: object) -> None:
     """Refuse a checkpoint whose matrix cannot be reverted, or whose pseudo-inverse is not that of its matrix."""
+    assert isinstance(measurement, GaussianMeasurement)  # whose hook this is
     expected, found = pseudo_inverse(measurement.matrix), measurement.pseudo_inverse.cpu().double()
     error = float(torch.linalg.norm(found - expected) / torch.linalg.norm(expected))
     if not error <= _PSEUDO_INVERSE_TOLERANCE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -98,11 +98,13 @@ class Row:
         if not (attacked or len(cells) == len(COLUMNS)) or cells[5] not in ("True", "False") or "." not in cells[last]:
             return None
         try:
-            numbers = [float(cell) for cell in cells[1:5]]
+            sigma, eps_in, eps_out, loss = (float(cell) for cell in cells[1:5])
             index, n, m = (int(cells[position]) for position in (0, 6, 7))
-            row = Row(index, *numbers, cells[5] == "True", n, m, float(cells[8]), cells[9], float(cells[last]))
+            rest = n, m, float(cells[8]), cells[9], float(cells[last])
+            row = Row(index, sigma, eps_in, eps_out, loss, cells[5] == "True", *rest)
             if attacked:
-                row = AttackedRow(**vars(row), **dict(zip(ATTACK_COLUMNS, map(float, cells[last + 1 :]), strict=True)))
+                attack: dict[str, Any] = dict(zip(ATTACK_COLUMNS, map(float, cells[last + 1 :]), strict=True))
+                row = AttackedRow(**vars(row), **attack)
         except ValueError:
             return None
         return row if row._is_valid() else None

@@ -94,7 +94,7 @@ class TrainingCLI(LightningCLI):
             self.config_to_save.resume = None
         self.config.trainer.default_root_dir = str(self.run_folder)
         loggers = _logger_configs(self.config.trainer.logger)
-        if any(logger.class_path.endswith("WandbLogger") for logger in loggers) and rank_zero_only.rank == 0:
+        if any(logger.class_path.endswith("WandbLogger") for logger in loggers) and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             self.offline = process.wandb_offline()
         for logger in loggers:
             for key, value in self._logger_arguments(logger.class_path.rsplit(".", 1)[-1], run_id).items():
@@ -104,7 +104,7 @@ class TrainingCLI(LightningCLI):
         """Take over weights, keep the configuration, and add the checkpoints: best by val/loss, and last."""
         if self.config.init_from is not None and self.config.resume is None:
             load_weights(self.model, self.config.init_from)
-        if rank_zero_only.rank == 0:
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             # before anything is written: the data may not be for this model, or out of reach
             _check_shapes(self.model, self.datamodule)
             self.datamodule.prepare_data()
@@ -125,7 +125,7 @@ class TrainingCLI(LightningCLI):
         """Begin the run of W&B, offline where its server does not let it begin."""
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and self.offline is None:
-                self.offline = process.wandb_refusal(lambda logger=logger: logger.experiment)
+                self.offline = process.wandb_refusal(partial(getattr, logger, "experiment"))
                 if self.offline is not None:
                     logger._wandb_init["mode"] = "offline"  # made already, it can be told in no other way
 
@@ -145,7 +145,7 @@ class TrainingCLI(LightningCLI):
 
 def _check_shapes(model: NoisyModule, data: ImageDataModule) -> None:
     """Raise ValueError if the model does not take the images of the data, or gives outputs that have no loss."""
-    shape = data.image_shape
+    shape: tuple[int, ...] | None = data.image_shape
     if shape is None:
         data.prepare_data()
         data.setup("fit")

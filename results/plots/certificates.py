@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 from textwrap import fill
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from results.folder import CertificationFolder
 from results.numbers import format_up
@@ -45,7 +45,7 @@ def draw_certificates(
     if not examples:
         draw_curves(figure.add_subplot(), rows, results, overlap=boxes)
         return figure
-    left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1.0])
+    left, right = cast(Iterable[SubFigure], figure.subfigures(1, 2, width_ratios=[1.2, 1.0]))
     draw_curves(left.add_subplot(), rows, results, overlap=boxes)
     if boxes:
         _draw_photos(right, [(_overlap_caption(folder, rows, index), pictures[0]) for index, pictures in examples])
@@ -140,5 +140,5 @@ def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
         right.set_yticks([tick for tick in np.linspace(0.0, 1.0, 11) if 1.0 - tick <= axis.get_ylim()[1]])
 
 
-def _one_minus(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1.0 - np.asarray(values)
+def _one_minus(values: ArrayLike) -> NDArray[np.float64]:
+    return 1.0 - np.asarray(values, dtype=np.float64)

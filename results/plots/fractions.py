@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from center_smoothing.files import atomic_write
 from results.certified_fraction import FractionCurve, as_csv, panels
@@ -80,8 +80,8 @@ def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool
     lines = {str(line.get_label()): line for axis in axes.flat for line in axis.get_lines()}
     if lines:
         wide = 2 if any(labels) else 1  # a label that names its folder
-        place = {"loc": "outside lower center", "ncols": min((4 if columns == 1 else 8) // wide, len(lines))}
-        figure.legend(list(lines.values()), list(lines), fontsize=8, **place)
+        ncols = min((4 if columns == 1 else 8) // wide, len(lines))
+        figure.legend(list(lines.values()), list(lines), fontsize=8, loc="outside lower center", ncols=ncols)
     return figure
 
 
@@ -93,9 +93,11 @@ def _finish(axis: Axes, heading: str, *, right: float, overlap: bool) -> None:
     axis.set_yticks(np.linspace(0.0, 1.0, 5))
     axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axis.label_outer()
-    if axis.get_subplotspec().is_first_col():
+    spec = axis.get_subplotspec()
+    assert spec is not None  # all axes here stand in a grid
+    if spec.is_first_col():
         axis.set_ylabel("share of the examples")
-    if axis.get_subplotspec().is_last_row():
+    if spec.is_last_row():
         axis.set_xlabel("certified to move by at most eps_out")
     axis.grid(alpha=0.3)
     if overlap:
@@ -120,5 +122,5 @@ def _colours(count: int) -> list[tuple[float, ...]]:
     return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0.0, 0.75, max(count, 2)))]
 
 
-def _one_minus(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1.0 - np.asarray(values)
+def _one_minus(values: ArrayLike) -> NDArray[np.float64]:
+    return 1.0 - np.asarray(values, dtype=np.float64)
