@@ -14,17 +14,8 @@ from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.distances.base import Distance, to_float64
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
 from center_smoothing.means.smoother import MeanSmoother
-from center_smoothing.sampling import (
-    NoisyOutputs,
-    Stage,
-    block_seed,
-    check_point,
-    evaluating,
-    free_caches,
-    from_grid,
-    is_out_of_memory,
-    to_grid,
-)
+from center_smoothing.noise import Stage, block_seed, check_point, from_grid, to_grid
+from center_smoothing.sampling import NoisyOutputs, evaluating, free_caches, is_out_of_memory
 from center_smoothing.scalars import make_plain, plain
 from center_smoothing.smoother import CenterSmoother
 

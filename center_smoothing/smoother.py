@@ -12,7 +12,8 @@ from center_smoothing.budget import SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certification_sample import CertificationSample, averaged_sizes, tuples_of
 from center_smoothing.distances import Distance, as_distance
-from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs
 
 # Whether a certificate, at one of the budget's looks, will do.
 StoppingRule = Callable[[Certificate], bool]

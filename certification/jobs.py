@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 from center_smoothing import CenterSmoother, Decided, Distance, FunctionDistance, MeanSmoother, TightEnough
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import Coverage
-from center_smoothing.sampling import grid_change
+from center_smoothing.noise import grid_change
 from center_smoothing.smoother import StoppingRule
 from certification.arguments import attack_budget, noise_levels, stopping_flags
 from certification.request import Request

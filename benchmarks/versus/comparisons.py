@@ -17,7 +17,8 @@ from benchmarks.versus.rows import Digit, Row
 from benchmarks.versus.settings import CLIP_NORM, RTOLS, Settings
 from benchmarks.versus.steps import Steps
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TightEnough
-from center_smoothing.sampling import BatchSize, NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import BatchSize, NoisyOutputs
 from command_line import named
 from lightning_modules import NoisyModule
 

@@ -16,7 +16,8 @@ from center_smoothing.certificate import ROUNDING
 from center_smoothing.distances.base import Distance, to_float64
 from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
-from center_smoothing.sampling import BLOCK, BaseFunction, BatchSize, NoisyOutputs, Stage, check_point
+from center_smoothing.noise import BLOCK, Stage, check_point
+from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs
 from center_smoothing.scalars import plain
 
 # Outputs are scaled to a little less than the clipping norm, or rounding would leave half of them beyond it.

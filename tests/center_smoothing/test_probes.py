@@ -25,7 +25,8 @@ from center_smoothing import (
 from center_smoothing.budget import Coverage
 from center_smoothing.budget import _ranks as certificate_ranks
 from center_smoothing.certification_sample import CertificationSample, kept_ranks, tuples_of
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 from tests.center_smoothing.refutation import refuted
 
 SMALL = SmoothingBudget(n=201, m=1200, k=32, alpha_1=0.1, alpha_2=0.1, delta=0.2)
