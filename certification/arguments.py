@@ -15,9 +15,10 @@ from jsonargparse import ArgumentParser, Namespace
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
+from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from certification.subject import checkpoint_path, training_data
 from command_line import argument_types, class_paths, process
-from command_line.named import BUDGETS, DISTANCES, SMOOTHERS, check_smoother, distance_name, noise_level
+from command_line.named import BUDGETS, DISTANCES, check_smoother, distance_name, noise_level
 from datamodules import ImageDataModule
 from lightning_modules import (
     COMPILE_MODES,
@@ -94,7 +95,7 @@ def _parser() -> ArgumentParser:
     add(
         "--smoother",
         type=choice("--smoother", *SMOOTHERS),
-        default="center",
+        default=DEFAULT_SMOOTHER,
         help=f"what of the noisy outputs is certified: one of {', '.join(SMOOTHERS)}",
     )
     add("--clip-norm", type=positive("--clip-norm"), help="of means: outputs further from zero are scaled down to it")
@@ -267,7 +268,7 @@ def _check_smoother(options: Namespace) -> None:
     if options["from"] is None:
         names = ("method", "k", "delta", "rtol", "eps_out_at_most")
         of_centers = {f"--{name.replace('_', '-')}": options[name] for name in names}
-        if options.smoother != "center" and options.plan:
+        if options.smoother != DEFAULT_SMOOTHER and options.plan:
             raise ValueError(
                 f"--plan compares budgets of centers: it must be left out with --smoother={options.smoother}, whose "
                 "plan is printed before it samples"
@@ -275,7 +276,7 @@ def _check_smoother(options: Namespace) -> None:
         check_smoother(
             options.smoother, distance=options.distance, budget=options.budget, bounds=bounds, of_centers=of_centers
         )
-    elif options.smoother != "center" or any(value is not None for value in bounds.values()):
+    elif options.smoother != DEFAULT_SMOOTHER or any(value is not None for value in bounds.values()):
         raise ValueError("--from takes no --smoother, --clip-norm and --output-bound: the folder has its own")
 
 

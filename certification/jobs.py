@@ -16,11 +16,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Subset
 
-from center_smoothing import CenterSmoother, Decided, Distance, FunctionDistance, MeanSmoother, TightEnough
+from center_smoothing import SMOOTHERS, Decided, Distance, FunctionDistance, Smoother, TightEnough
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.noise import grid_change
-from center_smoothing.smoother import StoppingRule
+from center_smoothing.smoother_base import StoppingRule
 from certification.arguments import attack_budget, noise_levels, stopping_flags
 from certification.request import Request
 from certification.subject import Subject, accelerated, draw_examples
@@ -57,7 +57,7 @@ class Job:
     original: BaseModel
     examples: Subset[dict[str, torch.Tensor]]
     indices: list[int]
-    smoother: CenterSmoother | MeanSmoother
+    smoother: Smoother
     folder: CertificationFolder
     eps_in: list[float]
     coverage: Coverage
@@ -91,7 +91,7 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """Which smoothed function: "center" or "mean"."""
+        """Which of ``SMOOTHERS``."""
         return str(self.config["smoother"])
 
 
@@ -100,7 +100,7 @@ class Smoothing:
     """One of the smoothed functions that are to be certified.
 
     Attributes:
-        kind: "center" or "mean".
+        kind: one of ``SMOOTHERS``.
         make: its smoother, from base model and distance, with sigma, seed and batch_size.
         config: what the results depend on besides.
         name: in the name of a folder.
@@ -108,7 +108,7 @@ class Smoothing:
     """
 
     kind: str
-    make: Callable[..., CenterSmoother | MeanSmoother]
+    make: Callable[..., Smoother]
     config: dict[str, Any]
     name: str
     rules: dict[str, float]
@@ -120,8 +120,7 @@ def prepare_jobs(options: Namespace, subject: Subject, locks: ExitStack) -> tupl
     The folder stays locked until ``locks`` is closed.
     """
     distance, levels = named.distance_by_name(options.distance), noise_levels(options, subject.sigma)
-    kinds = {"center": _centers, "mean": _means}
-    smoothing = kinds[options.smoother](options, levels)
+    smoothing = _smoothing(options, levels)
     examples, indices, digest = draw_examples(subject.data, options.num_examples, options.seed)
     attack = attack_budget(options)
     config = {
@@ -209,25 +208,23 @@ def planning_request(options: Namespace, levels: Mapping[float, Sequence[float]]
     return Request(options, levels, stops=bool(stopping_flags(options)))
 
 
-def _centers(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
-    """Return center smoothing, where it can certify all that is asked."""
-    rules = stopping_flags(options)
+def _smoothing(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+    """Return the smoothed function of the arguments, where it can certify all that is asked."""
+    kind, rules = SMOOTHERS[options.smoother], stopping_flags(options)
     budget = planning_request(options, levels).budget(None if options.m is None else options.m[0])
     for sigma, radii in levels.items():
         for radius in radii:
             named.check_certifiable(budget, sigma=sigma, eps_in=radius)
-    config = {"budget": budget.as_dict(), **rules}
-    return Smoothing("center", partial(CenterSmoother, budget=budget), config, budget.method, rules)
-
-
-def _means(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
-    """Mean smoothing, which certifies something at every h."""
-    given = {name: options[name] for name in ("n", "alpha1", "alpha2")}
-    budget = named.mean_budget(options.budget, m=None if options.m is None else options.m[0], **given)
-    make = partial(MeanSmoother, budget=budget, clip_norm=options.clip_norm, bound=options.output_bound)
     bounds = {name: options[name] for name in ("clip_norm", "output_bound") if options[name] is not None}
-    name = "-".join(["mean", *(f"{flag}={value:g}" for flag, value in bounds.items())])
-    return Smoothing("mean", make, {"budget": budget.as_dict(), **bounds}, name, {})
+    given = {name.removeprefix("output_"): value for name, value in bounds.items()}
+    make: Callable[..., Smoother] = kind
+    return Smoothing(
+        kind=kind.kind,
+        make=partial(make, budget=budget, **given),
+        config={"budget": budget.as_dict(), **bounds, **rules},
+        name="-".join([budget.method, *(f"{flag}={value:g}" for flag, value in bounds.items())]),
+        rules=rules,
+    )
 
 
 def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Coverage) -> StoppingRule | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from center_smoothing import Distance, SmoothingBudget
+from center_smoothing import Budget, Distance
 from center_smoothing.margins import METHODS
 from center_smoothing.planner import Demand
 from center_smoothing.stopping import with_looks
@@ -67,12 +67,13 @@ class Request:
             fixed=self.fixed,
         )
 
-    def budget(self, m: int | None) -> SmoothingBudget:
-        """The one of --budget and the flags, at this m or the file's.
+    def budget(self, m: int | None) -> Budget:
+        """Return the one of --budget and the flags, at this m or the file's.
 
         Raises:
             ValueError: as :class:`SmoothingBudget` does, and where sampling could never stop early.
         """
-        budget = named.budget(self.options.budget, m=m, **{name: self.options[name] for name in _FLAGS})
+        flags = {name: self.options[name] for name in _FLAGS}
+        budget = named.budget(self.options.budget, self.options.smoother, m=m, **flags)
         budget = budget if self.distance.averages else budget.without_averages()
         return with_looks(budget, self.ratios[-1]) if self.stops else budget

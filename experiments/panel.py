@@ -14,6 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 import datamodules
+from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from command_line import argument_types, errors, named, process
 from datamodules import ImageDataModule
 from experiments import trained_models
@@ -116,9 +117,9 @@ def _parser(figure: str) -> ArgumentParser:
     )
     add(
         "--smoother",
-        type=choice("--smoother", *named.SMOOTHERS),
-        default="center",
-        help=f"certify.py's, one of {', '.join(named.SMOOTHERS)}",
+        type=choice("--smoother", *SMOOTHERS),
+        default=DEFAULT_SMOOTHER,
+        help=f"certify.py's, one of {', '.join(SMOOTHERS)}",
     )
     add("--clip-norm", type=positive("--clip-norm"), help="certify.py's, of means")
     add("--num-examples", type=count("--num-examples"), help=f"test examples; default {NUM_EXAMPLES}")
@@ -140,16 +141,15 @@ def _plan(figure: str, distance: str, options: Namespace) -> Plan:
         settings["data"].setdefault("init_args", {})["root"] = options.data_root
     if options.epochs or quick:
         settings["trainer"]["max_epochs"] = options.epochs or QUICK_EPOCHS
-    if options.smoother == "center":
-        for h in options.h:
-            named.check_certifiable(named.budget(options.budget), sigma=1.0, eps_in=h)
+    for h in options.h:
+        named.check_certifiable(named.budget(options.budget, options.smoother), sigma=1.0, eps_in=h)
     data = _datamodule(settings)
     if options.num_examples > len(data.test_set):
         raise ValueError(
             f"--num-examples must be at most {len(data.test_set)}, the size of the test set, got {options.num_examples}"
         )
     name = f"{figure}-{options.data}-{options.task}-{options.budget}"
-    if options.smoother != "center":
+    if options.smoother != DEFAULT_SMOOTHER:
         name += f"-{options.smoother}-clip_norm={options.clip_norm:g}"
     out = Path(options.out) if options.out is not None else Path(options.runs) / "figures" / name
     process.make_writable(out, "--out")
@@ -190,7 +190,7 @@ def _steps(plan: Plan) -> list[Step]:
     certifications = [
         Step(
             kind="certify",
-            title=f"certify{' the mean' if plan.smoother == 'mean' else ''} at sigma={sigma:g}",
+            title=f"certify{'' if plan.smoother == DEFAULT_SMOOTHER else f' the {plan.smoother}'} at sigma={sigma:g}",
             parts=plan.options.num_examples,
             work=plan.budget.evaluations,
             command=partial(_certify_command, plan, sigma),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother, ObjectDistance
+from center_smoothing import CertificateBase, ObjectDistance, Smoother
 from center_smoothing.attack import Attack, AttackBudget, attack
-from center_smoothing.smoother import StoppingRule
+from center_smoothing.smoother_base import StoppingRule
 from lightning_modules.base import BaseModel, Batch, point_of
 
 # Characters of an object's description that are kept.
@@ -36,7 +36,7 @@ class CertifiedExample:
     index: int
     image: Tensor
     base_output: Tensor
-    certificate: Certificate | MeanCertificate
+    certificate: CertificateBase
     seconds: float
     attacks: Sequence[Attack] = ()
     point: Tensor | None = None
@@ -61,7 +61,7 @@ class Certifier(LightningModule):
     def __init__(
         self,
         model: BaseModel,
-        smoother: CenterSmoother | MeanSmoother,
+        smoother: Smoother,
         stop: StoppingRule | None = None,
         *,
         attack: AttackBudget | None = None,
@@ -82,7 +82,7 @@ class Certifier(LightningModule):
             if isinstance(distance, ObjectDistance):
                 distance.forget()  # numbers of objects depend on the example alone
             x = point_of(self.model, image)
-            certificate = self._certify(x, index)
+            certificate = self.smoother.certify(x, example=index, stop=self.stop)
             base_output = self.smoother.outputs.base_output(x)
             seconds = time.perf_counter() - began
             described = None
@@ -96,13 +96,8 @@ class Certifier(LightningModule):
             )
         return examples
 
-    def _attacks(self, x: Tensor, certificate: Certificate | MeanCertificate, index: int) -> list[Attack]:
+    def _attacks(self, x: Tensor, certificate: CertificateBase, index: int) -> list[Attack]:
         if self.attack is None:
             return []
         given = {"budget": self.attack, "example": index}
         return [attack(self.smoother, x, certificate, eps_in=eps_in, **given) for eps_in in self.eps_in]
-
-    def _certify(self, x: Tensor, index: int) -> Certificate | MeanCertificate:
-        if isinstance(self.smoother, MeanSmoother):
-            return self.smoother.certify(x, example=index)
-        return self.smoother.certify(x, example=index, stop=self.stop)

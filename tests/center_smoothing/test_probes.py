@@ -158,10 +158,9 @@ def test_outputs_without_averages_pay_for_no_tuple_size_that_they_do_not_have(
     assert alone.theorem(0.3) == found.theorem(0.3) == "T7, J=1"
     assert found.eps_out(curve, coverage=coverage) == pytest.approx(alone.eps_out(curve, coverage=coverage), rel=0)
     np.testing.assert_array_equal(found.probes[1], alone.probes[1])
-    again = Certificate.from_kept(
-        found.distances, found.kept_arrays(), sigma=1.0, relaxation=1.0, budget=found.budget, output=found.output,
-        smoothing_loss=0.0,
-    )  # fmt: skip
+    described = {"sigma": 1.0, "relaxation": 1.0, "abstained": False, "smoothing_loss": 0.0}
+    described["budget"] = found.budget.as_dict()
+    again = Certificate.from_kept(found.distances, found.kept_arrays(), described, center=found.center)
     assert again.eps_out(0.6) == found.eps_out(0.6)
 
 
