@@ -61,7 +61,7 @@ def budgets_of(smoother: str) -> list[str]:
 
 
 def budget_values(name: str, smoother: str = DEFAULT_SMOOTHER, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as a budget's own
-    """Return what a file in configs/certify/ and flags say of a budget, under the names of its class.
+    """Merge a file in configs/certify/ and flags, under the names of its class.
 
     Args:
         name: one of :func:`budgets_of` the smoother.
@@ -128,7 +128,7 @@ def check_smoother(
 
 
 def distance_name(value: object) -> str:
-    """The type of --distance: one of ``DISTANCES``, or the dotted name of a user's own.
+    """Parse --distance: one of ``DISTANCES``, or the dotted name of a user's own.
 
     Example:
         >>> distance_name("tv")
@@ -144,7 +144,7 @@ def distance_name(value: object) -> str:
 
 @cache
 def distance_by_name(name: str) -> Distance:
-    """The distance that --distance names.
+    """Make the distance that --distance names.
 
     Raises:
         ValueError: for a user's own that cannot be imported, or is none.
@@ -158,7 +158,7 @@ def distance_by_name(name: str) -> Distance:
 
 
 def noise_level(*, h: float, eps_in: float) -> float:
-    """Sigma = eps_in / h, in units of x: one number for all pairs that share it, as nine digits tell it apart.
+    """Return sigma = eps_in / h, in units of x: one number for all pairs that share it, as nine digits tell it apart.
 
     Example:
         >>> noise_level(h=1.5, eps_in=0.6) == noise_level(h=1.0, eps_in=0.4)
