@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import rounding
 from center_smoothing.discrete_gaussian import DiscreteGaussian
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 from lightning_modules import fold_batch_norm, load_checkpoint
 
 

@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget
-from center_smoothing.sampling import BLOCK, NoisyOutputs, Stage, evaluating
+from center_smoothing.noise import BLOCK, Stage
+from center_smoothing.sampling import NoisyOutputs, evaluating
 from command_line import named, process
 from datamodules import MNIST
 from lightning_modules import CompiledModel, NoisyAutoencoder, NoisyModule, fold_batch_norm, load_checkpoint

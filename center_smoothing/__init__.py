@@ -1,8 +1,9 @@
 """Center smoothing: certified robustness for functions with outputs in a metric space."""
 
 from center_smoothing.base_functions import Estimator, OnnxModel
-from center_smoothing.budget import Plan, SmoothingBudget
+from center_smoothing.budget import Budget, Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
+from center_smoothing.certificate_base import CertificateBase
 from center_smoothing.distances import (
     NO_BOX,
     Angular,
@@ -28,14 +29,19 @@ from center_smoothing.means.budget import MeanBudget, MeanPlan
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
 from center_smoothing.means.smoother import MeanSmoother
 from center_smoothing.smoother import CenterSmoother
+from center_smoothing.smoother_base import Smoother
+from center_smoothing.smoothers import SMOOTHERS
 from center_smoothing.stopping import Decided, TightEnough
 
 __all__ = [
     "NO_BOX",
+    "SMOOTHERS",
     "Angular",
     "BoxJaccard",
+    "Budget",
     "CenterSmoother",
     "Certificate",
+    "CertificateBase",
     "Cosine",
     "Decided",
     "Distance",
@@ -57,6 +63,7 @@ __all__ = [
     "Plan",
     "ProbabilityTV",
     "SmoothedOutput",
+    "Smoother",
     "SmoothingBudget",
     "SquaredL2",
     "Symmetrised",

@@ -10,23 +10,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from center_smoothing.certificate import Certificate, SmoothedOutput
+from center_smoothing.certificate_base import CertificateBase, Output
 from center_smoothing.distances.base import Distance, to_float64
-from center_smoothing.means.certificate import MeanCertificate, MeanOutput
-from center_smoothing.means.smoother import MeanSmoother
-from center_smoothing.sampling import (
-    NoisyOutputs,
-    Stage,
-    block_seed,
-    check_point,
-    evaluating,
-    free_caches,
-    from_grid,
-    is_out_of_memory,
-    to_grid,
-)
+from center_smoothing.noise import Stage, block_seed, check_point, from_grid, to_grid
+from center_smoothing.sampling import NoisyOutputs, evaluating, free_caches, is_out_of_memory
 from center_smoothing.scalars import make_plain, plain
-from center_smoothing.smoother import CenterSmoother
+from center_smoothing.smoother_base import Smoother
 
 # The steps of a start have this total length, in units of eps_in: enough to cross the ball and to correct the way.
 _PATH = 2.5
@@ -90,7 +79,7 @@ class Attack:
     """
 
     perturbed: Tensor = field(repr=False)
-    output: SmoothedOutput | MeanOutput = field(repr=False)
+    output: Output = field(repr=False)
     eps: float
     base_perturbed: Tensor = field(repr=False)
     base_eps: float
@@ -98,9 +87,9 @@ class Attack:
 
 
 def attack(
-    smoother: CenterSmoother | MeanSmoother,
+    smoother: Smoother,
     x: Tensor,
-    certificate: Certificate | MeanCertificate,
+    certificate: CertificateBase,
     *,
     eps_in: float,
     budget: AttackBudget | None = None,
@@ -157,7 +146,7 @@ def attack(
     return Attack(perturbed, output, eps, base_perturbed, base_eps, gradient_free)
 
 
-def has_gradient(smoother: CenterSmoother | MeanSmoother, x: Tensor) -> bool:
+def has_gradient(smoother: Smoother, x: Tensor) -> bool:
     """Return whether an attack on the smoothed function around x (*in) can follow gradients.
 
     Without one of the model and the distance :func:`attack` searches along differences of pairs of noisy copies.

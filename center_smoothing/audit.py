@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from center_smoothing.distances.axioms import check_distance
 from center_smoothing.distances.base import Distance
-from center_smoothing.sampling import BLOCK, NoisyOutputs, Stage, block_seed, evaluating
+from center_smoothing.noise import BLOCK, Stage, block_seed
+from center_smoothing.sampling import NoisyOutputs, evaluating
 
 # Noisy copies that a model is tried on: a detector takes a tenth of a second for each.
 _COPIES = 16

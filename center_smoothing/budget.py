@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from center_smoothing import bounds, margins
-from center_smoothing.scalars import make_plain, plain
+from center_smoothing.scalars import make_plain, plain, rounded_up
 
 Coverage = Literal["pointwise", "bonferroni", "dkw"]
 COVERAGES: tuple[Coverage, ...] = ("pointwise", "bonferroni", "dkw")
 
+# Each noise level is certified by itself, and no failure probability is shared between them.
+_SCOPES = {
+    "pointwise": "each answer by itself, asked for before any result was seen",
+    "bonferroni": "all answers of an example at one sigma that are asked for together, before any result was seen",
+    "dkw": "all answers of an example at one sigma together, also to what is asked later with coverage dkw",
+}
 # Candidates that the pilot's mean and coordinate-wise median add to those of its outputs and tuples (theory T2).
 _EXTRA_CANDIDATES = 2
 # The defaults below keep ranking and probes, comparisons all, at a tenth of the time of a small convolutional network.
@@ -29,6 +36,117 @@ _MAX_COMPARED = 1 << 14
 _CURVE_STEP, _CURVE_END = 0.25, 6.0
 # Bounds are computed in float64.
 _MAX_DRAWS = 1 << 53
+
+
+class PlanBase(Protocol):
+    """What plans of all budgets say of one h, see :class:`Plan`."""
+
+    @property
+    def h(self) -> float: ...  # noqa: D102
+    @property
+    def evaluations(self) -> int: ...  # noqa: D102
+    @property
+    def certifiable(self) -> bool: ...  # noqa: D102
+    @property
+    def least_m(self) -> float: ...  # noqa: D102
+
+
+class Budget(ABC):
+    """What budgets of all smoothed functions share: sample sizes, failure probabilities, and the words for them.
+
+    Attributes:
+        methods: what rows of results may be labelled with.
+        n: outputs that the smoothed function is made of.
+        m: certification outputs, at most.
+        looks: how often they are looked at; sampling may stop at each look.
+        alpha_1: failure probability of the smoothed output.
+        alpha_2: failure probability of the certificate.
+    """
+
+    methods: ClassVar[tuple[str, ...]]
+    n: int
+    m: int
+    looks: int = 1
+    alpha_1: float
+    alpha_2: float
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """One of :attr:`methods`."""
+
+    @property
+    @abstractmethod
+    def delta(self) -> float:
+        """The margin around one half; 0 where there is none."""
+
+    @property
+    def alpha(self) -> float:
+        """Failure probability of the whole promise: alpha_1 + alpha_2."""
+        return self.alpha_1 + self.alpha_2
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Noisy copies that the base function is evaluated on per certificate, at most, but for x itself."""
+
+    @property
+    @abstractmethod
+    def evaluations_to_smooth(self) -> int:
+        """Noisy copies that the base function is evaluated on per smoothed output."""
+
+    @abstractmethod
+    def abstention_probability(self) -> float:
+        """Return an upper bound on the chance of abstaining at one input, for every f with nothing but outputs."""
+
+    @abstractmethod
+    def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
+        """Return whether m outputs, if they are finite, give a finite radius at h as one of so many answers."""
+
+    @abstractmethod
+    def plan(self, h: float) -> PlanBase:
+        """Return what this budget can certify at h = eps_in / sigma, before any sampling."""
+
+    @abstractmethod
+    def scope(self, coverage: Coverage) -> tuple[str, str]:
+        """Return a label and words for what holds together, of answers with that coverage."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> str:
+        """What a plan says of it besides n, m and alpha, such as "k=256, delta=0.04"; may be empty."""
+
+    @property
+    def stops(self) -> str:
+        """At how many certification outputs sampling may stop, in words."""
+        return f"{self.m:,} certification outputs"
+
+    @property
+    @abstractmethod
+    def abstains(self) -> str:
+        """When the smoothed function abstains, in words."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader has to know of the smoothed output, sentences."""
+        return []
+
+    def widest(self, coverage: Coverage) -> Coverage:
+        """Return the coverage that answers have if that one was asked for."""
+        return coverage
+
+    def without_averages(self) -> Self:
+        """Return the same budget for outputs that cannot be averaged."""
+        return self
+
+    @abstractmethod
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, from which :meth:`from_dict` makes an equal budget."""
+
+    @classmethod
+    @abstractmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the budget of :meth:`as_dict`, also of a file from an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +195,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmoothingBudget:
+class SmoothingBudget(Budget):
     """Sample sizes, margin and failure probabilities of a smoothed function and of its certificate.
 
     ``n``, ``k``, ``candidates``, ``tuple_sizes``, ``n_check``, ``delta``, ``alpha_1`` and ``method`` are part of the
@@ -110,6 +228,8 @@ class SmoothingBudget:
         >>> plan.evaluations, plan.rank, plan.least_m, plan.theorem
         (3125, 1992, 536.0, 'T7, J=1')
     """
+
+    methods: ClassVar[tuple[str, ...]] = margins.METHODS
 
     n: int = 10_000
     m: int = 20_000
@@ -160,11 +280,6 @@ class SmoothingBudget:
                 f"delta must lie in [{margins.round_up(least, 4)}, 0.5) for n={self.n}, k={self.k}, "
                 f"alpha_1={self.alpha_1}, method={self.method!r}, got {self.delta!r}"
             )
-
-    @property
-    def alpha(self) -> float:
-        """Failure probability of the whole promise: alpha_1 + alpha_2."""
-        return self.alpha_1 + self.alpha_2
 
     @property
     def alpha_check(self) -> float:
@@ -238,14 +353,14 @@ class SmoothingBudget:
             return self.n
         return sum(self.tuples(size) for size in {1, *self.tuple_sizes}) + _EXTRA_CANDIDATES
 
-    def without_averages(self) -> SmoothingBudget:
-        """The same budget for outputs that cannot be averaged: as many candidates, all of them pilot outputs."""
+    def without_averages(self) -> Self:
+        """Return the same budget for outputs that cannot be averaged: as many candidates, all of them pilot outputs."""
         if self.method == "paper" or self.tuple_sizes in ((), (1,)):
             return self
         return replace(self, tuple_sizes=(1,), candidates=self.most_candidates - _EXTRA_CANDIDATES)
 
     def with_sizes(self, sizes: Sequence[int]) -> SmoothingBudget:
-        """The same budget with these tuple sizes alone: no failure probability is spent on others (theory T7).
+        """Return the same budget with these tuple sizes alone: no failure probability is spent on others (theory T7).
 
         Args:
             sizes: of :attr:`tuple_sizes`, those of which there are probes.
@@ -281,12 +396,36 @@ class SmoothingBudget:
         alpha_2 = self.alpha_2 / self.looks / (answers if coverage == "bonferroni" else 1)
         return _ranks(self, float(h), self.m if m is None else plain(m), coverage == "dkw", alpha_2)
 
+    def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
+        """Return whether R is one of m distances at h."""
+        return self.ranks(h, m=m, coverage=coverage, answers=answers).distances <= m
+
+    def scope(self, coverage: Coverage) -> tuple[str, str]:
+        """Return the coverage and, in words, what holds together with it."""
+        return coverage, _SCOPES[coverage]
+
+    @property
+    def settings(self) -> str:
+        """What a plan says of it besides n, m and alpha."""
+        return f"{'' if self.method == 'paper' else f'k={self.k}, '}delta={self.delta:g}"
+
+    @property
+    def stops(self) -> str:
+        """At how many certification outputs sampling may stop, in words."""
+        looks = ", ".join(f"{m:,}" for m in self.look_sizes)
+        return f"{looks} certification outputs, each with alpha_2 / {self.looks}"
+
+    @property
+    def abstains(self) -> str:
+        """When the smoothed function abstains, in words."""
+        return f"on at most {rounded_up(100 * self.abstention_probability(), 1)}% of inputs"
+
     def abstention_probability(self) -> float:
-        """Upper bound on the chance of abstaining at one input, for every f whose outputs are at finite distances."""
+        """Return an upper bound on the chance of abstaining for every f whose outputs are at finite distances."""
         return margins.abstention_probability(*self._selection(), self.n_check, self.least_inside())
 
     def plan(self, h: float) -> Plan:
-        """What this budget can certify at h = eps_in / sigma, before any sampling.
+        """Return what this budget can certify at h = eps_in / sigma, before any sampling.
 
         Raises:
             ValueError: if h is negative or NaN.
@@ -307,8 +446,13 @@ class SmoothingBudget:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, from which ``SmoothingBudget(**values)`` makes an equal budget."""
+        """Return plain values, from which ``SmoothingBudget(**values)`` makes an equal budget."""
         return {**asdict(self), "tuple_sizes": list(self.tuple_sizes)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the budget of :meth:`as_dict`; files without ``tuple_sizes`` are from before there were any."""
+        return cls(**{"tuple_sizes": (), **values})
 
     @property
     def _samples(self) -> int:

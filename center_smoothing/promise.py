@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from decimal import ROUND_FLOOR, Decimal
 
-from center_smoothing.budget import Coverage, SmoothingBudget
-from center_smoothing.means.budget import MeanBudget
+from center_smoothing.budget import Budget, Coverage
 
 _PROMISE = (
     "for one example and one change of it by at most eps_in (l2 norm), fixed beforehand, the smoothed output moves by "
     "at most eps_out ({distance}) with probability at least {confidence} over the noise of both runs, unless one of "
     "the two abstains"
 )
-# Each noise level is certified by itself, and no failure probability is shared between them.
-_SCOPES = {
-    "pointwise": "each answer by itself, asked for before any result was seen",
-    "bonferroni": "all answers of an example at one sigma that are asked for together, before any result was seen",
-    "dkw": "all answers of an example at one sigma together, also to what is asked later with coverage dkw",
-    "mean": "all answers of an example at one sigma together, also to what is asked later",
-}
 
 
 def promise(distance: object, confidence: str) -> str:
@@ -31,9 +23,7 @@ def promise(distance: object, confidence: str) -> str:
     return _PROMISE.format(distance=distance, confidence=confidence)
 
 
-def promise_line(
-    budget: SmoothingBudget | MeanBudget, distance: object, *, coverage: Coverage, grid: int | None = None
-) -> str:
+def promise_line(budget: Budget, distance: object, *, coverage: Coverage, grid: int | None = None) -> str:
     """Return what exactly certificates promise, and of how many answers together.
 
     Args:
@@ -47,12 +37,12 @@ def promise_line(
         >>> promise_line(SmoothingBudget(), Lp(2), coverage="pointwise")[:79]
         'promise (pointwise): for one example and one change of it by at most eps_in (l2'
     """
-    label = "mean" if budget.method == "mean" else coverage
+    label, scope = budget.scope(coverage)
     rounded = "" if grid is None else f"; inputs and changes are those of a grid of 1/{grid}, and rounding is included"
-    return f"promise ({label}): {promise(distance, confidence(budget))}; it holds for {_SCOPES[label]}{rounded}"
+    return f"promise ({label}): {promise(distance, confidence(budget))}; it holds for {scope}{rounded}"
 
 
-def confidence(budget: SmoothingBudget | MeanBudget) -> str:
+def confidence(budget: Budget) -> str:
     """Return 1 - alpha for the eye, never above the true one."""
     alpha = Decimal(repr(budget.alpha))
     quantum = Decimal(1).scaleb(alpha.adjusted() - 2)

@@ -17,10 +17,11 @@ from jsonargparse import ArgumentParser, Namespace
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
+from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from certification.request import Arguments, Computing
 from command_line import argument_types, class_paths, process
 from command_line.argument_types import choice, count, positive_number, radius
-from command_line.named import BUDGETS, DISTANCES, SMOOTHERS, check_smoother, distance_name, noise_level
+from command_line.named import BUDGETS, DISTANCES, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
     from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule
@@ -75,7 +76,7 @@ def _parser(*, with_classes: bool) -> ArgumentParser:
     of_distance = f"one of {', '.join(DISTANCES)}, or your own: my_package.my_distance"
     add("--distance", type=distance_name, default="tv", help=of_distance)
     of_smoother = f"what of the noisy outputs is certified: one of {', '.join(SMOOTHERS)}"
-    add_choice("--smoother", SMOOTHERS, default="center", help=of_smoother)
+    add_choice("--smoother", list(SMOOTHERS), default=DEFAULT_SMOOTHER, help=of_smoother)
     add_typed("--clip-norm", positive_number, help="of means: outputs further from zero are scaled down to it")
     add_typed("--output-bound", positive_number, help="of means: no two outputs are further apart, as you know")
     add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
@@ -249,7 +250,7 @@ def _check_smoother(options: Namespace) -> None:
     if options["from"] is None:
         names = ("method", "k", "delta", "rtol", "eps_out_at_most")
         of_centers = {f"--{name.replace('_', '-')}": options[name] for name in names}
-        if options.smoother != "center" and options.plan:
+        if options.smoother != DEFAULT_SMOOTHER and options.plan:
             raise ValueError(
                 f"--plan compares budgets of centers: it must be left out with --smoother={options.smoother}, whose "
                 "plan is printed before it samples"
@@ -257,7 +258,7 @@ def _check_smoother(options: Namespace) -> None:
         check_smoother(
             options.smoother, distance=options.distance, budget=options.budget, bounds=bounds, of_centers=of_centers
         )
-    elif options.smoother != "center" or any(value is not None for value in bounds.values()):
+    elif options.smoother != DEFAULT_SMOOTHER or any(value is not None for value in bounds.values()):
         raise ValueError("--from takes no --smoother, --clip-norm and --output-bound: the folder has its own")
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from scipy.stats import binom
 
-from center_smoothing import MeanBudget, MeanSmoother
 from center_smoothing.audit import Finding, audit
 from certification.jobs import Job
 from certification.preflight import points_of, rounding_tolerance
@@ -52,7 +51,7 @@ def after(runs: Sequence[Run]) -> list[Finding]:
         abstained = {row.index: row.abstained for row in rows}
         count, total, smoother = sum(abstained.values()), len(abstained), run.job.smoother
         # means abstain where an output is not finite, which no plan knows of
-        bound = 0.0 if isinstance(smoother, MeanSmoother) else min(1.0, smoother.budget.abstention_probability())
+        bound = min(1.0, smoother.budget.abstention_probability())
         passed = bool(count == 0 or binom.sf(count - 1, total, bound) >= _LEVEL)
         of_run = f", sigma {smoother.sigma:g}" if len(runs) > 1 else ""
         advice = "" if passed else "raise --delta or --n where outputs scatter; look for NaN where they are not finite"
@@ -83,12 +82,9 @@ def _finite(rows: Sequence[Row], job: Job, name: str) -> Finding:
 
 
 def _is_planned(row: Row, job: Job) -> bool:
-    """Whether finite outputs would have given a finite certificate; means have one at every radius."""
-    budget, smoother = job.smoother.budget, job.smoother
-    if isinstance(budget, MeanBudget):
-        return True
-    answers, h = len(job.eps_in), row.eps_in / smoother.sigma
-    return budget.ranks(h, m=row.m, coverage=job.coverage, answers=answers).distances <= row.m
+    """Return whether finite outputs would have given a finite certificate."""
+    h = row.eps_in / job.smoother.sigma
+    return job.smoother.budget.certifies(h, m=row.m, coverage=job.coverage, answers=len(job.eps_in))
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from center_smoothing.promise import confidence, promise_line
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from certification.jobs import Job, merged_config
 from certification.run import Run
 from results import html
@@ -106,7 +107,7 @@ def _curve(label: str, line: Sequence[dict[str, Any]]) -> html.Curve:
 def _title(jobs: Sequence[Job], config: Mapping[str, Any]) -> str:
     sigma = "eps_in / h" if isinstance(config["sigma"], list) else f"{config['sigma']:g}"
     kind, smoother = jobs[0].kind, jobs[0].smoother
-    smoothed = "" if kind == "center" else f"{kind}, "
+    smoothed = "" if kind == DEFAULT_SMOOTHER else f"{kind}, "
     clipped = f", means clipped to {config['clip_norm']:g}" if "clip_norm" in config else ""
     return (
         f"{config['model']}, {smoothed}{smoother.distance!r}, sigma = {sigma}, {len(jobs[0].examples)} examples"

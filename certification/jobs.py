@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from center_smoothing import CenterSmoother, Decided, Distance, FunctionDistance, MeanSmoother, TightEnough
+from center_smoothing import SMOOTHERS, Decided, Distance, FunctionDistance, Smoother, TightEnough
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import Coverage
-from center_smoothing.sampling import grid_change
-from center_smoothing.smoother import StoppingRule
+from center_smoothing.noise import grid_change
+from center_smoothing.smoother_base import StoppingRule
 from certification.arguments import noise_levels
 from certification.request import Arguments, Request
 from certification.subject import Subject, accelerated, draw_examples
@@ -56,7 +56,7 @@ class Job:
     original: BaseModel
     examples: Subset[dict[str, torch.Tensor]]
     indices: list[int]
-    smoother: CenterSmoother | MeanSmoother
+    smoother: Smoother
     folder: CertificationFolder
     eps_in: list[float]
     coverage: Coverage
@@ -90,7 +90,7 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """Which smoothed function: "center" or "mean"."""
+        """Which of ``SMOOTHERS``."""
         return str(self.config["smoother"])
 
 
@@ -99,7 +99,7 @@ class Smoothing:
     """One of the smoothed functions that are to be certified.
 
     Attributes:
-        kind: "center" or "mean".
+        kind: one of ``SMOOTHERS``.
         make: its smoother, from base model and distance, with sigma, seed and batch_size.
         config: what the results depend on besides.
         name: in the name of a folder.
@@ -107,7 +107,7 @@ class Smoothing:
     """
 
     kind: str
-    make: Callable[..., CenterSmoother | MeanSmoother]
+    make: Callable[..., Smoother]
     config: dict[str, Any]
     name: str
     rules: dict[str, float]
@@ -119,8 +119,7 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
     The folder stays locked until ``locks`` is closed.
     """
     distance, levels = named.distance_by_name(options.distance), noise_levels(options, subject.sigma)
-    kinds = {"center": _centers, "mean": _means}
-    smoothing = kinds[options.smoother](options, levels)
+    smoothing = _smoothing(options, levels)
     examples, indices, digest = draw_examples(subject.data, options.num_examples, options.seed)
     config = {
         "model": type(subject.model).__name__,
@@ -204,25 +203,19 @@ def _code_of(name: str, distance: Distance) -> dict[str, str]:
     return {} if source is None else {"distance_sha256": files.sha256(source)}
 
 
-def _centers(options: Arguments, levels: Mapping[float, Sequence[float]]) -> Smoothing:
-    """Return center smoothing, where it can certify all that is asked."""
-    rules = _not_none(rtol=options.rtol, eps_out_at_most=options.eps_out_at_most)
+def _smoothing(options: Arguments, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+    """Return the smoothed function of the arguments, where it can certify all that is asked."""
+    kind, rules = SMOOTHERS[options.smoother], _not_none(rtol=options.rtol, eps_out_at_most=options.eps_out_at_most)
     budget = Request(options, levels).budget(None if options.m is None else options.m[0])
     for sigma, radii in levels.items():
         for radius in radii:
             named.check_certifiable(budget, sigma=sigma, eps_in=radius)
-    config = {"budget": budget.as_dict(), **rules}
-    return Smoothing("center", partial(CenterSmoother, budget=budget), config, budget.method, rules)
-
-
-def _means(options: Arguments, levels: Mapping[float, Sequence[float]]) -> Smoothing:
-    """Return mean smoothing, which certifies something at every h."""
-    given = {"n": options.n, "alpha1": options.alpha1, "alpha2": options.alpha2}
-    budget = named.mean_budget(options.budget, m=None if options.m is None else options.m[0], **given)
-    make = partial(MeanSmoother, budget=budget, clip_norm=options.clip_norm, bound=options.output_bound)
     bounds = _not_none(clip_norm=options.clip_norm, output_bound=options.output_bound)
-    name = "-".join(["mean", *(f"{flag}={value:g}" for flag, value in bounds.items())])
-    return Smoothing("mean", make, {"budget": budget.as_dict(), **bounds}, name, {})
+    given = {name.removeprefix("output_"): value for name, value in bounds.items()}
+    make: Callable[..., Smoother] = kind
+    config = {"budget": budget.as_dict(), **bounds, **rules}
+    name = "-".join([budget.method, *(f"{flag}={value:g}" for flag, value in bounds.items())])
+    return Smoothing(kind.kind, partial(make, budget=budget, **given), config, name, rules)
 
 
 def _not_none(**given: float | None) -> dict[str, float]:

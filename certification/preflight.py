@@ -11,7 +11,8 @@ from torch import Tensor
 
 from center_smoothing.attack import has_gradient
 from center_smoothing.audit import RTOL, Finding, check_axioms, check_determinism, check_independence
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 from certification.run import Run
 from certification.speed import samples_per_second
 from command_line import named

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from center_smoothing import Distance, SmoothingBudget
+from center_smoothing import Budget, Distance
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.margins import METHODS
@@ -144,12 +144,12 @@ class Request:
             fixed=self.fixed,
         )
 
-    def budget(self, m: int | None) -> SmoothingBudget:
+    def budget(self, m: int | None) -> Budget:
         """Return the one of --budget and the flags, at this m or the file's.
 
         Raises:
             ValueError: as :class:`SmoothingBudget` does, and where sampling could never stop early.
         """
-        budget = named.budget(self.options.budget, m=m, **self.options.budget_flags)
+        budget = named.budget(self.options.budget, self.options.smoother, m=m, **self.options.budget_flags)
         budget = budget if self.distance.averages else budget.without_averages()
         return with_looks(budget, self.ratios[-1]) if self.options.stops else budget

@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from center_smoothing import MeanSmoother
 from center_smoothing.audit import Finding
 from certification import auditing, conclusion, planning
 from certification.arguments import input_radii, noise_levels
@@ -37,12 +35,7 @@ def plan_only(options: Arguments) -> list[str]:
 
 def plan_lines(jobs: Sequence[Job]) -> list[str]:
     """Return lines on what will be sampled, and what that can certify."""
-    given: dict[str, Any] = {"levels": radii_by_sigma(jobs), "num_examples": len(jobs[0].examples)}
-    smoother = jobs[0].smoother
-    if isinstance(smoother, MeanSmoother):
-        found = terminal.mean_plan_lines(smoother, **given)
-    else:
-        found = terminal.plan_lines(smoother.budget, smoother.distance, **given)
+    found = terminal.plan_lines(jobs[0].smoother, levels=radii_by_sigma(jobs), num_examples=len(jobs[0].examples))
     if jobs[0].attack is not None:
         evaluations = max(job.evaluations_of_attack for job in jobs)
         found.append(attacks.plan_line(jobs[0].attack, evaluations=evaluations))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from center_smoothing import Distance
-from center_smoothing.sampling import BaseFunction, NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import BaseFunction, NoisyOutputs
 from certification.request import Request
 from certification.trainer import make_trainer
 from command_line.errors import value_errors

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 import datamodules
-from center_smoothing.sampling import check_point
+from center_smoothing.noise import check_point
 from certification.request import Arguments
 from certification.trainer import print_once
 from datamodules import ImageDataModule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,27 @@ from typing import Any
 import yaml
 
 from center_smoothing import (
+    SMOOTHERS,
     Angular,
     BoxJaccard,
+    Budget,
     Cosine,
     Distance,
     Hausdorff,
     Lp,
     MaskJaccard,
-    MeanBudget,
     ProbabilityTV,
-    SmoothingBudget,
     SquaredL2,
     TotalVariation,
     Wasserstein1,
 )
 from center_smoothing.distances import as_distance
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from command_line import class_paths
 
 _BUDGETS = Path(__file__).resolve().parents[1] / "configs" / "certify"
 # The names that --budget takes.
 BUDGETS = sorted(path.stem for path in _BUDGETS.glob("*.yaml"))
-# Those of them that means have.
-MEAN_BUDGETS = sorted(path.stem for path in (_BUDGETS / "mean").glob("*.yaml"))
-# The names that --smoother takes.
-SMOOTHERS = ("center", "mean")
 # What bounds the outputs of means, and which of the two to take.
 _BOUNDS = {
     "--clip-norm": "--clip-norm scales outputs that are further from zero than that down to it, as part of the model",
@@ -58,44 +55,38 @@ DISTANCES: dict[str, Distance] = {
 }
 
 
-def budget_values(name: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as SmoothingBudget's own
-    """Merge a file in configs/certify/ and flags, under the names of :class:`SmoothingBudget`.
+def budgets_of(smoother: str) -> list[str]:
+    """Return the names of the budgets in the folder of a smoother, one of ``SMOOTHERS``."""
+    return sorted(path.stem for path in _folder(smoother).glob("*.yaml"))
+
+
+def budget_values(name: str, smoother: str = DEFAULT_SMOOTHER, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as a budget's own
+    """Merge a file in configs/certify/ and flags, under the names of its class.
 
     Args:
-        name: one of ``BUDGETS``.
+        name: one of :func:`budgets_of` the smoother.
+        smoother: one of ``SMOOTHERS``.
         given: what differs from the file, under the names of the flags (n, m, k, delta, alpha1, alpha2, method); None
             leaves the file's value.
     """
-    return _budget_values(_BUDGETS / f"{name}.yaml", given)
-
-
-def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as SmoothingBudget's own
-    """Make the budget of a file in configs/certify/. Arguments are those of :func:`budget_values`.
-
-    Raises:
-        ValueError: as :class:`SmoothingBudget` does.
-    """
-    return SmoothingBudget(**budget_values(name, **given))
-
-
-def mean_budget(name: str, **given: Any) -> MeanBudget:  # noqa: ANN401  # as MeanBudget's own
-    """Make the budget of a file in configs/certify/mean/.
-
-    Args:
-        name: one of ``MEAN_BUDGETS``.
-        given: what differs from the file, under the names of the flags (n, m, alpha1, alpha2); None leaves the file's
-            value.
-
-    Raises:
-        ValueError: as :class:`MeanBudget` does.
-    """
-    return MeanBudget(**_budget_values(_BUDGETS / "mean" / f"{name}.yaml", given))
-
-
-def _budget_values(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load(path.read_text())
+    values: dict[str, Any] = yaml.safe_load((_folder(smoother) / f"{name}.yaml").read_text())
     values.update({key: value for key, value in given.items() if value is not None})
     return {{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(key, key): value for key, value in values.items()}
+
+
+def budget(name: str, smoother: str = DEFAULT_SMOOTHER, **given: Any) -> Any:  # noqa: ANN401  # of the smoother's type
+    """Return the budget of a file in configs/certify/. Arguments are those of :func:`budget_values`.
+
+    Raises:
+        ValueError: as the smoother's type of budgets does.
+    """
+    make: Callable[..., Any] = SMOOTHERS[smoother].budget_type
+    return make(**budget_values(name, smoother, **given))
+
+
+def _folder(smoother: str) -> Path:
+    """Return where the budgets of a smoother are: those of the default one stand above the others."""
+    return _BUDGETS if smoother == DEFAULT_SMOOTHER else _BUDGETS / smoother
 
 
 def check_smoother(
@@ -114,21 +105,21 @@ def check_smoother(
         ValueError: if not, with what to change.
     """
     bounding, foreign = ([flag for flag, value in flags.items() if value is not None] for flags in (bounds, of_centers))
-    if smoother == "center":
-        if bounding:
-            raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother mean, got center")
-        return
-    if not distance_by_name(distance).convex:
+    kind = SMOOTHERS[smoother]
+    if bounding and not kind.needs_bound:
+        bounded = " or ".join(name for name, other in SMOOTHERS.items() if other.needs_bound)
+        raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother {bounded}, got {smoother}")
+    if kind.needs_convex and not distance_by_name(distance).convex:
         convex = ", ".join(name for name, known in DISTANCES.items() if known.convex)
         raise ValueError(
             f"--smoother={smoother} needs a distance that is convex in the output ({convex}), got {distance}: by that "
             "distance a mean may be further away than each of its outputs"
         )
-    if budget not in MEAN_BUDGETS:
-        raise ValueError(f"--budget must be one of {', '.join(MEAN_BUDGETS)} for --smoother={smoother}, got {budget}")
-    if foreign:
+    if budget not in (found := budgets_of(smoother)):
+        raise ValueError(f"--budget must be one of {', '.join(found)} for --smoother={smoother}, got {budget}")
+    if foreign and smoother != DEFAULT_SMOOTHER:
         raise ValueError(f"{foreign[0]} is of centers alone: it must be left out with --smoother=mean")
-    if len(bounding) != 1:
+    if kind.needs_bound and len(bounding) != 1:
         wanted = " or ".join(bounds) if len(bounds) == 1 else f"exactly one of {' and '.join(bounds)}"
         raise ValueError(
             f"--smoother={smoother} needs {wanted}, got {' and '.join(bounding) or 'none'}: "
@@ -176,7 +167,7 @@ def noise_level(*, h: float, eps_in: float) -> float:
     return float(f"{eps_in / h:.9g}")
 
 
-def check_certifiable(budget: SmoothingBudget, *, sigma: float, eps_in: float) -> None:
+def check_certifiable(budget: Budget, *, sigma: float, eps_in: float) -> None:
     """Raise ValueError, with the m that would do, if no output can certify ``eps_in`` at ``sigma``."""
     plan = budget.plan(eps_in / sigma)
     if not plan.certifiable:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from command_line import argument_types, errors, named, process
 from experiments import trained_models
 from results import files
@@ -60,10 +61,10 @@ class Parser(ArgumentParser):
         self.add_argument("--out", type=str if out else str | None, default=out, help=text)
 
 
-def check_budget(name: str, h: Sequence[float]) -> None:
+def check_budget(name: str, h: Sequence[float], smoother: str = DEFAULT_SMOOTHER) -> None:
     """Refuse a budget that certifies nothing at one of the ratios."""
     for each in h:
-        named.check_certifiable(named.budget(name), sigma=1.0, eps_in=each)
+        named.check_certifiable(named.budget(name, smoother), sigma=1.0, eps_in=each)
 
 
 def train_command(*arguments: str, sigma: float, runs: str, epochs: int) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 import datamodules
+from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from command_line import named, process
 from datamodules import ImageDataModule
 from experiments import trained_models
@@ -93,7 +94,7 @@ def _parser(figure: str) -> Parser:
     parser.positive("--training-sigma", nargs="+", default=list(TRAINING_SIGMAS), help=levels)
     quick = f"certify.py's; quick also takes {QUICK_EXAMPLES} examples and {QUICK_EPOCHS} epochs"
     parser.choice("--budget", named.BUDGETS, "standard", quick)
-    parser.choice("--smoother", named.SMOOTHERS, "center", "certify.py's, one of {}")
+    parser.choice("--smoother", list(SMOOTHERS), DEFAULT_SMOOTHER, "certify.py's, one of {}")
     parser.positive("--clip-norm", help="certify.py's, of means")
     parser.count("--num-examples", help=f"test examples; default {NUM_EXAMPLES}")
     parser.count("--epochs", help="of each training; default: the configuration's")
@@ -112,15 +113,14 @@ def _plan(figure: str, distance: str, options: Namespace) -> Plan:
         settings["data"].setdefault("init_args", {})["root"] = options.data_root
     if options.epochs or quick:
         settings["trainer"]["max_epochs"] = options.epochs or QUICK_EPOCHS
-    if options.smoother == "center":
-        check_budget(options.budget, options.h)
+    check_budget(options.budget, options.h, options.smoother)
     data = _datamodule(settings)
     if options.num_examples > len(data.test_set):
         raise ValueError(
             f"--num-examples must be at most {len(data.test_set)}, the size of the test set, got {options.num_examples}"
         )
     name = f"{figure}-{options.data}-{options.task}-{options.budget}"
-    if options.smoother != "center":
+    if options.smoother != DEFAULT_SMOOTHER:
         name += f"-{options.smoother}-clip_norm={options.clip_norm:g}"
     out = Path(options.out) if options.out is not None else Path(options.runs) / "figures" / name
     process.make_writable(out, "--out")
@@ -147,7 +147,7 @@ def _datamodule(settings: dict[str, Any]) -> ImageDataModule:
 def _steps(plan: Plan) -> list[Step]:
     epochs = int(plan.settings["trainer"]["max_epochs"])
     levels = sorted({plan.training_sigma(sigma) for sigma in plan.sigmas})
-    of = " the mean" if plan.smoother == "mean" else ""
+    of = "" if plan.smoother == DEFAULT_SMOOTHER else f" the {plan.smoother}"
 
     def training(sigma: float) -> Step:
         command, finished = partial(_train_command, plan, sigma), partial(_is_trained, plan, sigma)

@@ -8,7 +8,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from center_smoothing import MeanBudget, SmoothingBudget
+from center_smoothing import Budget
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from command_line import named
 from experiments import trained_models
 from experiments.medians import Median
@@ -27,7 +28,7 @@ class Point:
     smoothing_loss: Median  # median smoothing loss with its interval
     abstention_rate: float  # share of the examples
     num_examples: int  # how many
-    smoother: str = "center"  # which smoothed function, "center" or "mean"
+    smoother: str = DEFAULT_SMOOTHER  # one of SMOOTHERS
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Plan:
 
     @property
     def smoother(self) -> str:
-        """The smoothed function that is certified: "center" or "mean"."""
+        """Which of ``SMOOTHERS`` is certified."""
         return str(self.options.smoother)
 
     @property
@@ -63,13 +64,14 @@ class Plan:
         return None if folder is None else folder / "checkpoints" / "best.ckpt"
 
     @property
-    def budget(self) -> SmoothingBudget | MeanBudget:
+    def budget(self) -> Budget:
         """Of each certification."""
-        return (named.budget if self.smoother == "center" else named.mean_budget)(self.options.budget)
+        found: Budget = named.budget(self.options.budget, self.smoother)
+        return found
 
     def certification(self, sigma: float) -> CertificationFolder:
         """Return where the certification at this noise level of smoothing goes."""
-        below = "" if self.smoother == "center" else self.smoother
+        below = "" if self.smoother == DEFAULT_SMOOTHER else self.smoother
         return CertificationFolder(self.out / "certifications" / below / f"sigma={sigma!r}")
 
     def radii(self, sigma: float) -> list[float]:

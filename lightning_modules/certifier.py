@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from center_smoothing import CenterSmoother, Certificate, MeanCertificate, MeanSmoother, ObjectDistance
+from center_smoothing import CertificateBase, ObjectDistance, Smoother
 from center_smoothing.attack import Attack, AttackBudget, attack
-from center_smoothing.smoother import StoppingRule
+from center_smoothing.smoother_base import StoppingRule
 from lightning_modules.base import BaseModel, Batch, point_of
 
 # Characters of an object's description that are kept.
@@ -25,7 +25,7 @@ class CertifiedExample:
     index: int  # of the example in its data set
     image: Tensor  # (C, H, W)
     base_output: Tensor  # f(x), (*out), of the function that was smoothed: clipped where its outputs are
-    certificate: Certificate | MeanCertificate  # with the smoothed output
+    certificate: CertificateBase  # with the smoothed output
     seconds: float  # it took, without attacks
     attacks: Sequence[Attack] = ()  # on the certificate, one for each eps_in; none where it was not attacked
     point: Tensor | None = None  # (*in), what was smoothed; None where it was not attacked
@@ -50,7 +50,7 @@ class Certifier(LightningModule):
     def __init__(
         self,
         model: BaseModel,
-        smoother: CenterSmoother | MeanSmoother,
+        smoother: Smoother,
         stop: StoppingRule | None = None,
         *,
         attack: AttackBudget | None = None,
@@ -71,7 +71,7 @@ class Certifier(LightningModule):
             if isinstance(distance, ObjectDistance):
                 distance.forget()  # numbers of objects depend on the example alone
             x = point_of(self.model, image)
-            certificate = self._certify(x, index)
+            certificate = self.smoother.certify(x, example=index, stop=self.stop)
             base_output = self.smoother.outputs.base_output(x)
             seconds = time.perf_counter() - began
             described = None
@@ -85,15 +85,10 @@ class Certifier(LightningModule):
             )
         return examples
 
-    def _attacks(self, x: Tensor, certificate: Certificate | MeanCertificate, index: int) -> list[Attack]:
+    def _attacks(self, x: Tensor, certificate: CertificateBase, index: int) -> list[Attack]:
         if self.attack is None:
             return []
         return [
             attack(self.smoother, x, certificate, eps_in=eps_in, budget=self.attack, example=index)
             for eps_in in self.eps_in
         ]
-
-    def _certify(self, x: Tensor, index: int) -> Certificate | MeanCertificate:
-        if isinstance(self.smoother, MeanSmoother):
-            return self.smoother.certify(x, example=index)
-        return self.smoother.certify(x, example=index, stop=self.stop)

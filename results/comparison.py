@@ -10,8 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from center_smoothing import CertificateBase
 from center_smoothing.budget import Coverage
 from center_smoothing.promise import promise_line
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from results import html, queries
 from results.attacks import LOWER_BOUND
 from results.certified_fraction import certified_fractions
@@ -21,7 +23,7 @@ from results.plots.certificates import draw_curves
 from results.plots.examples import holds_boxes
 from results.plots.fractions import write_fractions
 from results.queries import Answers
-from results.rows import AnyCertificate, Row
+from results.rows import Row
 from results.settings import flatten
 from results.summary import summarise
 from results.terminal import result_lines
@@ -50,7 +52,7 @@ class Compared:
 
     folder: CertificationFolder
     summary: Mapping[str, Any]
-    certificates: Mapping[int, AnyCertificate]
+    certificates: Mapping[int, CertificateBase]
 
     @property
     def sigma(self) -> float:
@@ -61,7 +63,9 @@ class Compared:
     def settings(self) -> dict[str, Any]:
         """Everything that the certificates depend on, under dotted names."""
         kept = {name: value for name, value in self.summary["config"].items() if name not in _NO_DIFFERENCE}
-        return flatten({"checkpoint_sha256": self.summary.get("checkpoint_sha256"), "smoother": "center", **kept})
+        return flatten(
+            {"checkpoint_sha256": self.summary.get("checkpoint_sha256"), "smoother": DEFAULT_SMOOTHER, **kept}
+        )
 
     def rows(self, eps_in: Sequence[float], *, coverage: Coverage) -> list[Row]:
         """Return the rows of all examples for each eps_in: the folder's own where it was asked the same."""

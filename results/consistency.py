@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from center_smoothing import Certificate, MeanCertificate
+from center_smoothing import CertificateBase
 from results.rows import Row
 
 # Another processor may round a certified radius in another way.
@@ -34,9 +34,7 @@ def check_summary(summary: object) -> None:
             raise TypeError(f"config.{name} is not a word")
 
 
-def check_rows(
-    rows: Sequence[Row], certificates: Mapping[int, Certificate | MeanCertificate], config: Mapping[str, Any]
-) -> None:
+def check_rows(rows: Sequence[Row], certificates: Mapping[int, CertificateBase], config: Mapping[str, Any]) -> None:
     """See that the rows of certificates.csv are those that the distances on disk give with the configuration.
 
     A change of one file alone is found. Whoever changes all of them consistently makes up a certification that cannot

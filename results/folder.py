@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from center_smoothing import CertificateBase
 from center_smoothing.files import atomic_write
 from center_smoothing.safe_arrays import read_npy, read_npz
 from results.consistency import check_rows, check_summary
 from results.files import locked
 from results.finished import certificate_loader
-from results.rows import AnyCertificate, Row, columns_of
+from results.rows import Row, columns_of
 from results.untrusted_files import check_inside, check_links, read_json, read_text
 
 # What is kept of an example to be looked at.
@@ -178,7 +179,7 @@ class CertificationFolder:
         """The folders below this one that hold a certification each, where several were brought together."""
         return sorted(found.parent for where in ("*", "*/*") for found in self.path.glob(f"{where}/distances"))
 
-    def certificates(self) -> dict[int, AnyCertificate]:
+    def certificates(self) -> dict[int, CertificateBase]:
         """The certificates of all finished examples by index, to ask them anything without sampling.
 
         Raises:
@@ -203,7 +204,7 @@ class CertificationFolder:
             raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
         return found
 
-    def check_consistent(self, certificates: Mapping[int, AnyCertificate]) -> None:
+    def check_consistent(self, certificates: Mapping[int, CertificateBase]) -> None:
         """See that certificates.csv holds the very radii that the distances give.
 
         Args:

@@ -5,31 +5,9 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
-# Radii above 0 are shown as at least this.
-_TINY = 1e-12
+from center_smoothing.scalars import TINY, format_up, rounded_up
 
-
-def rounded_up(value: float, digits: int = 2) -> str:
-    """A certified radius for the eye, never below the true one.
-
-    Example:
-        >>> rounded_up(80.001)
-        '80.01'
-    """
-    text = f"{value:.{digits}f}"
-    return text if float(text) >= value else f"{value + 10.0**-digits:.{digits}f}"
-
-
-def format_up(value: float) -> str:
-    """A certified radius for the eye, with two decimals or three significant digits, never below the true one.
-
-    Example:
-        >>> format_up(80.001), format_up(0.0012345)
-        ('80.01', '0.00124')
-    """
-    if 0.0 < value <= _TINY:
-        return f"{_TINY:g}"
-    return rounded_up(value, 2 - math.floor(math.log10(value)) if 0.0 < value < 1.0 else 2)
+__all__ = ["duration", "format_down", "format_up", "percent", "rounded_down", "rounded_up"]
 
 
 def rounded_down(value: float, digits: int = 2) -> str:
@@ -50,7 +28,7 @@ def format_down(value: float) -> str:
         >>> format_down(1.239), format_down(0.0012345)
         ('1.23', '0.00123')
     """
-    return rounded_down(value, 2 - math.floor(math.log10(value)) if _TINY <= value < 1.0 else 2)
+    return rounded_down(value, 2 - math.floor(math.log10(value)) if TINY <= value < 1.0 else 2)
 
 
 def percent(count: int, total: int) -> str:

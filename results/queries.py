@@ -11,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
+from center_smoothing import CertificateBase
 from center_smoothing.budget import Coverage
 from center_smoothing.files import atomic_write
 from center_smoothing.promise import promise_line
 from results.certified_fraction import FractionCurve
 from results.folder import CertificationFolder
 from results.numbers import format_down, format_up, percent
-from results.rows import AnyCertificate
 
 COLUMNS = ("index", "asked", "eps_in", "eps_out", "coverage")
 # The shares of the examples that are shown beside the median.
@@ -48,7 +48,7 @@ class Answers:
         return [answers[position] for answers in self.by_index.values()]
 
 
-def certificates_of_finished(folder: CertificationFolder) -> dict[int, AnyCertificate]:
+def certificates_of_finished(folder: CertificationFolder) -> dict[int, CertificateBase]:
     """The certificates of a finished folder by index.
 
     Args:
@@ -72,7 +72,9 @@ def certificates_of_finished(folder: CertificationFolder) -> dict[int, AnyCertif
     return certificates
 
 
-def output_radii(certificates: Mapping[int, AnyCertificate], eps_in: Sequence[float], *, coverage: Coverage) -> Answers:
+def output_radii(
+    certificates: Mapping[int, CertificateBase], eps_in: Sequence[float], *, coverage: Coverage
+) -> Answers:
     """The certified output radius of each example for each input radius.
 
     Args:
@@ -90,7 +92,9 @@ def output_radii(certificates: Mapping[int, AnyCertificate], eps_in: Sequence[fl
     return Answers("eps_in", tuple(eps_in), found, coverage, _sigma(certificates))
 
 
-def input_radii(certificates: Mapping[int, AnyCertificate], eps_out: Sequence[float], *, coverage: Coverage) -> Answers:
+def input_radii(
+    certificates: Mapping[int, CertificateBase], eps_out: Sequence[float], *, coverage: Coverage
+) -> Answers:
     """The largest input radius of each example at which it is certified to move by at most each output radius.
 
     Args:
@@ -119,7 +123,7 @@ def lower_median(values: Sequence[float]) -> float:
 
 
 def lines(
-    folder: CertificationFolder, certificates: Mapping[int, AnyCertificate], tables: Sequence[Answers]
+    folder: CertificationFolder, certificates: Mapping[int, CertificateBase], tables: Sequence[Answers]
 ) -> list[str]:
     """All that is said on the terminal: the tables, and what they promise.
 
@@ -217,5 +221,5 @@ def _curves(answers: Answers) -> list[FractionCurve]:
     ]
 
 
-def _sigma(certificates: Mapping[int, AnyCertificate]) -> float:
+def _sigma(certificates: Mapping[int, CertificateBase]) -> float:
     return next(iter(certificates.values())).sigma

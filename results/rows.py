@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from center_smoothing import Certificate, MeanCertificate
+from center_smoothing import SMOOTHERS, CertificateBase
 from center_smoothing.budget import Coverage
-from center_smoothing.margins import METHODS
 
-AnyCertificate = Certificate | MeanCertificate
-# Which smoothed function.
-Smoother = Literal["center", "mean"]
+# The smoothed function of each method.
+_SMOOTHERS = {method: kind for kind, smoother in SMOOTHERS.items() for method in smoother.budget_type.methods}
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,9 @@ class Row:
     seconds: float
 
     @property
-    def smoother(self) -> Smoother:
-        """Which smoothed function the row is of."""
-        return "mean" if self.method == "mean" else "center"
+    def smoother(self) -> str:
+        """Which of ``SMOOTHERS`` the row is of."""
+        return _SMOOTHERS[self.method]
 
     def _is_valid(self) -> bool:
         """Whether a certification can have written it."""
@@ -60,7 +58,7 @@ class Row:
             all(0 <= count < 2**63 for count in (self.index, self.n, self.m))
             and 0.0 < self.sigma < math.inf
             and all(radius >= 0.0 for radius in radii)
-            and self.method in (*METHODS, "mean")
+            and self.method in _SMOOTHERS
         )
 
     def as_text(self) -> list[str]:
@@ -69,7 +67,7 @@ class Row:
 
     @classmethod
     def of(
-        cls, index: int, certificate: AnyCertificate, *, eps_in: Sequence[float], coverage: Coverage, seconds: float
+        cls, index: int, certificate: CertificateBase, *, eps_in: Sequence[float], coverage: Coverage, seconds: float
     ) -> list[Row]:
         """The rows of one certified example, one for each of the ``eps_in``, in their order."""
         budget = certificate.budget

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from center_smoothing import Distance, MeanSmoother, SmoothingBudget
+from center_smoothing import SMOOTHERS, Distance, Smoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
 from center_smoothing.safe_arrays import read_npy
@@ -20,68 +20,29 @@ from results.rows import Row
 _NAMES = 10
 
 
-def plan_lines(
-    budget: SmoothingBudget, distance: Distance, *, levels: Mapping[float, Sequence[float]], num_examples: int
-) -> list[str]:
-    """What will be sampled and what that can certify, before any sampling.
-
-    Args:
-        budget: at each noise level.
-        distance: between outputs.
-        levels: the eps_in that are answered at each sigma.
-        num_examples: certified at each sigma.
-    """
-    lines = [
-        f"plan: {num_examples} examples, {distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
-        f"method={budget.method}, n={budget.n}, m={budget.m}, {_pilot(budget)}delta={budget.delta:g}, "
-        f"alpha={budget.alpha:g}",
-        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'p':>9} {'rank of m':>17} {'least m':>9}  theorem",
-    ]
-    for sigma, radius in ((sigma, radius) for sigma, radii in levels.items() for radius in radii):
-        plan = budget.plan(radius / sigma)
-        rank = f"{plan.rank}/{budget.m}"
-        lines.append(
-            f"  {sigma:>8.4g} {plan.h:>6.4g} {radius:>8.4g} {plan.p:>9.6f} {rank:>17} {plan.least_m:>9.0f}"
-            f"  {plan.theorem}"
-        )
-    in_all = budget.evaluations * num_examples * len(levels)
-    if budget.looks > 1:
-        lines.append(f"  may stop an example at {_looks(budget)}")
-    lines.append(
-        f"  {'at most ' if budget.looks > 1 else ''}{budget.evaluations:,} evaluations per example and sigma, "
-        f"{in_all:,} in all; "
-        f"abstains on at most {rounded_up(100 * budget.abstention_probability(), 1)}% of inputs"
-    )
-    return lines
-
-
-def mean_plan_lines(smoother: MeanSmoother, *, levels: Mapping[float, Sequence[float]], num_examples: int) -> list[str]:
-    """What will be sampled for certificates of means, and what they have to assume beyond the samples.
+def plan_lines(smoother: Smoother, *, levels: Mapping[float, Sequence[float]], num_examples: int) -> list[str]:
+    """Return what will be sampled and what that can certify, before any sampling.
 
     Args:
         smoother: at one of the noise levels.
         levels: the eps_in that are answered at each sigma.
         num_examples: certified at each sigma.
     """
-    budget, bound = smoother.budget, smoother.largest_bound
-    given = (
-        f"clip_norm={smoother.clip_norm:g}" if smoother.clip_norm is not None else f"output_bound={smoother.bound:g}"
-    )
+    budget, asked = smoother.budget, [(sigma, radius) for sigma, radii in levels.items() for radius in radii]
+    heading, *table = smoother.plan_table([radius / sigma for sigma, radius in asked])
     lines = [
         f"plan: {num_examples} examples, {smoother.distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
-        f"method={budget.method}, n={budget.n}, m={budget.m}, {given}, alpha={budget.alpha:g}",
-        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {'tail':>9} {'tail * B':>9}  the part of eps_out that no sample shows, "
-        f"B <= {rounded_up(bound)}",
+        f"method={budget.method}, n={budget.n}, m={budget.m}, {smoother.plan_settings}, alpha={budget.alpha:g}",
+        f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {heading}",
     ]
-    for sigma, radius in ((sigma, radius) for sigma, radii in levels.items() for radius in radii):
-        plan = budget.plan(radius / sigma)
-        lines.append(
-            f"  {sigma:>8.4g} {plan.h:>6.4g} {radius:>8.4g} {rounded_up(plan.tail_at_bound, 6):>9} "
-            f"{format_up(plan.tail_at_bound * bound):>9}"
-        )
+    for (sigma, radius), columns in zip(asked, table, strict=True):
+        lines.append(f"  {sigma:>8.4g} {radius / sigma:>6.4g} {radius:>8.4g} {columns}")
+    in_all = budget.evaluations * num_examples * len(levels)
+    if budget.looks > 1:
+        lines.append(f"  may stop an example at {budget.stops}")
     lines.append(
-        f"  {budget.evaluations:,} evaluations per example and sigma, "
-        f"{budget.evaluations * num_examples * len(levels):,} in all; abstains where an output is not finite"
+        f"  {'at most ' if budget.looks > 1 else ''}{budget.evaluations:,} evaluations per example and sigma, "
+        f"{in_all:,} in all; abstains {budget.abstains}"
     )
     return lines
 
@@ -127,7 +88,7 @@ def planning_table(
     first = budgets[0]
     lines = [
         f"plan: {distance!r}, {'' if sigma is None else f'sigma={sigma:g}, '}method={first.method}, n={first.n}, "
-        f"{_pilot(first)}delta={first.delta:g}, alpha={first.alpha:g}",
+        f"{first.settings}, alpha={first.alpha:g}",
         *_aligned(_costs(budgets, inputs=inputs, samples_per_second=samples_per_second)),
         *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage, answers=answers)),
     ]
@@ -138,7 +99,7 @@ def planning_table(
     if coverage != "pointwise":
         lines.append(f"  p, rank and least m are those of a single radius: --coverage {coverage} takes larger ranks")
     if budgets[-1].looks > 1:
-        lines.append(f"  at most so many evaluations: may stop an example at {_looks(budgets[-1])}")
+        lines.append(f"  at most so many evaluations: may stop an example at {budgets[-1].stops}")
     return lines
 
 
@@ -193,16 +154,6 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _pilot(budget: SmoothingBudget) -> str:
-    """How many pilot outputs there are, if any."""
-    return "" if budget.method == "paper" else f"k={budget.k}, "
-
-
-def _looks(budget: SmoothingBudget) -> str:
-    looks = ", ".join(f"{m:,}" for m in budget.look_sizes)
-    return f"{looks} certification outputs, each with alpha_2 / {budget.looks}"
-
-
 def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
     """Return the medians, certified radii rounded up; of several folders each line with its label."""
     width = max((len(result.get("label", "")) for result in results), default=0)
@@ -228,7 +179,7 @@ def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[s
     shown = ", ".join(map(str, affected[:5])) + (", ..." if len(affected) > 5 else "")
     return [
         f"note: the model returned NaN or inf {sum(counts.values()):,} times, around examples {shown}: such outputs "
-        f"count as {'at the bound on distances' if rows[0].smoother == 'mean' else 'outside every ball'}"
+        f"count as {SMOOTHERS[rows[0].smoother].certificate_type.non_finite_count_as}"
     ]
 
 

@@ -24,7 +24,8 @@ from center_smoothing import (
     SmoothingBudget,
     TightEnough,
 )
-from center_smoothing.sampling import BatchSize, NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import BatchSize, NoisyOutputs
 from command_line import named
 from lightning_modules import NoisyModule
 

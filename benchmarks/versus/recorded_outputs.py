@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from center_smoothing import CenterSmoother, Distance, SmoothingBudget
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 
 # Mean smoothing averages outputs that are independent of its certification outputs. Those of the check are.
 _INSTEAD = {"MEAN": Stage.CHECK}

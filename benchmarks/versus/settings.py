@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from center_smoothing import SmoothingBudget
-from center_smoothing.sampling import Stage
+from center_smoothing.noise import Stage
 
 # Mean smoothing clips outputs to this total variation, which those of digits rarely exceed.
 CLIP_NORM = 150.0

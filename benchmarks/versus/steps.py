@@ -16,7 +16,7 @@ from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother
 from benchmarks.versus.rows import Row
 from benchmarks.versus.settings import exact_budget
 from center_smoothing import Certificate, Distance, SmoothingBudget, bounds
-from center_smoothing.sampling import Stage
+from center_smoothing.noise import Stage
 
 # A center (*out) and the radius of the ball around it that holds half of the ranked outputs.
 Ball = tuple[Tensor, float]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from center_smoothing import bounds
-from center_smoothing.budget import check_count
+from center_smoothing.budget import Budget, Coverage, check_count
 from center_smoothing.scalars import make_plain, plain
 
 # Each count of the grid exceeds the one before by so many hundredths of it. A finer grid follows the tail more closely,
@@ -34,6 +35,7 @@ class MeanPlan:
         evaluations: noisy copies that the base function f is evaluated on per example.
         abstention_probability: 0, for every f that gives nothing but outputs (T9).
         certifiable: True: at every h there is a radius, which never exceeds B.
+        least_m: 1, for that reason.
     """
 
     h: float
@@ -42,11 +44,12 @@ class MeanPlan:
     tail_at_bound: float
     evaluations: int
     abstention_probability: float
-    certifiable: bool
+    certifiable: bool = True
+    least_m: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanBudget:
+class MeanBudget(Budget):
     """Sample sizes and failure probabilities of mean smoothing and of its certificate (theory T11).
 
     ``n`` is part of the smoothed function: a certificate speaks of the means of n outputs at x and at x'.
@@ -69,6 +72,8 @@ class MeanBudget:
         (110000, 103, 0.031)
     """
 
+    methods: ClassVar[tuple[str, ...]] = ("mean",)
+
     n: int = 10_000
     m: int = 100_000
     group: int = 1
@@ -84,11 +89,6 @@ class MeanBudget:
             bounds.check_alpha(getattr(self, name), name)
         if self.n % self.group or self.m % self.group:
             raise ValueError(f"group must divide n={self.n} and m={self.m}, got {self.group}")
-
-    @property
-    def alpha(self) -> float:
-        """Failure probability of the whole promise: alpha_1 + alpha_2."""
-        return self.alpha_1 + self.alpha_2
 
     @property
     def method(self) -> Literal["mean"]:
@@ -135,11 +135,38 @@ class MeanBudget:
         return _tails(self.num_distances, self.alpha_2)
 
     def abstention_probability(self) -> float:
-        """0: of outputs a mean always exists."""
+        """Return 0: of outputs a mean always exists."""
         return 0.0
 
+    def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
+        """Return True: at every h there is a radius."""
+        return True
+
+    def widest(self, coverage: Coverage) -> Coverage:
+        """Return "dkw": all answers hold together, whatever was asked for."""
+        return "dkw"
+
+    def scope(self, coverage: Coverage) -> tuple[str, str]:
+        """Return "mean", as coverage makes no difference, and what holds together in words."""
+        return "mean", "all answers of an example at one sigma together, also to what is asked later"
+
+    @property
+    def settings(self) -> str:
+        """Nothing: what else a plan says, the bound on distances, is the smoother's."""
+        return ""
+
+    @property
+    def abstains(self) -> str:
+        """When the smoothed function abstains, in words."""
+        return "where an output is not finite"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader has to know of the smoothed output, sentences."""
+        return [f"The smoothed output is the mean of {self.n:,} outputs under noise, not their center."]
+
     def plan(self, h: float) -> MeanPlan:
-        """What this budget can certify at h = eps_in / sigma, before any sampling.
+        """Return what this budget can certify at h = eps_in / sigma, before any sampling.
 
         Raises:
             ValueError: if h is negative or NaN.
@@ -153,12 +180,16 @@ class MeanBudget:
             tail_at_bound=float(bounds.gaussian_shifts_up(tails[-1:], self.shift(h))[0]),
             evaluations=self.evaluations,
             abstention_probability=self.abstention_probability(),
-            certifiable=True,
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, from which ``MeanBudget(**values)`` makes an equal budget."""
+        """Return plain values, from which ``MeanBudget(**values)`` makes an equal budget."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the budget of :meth:`as_dict`."""
+        return cls(**values)
 
 
 def tail_counts(m: int) -> NDArray[np.int64]:

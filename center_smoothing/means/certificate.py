@@ -1,30 +1,24 @@
-"""What one sampling run proves of a mean: from input radius to output radius and back, to and from disk."""
+"""What one sampling run proves of a mean: from input radius to output radius and back."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from center_smoothing import bounds
-from center_smoothing.budget import COVERAGES, Coverage
-from center_smoothing.certificate import ROUNDING, as_radii, write_npz
+from center_smoothing.budget import Coverage
+from center_smoothing.certificate_base import ROUNDING, CertificateBase, last_where
 from center_smoothing.means.budget import MeanBudget
-from center_smoothing.safe_arrays import read_npz
 
 # Covers the rounding of a mean of up to 2^16 outputs, relative to their norms (docs/theory.md, T11).
 _MEAN_ROUNDING = 2.0**-36
-# Halvings of an interval of h: after these it is narrower than float64 can tell.
-_HALVINGS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +35,7 @@ class MeanOutput:
 
 
 @dataclass(frozen=True, eq=False)
-class MeanCertificate:
+class MeanCertificate(CertificateBase):
     """One sampling run around one input, and every answer that it holds (theory T11).
 
     The promise, for one x' fixed beforehand: with probability at least 1 - alpha over the noise of both runs,
@@ -64,152 +58,47 @@ class MeanCertificate:
     output: MeanOutput
     smoothing_loss: float
 
+    non_finite_count_as: ClassVar[str] = "at the bound on distances"
+    _BUDGET: ClassVar[str] = "mean_budget"
+
     def __post_init__(self) -> None:
         """Check what a file may have got wrong."""
-        count = self.budget.num_distances
-        if self.distances.shape != (count,):
-            raise ValueError(f"distances must have shape ({count},) for this budget, got {self.distances.shape}")
-        if not (np.all(self.distances >= 0.0) and np.all(self.distances[1:] >= self.distances[:-1])):
-            raise ValueError("distances must be at least 0, free of NaN and in ascending order")
-        for name in ("sigma", "bound"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a positive finite number, got {getattr(self, name)!r}")
-
-    @property
-    def abstained(self) -> bool:
-        """Whether the smoothed function abstained; then there is no certificate at any radius."""
-        return self.output.abstained
-
-    @property
-    def center(self) -> Tensor:
-        """The smoothed output, (*out)."""
-        return self.output.center
+        self._check_arguments((self.budget.num_distances,), positive=("sigma", "bound"))
 
     @property
     def m(self) -> int:
         """How many certification outputs were drawn."""
         return self.budget.m
 
-    @property
-    def non_finite(self) -> int:
-        """How many of the distances are those of NaN or infinite outputs. They count as if at the bound."""
-        return int(np.isinf(self.distances).sum())
-
-    @overload
-    def eps_out(self, eps_in: float, *, coverage: Coverage = ...) -> float: ...
-    @overload
-    def eps_out(self, eps_in: ArrayLike, *, coverage: Coverage = ...) -> NDArray[np.float64] | float: ...
-    def eps_out(self, eps_in: ArrayLike, *, coverage: Coverage = "pointwise") -> NDArray[np.float64] | float:
-        """Certified output radius for an input radius, rounded up (theory T11); inf where the function abstained.
-
-        Args:
-            eps_in: input radius or radii, at least 0, in units of x.
-            coverage: ``"pointwise"``, ``"bonferroni"`` or ``"dkw"``, for the same answers: all answers of all calls
-                hold together in any case.
-
-        Returns:
-            A float for a number, else float64 (J,).
-
-        Raises:
-            ValueError: if an eps_in is negative or NaN, or the coverage unknown.
-        """
-        radii = as_radii("eps_in", eps_in)
-        _check_coverage(coverage)
-        certified = np.array([self._eps_out(value / self.sigma) for value in radii.tolist()])
-        return float(certified[0]) if np.ndim(eps_in) == 0 else certified
-
-    @overload
-    def eps_in(self, eps_out: float, *, coverage: Coverage = ...) -> float: ...
-    @overload
-    def eps_in(self, eps_out: ArrayLike, *, coverage: Coverage = ...) -> NDArray[np.float64] | float: ...
-    def eps_in(self, eps_out: ArrayLike, *, coverage: Coverage = "pointwise") -> NDArray[np.float64] | float:
-        """Largest input radius with that certified output radius, rounded down; 0 where there is none.
-
-        Where no two outputs are further apart than eps_out, as the bound tells, it is inf.
-
-        Args:
-            eps_out: output radius or radii, at least 0.
-            coverage: as in :meth:`eps_out`.
-
-        Returns:
-            A float for a number, else float64 (J,).
-
-        Raises:
-            ValueError: if an eps_out is negative or NaN, or the coverage unknown.
-        """
-        radii = as_radii("eps_out", eps_out)
-        _check_coverage(coverage)
-        certified = np.array([self._eps_in(value) for value in radii.tolist()])
-        return float(certified[0]) if np.ndim(eps_out) == 0 else certified
+    def theorem(self, eps_in: float) -> str:
+        """Return which statement of docs/theory.md gives eps_out: "T11"."""
+        return "T11"
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
-        """What besides the distances and the output answers questions, by name; :meth:`from_kept` takes it back."""
+        """Return the bound by name, for :meth:`from_kept`."""
         return {"bound": np.array(self.bound, dtype=np.float64)}
 
     @classmethod
     def from_kept(
         cls,
         distances: NDArray[np.float64],
-        kept: Mapping[str, NDArray[Any]],
+        kept: Mapping[str, Any],
+        described: Mapping[str, Any],
         *,
-        sigma: float,
-        budget: MeanBudget,
-        output: MeanOutput,
-        smoothing_loss: float,
-    ) -> MeanCertificate:
-        """A certificate from its distances and :meth:`kept_arrays`; arrays of other names are passed over.
-
-        Raises:
-            KeyError: if an array is missing.
-            ValueError: as the class does.
-        """
+        center: Tensor,
+    ) -> Self:
+        """Return a certificate from what was kept of it, see :meth:`CertificateBase.from_kept`."""
         return cls(
             distances=distances,
-            sigma=sigma,
+            sigma=float(described["sigma"]),
             bound=float(kept["bound"]),
-            budget=budget,
-            output=output,
-            smoothing_loss=smoothing_loss,
+            budget=MeanBudget.from_dict(described["budget"]),
+            output=MeanOutput(center, bool(described["abstained"])),
+            smoothing_loss=float(described["smoothing_loss"]),
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the certificate to one ``.npz`` file, free of pickles; an existing file is replaced as a whole."""
-        described = {
-            "sigma": self.sigma,
-            "bound": self.bound,
-            "mean_budget": self.budget.as_dict(),
-            "abstained": self.abstained,
-            "smoothing_loss": self.smoothing_loss,
-        }
-        write_npz(path, described, {"distances": self.distances, "center": self.center})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> MeanCertificate:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it does not hold a certificate of a mean.
-        """
-        try:
-            arrays = read_npz(path)
-            values: dict[str, Any] = json.loads(str(arrays["certificate"]))
-            distances = np.asarray(arrays["distances"], dtype=np.float64)
-            center = torch.from_numpy(np.asarray(arrays["center"], dtype=np.float64))
-            return cls(
-                distances=distances,
-                sigma=float(values["sigma"]),
-                bound=float(values["bound"]),
-                budget=MeanBudget(**values["mean_budget"]),
-                output=MeanOutput(center, bool(values["abstained"])),
-                smoothing_loss=float(values["smoothing_loss"]),
-            )
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-            raise ValueError(
-                f"path must be a file written by MeanCertificate.save, got {os.fspath(path)}: {error}"
-            ) from error
+    def _described(self) -> dict[str, float]:
+        return {"bound": self.bound}
 
     @cached_property
     def _steps(self) -> tuple[NDArray[np.float64], bounds.MeanBound]:
@@ -217,7 +106,8 @@ class MeanCertificate:
         edges, tails = tail_steps(self.distances, self.bound, self.budget)
         return tails, bounds.MeanBound(edges, self.budget.num_terms, self.budget.alpha_1)
 
-    def _eps_out(self, h: float) -> float:
+    def _eps_out(self, h: float, coverage: Coverage = "dkw", answers: int = 1) -> float:
+        """Return the certified output radius at h; all answers hold together, whatever was asked for."""
         if self.abstained:
             return math.inf
         tails, mean_bound = self._steps
@@ -225,24 +115,24 @@ class MeanCertificate:
         rounded = max(_MEAN_ROUNDING, self.budget.n * 2.0**-52) * self.bound
         return math.nextafter((mean + rounded) * ROUNDING, math.inf)
 
-    def _eps_in(self, eps_out: float) -> float:
-        if self.abstained or self._eps_out(0.0) > eps_out:
-            return 0.0
-        if self._eps_out(math.inf) <= eps_out:
-            return math.inf
-        low, high = 0.0, 1.0
-        while self._eps_out(high) <= eps_out:
-            low, high = high, 2.0 * high
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2.0
-            low, high = (middle, high) if self._eps_out(middle) <= eps_out else (low, middle)
-        return self.sigma * low * (1.0 - 1e-15)
+    def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
+        """Return sigma times the largest h with that radius; inf where the bound never exceeds it."""
+
+        def within(h: float) -> bool:
+            return self._eps_out(h) <= eps_out
+
+        if self.abstained or within(math.inf):
+            return 0.0 if self.abstained else math.inf
+        high = 1.0
+        while within(high):
+            high *= 2.0
+        return self.sigma * last_where(within, 0.0 if high == 1.0 else high / 2.0, high) * (1.0 - 1e-15)
 
 
 def tail_steps(
     distances: NDArray[np.float64], bound: float, budget: MeanBudget
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A step function that lies above t -> P[distance > t] on [0, bound), except with probability at most alpha_2.
+    """Return a step function that lies above t -> P[distance > t] on [0, bound), but with probability alpha_2.
 
     Args:
         distances: (m / group,), ascending.
@@ -256,8 +146,3 @@ def tail_steps(
     ranks, tails = budget.tails()
     samples = np.minimum(distances[ranks - 1], bound)
     return np.array([0.0, *samples, bound]), np.array([1.0, *tails])
-
-
-def _check_coverage(coverage: Coverage) -> None:
-    if coverage not in COVERAGES:
-        raise ValueError(f"coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 
 import numpy as np
@@ -12,18 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from center_smoothing.certificate import ROUNDING
+from center_smoothing.certificate_base import ROUNDING
 from center_smoothing.distances.base import Distance, to_float64
 from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
-from center_smoothing.sampling import BLOCK, BaseFunction, BatchSize, NoisyOutputs, Stage, check_point
-from center_smoothing.scalars import plain
+from center_smoothing.noise import BLOCK, Stage, check_point
+from center_smoothing.sampling import BaseFunction, BatchSize
+from center_smoothing.scalars import format_up, plain, rounded_up
+from center_smoothing.smoother_base import Smoother, StoppingRule
 
 # Outputs are scaled to a little less than the clipping norm, or rounding would leave half of them beyond it.
 _SHRINK = 1.0 - 2.0**-30
 
 
-class MeanSmoother:
+class MeanSmoother(Smoother):
     """Smooths a base function f into the mean of its noisy outputs.
 
     This is another function than the center that :class:`CenterSmoother` gives, with certificates of its own
@@ -52,6 +54,12 @@ class MeanSmoother:
             of range.
     """
 
+    kind = "mean"
+    budget_type = MeanBudget
+    certificate_type = MeanCertificate
+    needs_convex = needs_bound = True
+    budget: MeanBudget
+
     def __init__(
         self,
         model: BaseFunction,
@@ -78,12 +86,12 @@ class MeanSmoother:
                 "give either clip_norm, to scale outputs z with d(0, z) > clip_norm towards zero, or bound, if you "
                 f"know that no two outputs are further apart; got clip_norm={clip_norm!r} and bound={bound!r}"
             )
-        self.distance = distance
         self.budget = MeanBudget() if budget is None else budget
         self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
         self.bound = None if bound is None else _positive("bound", bound)
-        self.outputs = NoisyOutputs(
+        super().__init__(
             model,
+            distance,
             sigma=sigma,
             seed=seed,
             grid=grid,
@@ -91,11 +99,6 @@ class MeanSmoother:
             progress=progress,
             after=None if self.clip_norm is None else partial(clip, distance=distance, norm=self.clip_norm),
         )
-
-    @property
-    def sigma(self) -> float:
-        """Noise level, in units of x."""
-        return self.outputs.sigma
 
     @property
     def largest_bound(self) -> float:
@@ -106,7 +109,7 @@ class MeanSmoother:
         return 2.0 * self.distance.relaxation * self.clip_norm * ROUNDING
 
     def smooth(self, x: Tensor, *, example: int = 0) -> MeanOutput:
-        """The smoothed function at x: the mean of n outputs.
+        """Return the smoothed function at x: the mean of n outputs.
 
         Args:
             x: (*in), without a batch dimension.
@@ -123,10 +126,11 @@ class MeanSmoother:
         abstained = not bool(torch.isfinite(mean).all())
         return MeanOutput(torch.zeros_like(mean) if abstained else mean, abstained)
 
-    def certify(self, x: Tensor, *, example: int = 0) -> MeanCertificate:
-        """The smoothed function at x and what holds around it (theory T11).
+    def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> MeanCertificate:
+        """Return the smoothed function at x and what holds around it (theory T11).
 
-        Arguments and the smoothed output are those of :meth:`smooth`.
+        Arguments and the smoothed output are those of :meth:`smooth`. A mean has one look, so that ``stop`` is never
+        asked.
 
         Raises:
             ValueError: as in :meth:`smooth`, and if an output is further away than ``bound``, or than ``clip_norm``
@@ -136,17 +140,26 @@ class MeanSmoother:
         bound = self._bound_around(output.center)
         distances = self._distances(x, example, output, bound)
         distances.sort()
-        loss = math.inf
-        if not output.abstained:
-            loss = self.distance(self.outputs.base_output(x)[None], output.center[None]).item()
         return MeanCertificate(
             distances=distances,
             sigma=self.sigma,
             bound=bound,
             budget=self.budget,
             output=output,
-            smoothing_loss=loss,
+            smoothing_loss=self._smoothing_loss(x, output),
         )
+
+    @property
+    def plan_settings(self) -> str:
+        """What bounds the outputs."""
+        bound = self.clip_norm is None
+        return f"output_bound={self.bound:g}" if bound else f"clip_norm={self.clip_norm:g}"
+
+    def plan_table(self, h: Sequence[float]) -> list[str]:
+        """Return the mass at each h that no sample shows, as text under a heading, and what it adds to eps_out."""
+        tails, bound = [self.budget.plan(each).tail_at_bound for each in h], self.largest_bound
+        heading = f"{'tail':>9} {'tail * B':>9}  the part of eps_out that no sample shows, B <= {rounded_up(bound)}"
+        return [heading] + [f"{rounded_up(tail, 6):>9} {format_up(tail * bound):>9}" for tail in tails]
 
     def _draw(self, x: Tensor, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
         """Outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""

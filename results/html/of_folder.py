@@ -9,16 +9,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from center_smoothing import MeanCertificate
+from center_smoothing import CertificateBase
 from center_smoothing.budget import Coverage
 from center_smoothing.medians import upper_median
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from results.attacks import LOWER_BOUND
 from results.certified_fraction import FractionCurve, certified_fractions
 from results.folder import CertificationFolder
 from results.html.charts import number, up
 from results.html.content import Curve, Report, ReportExample
 from results.plots.examples import difference, example_pictures, guarantees, holds_boxes
-from results.rows import AnyCertificate, Row, attacked_rows
+from results.rows import Row, attacked_rows
 
 T = TypeVar("T")
 
@@ -51,9 +52,8 @@ def report_of_folder(
     summary = folder.read_summary() or {}
     config = summary.get("config", {})
     certificates = folder.certificates()
-    coverage = coverage or config.get("coverage", "pointwise")
-    if isinstance(next(iter(certificates.values())), MeanCertificate):
-        coverage = "dkw"  # the answers of a mean hold all together, whatever was asked for
+    budget = next(iter(certificates.values())).budget
+    coverage = budget.widest(coverage or config.get("coverage", "pointwise"))
     by_index: dict[int, list[Row]] = {}
     for row in rows:
         by_index.setdefault(row.index, []).append(row)
@@ -66,7 +66,7 @@ def report_of_folder(
     sparse = 1 < len(curve.eps_in) == len(curve.marked_positions)
     return Report(
         title=f"Certified output radii of {config.get('model', 'a model')}",
-        summary=_summary(config, curve, examples),
+        summary=_summary(config, curve, examples, budget.remarks),
         promise=_sentence(promise.partition(": ")[2]) + ".",
         reading=[*_READING, *_of_the_base_output(config)],
         not_promised=_not_promised(config, coverage),
@@ -151,7 +151,7 @@ def merge_sentences(reports: Mapping[str, T], items: Callable[[T], Sequence[str]
 
 
 def _radii(
-    by_index: Mapping[int, Sequence[Row]], certificates: Mapping[int, AnyCertificate], *, coverage: Coverage
+    by_index: Mapping[int, Sequence[Row]], certificates: Mapping[int, CertificateBase], *, coverage: Coverage
 ) -> tuple[list[float], dict[int, list[float]]]:
     """Ascending eps_in (J,), and the certified radius of each example at each of them (J,).
 
@@ -228,7 +228,9 @@ def _example(
     )
 
 
-def _summary(config: Mapping[str, Any], curve: Curve, examples: Sequence[ReportExample]) -> list[str]:
+def _summary(
+    config: Mapping[str, Any], curve: Curve, examples: Sequence[ReportExample], remarks: Sequence[str]
+) -> list[str]:
     data = config.get("data")
     source = f" of {data['class']}" if isinstance(data, Mapping) and "class" in data else ""
     count, position = curve.num_examples, curve.marked_positions[0]
@@ -243,17 +245,10 @@ def _summary(config: Mapping[str, Any], curve: Curve, examples: Sequence[ReportE
         f"{config.get('model', 'A model')}, smoothed with Gaussian noise of standard deviation {curve.label}, was "
         f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "
         f"Outputs are compared by {config.get('distance', 'the distance of the configuration')}.",
-        *_smoothed_output(config),
+        *remarks,
         f"For one change of an input by at most eps_in = {eps_in} (l2 norm), fixed beforehand, {moves}. "
         f"The smoothed function abstained on {abstained or 'none'} of the {count} inputs.",
     ]
-
-
-def _smoothed_output(config: Mapping[str, Any]) -> list[str]:
-    """What the smoothed function returns, where it is not the center."""
-    if config.get("smoother") != "mean":
-        return []
-    return [f"The smoothed output is the mean of {config['budget']['n']:,} outputs under noise, not their center."]
 
 
 def _of_the_base_output(config: Mapping[str, Any]) -> list[str]:
@@ -268,7 +263,7 @@ def _of_the_base_output(config: Mapping[str, Any]) -> list[str]:
 
 def _not_promised(config: Mapping[str, Any], coverage: Coverage) -> list[str]:
     """What a reader might take the promise for."""
-    smoother = config.get("smoother", "center")
+    smoother = config.get("smoother", DEFAULT_SMOOTHER)
     items = [
         "Nothing about the base model alone: the promise is about the smoothed function, whose output is the "
         f"{smoother} of the base model's outputs under noise.",

@@ -4,7 +4,8 @@ import torch
 
 from benchmarks.rounding import GRID, SIGMA, H, false_certificates, points, reads_low_bits
 from center_smoothing import CenterSmoother, Lp, SmoothingBudget
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 
 BUDGET = SmoothingBudget(n=200, m=600, k=16, delta=0.25)
 

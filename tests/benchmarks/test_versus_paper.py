@@ -16,7 +16,8 @@ from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother
 from benchmarks.versus.settings import Settings
 from benchmarks.versus.steps import eps_out_by_pairs
 from center_smoothing import CenterSmoother, Certificate, Lp, SmoothedOutput, SmoothingBudget, TotalVariation
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 from lightning_modules import LoadedCheckpoint, NoisyModule
 
 

@@ -24,7 +24,7 @@ from center_smoothing import (
     TotalVariation,
 )
 from center_smoothing.attack import Attack, AttackBudget, attack, has_gradient, project
-from center_smoothing.sampling import to_grid
+from center_smoothing.noise import to_grid
 
 BUDGET = SmoothingBudget(n=400, m=800)
 QUICK = AttackBudget(steps=12, starts=2, samples=16)

@@ -27,7 +27,7 @@ from center_smoothing import (
 )
 from center_smoothing.budget import Coverage
 from center_smoothing.margins import Method
-from center_smoothing.sampling import Stage
+from center_smoothing.noise import Stage
 from tests.center_smoothing.refutation import refuted
 
 

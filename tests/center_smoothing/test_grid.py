@@ -11,7 +11,8 @@ from torch import Tensor
 
 from center_smoothing import CenterSmoother, Lp, MeanBudget, MeanSmoother, SmoothingBudget
 from center_smoothing.discrete_gaussian import DiscreteGaussian
-from center_smoothing.sampling import NoisyOutputs, Stage, _NoisyCopies, from_grid, grid_change, to_grid
+from center_smoothing.noise import NoisyCopies, Stage, from_grid, grid_change, to_grid
+from center_smoothing.sampling import NoisyOutputs
 from tests.center_smoothing.refutation import refuted
 
 X = torch.rand(2, 5, generator=torch.Generator().manual_seed(0))
@@ -58,7 +59,7 @@ def test_the_numbers_do_not_depend_on_the_batch_size(batch_size: int) -> None:
 
 def test_copies_may_begin_within_a_block() -> None:
     outputs = NoisyOutputs(lambda z: z, sigma=0.25, grid=4080)
-    copies = _NoisyCopies(outputs, X, 3, Stage.RANKING, 60)
+    copies = NoisyCopies(outputs, X, 3, Stage.RANKING, 60)
     assert torch.equal(copies.at(slice(100, 160)), drawn(X)[100:160])
 
 

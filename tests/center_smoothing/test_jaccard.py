@@ -25,7 +25,8 @@ from center_smoothing import (
     bounds,
 )
 from center_smoothing.margins import Method
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 
 Box = tuple[float, float, float, float]
 

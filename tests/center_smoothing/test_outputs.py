@@ -12,7 +12,8 @@ from torch import Tensor
 
 from center_smoothing import CenterSmoother, Lp, MeanBudget, MeanSmoother, SmoothingBudget
 from center_smoothing.base_functions import as_outputs
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 
 VALUES = np.array([[1.5, -2.0, 3.0], [4.0, 5.25, -6.0]])
 WHOLE = np.array([[1, 2, 3], [4, 5, 200]])

@@ -25,7 +25,8 @@ from center_smoothing import (
 from center_smoothing.budget import Coverage
 from center_smoothing.budget import _ranks as certificate_ranks
 from center_smoothing.certification_sample import CertificationSample, kept_ranks, tuples_of
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 from tests.center_smoothing.refutation import refuted
 
 SMALL = SmoothingBudget(n=201, m=1200, k=32, alpha_1=0.1, alpha_2=0.1, delta=0.2)
@@ -157,10 +158,9 @@ def test_outputs_without_averages_pay_for_no_tuple_size_that_they_do_not_have(
     assert alone.theorem(0.3) == found.theorem(0.3) == "T7, J=1"
     assert found.eps_out(curve, coverage=coverage) == pytest.approx(alone.eps_out(curve, coverage=coverage), rel=0)
     np.testing.assert_array_equal(found.probes[1], alone.probes[1])
-    again = Certificate.from_kept(
-        found.distances, found.kept_arrays(), sigma=1.0, relaxation=1.0, budget=found.budget, output=found.output,
-        smoothing_loss=0.0,
-    )  # fmt: skip
+    described = {"sigma": 1.0, "relaxation": 1.0, "abstained": False, "smoothing_loss": 0.0}
+    described["budget"] = found.budget.as_dict()
+    again = Certificate.from_kept(found.distances, found.kept_arrays(), described, center=found.center)
     assert again.eps_out(0.6) == found.eps_out(0.6)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from center_smoothing.sampling import BLOCK, BatchSize, NoisyOutputs, Stage, block_seed, evaluating
+from center_smoothing.noise import BLOCK, Stage, block_seed
+from center_smoothing.sampling import BatchSize, NoisyOutputs, evaluating
 
 BATCH_SIZES = (1, 7, 64, 100, 1000)
 

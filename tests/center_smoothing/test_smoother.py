@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from center_smoothing import Angular, CenterSmoother, Certificate, Distance, Lp, SmoothingBudget, TotalVariation
 from center_smoothing.margins import Method
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 
 EXACT = SmoothingBudget(n=101, m=150, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.2, tuple_sizes=(1, 2, 4))
 PAPER = SmoothingBudget(n=101, m=150, k=16, alpha_1=0.1, alpha_2=0.1, delta=0.3, method="paper")

@@ -15,6 +15,7 @@ from PIL import Image
 from callbacks import CertificateWriter
 from center_smoothing import (
     CenterSmoother,
+    CertificateBase,
     MeanBudget,
     MeanCertificate,
     MeanSmoother,
@@ -32,7 +33,7 @@ from results.html.charts import fraction_steps
 from results.plots.certificates import draw_certificates
 from results.plots.examples import example_pictures
 from results.plots.fractions import draw_fractions
-from results.rows import AnyCertificate, Row
+from results.rows import Row
 from results.summary import line_key, results_by_line, summarise
 
 BUDGET, MEAN_BUDGET = SmoothingBudget(n=60, m=120, k=8, delta=0.4), MeanBudget(n=60, m=120)
@@ -55,7 +56,7 @@ def mean_smoother(clip_norm: float = 1.0) -> MeanSmoother:
 
 def write(
     folder: CertificationFolder, smoother: CenterSmoother | MeanSmoother, *, coverage: Coverage = "pointwise"
-) -> dict[int, AnyCertificate]:
+) -> dict[int, CertificateBase]:
     """Certify three images and write them as certify.py does."""
     folder.create()
     mean = isinstance(smoother, MeanSmoother)
@@ -302,7 +303,7 @@ def test_the_picture_of_means_alone_calls_their_center_a_mean(means: Certificati
 
 
 def test_the_plan_rounds_what_is_not_sampled_up() -> None:
-    found = terminal.mean_plan_lines(mean_smoother(7.0), levels={0.25: [0.1], 0.5: [0.5, 1.0]}, num_examples=4)
+    found = terminal.plan_lines(mean_smoother(7.0), levels={0.25: [0.1], 0.5: [0.5, 1.0]}, num_examples=4)
     assert "method=mean, n=60, m=120, clip_norm=7, alpha=0.01" in found[0]
     assert [line.split()[:3] for line in found[2:5]] == [["0.25", "0.4", "0.1"], ["0.5", "1", "0.5"], ["0.5", "2", "1"]]
     for line, h in zip(found[2:5], (0.4, 1.0, 2.0), strict=True):
@@ -311,7 +312,7 @@ def test_the_plan_rounds_what_is_not_sampled_up() -> None:
         assert float(line.split()[4]) >= 14.0 * tail
     assert "180 evaluations per example and sigma, 1,440 in all" in found[5]
     promised = MeanSmoother(torch.sigmoid, TotalVariation(), sigma=0.25, budget=MEAN_BUDGET, bound=3.0)
-    assert "output_bound=3, alpha" in terminal.mean_plan_lines(promised, levels={0.25: [0.1]}, num_examples=1)[0]
+    assert "output_bound=3, alpha" in terminal.plan_lines(promised, levels={0.25: [0.1]}, num_examples=1)[0]
 
 
 def test_non_finite_outputs_of_means_count_as_at_the_bound(means: CertificationFolder) -> None:

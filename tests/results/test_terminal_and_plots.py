@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from center_smoothing import BoxJaccard, SmoothingBudget, TotalVariation
+from center_smoothing import BoxJaccard, CenterSmoother, SmoothingBudget, TotalVariation
 from results import numbers, terminal, wandb_run
 from results.folder import CertificationFolder
 from results.plots.certificates import draw_certificates
@@ -79,22 +79,26 @@ def test_duration_looks_like_this(seconds: float, text: str) -> None:
     assert numbers.duration(seconds) == text
 
 
+def planned(budget: SmoothingBudget) -> CenterSmoother:
+    return CenterSmoother(lambda z: z, TotalVariation(), sigma=0.25, budget=budget)
+
+
 def test_plan_tells_what_will_be_sampled() -> None:
-    lines = terminal.plan_lines(BUDGET, TotalVariation(), levels={0.25: [0.25, 0.5]}, num_examples=7)
+    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [0.25, 0.5]}, num_examples=7)
     for part in (
         "7 examples", "TotalVariation", "sigma=0.25", "method=exact", "n=1000", "m=2000", "k=64", "delta=0.12",
         "alpha=0.01",
     ):  # fmt: skip
         assert part in lines[0]
     assert "3,064 evaluations per example and sigma, 21,448 in all" in lines[-1]
-    lines = terminal.plan_lines(BUDGET, TotalVariation(), levels={0.1: [0.2], 0.3: [0.3, 0.6]}, num_examples=7)
+    lines = terminal.plan_lines(planned(BUDGET), levels={0.1: [0.2], 0.3: [0.3, 0.6]}, num_examples=7)
     assert "sigma=0.1, 0.3," in lines[0]
     assert [line.split()[:3] for line in lines[2:5]] == [["0.1", "2", "0.2"], ["0.3", "1", "0.3"], ["0.3", "2", "0.6"]]
     assert "42,896 in all" in lines[-1]
 
 
 def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
-    lines = terminal.plan_lines(BUDGET, TotalVariation(), levels={0.25: [0.25, 0.5]}, num_examples=7)
+    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [0.25, 0.5]}, num_examples=7)
     assert lines[1].split() == ["sigma", "h", "eps_in", "p", "rank", "of", "m", "least", "m", "theorem"]
     assert len(lines) == 5
     for line, radius in zip(lines[2:4], (0.25, 0.5), strict=True):
@@ -112,27 +116,27 @@ def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
 
 def test_plan_of_the_paper_has_no_pilot() -> None:
     budget = SmoothingBudget(n=200, m=100, delta=0.3, method="paper")
-    lines = terminal.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=2)
+    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=2)
     assert "n=200, m=100, delta=0.3" in lines[0]
     assert "500 evaluations per example and sigma, 1,000 in all" in lines[-1]
 
 
 def test_plan_says_where_sampling_may_stop() -> None:
     budget = SmoothingBudget(n=100, m=800, k=16, looks=3)
-    lines = terminal.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=7)
+    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=7)
     assert lines[3] == "  may stop an example at 200, 400, 800 certification outputs, each with alpha_2 / 3"
     assert lines[4].startswith("  at most 916 evaluations")
 
 
 def test_plan_can_show_a_radius_that_no_m_certifies() -> None:
-    lines = terminal.plan_lines(BUDGET, TotalVariation(), levels={0.25: [5.0]}, num_examples=7)
+    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [5.0]}, num_examples=7)
     assert lines[2].split()[-3:] == ["2001/2000", "inf", "T3"]
 
 
 @pytest.mark.parametrize("delta", [0.1, 0.1042, 0.107, 0.112, 0.2])
 def test_plan_does_not_understate_the_abstentions(delta: float) -> None:
     budget = SmoothingBudget(n=1000, m=2000, k=64, delta=delta)
-    lines = terminal.plan_lines(budget, TotalVariation(), levels={0.25: [0.25]}, num_examples=7)
+    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=7)
     (percent,) = re.findall(r"abstains on at most ([\d.]+)% of inputs", lines[-1])
     assert float(percent) / 100 >= budget.abstention_probability()
 

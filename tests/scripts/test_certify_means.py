@@ -86,7 +86,7 @@ def test_the_summary_says_what_was_smoothed_and_how(means: Path) -> None:
 def test_a_row_is_what_the_smoother_of_the_library_certifies(means: Path, checkpoint: Path) -> None:
     model, digits = load_checkpoint(checkpoint).model.eval(), MNIST()
     digits.setup()
-    budget = named.mean_budget("standard", n=100, m=400)
+    budget = named.budget("standard", "mean", n=100, m=400)
     smoother = MeanSmoother(model, TotalVariation(), sigma=0.25, budget=budget, clip_norm=20.0, batch_size=64)
     images = {int(example["index"]): example["image"] for example in map(digits.test_set.__getitem__, range(500))}
     for row in rows(means):
@@ -156,7 +156,7 @@ def test_the_plan_of_means_says_what_it_costs_and_what_no_sample_shows(
     assert lines[0].startswith(
         "plan: 1 examples, TotalVariation(p=1), sigma=0.25, method=mean, n=100, m=400, clip_norm=20"
     )
-    budget = named.mean_budget("standard", n=100, m=400)
+    budget = named.budget("standard", "mean", n=100, m=400)
     for line, h in zip(lines[2:4], (1.0, 2.0), strict=True):
         tail = budget.plan(h).tail_at_bound
         sigma, shown_h, eps_in, shown_tail, product = map(float, line.split())
@@ -222,9 +222,9 @@ def test_the_default_folder_is_named_after_what_was_smoothed(
 
 @pytest.mark.parametrize(("name", "n", "m"), [("quick", 1_000, 10_000), ("standard", 10_000, 100_000)])
 def test_budgets_of_means(name: str, n: int, m: int) -> None:
-    budget = named.mean_budget(name)
+    budget = named.budget(name, "mean")
     assert (budget.n, budget.m, budget.group) == (n, m, 1)
-    assert named.mean_budget(name, n=7, m=None, alpha1=0.1, alpha2=0.2).as_dict() == {
+    assert named.budget(name, "mean", n=7, m=None, alpha1=0.1, alpha2=0.2).as_dict() == {
         "n": 7, "m": m, "group": 1, "alpha_1": 0.1, "alpha_2": 0.2,
     }  # fmt: skip
 

@@ -342,12 +342,12 @@ def test_no_pickle_is_executed(tmp_path: Path) -> None:
 def test_a_certificate_comes_back_from_what_is_kept(group: int) -> None:
     made = certificate(exponential(100), group=group)
     kept = {**made.kept_arrays(), "image": np.zeros(3)}
-    given = {"sigma": made.sigma, "budget": made.budget, "output": made.output, "smoothing_loss": 0.3}
-    restored = MeanCertificate.from_kept(made.distances, kept, **given)
+    described = {"sigma": made.sigma, "budget": made.budget.as_dict(), "abstained": False, "smoothing_loss": 0.3}
+    restored = MeanCertificate.from_kept(made.distances, kept, described, center=made.center)
     assert restored.bound == made.bound
     assert restored.m == made.m == 100 * group
     assert np.array_equal(restored.eps_out(np.linspace(0.0, 2.0, 9)), made.eps_out(np.linspace(0.0, 2.0, 9)))
     with pytest.raises(KeyError):
-        MeanCertificate.from_kept(made.distances, {}, **given)
+        MeanCertificate.from_kept(made.distances, {}, described, center=made.center)
     with pytest.raises(ValueError, match="bound must be a positive finite number, got nan"):
-        MeanCertificate.from_kept(made.distances, {"bound": np.array(math.nan)}, **given)
+        MeanCertificate.from_kept(made.distances, {"bound": np.array(math.nan)}, described, center=made.center)

@@ -14,7 +14,7 @@ from center_smoothing import Distance, Lp, MeanBudget, MeanSmoother, TotalVariat
 from center_smoothing.means import budget as mean_budget
 from center_smoothing.means import certificate as mean_certificate
 from center_smoothing.means.certificate import tail_steps
-from center_smoothing.sampling import Stage
+from center_smoothing.noise import Stage
 from tests.center_smoothing.refutation import refuted
 
 Array = NDArray[np.float64]

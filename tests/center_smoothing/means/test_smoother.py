@@ -23,7 +23,8 @@ from center_smoothing import (
     TotalVariation,
 )
 from center_smoothing.means.smoother import clip
-from center_smoothing.sampling import NoisyOutputs, Stage
+from center_smoothing.noise import Stage
+from center_smoothing.sampling import NoisyOutputs
 
 BUDGET = MeanBudget(n=100, m=150, alpha_1=0.1, alpha_2=0.1)
 GROUPED = MeanBudget(n=99, m=150, group=3, alpha_1=0.1, alpha_2=0.1)

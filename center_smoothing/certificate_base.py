@@ -1,0 +1,261 @@
+"""What certificates of all kinds share: answers in both directions, checks, and the way to disk and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self, overload
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from center_smoothing.budget import COVERAGES, Budget, Coverage
+from center_smoothing.files import atomic_write
+from center_smoothing.safe_arrays import read_npz
+
+# Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
+# distances are rounded in R, in the radius of the ball around the other center, and where the two balls meet.
+ROUNDING = 1.0 + 2.0**-28
+
+
+class Output(Protocol):
+    """The smoothed function at one input: its output (*out), and whether it abstained."""
+
+    @property
+    def center(self) -> Tensor: ...  # noqa: D102
+    @property
+    def abstained(self) -> bool: ...  # noqa: D102
+
+
+class CertificateBase(ABC):
+    """One sampling run around one input, and every answer that it holds.
+
+    Attributes:
+        distances: float64, ascending: of the certification outputs from the center; inf where one was not finite.
+        sigma: noise level, in units of x.
+        budget: the sample sizes and failure probabilities that were used.
+        output: the smoothed output at x.
+        smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
+        non_finite_count_as: how NaN and infinite outputs count, in words.
+    """
+
+    distances: NDArray[np.float64]
+    sigma: float
+    budget: Budget
+    output: Output
+    smoothing_loss: float
+
+    non_finite_count_as: ClassVar[str]
+    _BUDGET: ClassVar[str] = "budget"  # its name in a file, by which kinds are told apart
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the smoothed function abstained; then there is no certificate at any radius."""
+        return self.output.abstained
+
+    @property
+    def center(self) -> Tensor:
+        """The smoothed output, (*out)."""
+        return self.output.center
+
+    @property
+    @abstractmethod
+    def m(self) -> int:
+        """How many certification outputs were drawn."""
+
+    @property
+    def non_finite(self) -> int:
+        """How many of the distances are those of NaN or infinite outputs."""
+        return int(np.isinf(self.distances).sum())
+
+    @overload
+    def eps_out(self, eps_in: float, *, coverage: Coverage = ...) -> float: ...
+    @overload
+    def eps_out(self, eps_in: ArrayLike, *, coverage: Coverage = ...) -> NDArray[np.float64] | float: ...
+    def eps_out(self, eps_in: ArrayLike, *, coverage: Coverage = "pointwise") -> NDArray[np.float64] | float:
+        """Return the certified output radius for an input radius, rounded up; inf where there is none.
+
+        Args:
+            eps_in: input radius or radii, at least 0, in units of x. Fixed before the distances were seen.
+            coverage: ``"pointwise"``, each answer by itself fails with probability at most alpha;
+                ``"bonferroni"``, all J answers of this call together do (alpha_2 / J each); ``"dkw"``, all answers
+                of all calls with this coverage together do. Of a mean all answers hold together in any case.
+
+        Returns:
+            A float for a number, else float64 (J,).
+
+        Raises:
+            ValueError: if an eps_in is negative or NaN, or the coverage unknown.
+        """
+        return self._answer(
+            "eps_in", eps_in, coverage, lambda value, answers: self._eps_out(value / self.sigma, coverage, answers)
+        )
+
+    @overload
+    def eps_in(self, eps_out: float, *, coverage: Coverage = ...) -> float: ...
+    @overload
+    def eps_in(self, eps_out: ArrayLike, *, coverage: Coverage = ...) -> NDArray[np.float64] | float: ...
+    def eps_in(self, eps_out: ArrayLike, *, coverage: Coverage = "pointwise") -> NDArray[np.float64] | float:
+        """Return the input radius up to which the certified output radius stays within that (theory T6).
+
+        Args:
+            eps_out: output radius or radii, at least 0. Fixed before the distances were seen.
+            coverage: as in :meth:`eps_out`.
+
+        Returns:
+            A float for a number, else float64 (J,). Rounded down, 0 where there is none; inf where the smoothed output
+            never moves by more than eps_out, as the bound of a mean may tell.
+
+        Raises:
+            ValueError: if an eps_out is negative or NaN, or the coverage unknown.
+        """
+        return self._answer("eps_out", eps_out, coverage, lambda value, answers: self._eps_in(value, coverage, answers))
+
+    @abstractmethod
+    def theorem(self, eps_in: float) -> str:
+        """Return which statement of docs/theory.md gives the pointwise eps_out(eps_in): "T3", say."""
+
+    @abstractmethod
+    def kept_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what besides the distances and the output answers questions, by name, for :meth:`from_kept`."""
+
+    @classmethod
+    @abstractmethod
+    def from_kept(
+        cls,
+        distances: NDArray[np.float64],
+        kept: Mapping[str, Any],
+        described: Mapping[str, Any],
+        *,
+        center: Tensor,
+    ) -> Self:
+        """Return a certificate from what was kept of it.
+
+        Args:
+            distances: of the certificate.
+            kept: :meth:`kept_arrays`; arrays of other names are passed over.
+            described: plain values: sigma, budget, abstained, smoothing_loss and, of centers, relaxation.
+            center: the smoothed output, (*out).
+
+        Raises:
+            KeyError: if an array or a value is missing.
+            ValueError: as the class does.
+        """
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate to one ``.npz`` file, free of pickles; an existing file is replaced as a whole."""
+        described = {
+            "sigma": self.sigma,
+            self._BUDGET: self.budget.as_dict(),
+            "abstained": self.abstained,
+            "smoothing_loss": self.smoothing_loss,
+            **self._described(),
+        }
+        arrays: dict[str, Any] = {name: array for name, array in self.kept_arrays().items() if name not in described}
+        arrays |= {"distances": self.distances, "center": self.center.detach().cpu().double().numpy()}
+        atomic_write(path, lambda file: np.savez(file, certificate=np.array(json.dumps(described)), **arrays))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote. The center comes back in float64.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it does not hold a certificate of this kind.
+        """
+        try:
+            arrays = read_npz(path)
+            described: dict[str, Any] = json.loads(str(arrays["certificate"]))
+            distances = np.asarray(arrays["distances"], dtype=np.float64)
+            center = torch.from_numpy(np.asarray(arrays["center"], dtype=np.float64))
+            described["budget"] = described.pop(cls._BUDGET)
+            return cls.from_kept(distances, {**described, **arrays}, described, center=center)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+            raise ValueError(
+                f"path must be a file written by {cls.__name__}.save, got {os.fspath(path)}: {error}"
+            ) from error
+
+    @abstractmethod
+    def _described(self) -> dict[str, float]:
+        """Return what a file says of this kind besides."""
+
+    @abstractmethod
+    def _eps_out(self, h: float, coverage: Coverage, answers: int) -> float:
+        """Return the certified output radius at h = eps_in / sigma, one of so many answers."""
+
+    @abstractmethod
+    def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
+        """Return the certified input radius, in units of x, one of so many answers."""
+
+    @staticmethod
+    def _answer(
+        name: str, asked: ArrayLike, coverage: Coverage, answer: Callable[[float, int], float]
+    ) -> NDArray[np.float64] | float:
+        """Return the answer to a number, or answers (J,) to several, given how many distinct ones there are."""
+        radii = _as_radii(name, asked)
+        if coverage not in COVERAGES:
+            raise ValueError(f"coverage must be one of {', '.join(COVERAGES)}, got {coverage!r}")
+        answers = len(np.unique(radii))
+        certified = np.array([answer(value, answers) for value in radii.tolist()])
+        return float(certified[0]) if np.ndim(asked) == 0 else certified
+
+    def _check_arguments(self, sizes: Sequence[int], positive: Sequence[str] = ("sigma",)) -> None:
+        """Raise ValueError for what a file may have got wrong.
+
+        Args:
+            sizes: possible numbers of distances.
+            positive: names of attributes that are positive and finite.
+        """
+        if self.distances.ndim != 1 or len(self.distances) not in sizes:
+            wanted = " or ".join(f"({size},)" for size in sizes)
+            raise ValueError(f"distances must have shape {wanted} for this budget, got {self.distances.shape}")
+        if not is_ascending(self.distances):
+            raise ValueError("distances must be at least 0, free of NaN and in ascending order")
+        for name in positive:
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a positive finite number, got {getattr(self, name)!r}")
+
+
+def is_ascending(values: NDArray[Any]) -> bool:
+    """Return whether values ascend along the first axis, are at least 0 and free of NaN."""
+    return bool(np.all(values >= 0.0) and np.all(values[1:] >= values[:-1]))
+
+
+def last_where(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the largest h between the two at which it holds, rounded down; ``low`` where it holds nowhere.
+
+    Args:
+        holds: at ``low``, from there up to the h in question, and not beyond.
+        low: at least 0.
+        high: above ``low``.
+    """
+    if not holds(low):
+        return low
+    if holds(high):
+        return high
+    while high - low > 1e-12 * max(high, 1e-3):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _as_radii(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Return a number or a sequence of numbers as float64 (J,)."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+    try:
+        radii = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number or a sequence of numbers, got {values!r}") from None
+    if radii.ndim != 1 or radii.size == 0:
+        raise ValueError(f"{name} must be a number or a non-empty sequence of numbers, got shape {radii.shape}")
+    if not np.all(radii >= 0.0):
+        raise ValueError(f"{name} must be at least 0, got {values!r}")
+    return radii

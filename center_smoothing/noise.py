@@ -1,0 +1,190 @@
+"""Where noisy copies come from: a stream of noise for each (seed, example, stage, block), on a grid or not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from enum import IntEnum
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from center_smoothing.discrete_gaussian import discrete_gaussian
+from center_smoothing.scalars import plain
+
+# Draws per block. The numbers depend on it: another block size is another random stream.
+BLOCK = 64
+_MAX_STEPS = 2.0**51
+
+
+class Stage(IntEnum):
+    """What a batch of noisy outputs is for. Stages are independent of each other (theory T8)."""
+
+    PILOT = 0
+    RANKING = 1
+    CERTIFICATION = 2
+    CHECK = 3
+    CALIBRATION = 4
+    MEAN = 5
+    ATTACK = 6
+
+
+def block_seed(seed: int, example: int, stage: Stage, block: int) -> int:
+    """Return the 64-bit seed of one block of noise.
+
+    PyTorch's CPU generator uses only the low 32 bits of a seed. Hashing alone would let two blocks of one example
+    collide with a chance of about blocks^2 / 2^33, and their draws would not be independent. Here the low half is a
+    bijection of (block, stage), offset by a hash of (seed, example): within an example no two blocks share it.
+
+    Args:
+        seed: any integer.
+        example: any integer, e.g. the index in the data set.
+        stage: what the block is for.
+        block: 0..2^29 - 1.
+    """
+    if not 0 <= block < 1 << 29:
+        raise ValueError(f"block must lie in 0..{(1 << 29) - 1}, got {block}")
+    digest = hashlib.blake2b(f"{seed}/{example}".encode(), digest_size=8).digest()
+    high, offset = int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:], "big")
+    low = ((block << 3 | stage) + offset) & 0xFFFFFFFF
+    # murmur3's finaliser: each step is invertible on 32 bits, so the whole is a bijection that scatters neighbours
+    low = ((low ^ low >> 16) * 0x85EBCA6B) & 0xFFFFFFFF
+    low = ((low ^ low >> 13) * 0xC2B2AE35) & 0xFFFFFFFF
+    return high << 32 | (low ^ low >> 16)
+
+
+class NoisyInputs:
+    """Noisy copies x + delta, delta ~ N(0, sigma^2 I), on x's device.
+
+    With a grid x is rounded to it, and noise and sum are exact (theory T10).
+
+    Args:
+        sigma: noise level, in units of x.
+        seed: with the example's number, the stage and the block it determines the noise.
+        grid: steps per unit of x; default: none, and noise in floating point.
+
+    Raises:
+        ValueError: for a sigma that is not positive and finite, or a grid that is no whole number of at least 1.
+    """
+
+    def __init__(self, *, sigma: float, seed: int = 0, grid: int | None = None) -> None:
+        sigma, grid = plain(sigma), plain(grid)
+        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0.0 < sigma < float("inf"):
+            raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
+        if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
+            raise ValueError(f"grid must be a whole number of at least 1, such as 4080, got {grid!r}")
+        self.sigma = float(sigma)
+        self.grid = grid
+        self.law = None if grid is None else discrete_gaussian(self.sigma, grid)
+        self.seed = int(seed)
+
+    def noisy_copies(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Tensor:
+        """Return the first ``count`` noisy copies (count, *in) of x (*in). Their noise is that of the draws."""
+        check_point(x)
+        return NoisyCopies(self, x.detach(), example, stage, count).at(slice(0, count))
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Return x (*in) itself, or rounded to the grid if there is one."""
+        return x.detach() if self.grid is None else from_grid(to_grid(x, self.grid), self.grid, x.dtype)
+
+    def _blocks(self, x: Tensor, example: int, stage: Stage, number: int = 0) -> Iterator[Tensor]:
+        """Yield noise (64, *in), from the block of that number on; in steps of the grid if there is one."""
+        generator = torch.Generator(device=x.device)
+        noise = x.new_empty((BLOCK, *x.shape))
+        while True:
+            generator.manual_seed(block_seed(self.seed, example, stage, number))
+            if self.law is None:
+                yield noise.normal_(generator=generator)
+            else:
+                yield self.law.sample((BLOCK, *x.shape), generator)
+            number += 1
+
+    def _add(self, x: Tensor, noise: Tensor, out: Tensor) -> None:
+        """Write noisy copies (N, *in) of x to ``out``: of x (*in) itself, or with a grid of its coordinates."""
+        if self.grid is None:
+            torch.add(x, noise, alpha=self.sigma, out=out)
+        else:
+            out.copy_(from_grid(x + noise, self.grid, out.dtype))
+
+
+class NoisyCopies:
+    """Noisy copies of x, in a buffer that the next batch fills again.
+
+    Args:
+        inputs: knows the noise.
+        x: (*in).
+        example: number of the example.
+        stage: what the copies are for.
+        size: of the largest batch.
+    """
+
+    def __init__(self, inputs: NoisyInputs, x: Tensor, example: int, stage: Stage, size: int) -> None:
+        self._x = x if inputs.grid is None else to_grid(x, inputs.grid)
+        self._add, self._buffer = inputs._add, x.new_empty((size, *x.shape))
+        self._blocks_from = partial(inputs._blocks, x, example, stage)
+        self._blocks, self._next = self._blocks_from(), 0
+        self._block = self._buffer[:0]
+
+    def at(self, place: slice) -> Tensor:
+        """Return the copies (N, *in) of a place among all; fastest where it begins where the last one ended."""
+        if place.start != self._next:
+            self._blocks = self._blocks_from(place.start // BLOCK)
+            self._block = next(self._blocks)[place.start % BLOCK :]
+        batch, filled = self._buffer[: place.stop - place.start], 0
+        while filled < len(batch):
+            if len(self._block) == 0:
+                self._block = next(self._blocks)
+            take = min(len(self._block), len(batch) - filled)
+            self._add(self._x, self._block[:take], batch[filled : filled + take])
+            filled, self._block = filled + take, self._block[take:]
+        self._next = place.stop
+        return batch
+
+
+def to_grid(x: Tensor, grid: int) -> Tensor:
+    """Return the nearest point of a grid, in steps: (*in) floating-point -> (*in) int64.
+
+    Args:
+        x: finite.
+        grid: steps per unit.
+
+    Raises:
+        ValueError: for values beyond 2^51 steps, where float64 has no exact sums left, and on a device without float64.
+    """
+    try:
+        steps = x.detach().to(torch.float64) * grid
+    except TypeError as error:
+        raise ValueError(f"x must be on a device with float64 for a grid, got {x.device}; take the CPU") from error
+    if x.numel() > 0 and float(steps.abs().max()) > _MAX_STEPS:
+        raise ValueError(
+            f"grid must be such that values of x are at most 2^51 steps, got {float(steps.abs().max()):g} with {grid}"
+        )
+    return steps.round().to(torch.int64)
+
+
+def from_grid(coordinates: Tensor, grid: int, dtype: torch.dtype) -> Tensor:
+    """Return what the base function sees of a point of a grid: a function of integers, whatever they came from.
+
+    Args:
+        coordinates: int64 of any shape.
+        grid: steps per unit.
+        dtype: of the result.
+    """
+    return (coordinates.to(torch.float64) / grid).to(dtype)
+
+
+def grid_change(x: Tensor, grid: int) -> tuple[float, float]:
+    """Return how far rounding to a grid moves a point (*in): the largest change of a coordinate, and the l2 norm."""
+    change = x.detach().to(torch.float64) - from_grid(to_grid(x, grid), grid, torch.float64)
+    return float(change.abs().max()), float(torch.linalg.vector_norm(change))
+
+
+def check_point(x: Tensor) -> None:
+    """Raise ValueError unless x is a finite floating-point tensor."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
+        kind = type(x).__name__ if not isinstance(x, Tensor) else x.dtype if x.layout is torch.strided else x.layout
+        raise ValueError(f"x must be a floating-point tensor in the units of sigma, got {kind}")
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(f"x must be finite, got {bad} NaN or infinite of {x.numel()} values")

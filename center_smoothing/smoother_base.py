@@ -1,0 +1,105 @@
+"""What smoothed functions of all kinds share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from center_smoothing.budget import Budget
+from center_smoothing.certificate_base import CertificateBase, Output
+from center_smoothing.distances.base import Distance
+from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs
+
+# Whether a certificate of the smoother, at one of the budget's looks, will do.
+StoppingRule = Callable[[Any], bool]
+
+
+class Smoother(ABC):
+    """A base function, smoothed: a function of x with certificates.
+
+    Attributes:
+        kind: its name, a word for what it makes of noisy outputs.
+        budget_type: of its budgets.
+        certificate_type: of its certificates.
+        needs_convex: whether the distance must be convex in the output.
+        needs_bound: whether ``clip_norm`` or ``bound`` must be given.
+        distance: between outputs.
+        budget: sample sizes and failure probabilities.
+        outputs: draws noisy outputs of the base function.
+    """
+
+    kind: ClassVar[str]
+    budget_type: ClassVar[type[Budget]]
+    certificate_type: ClassVar[type[CertificateBase]]
+    needs_convex: ClassVar[bool] = False
+    needs_bound: ClassVar[bool] = False
+    budget: Budget
+
+    def __init__(
+        self,
+        model: BaseFunction,
+        distance: Distance,
+        *,
+        sigma: float,
+        seed: int,
+        grid: int | None,
+        batch_size: BatchSize,
+        progress: Callable[[int], None] | None,
+        after: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.distance = distance
+        self.outputs = NoisyOutputs(
+            distance.encoded(model),
+            sigma=sigma,
+            seed=seed,
+            grid=grid,
+            batch_size=batch_size,
+            progress=progress,
+            after=after,
+        )
+
+    @property
+    def sigma(self) -> float:
+        """Noise level, in units of x."""
+        return self.outputs.sigma
+
+    @abstractmethod
+    def smooth(self, x: Tensor, *, example: int = 0) -> Output:
+        """Return the smoothed function at x.
+
+        Args:
+            x: (*in), without a batch dimension.
+            example: with the seed it determines the noise; the index in the data set, say.
+
+        Raises:
+            ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
+        """
+
+    @abstractmethod
+    def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> CertificateBase:
+        """Return the smoothed function at x and what holds around it.
+
+        Args:
+            x: (*in).
+            example: as for :meth:`smooth`.
+            stop: asked at each of the budget's looks but the last whether its certificate will do.
+        """
+
+    @property
+    def plan_settings(self) -> str:
+        """What a plan says of its settings besides n, m and alpha."""
+        return self.budget.settings
+
+    @abstractmethod
+    def plan_table(self, h: Sequence[float]) -> list[str]:
+        """Return the columns of a plan's table, without sigma, h and eps_in: the heading, and a line for each h."""
+
+    def _smoothing_loss(self, x: Tensor, output: Output) -> float:
+        """Return d(f(x), center); inf where the smoothed function abstained."""
+        if output.abstained:
+            return math.inf
+        return float(self.distance(self.outputs.base_output(x).unsqueeze(0), output.center.unsqueeze(0)))
