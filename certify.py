@@ -7,14 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
-
-from certification.arguments import parse, trainer_arguments
-from certification.jobs import merged_config, prepare_jobs
-from certification.run import Run
-from certification.session import answer, audit_before, conclude, plan_lines, plan_only, preflight
-from certification.subject import load_subject
-from certification.trainer import print_once
+from certification.arguments import parse
 from command_line import class_paths, errors, process
 
 
@@ -32,10 +25,17 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         process.quiet_libraries()
         process.keep_freed_memory()
         process.die_with_parent()
-        process.end_with_children(state)
         with class_paths.restricted(sys.argv[1:] if args is None else args):
             options = parse(args)
-        if options["from"] is not None:
+        # here, as they import Lightning, which neither --help nor a wrong argument waits for
+        from certification.jobs import merged_config, prepare_jobs
+        from certification.run import Run
+        from certification.session import answer, audit_before, conclude, plan_lines, plan_only, preflight
+        from certification.subject import load_subject
+        from certification.trainer import is_first_process, print_once
+
+        process.end_with_children(state)
+        if options.folders:
             return answer(options)
         if options.plan:
             print_once(*plan_only(options), sep="\n")
@@ -44,11 +44,11 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         out, jobs = prepare_jobs(options, subject, locks)
         state.folder = out.path
         print_once(*plan_lines(jobs), sep="\n")
-        runs = [Run(job, **trainer_arguments(options)) for job in jobs]
+        runs = [Run(job, options.computing) for job in jobs]
         if options.audit:
             audit_before(runs)
         preflight(runs)
-        if len(jobs) > 1 and out.read_summary() is None and rank_zero_only.rank == 0:
+        if len(jobs) > 1 and out.read_summary() is None and is_first_process():
             runs[0].write_summary([], folder=out, config=merged_config(jobs))
         for run in runs:
             if len(runs) > 1 and run.todo:

@@ -55,15 +55,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def report(name: str, smoother: CenterSmoother, x: Tensor, *, points: int, eps_in: float) -> int:
-    """Print one row; returns how many distances were above eps_out.
-
-    Args:
-        name: of the photo.
-        smoother: of the detector.
-        x: (3, H, W).
-        points: how many x'.
-        eps_in: their distance from x.
-    """
+    """Print the row of a photo x (3, H, W); return how many distances of ``points`` x' were above eps_out."""
     certificate = smoother.certify(x, example=0)
     eps_out = certificate.eps_out(eps_in)
     if certificate.abstained:
@@ -91,7 +83,7 @@ def report(name: str, smoother: CenterSmoother, x: Tensor, *, points: int, eps_i
 def search(
     smoother: CenterSmoother, x: Tensor, *, steps: int, eps_in: float, generator: torch.Generator
 ) -> list[Tensor]:
-    """Unit directions (3, H, W), each better than the one before: a random search for the box that moves furthest."""
+    """Find unit directions (3, H, W), each better than the one before, by a random search."""
     noise = smoother.sigma * torch.randn(_NOISES, *x.shape, generator=generator)
     before = smoother.outputs.model(x + noise)
 
@@ -111,7 +103,7 @@ def search(
 
 
 def direction(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A random direction of norm 1, of x's shape; smooth ones move a detector further than white noise does."""
+    """Draw a random direction of norm 1, of x's shape; smooth ones move a detector further than white noise does."""
     coarse = torch.randn(1, *x.shape[:1], 8, 8, generator=generator)
     delta = torch.nn.functional.interpolate(coarse, size=x.shape[1:], mode="bilinear")[0]
     return delta / delta.norm()

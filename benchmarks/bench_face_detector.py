@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def speed(detector: FaceDetector, reference: MTCNN, photos: Tensor, batch: int, repeats: int) -> None:
-    """Images per second, and ratios as medians over repetitions."""
+    """Print images per second, and ratios as medians over repetitions."""
     print(f"images per second, {batch} of {photos.shape[3]}x{photos.shape[2]}, {torch.get_num_threads()} threads")
     print("  sigma   ours   detect on batches   detect on single images   ratio, batches   ratio, single images")
     for sigma in _SIGMAS:
@@ -66,7 +66,7 @@ def speed(detector: FaceDetector, reference: MTCNN, photos: Tensor, batch: int, 
 
 
 def agreement(detector: FaceDetector, reference: MTCNN, photos: Tensor, number: int) -> None:
-    """How often boxes agree with detect on single images, and the cases in which they don't."""
+    """Print how often boxes agree with detect on single images, and the cases in which they don't."""
     print(f"boxes within {_TOLERANCE} pixels of detect on single images")
     print("  sigma   images   no face   agree   share agreeing   largest difference of those   detect on batches")
     for sigma in _SIGMAS:
@@ -93,24 +93,24 @@ def agreement(detector: FaceDetector, reference: MTCNN, photos: Tensor, number: 
 
 
 def noisy(photos: Tensor, sigma: float, *, count: int, seed: int) -> Tensor:
-    """(count, 3, H, W): the photos in turn, with noise."""
+    """Return the photos in turn, with noise: (count, 3, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     images = photos[torch.arange(count) % len(photos)]
     return images + sigma * torch.randn(images.shape, generator=generator)
 
 
 def detect_on_each(reference: MTCNN, images: Tensor) -> Tensor:
-    """First boxes (N, 4) of detect, called for each image by itself."""
+    """Return the first boxes (N, 4) of detect, called for each image by itself."""
     return torch.stack([_first(reference.detect(image)[0]) for image in _pixels(images)])
 
 
 def detect_on_batch(reference: MTCNN, images: Tensor) -> Tensor:
-    """First boxes (N, 4) of detect on all images together."""
+    """Return the first boxes (N, 4) of detect on all images together."""
     return torch.stack([_first(boxes) for boxes in reference.detect(_pixels(images))[0]])
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """As detect takes them: (N, H, W, 3) in 0..255."""
+    """Return images as detect takes them: (N, H, W, 3) in 0..255."""
     return images.permute(0, 2, 3, 1) * 255
 
 
@@ -119,7 +119,7 @@ def _first(boxes: np.ndarray | None) -> Tensor:
 
 
 def astronaut() -> Tensor:
-    """A face of CelebA's size, (1, 3, 218, 178) in [0, 1]."""
+    """Return a face of CelebA's size, (1, 3, 218, 178) in [0, 1]."""
     from skimage import data  # here: a dependency of the tests, which other photos don't need
 
     part = Image.fromarray(data.astronaut()).crop((100, 0, 340, 294)).resize((_WIDTH, _HEIGHT))
@@ -127,7 +127,7 @@ def astronaut() -> Tensor:
 
 
 def read_photos(folder: Path) -> Tensor:
-    """All photos of a folder, (N, 3, H, W) in [0, 1]."""
+    """Read all photos of a folder, (N, 3, H, W) in [0, 1]."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     photos = [Image.open(path).convert("RGB") for path in paths]
     if len({photo.size for photo in photos}) != 1:
@@ -140,12 +140,12 @@ def _images(photos: Sequence[Image.Image]) -> Tensor:
 
 
 def rounded(box: Tensor) -> str:
-    """A box to print."""
+    """Format a box."""
     return "(" + ", ".join(f"{edge:.2f}" for edge in box.tolist()) + ")"
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Wall time of one call in seconds."""
+    """Return the wall time of one call in seconds."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

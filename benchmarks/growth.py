@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import json
 import math
+import statistics
 import subprocess
 import sys
 import time
@@ -55,19 +56,19 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def growth(name: str, values: Sequence[int]) -> None:
-    """Seconds against one size, the others little."""
+    """Measure seconds against one size, with the others small."""
     others = ", ".join(f"{key}={value:,}" for key, value in _LITTLE.items() if key != name)
     print(f"\n{name:>10}   seconds   per doubling   ({others})")
     times: list[float] = []
     for value in values:
         times.append(min(seconds(lambda value=value: certify(**{**_LITTLE, name: value})) for _ in range(2)))
-        doubled = "" if len(times) == 1 else f"{ratio_per_doubling(values[: len(times)][-2:], times[-2:]):14.2f}"
+        doubled = "" if len(times) == 1 else f"{2 ** exponent(values[: len(times)][-2:], times[-2:]):14.2f}"
         print(f"{value:>10,} {times[-1]:>9.2f} {doubled}")
     print(f"  fitted: time grows as {name} to the power {exponent(values, times):.2f}")
 
 
 def memory(name: str, values: Sequence[int]) -> None:
-    """Peak of the memory against one size, above that of little samples, in fresh processes."""
+    """Measure the peak of the memory against one size, above that of small samples, in fresh processes."""
     least = in_fresh_process(**_LITTLE)
     k = _LITTLE["k"] + 2
     print(
@@ -81,7 +82,7 @@ def memory(name: str, values: Sequence[int]) -> None:
 
 
 def certify(*, n: int, m: int, k: int, size: int) -> None:
-    """One certificate of a matrix product; candidates are the k outputs of the pilot, their mean and their median."""
+    """Certify a matrix product; candidates are the k outputs of the pilot, their mean and their median."""
     weights = torch.randn(_INPUT, size, generator=torch.Generator().manual_seed(0)) / math.sqrt(_INPUT)
 
     def base_function(x: Tensor) -> Tensor:
@@ -92,13 +93,13 @@ def certify(*, n: int, m: int, k: int, size: int) -> None:
 
 
 def in_fresh_process(**sizes: int) -> int:
-    """Bytes."""
+    """Measure the peak memory of a certificate in a process of its own, in bytes."""
     command = [sys.executable, __file__, f"--measure={json.dumps(sizes)}"]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def peak_bytes(**sizes: int) -> int:
-    """By how much a certificate raises this process's memory at its peak; Linux and glibc tell it."""
+    """Return by how much a certificate raises this process's memory at its peak; Linux and glibc tell it."""
     process.keep_freed_memory()
     certify(**_LITTLE)
     ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is needed
@@ -109,26 +110,18 @@ def peak_bytes(**sizes: int) -> int:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process in memory: now (VmRSS), or at the peak (VmHWM)."""
+    """Read the bytes of this process in memory: now (VmRSS), or at the peak (VmHWM)."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
     return int(line.split()[1]) * 1024
 
 
-def ratio_per_doubling(values: Sequence[int], times: Sequence[float]) -> float:
-    """By which factor the time grows where the size doubles, between two sizes."""
-    return (times[1] / times[0]) ** (math.log(2) / math.log(values[1] / values[0]))
-
-
 def exponent(values: Sequence[int], times: Sequence[float]) -> float:
-    """The slope of the line of least squares through the logarithms."""
-    x, y = ([math.log(value) for value in column] for column in (values, times))
-    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
-    covariance = sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True))
-    return covariance / sum((a - middle_x) ** 2 for a in x)
+    """Fit a line of least squares to the logarithms, and return its slope."""
+    return statistics.linear_regression(*([math.log(value) for value in column] for column in (values, times))).slope
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """CPU time of one call."""
+    """Return the CPU time of one call."""
     began = time.process_time()
     call()
     return time.process_time() - began

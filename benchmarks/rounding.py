@@ -20,13 +20,13 @@ _NEAR, _COARSE = 2.0**-9, 2.0**31
 
 
 def reads_low_bits(z: Tensor) -> Tensor:
-    """(N, 784) -> (N, 1): 1 where a value near 0 is no multiple of 2^-31, else 0."""
+    """Return 1 where a value near 0 is no multiple of 2^-31, else 0: (N, 784) -> (N, 1)."""
     fine = (z.double() * _COARSE).frac() != 0.0
     return ((z.abs() < _NEAR) & fine).any(dim=1, keepdim=True).to(z.dtype)
 
 
 def points() -> tuple[Tensor, Tensor]:
-    """The point x and the attacked x', both on the grid, less than h sigma apart."""
+    """Return the point x and the attacked x', both on the grid, less than h sigma apart."""
     x = torch.zeros(SIZE)
     attacked = torch.full((SIZE,), _STEPS / GRID)
     assert float((attacked - x).double().norm()) < H * SIGMA
@@ -34,13 +34,7 @@ def points() -> tuple[Tensor, Tensor]:
 
 
 def false_certificates(runs: int, *, grid: int | None, budget: SmoothingBudget | None = None) -> int:
-    """In how many of so many runs the attacked center is further away than was certified.
-
-    Args:
-        runs: with a seed each, other ones at x'.
-        grid: None for noise in float32.
-        budget: default: n = 1000, m = 2000.
-    """
+    """Count the runs, with seeds of their own, in which the attacked center moves further than was certified."""
     budget = SmoothingBudget(n=1000, m=2000) if budget is None else budget
     (x, attacked), failures = points(), 0
     for run in range(runs):

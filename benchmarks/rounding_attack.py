@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def cost(checkpoint: str, repetitions: int, count: int) -> list[str]:
-    """What it takes to evaluate with either noise, in CPU time of one thread, and to make the tables."""
+    """Measure evaluations with either noise, and making the tables, in CPU time of one thread."""
     model = fold_batch_norm(load_checkpoint(checkpoint).model).to(memory_format=torch.channels_last)
     x = torch.rand(model.example_shape() or (1, 28, 28), generator=torch.Generator().manual_seed(0))
     seconds: dict[int | None, list[float]] = {None: [], rounding.GRID: []}

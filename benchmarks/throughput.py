@@ -35,20 +35,14 @@ _MATRIX = 2048
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to evaluate the base model.
+    """A way to evaluate the base model."""
 
-    Attributes:
-        flags: of certify.py.
-        function: the base function.
-        precision: of matrix products and convolutions.
-    """
-
-    flags: str
-    function: nn.Module
-    precision: torch.dtype = torch.float32
+    flags: str  # of certify.py
+    function: nn.Module  # the base function
+    precision: torch.dtype = torch.float32  # of matrix products and convolutions
 
     def context(self) -> AbstractContextManager[object]:
-        """Where to call the function."""
+        """Return the context in which to call the function."""
         mixed = self.precision != torch.float32
         return torch.autocast("cpu", self.precision) if mixed else nullcontext()
 
@@ -80,13 +74,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parts(ways[3], x, distance, budget)
 
 
-def comparisons_with_probes(budget: SmoothingBudget) -> int:
-    """Of a certification sample."""
-    return budget.probes * len(budget.tuple_sizes) * budget.compared(budget.m)
-
-
 def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
-    """What certify.py can make of a model; its default is the fourth."""
+    """Return what certify.py can make of a model; its default is the fourth."""
     fast = fold_batch_norm(model).to(memory_format=torch.channels_last)
     ways = [
         Variant("--fold-batch-norm=false --channels-last=false", model),
@@ -102,7 +91,7 @@ def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
 
 
 def kept_memory(model: NoisyModule, x: Tensor) -> None:
-    """Forward passes before and after glibc is told to keep freed memory, as both scripts tell it to."""
+    """Measure forward passes before and after glibc is told to keep freed memory, as both scripts tell it to."""
     way = Variant("", model)
     before = {size: forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES}
     process.keep_freed_memory()
@@ -114,7 +103,7 @@ def kept_memory(model: NoisyModule, x: Tensor) -> None:
 def throughput(
     ways: Sequence[Variant], x: Tensor, distance: Distance, budget: SmoothingBudget, *, repeats: int
 ) -> None:
-    """Certification of one example against the bare forward passes of as many noisy images, for each variant."""
+    """Compare certification of one example with the bare forward passes of as many noisy images, for each variant."""
     images = budget.evaluations + 1  # and f(x) itself, for the smoothing loss
     flops = operations(ways[0].function, x)
     sizes = [min(_BATCH_SIZES, key=lambda size, way=way: forward_seconds(way, x, 1024, size)) for way in ways]
@@ -144,7 +133,7 @@ def throughput(
 
 
 def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, *, size: int = 256) -> None:
-    """Microseconds per sample of all that a certification does, and their share of it."""
+    """Measure the microseconds per sample of each part of a certification, and its share."""
     candidates = budget.most_candidates
     outputs = NoisyOutputs(way.function, sigma=0.25, batch_size=size)
     (batch,) = outputs.draw(x, example=0, stage=Stage.RANKING, count=size)
@@ -179,7 +168,7 @@ def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, 
     print(f"\nmicroseconds per sample, in batches of {size}")
     for name, time_of_it in zip(calls, (forward_time, *others), strict=True):
         print(f"  {name:<32} {time_of_it:8.2f}")
-    probes = comparisons_with_probes(budget) * to_all / candidates
+    probes = budget.probes * len(budget.tuple_sizes) * budget.compared(budget.m) * to_all / candidates
     ranking, certification = budget.n * to_all, max(budget.m, budget.n_check) * to_center + probes
     rest = budget.evaluations * each + ranking + certification
     share = rest / (rest + budget.evaluations * forward_time)
@@ -188,21 +177,21 @@ def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, 
 
 
 def operations(function: nn.Module, x: Tensor) -> int:
-    """Floating-point operations of f(x): two for each multiplication with addition."""
+    """Count the floating-point operations of f(x): two for each multiplication with addition."""
     with FlopCounterMode(display=False) as counter, evaluating(function):
         function(x.unsqueeze(0))
     return counter.get_total_flops()
 
 
 def product_seconds(precision: torch.dtype) -> float:
-    """Of a product of two square matrices, the faster one of two."""
+    """Time a product of two square matrices, the faster one of two."""
     a, b = (torch.randn(_MATRIX, _MATRIX).to(precision) for _ in range(2))
     a @ b
     return min(seconds(lambda: a @ b) for _ in range(2))
 
 
 def forward_seconds(way: Variant, x: Tensor, images: int, size: int) -> float:
-    """Of the forward passes of so many noisy images, which are there already."""
+    """Time the forward passes of so many noisy images, drawn beforehand."""
     noisy = x + 0.25 * torch.randn(size, *x.shape)
 
     def forward() -> None:
@@ -214,12 +203,12 @@ def forward_seconds(way: Variant, x: Tensor, images: int, size: int) -> float:
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """The median of the ratios of pairs measured one after the other."""
+    """Return the median of the ratios of pairs measured one after the other."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Of one call: of the CPU if there is one thread, else of the clock."""
+    """Time one call: by the CPU if there is one thread, else by the clock."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     began = clock()
     call()

@@ -44,14 +44,9 @@ def main(args: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(args)
     with errors.user_errors():
         torch.set_num_threads(options.threads)
-        settings = Settings(
-            n=options.n,
-            paper_m=options.paper_m,
-            measured_m=options.measured_m,
-            digits=options.digits,
-            other_digits=options.other_digits,
-            distances=tuple(options.distance),
-        )
+        names = ("n", "paper_m", "measured_m", "digits", "other_digits")
+        given = {name: getattr(options, name) for name in names}
+        settings = Settings(**given, distances=tuple(options.distance))
         model, checkpoint = base_model(options.ckpt, untrained=options.untrained)
         if options.out is not None:
             if options.out.suffix != ".md":
@@ -69,18 +64,7 @@ def run(
     out: Path | None = None,
     batch_size: BatchSize = "auto",
 ) -> str:
-    """Measure digit by digit, and print the report.
-
-    Args:
-        model: the base model, in eval mode.
-        settings: what is compared.
-        known: what else the report says of the run.
-        out: where to write the report, after each digit, and all figures next to it in the ``.json`` of the same name.
-        batch_size: of the model's calls.
-
-    Returns:
-        The report, in Markdown.
-    """
+    """Measure digit by digit; print and return the report, and write it with all figures after each digit."""
     digits: list[Digit] = []
     began = time.perf_counter()
     for index, x in test_digits(model, settings.digits):
@@ -98,14 +82,14 @@ def run(
 
 
 def write(out: Path, text: str, digits: Sequence[Digit], settings: Settings, known: Mapping[str, str]) -> None:
-    """The report, and all figures that it was made of; inf is written as Infinity, as Python's json reads it."""
+    """Write the report, and the figures it was made of; inf is written as Infinity, as Python's json reads it."""
     out.write_text(text, encoding="utf-8")
-    figures = {"about": dict(known), "settings": asdict(settings), "digits": [digit.as_dict() for digit in digits]}
+    figures = {"about": dict(known), "settings": asdict(settings), "digits": [asdict(digit) for digit in digits]}
     out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def base_model(path: Path, *, untrained: bool = False) -> tuple[NoisyModule, str]:
-    """The model, in eval mode, and a line about its checkpoint.
+    """Load the model, in eval mode, and describe its checkpoint in a line.
 
     Raises:
         ValueError: if there is no checkpoint there, or one that was not trained on digits.
@@ -122,7 +106,7 @@ def base_model(path: Path, *, untrained: bool = False) -> tuple[NoisyModule, str
 
 
 def test_digits(model: NoisyModule, count: int) -> Iterator[tuple[int, Tensor]]:
-    """Indices in the data set and points (*in) of so many test digits, the ones that certify.py takes."""
+    """Return the indices in the data set and the points (*in) of the test digits that certify.py takes."""
     data = MNIST()
     data.setup()
     order = torch.randperm(len(data.test_set), generator=torch.Generator().manual_seed(_SEED))
@@ -132,7 +116,7 @@ def test_digits(model: NoisyModule, count: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
-    """What a reader needs to know to repeat a run."""
+    """Describe what a reader needs to know to repeat a run."""
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{_processor()}, {os.cpu_count()} cores; threads of PyTorch: {torch.get_num_threads()}",
@@ -145,7 +129,7 @@ def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the processor's name, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -159,33 +143,17 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--ckpt", type=Path, default=Path("runs/latest/checkpoints/best.ckpt"), help="checkpoint of train.py")
     add("--untrained", action="store_true", help="an untrained autoencoder instead, to see how long everything takes")
-    add("--digits", type=argument_types.count("--digits"), default=defaults.digits, help="test digits")
-    add(
-        "--other-digits",
-        type=argument_types.count("--other-digits"),
-        default=defaults.other_digits,
-        help="test digits for other distances than the first, at most",
-    )
-    add(
-        "--distance",
-        nargs="+",
-        choices=defaults.distances,
-        default=list(defaults.distances),
-        help="distances; steps, stopping rules and mean smoothing are those of tv",
-    )
-    add("--n", type=argument_types.count("--n"), default=defaults.n, help="ranked outputs of the paper's procedure")
-    add(
-        "--paper-m",
-        type=argument_types.count("--paper-m"),
-        default=defaults.paper_m,
-        help="certification outputs of the paper's procedure",
-    )
-    add(
-        "--measured-m",
-        type=argument_types.count("--measured-m"),
-        default=defaults.measured_m,
-        help="how many of them are drawn; the rest is estimated",
-    )
+    text = "distances; steps, stopping rules and mean smoothing are those of tv"
+    add("--distance", nargs="+", choices=defaults.distances, default=defaults.distances, help=text)
+    for name, text in (
+        ("digits", "test digits"),
+        ("other_digits", "test digits for other distances than the first, at most"),
+        ("n", "ranked outputs of the paper's procedure"),
+        ("paper_m", "certification outputs of the paper's procedure"),
+        ("measured_m", "how many of them are drawn; the rest is estimated"),
+    ):
+        flag = "--" + name.replace("_", "-")
+        add(flag, type=argument_types.count(flag), default=getattr(defaults, name), help=text)
     add("--threads", type=argument_types.count("--threads"), default=torch.get_num_threads(), help="threads of PyTorch")
     add("--batch-size", type=argument_types.batch_size, default="auto", help="noisy images per call of the model")
     add("--out", type=Path, help="Markdown file for the tables; all figures go to the .json next to it")

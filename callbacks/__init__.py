@@ -5,9 +5,4 @@ from callbacks.certificate_writer import CertificateWriter
 from callbacks.certification_progress import CertificationProgress
 from callbacks.survival import Survival
 
-__all__ = [
-    "CenterSmoothing",
-    "CertificateWriter",
-    "CertificationProgress",
-    "Survival",
-]
+__all__ = ["CenterSmoothing", "CertificateWriter", "CertificationProgress", "Survival"]

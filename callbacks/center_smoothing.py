@@ -110,7 +110,7 @@ class CenterSmoothing(Callback):
             pl_module.log(key, value, prog_bar=key == "val/certified_radius", rank_zero_only=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """One line per validation, the radius beside the loss."""
+        """Print one line per validation, the radius beside the loss."""
         if trainer.sanity_checking or not self.latest:
             return
         loss = trainer.callback_metrics.get("val/loss")
@@ -123,7 +123,7 @@ class CenterSmoothing(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What was logged last: a checkpoint tells its own certified radius."""
+        """Return what was logged last: a checkpoint tells its own certified radius."""
         return {"latest": dict(self.latest)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -132,12 +132,7 @@ class CenterSmoothing(Callback):
 
     def _certify(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         smoother = CenterSmoother(
-            pl_module,
-            self.distance,
-            sigma=self.sigma,
-            budget=self.budget,
-            seed=self.seed,
-            batch_size=self.batch_size,
+            pl_module, self.distance, sigma=self.sigma, budget=self.budget, seed=self.seed, batch_size=self.batch_size
         )
         metrics = [*self.radii, self.losses, self.abstentions]
         for metric in metrics:
@@ -162,7 +157,7 @@ class CenterSmoothing(Callback):
         return {name: _float32_up(float(metric.compute())) for name, metric in zip(names, metrics, strict=True)}
 
     def _examples(self, trainer: Trainer) -> list[dict[str, Tensor]]:
-        """This process's share of the fixed random set."""
+        """Return this process's share of the fixed random set."""
         loaders = trainer.val_dataloaders
         images = (loaders[0] if isinstance(loaders, list | tuple) else loaders).dataset
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
@@ -184,6 +179,6 @@ class CenterSmoothing(Callback):
 
 
 def _float32_up(value: float) -> float:
-    """The least float32 that is not below ``value``: loggers keep float32, and a radius must not shrink there."""
+    """Return the least float32 not below ``value``: loggers keep float32, and a radius must not shrink there."""
     nearest = np.float32(value)
     return float(nearest if float(nearest) >= value else np.nextafter(nearest, np.float32(np.inf)))

@@ -30,12 +30,7 @@ class CertificateWriter(BasePredictionWriter):
     """
 
     def __init__(
-        self,
-        folder: CertificationFolder,
-        *,
-        eps_in: Sequence[float],
-        coverage: Coverage,
-        seed: int = 0,
+        self, folder: CertificationFolder, *, eps_in: Sequence[float], coverage: Coverage, seed: int = 0
     ) -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
@@ -58,11 +53,7 @@ class CertificateWriter(BasePredictionWriter):
         for example in prediction:
             self._write_arrays(example)
             rows = Row.of(
-                example.index,
-                example.certificate,
-                eps_in=self.eps_in,
-                coverage=self.coverage,
-                seconds=example.seconds,
+                example.index, example.certificate, eps_in=self.eps_in, coverage=self.coverage, seconds=example.seconds
             )
             if example.attacks:
                 rows = [

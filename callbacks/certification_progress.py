@@ -69,7 +69,7 @@ class CertificationProgress(ProgressBar):
             self._bar.start()
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401  # Lightning's signature
-        """One line per finished example."""
+        """Print one line per finished example."""
         self.finished += trainer.world_size
         self._done += 1
         if self._bar is not None:  # an example may have stopped before all its samples

@@ -22,7 +22,7 @@ class Survival(Callback):
         self._restored: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Random states of PyTorch, NumPy and Python, in plain values."""
+        """Return the random states of PyTorch, NumPy and Python, in plain values."""
         name, keys, *rest = np.random.get_state()  # noqa: NPY002  # the one that libraries draw from
         version, internal, gauss = random.getstate()
         return {

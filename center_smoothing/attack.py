@@ -158,7 +158,7 @@ def attack(
 
 
 def has_gradient(smoother: CenterSmoother | MeanSmoother, x: Tensor) -> bool:
-    """Whether an attack on the smoothed function around x (*in) can follow gradients.
+    """Return whether an attack on the smoothed function around x (*in) can follow gradients.
 
     Without one of the model and the distance :func:`attack` searches along differences of pairs of noisy copies.
     """
@@ -170,7 +170,7 @@ def has_gradient(smoother: CenterSmoother | MeanSmoother, x: Tensor) -> bool:
 
 
 def project(x: Tensor, point: Tensor, eps_in: float, *, grid: int | None = None) -> Tensor:
-    """The point moved towards x until ||point - x||_2 <= eps_in, as it is rounded to x's type.
+    """Move a point towards x until ||point - x||_2 <= eps_in, as it is rounded to x's type.
 
     Args:
         x: (*in), finite.
@@ -198,7 +198,7 @@ def project(x: Tensor, point: Tensor, eps_in: float, *, grid: int | None = None)
 
 
 def _rounded(point: Tensor, x: Tensor, grid: int | None) -> Tensor:
-    """A point as the model sees it: of x's type and on its device, and on the grid if there is one."""
+    """Return a point as the model sees it: of x's type and on its device, and on the grid if there is one."""
     if grid is None or not bool(torch.isfinite(point).all()):
         return point.to(x.dtype).to(x.device)
     return from_grid(to_grid(point, grid), grid, x.dtype).to(x.device)
@@ -231,12 +231,12 @@ class _Objective:
         self._at_once = _AT_ONCE
 
     def value(self, point: Tensor, key: int, count: int) -> float:
-        """The mean over outputs of finite distance."""
+        """Return the mean of the finite distances."""
         distances = self._distances(self._copies(point, key, count) if self.noisy else point[None])
         return float(distances[torch.isfinite(distances)].mean().nan_to_num(nan=-1.0))
 
     def gradient(self, point: Tensor, key: int, count: int) -> Tensor | None:
-        """A multiple of the gradient (*in); None where the model or the distance has none.
+        """Return a multiple of the gradient (*in); None where the model or the distance has none.
 
         It is that at the noisy copies: where noise is on a grid the point itself is rounded.
         """
@@ -261,7 +261,7 @@ class _Objective:
         return total
 
     def estimate(self, point: Tensor, key: int, count: int) -> Tensor:
-        """A multiple of the gradient (*in) of the mean under noise, from differences of ``count`` pairs.
+        """Estimate a multiple of the gradient (*in) of the mean under noise, from differences of ``count`` pairs.
 
         For Gaussian noise the gradient of E g(x + noise) is E g(x + noise) noise / sigma^2, whatever g is; the copies
         on the other side of x keep the mean and lower the variance. Without noise, too, a function that changes in
@@ -320,7 +320,7 @@ class _Search:
         self._what = ("smoothed" if objective.noisy else "base", objective.outputs.seed, example, eps_in)
 
     def best(self) -> Tensor:
-        """The best point (*in) of all starts, inside the ball to the last bit."""
+        """Return the best point (*in) of all starts, inside the ball to the last bit."""
         grid = self.objective.outputs.grid
         if self.eps_in == 0.0:
             return project(self.x, self.x, 0.0, grid=grid)
@@ -353,7 +353,7 @@ class _Search:
         return self._clamped(self.x + _of_length(direction, radius))
 
     def _direction(self, point: Tensor, before: Tensor, step: tuple[int, int]) -> Tensor:
-        """Where to go from a point, by a gradient if there is one; at random where nothing changes around it."""
+        """Choose where to go from a point, by a gradient if there is one; at random where nothing changes around it."""
         if self._may_have_gradient:
             slope = self.objective.gradient(point, self._key(*step), self.budget.samples)
             if slope is not None and bool(slope.any()):
@@ -366,20 +366,20 @@ class _Search:
         return slope if bool(slope.any()) else _normal(point.shape, self._key(*step, "random"), point)
 
     def _clamped(self, point: Tensor) -> Tensor:
-        """Back into the ball, up to rounding."""
+        """Move points back into the ball, up to rounding."""
         change = point - self.x
         norm = float(torch.linalg.vector_norm(change))
         return point if norm <= self.eps_in else self.x + change * (self.eps_in / norm)
 
 
 def _key(*parts: object) -> int:
-    """A number for noise of its own, from whatever tells it apart."""
+    """Return the key of a noise of its own, from whatever tells it apart."""
     digest = hashlib.blake2b(repr(("attack", *parts)).encode(), digest_size=16)
     return int.from_bytes(digest.digest(), "big")
 
 
 def _normal(shape: tuple[int, ...], key: int, like: Tensor) -> Tensor:
-    """Standard normal numbers that depend on the key alone."""
+    """Draw standard normal numbers that depend on the key alone."""
     return torch.randn(shape, generator=_generator(key), dtype=torch.float32).to(like)
 
 
@@ -388,7 +388,7 @@ def _generator(key: int) -> torch.Generator:
 
 
 def _of_length(direction: Tensor, length: float) -> Tensor:
-    """The direction with that l2 norm; zero if it is zero."""
+    """Scale a direction to that l2 norm; zero stays zero."""
     largest = float(direction.abs().max()) if direction.numel() else 0.0
     if not 0.0 < largest < math.inf:
         return torch.zeros_like(direction)

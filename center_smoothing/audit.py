@@ -56,7 +56,7 @@ class Finding:
 def audit(
     outputs: NoisyOutputs, distance: Distance, points: Sequence[Tensor], *, rtol: float = RTOL, examples: Sequence[int]
 ) -> list[Finding]:
-    """All checks of a model, its noise and its distance.
+    """Run all checks of a model, its noise and its distance.
 
     Args:
         outputs: of the model, with sigma and seed.
@@ -77,7 +77,7 @@ def audit(
 
 
 def check_mode(model: object) -> Finding:
-    """Whether eval mode keeps each output from looking at its batch."""
+    """Check that eval mode keeps each output from looking at its batch."""
     owner = getattr(model, "__self__", model)
     modules = dict(owner.named_modules()) if isinstance(owner, nn.Module) else {}
     with evaluating(model):
@@ -103,7 +103,7 @@ def check_mode(model: object) -> Finding:
 
 
 def check_determinism(outputs: NoisyOutputs, x: Tensor, *, example: int, rtol: float = RTOL) -> Finding:
-    """Whether the same batch gives the same outputs twice."""
+    """Check that the same batch gives the same outputs twice."""
     copies = _copies(outputs, x, example)
     differences = _differences(_called(outputs, copies), _called(outputs, copies))
     passed = _explained(differences, rtol)
@@ -117,7 +117,7 @@ def check_determinism(outputs: NoisyOutputs, x: Tensor, *, example: int, rtol: f
 
 
 def check_independence(outputs: NoisyOutputs, x: Tensor, *, example: int, rtol: float = RTOL) -> Finding:
-    """Whether outputs stay the same among other companions in the batch, in another order, and alone."""
+    """Check that outputs stay the same among other companions in the batch, in another order, and alone."""
     copies, half = _copies(outputs, x, example), _COPIES // 2
     first, second = copies[:half], copies[half:]
     expected = _called(outputs, copies)
@@ -143,7 +143,7 @@ def check_independence(outputs: NoisyOutputs, x: Tensor, *, example: int, rtol: 
 
 
 def check_units(points: Sequence[Tensor], sigma: float) -> Finding:
-    """Whether inputs and sigma seem to have the same units, as pixels in [0, 1] and a sigma below 1 have."""
+    """Check that inputs and sigma seem to have the same units, as pixels in [0, 1] and a sigma below 1 have."""
     low, high = (min(float(x.min()) for x in points), max(float(x.max()) for x in points))
     whole = all(bool((x == x.round()).all()) for x in points)
     pixels = low >= 0.0 and 32.0 < high <= 255.0 and (whole or sigma < 2.0)
@@ -163,7 +163,7 @@ def check_units(points: Sequence[Tensor], sigma: float) -> Finding:
 
 
 def check_noise(outputs: NoisyOutputs, points: Sequence[Tensor], examples: Sequence[int]) -> Finding:
-    """Whether no noisy copy has the noise of another one: of its block, of any stage, or of another example.
+    """Check that no noisy copy has the noise of another one: of its block, of any stage, or of another example.
 
     Where noise on a coarse grid has so few values that copies are equal by chance, whole blocks are compared, or
     seeds alone.
@@ -195,7 +195,7 @@ def check_noise(outputs: NoisyOutputs, points: Sequence[Tensor], examples: Seque
 def check_outputs(
     outputs: NoisyOutputs, distance: Distance, points: Sequence[Tensor], examples: Sequence[int]
 ) -> Iterator[Finding]:
-    """Whether outputs are finite, and whether the distance is one on those of the first point that has enough."""
+    """Check that outputs are finite, and that the distance is one on those of the first point that has enough."""
     finite, total, chosen = 0, 0, None
     for number, (x, example) in enumerate(zip(points, examples, strict=True)):
         count = _POINTS if number == 0 else _MORE_POINTS
@@ -220,7 +220,7 @@ def check_outputs(
 
 
 def check_axioms(distance: Distance, points: Tensor) -> Finding:
-    """Whether a distance is symmetric, 0 from each point to itself, and keeps its triangle inequality.
+    """Check that a distance is symmetric, 0 from each point to itself, and keeps its triangle inequality.
 
     Args:
         distance: with its relaxation gamma.
@@ -231,7 +231,7 @@ def check_axioms(distance: Distance, points: Tensor) -> Finding:
 
 
 def _copies(outputs: NoisyOutputs, x: Tensor, example: int) -> Tensor:
-    """Noisy copies (16, *in)."""
+    """Draw noisy copies (16, *in)."""
     return outputs.noisy_copies(x, example=example, stage=Stage.CALIBRATION, count=_COPIES)
 
 
@@ -241,7 +241,7 @@ def _called(outputs: NoisyOutputs, copies: Tensor) -> Tensor:
 
 
 def _differences(a: Tensor, b: Tensor) -> Tensor:
-    """Relative differences (N,) of outputs (N, *out), in l2 norm; inf where NaN or inf is in one of two only."""
+    """Return relative differences (N,) of outputs (N, *out), in l2 norm; inf where only one of two has NaN or inf."""
     a, b = (z.cpu().double().flatten(1) for z in (a, b))
     unlike = ((a != b) & ~(a.isnan() & b.isnan()) & ~(a.isfinite() & b.isfinite())).any(dim=1)
     a, b = (torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0) for z in (a, b))
@@ -251,7 +251,7 @@ def _differences(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _explained(differences: Tensor, rtol: float) -> bool:
-    """Whether rounding explains relative differences (N,), among them those of decisions that it flipped."""
+    """Return whether rounding explains relative differences (N,), among them those of decisions that it flipped."""
     return int((differences > rtol).sum()) <= max(1.0, _FLIPPED * len(differences))
 
 
@@ -263,12 +263,12 @@ def _by(differences: Tensor) -> str:
 
 
 def _most_probable(outputs: NoisyOutputs, dtype: torch.dtype) -> float:
-    """No single value of the noise has a larger probability than this."""
+    """Return a bound on the probability of each single value of the noise."""
     if outputs.grid is None:
         return 4.0 * torch.finfo(dtype).eps
     return math.erf(0.5 / (math.sqrt(2.0) * outputs.sigma * outputs.grid))
 
 
 def _all_differ(probable: float, count: int, numbers: int) -> bool:
-    """Whether so many draws of so many numbers all differ, but for a negligible chance."""
+    """Return whether so many draws of so many numbers all differ, but for a negligible chance."""
     return 0.5 * count**2 * probable**numbers < _BY_CHANCE

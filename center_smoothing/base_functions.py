@@ -29,7 +29,7 @@ _WIDER = {
 
 
 def as_base_function(model: object) -> Callable[[Tensor], Any]:
-    """A model of any kind as a callable (N, *in) -> N outputs.
+    """Turn a model of any kind into a callable (N, *in) -> N outputs.
 
     Args:
         model: a function, a module (TorchScript too) or any other callable, which is returned as it is; a
@@ -82,7 +82,7 @@ def as_outputs(found: object, inputs: Tensor, name: str = "model") -> Tensor:
 
 
 def _exactly(found: Any, name: str) -> Tensor:  # noqa: ANN401  # whatever a model returns
-    """A tensor of the same numbers, each of which float64 holds."""
+    """Return a tensor of the same numbers, each of which float64 holds."""
     if hasattr(found, "toarray"):  # a sparse array of scipy
         found = found.toarray()
     if isinstance(found, np.ma.MaskedArray | torch.masked.MaskedTensor):
@@ -167,7 +167,7 @@ class Estimator:
         self.dtype = torch.float64
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Its answers for a batch."""
+        """Return its answers for a batch."""
         try:
             found = self._answers(x)
         except ValueError as error:
@@ -238,7 +238,7 @@ class OnnxModel:
         self.dtype = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}.get(batch.type, torch.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The output of a batch."""
+        """Return the outputs of a batch."""
         inputs = {self.input: x.detach().to("cpu", self.dtype).contiguous().numpy()}
         (outputs,) = self.session.run([self.output], inputs)
         return as_outputs(outputs, x, f"{self.output} of the ONNX file")

@@ -46,7 +46,7 @@ def _check_probability(p: float) -> float:
 
 
 def binomial_tail(m: int, p: float, r: int) -> float:
-    """P[Bin(m, p) >= r], for any integer r.
+    """Return P[Bin(m, p) >= r], for any integer r.
 
     Args:
         m: number of trials, at least 1.
@@ -66,7 +66,7 @@ def binomial_tail(m: int, p: float, r: int) -> float:
 
 
 def binomial_shortfall(m: int, p: float, r: int) -> float:
-    """P[Bin(m, p) < r], computed without cancellation.
+    """Return P[Bin(m, p) < r], computed without cancellation.
 
     Args:
         m: number of trials, at least 1.
@@ -86,7 +86,7 @@ def binomial_shortfall(m: int, p: float, r: int) -> float:
 
 
 def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
-    """Lower confidence bound on a success probability (Clopper-Pearson, one-sided), rounded down.
+    """Return the lower confidence bound on a success probability (Clopper-Pearson, one-sided), rounded down.
 
     The bound exceeds or equals a true probability above 0 with probability at most ``alpha``: the strict form that
     theory T6 needs.
@@ -119,7 +119,7 @@ def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
 
 
 def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
-    """Upper confidence bound on a success probability (Clopper-Pearson, one-sided), rounded up.
+    """Return the upper confidence bound on a success probability (Clopper-Pearson, one-sided), rounded up.
 
     A true probability below 1 exceeds or equals the bound with probability at most ``alpha``.
 
@@ -175,7 +175,7 @@ def order_statistic_rank(m: int, p: float, alpha: float) -> int:
 
 
 def order_statistic_least_m(p: float, alpha: float) -> float:
-    """Least m for which :func:`order_statistic_rank` is at most m: ceil(ln alpha / ln p) (theory T5).
+    """Return the least m for which :func:`order_statistic_rank` is at most m: ceil(ln alpha / ln p) (theory T5).
 
     Returns:
         A whole number as a float, or ``inf`` for p = 1.
@@ -219,7 +219,7 @@ def order_statistic_rank_below(m: int, p: float, alpha: float) -> int:
 
 
 def mass_hit(draws: int, alpha: float) -> float:
-    """The mass w that at least one of ``draws`` independent draws hits: (1 - w)^draws <= alpha, rounded up (theory T7).
+    """Return the mass w that one of ``draws`` independent draws hits: (1 - w)^draws <= alpha, rounded up (theory T7).
 
     Args:
         draws: at least 1.
@@ -234,7 +234,7 @@ def mass_hit(draws: int, alpha: float) -> float:
 
 
 def hoeffding_margin(m: int, alpha: float) -> float:
-    """sqrt(ln(1/alpha) / (2 m)): how far a mean of m values in [0, 1] may lie above its expectation.
+    """Return sqrt(ln(1/alpha) / (2 m)): how far a mean of m values in [0, 1] may lie above its expectation.
 
     The same figure is the margin of the one-sided Dvoretzky-Kiefer-Wolfowitz inequality (Massart's constant,
     valid for alpha <= 1/2).
@@ -264,7 +264,7 @@ def dkw_rank(m: int, p: float, alpha: float) -> int:
 
 
 def dkw_least_m(p: float, alpha: float) -> float:
-    """Least m for which :func:`dkw_rank` is at most m: ceil(ln(1/alpha) / (2 (1 - p)^2)).
+    """Return the least m for which :func:`dkw_rank` is at most m: ceil(ln(1/alpha) / (2 (1 - p)^2)).
 
     Returns:
         A whole number as a float, or ``inf`` for p = 1.
@@ -280,7 +280,7 @@ def dkw_least_m(p: float, alpha: float) -> float:
 
 
 def gaussian_shift_up(mass: float, h: float) -> float:
-    """The mass p = Phi(Phi^-1(mass) + h), rounded up (the paper's equation 4; h = eps_in / sigma).
+    """Return the mass p = Phi(Phi^-1(mass) + h), rounded up (the paper's equation 4; h = eps_in / sigma).
 
     A set that holds more than p of N(x, sigma^2 I) holds more than ``mass`` of N(x', sigma^2 I) for every x'
     within h sigma of x.
@@ -301,7 +301,7 @@ def gaussian_shift_up(mass: float, h: float) -> float:
 
 
 def gaussian_shifts_up(masses: NDArray[np.float64], h: float) -> NDArray[np.float64]:
-    """Phi(Phi^-1(mass) + h) of several masses, each rounded up: the most that sets of these masses may hold at x'.
+    """Return Phi(Phi^-1(mass) + h) of several masses, rounded up: the most that sets of these masses may hold at x'.
 
     A set that holds at most ``mass`` of N(x, sigma^2 I) holds at most that much of N(x', sigma^2 I) for every x'
     within h sigma of x (theory T11).
@@ -323,7 +323,7 @@ def gaussian_shifts_up(masses: NDArray[np.float64], h: float) -> NDArray[np.floa
 
 
 def gaussian_shift_between(mass: float, p: float) -> float:
-    """The shift h = Phi^-1(p) - Phi^-1(mass), rounded down and at least 0: the inverse of :func:`gaussian_shift_up`.
+    """Return h = Phi^-1(p) - Phi^-1(mass), rounded down and at least 0: the inverse of :func:`gaussian_shift_up`.
 
     Args:
         mass: in (0, 1).
@@ -344,7 +344,7 @@ def gaussian_shift_between(mass: float, p: float) -> float:
 
 
 def mass_selected_by_minimum(draws: int, rank: int, candidates: int, points: int = 4096) -> NDArray[np.float64]:
-    """Masses that stay below that of a ball chosen among several by its rank-th smallest distance.
+    """Return masses that stay below that of a ball chosen among several by its rank-th smallest distance.
 
     The mass within the rank-th smallest of so many finite distances is at least a Beta(rank, draws + 1 - rank)
     variable; the least of ``candidates`` such masses, however they depend on each other, is stochastically at
@@ -371,7 +371,7 @@ def mass_selected_by_minimum(draws: int, rank: int, candidates: int, points: int
 
 
 def mean_shortfall(masses: NDArray[np.float64], m: int, r: int) -> float:
-    """Mean over ``masses`` (any shape) of P[Bin(m, mass) < r]."""
+    """Return the mean over ``masses`` (any shape) of P[Bin(m, mass) < r]."""
     m = _check_trials(m, "m")
     if r <= 0:
         return 0.0
@@ -381,7 +381,7 @@ def mean_shortfall(masses: NDArray[np.float64], m: int, r: int) -> float:
 
 
 def mean_shortfall_at_most(masses: NDArray[np.float64], m: int, r: int, limit: float) -> bool:
-    """Whether :func:`mean_shortfall` of ascending ``masses`` (N,) is at most ``limit``.
+    """Return whether :func:`mean_shortfall` of ascending ``masses`` (N,) is at most ``limit``.
 
     P[Bin(m, mass) < r] decreases in the mass, so that the least and the greatest of each few masses mostly decide.
     """
@@ -421,7 +421,7 @@ class MeanBound:
         self.rises = np.exp(np.outer(lows, self.rates)) * np.expm1(np.outer(widths, self.rates))
 
     def __call__(self, tails: NDArray[np.float64]) -> float:
-        """What the mean exceeds with probability at most alpha.
+        """Return what the mean exceeds with probability at most alpha.
 
         Args:
             tails: (J,), in [0, 1].

@@ -26,7 +26,7 @@ _TAIL, _RATIO = 16, 1.1
 
 @lru_cache(maxsize=64)
 def kept_ranks(compared: int) -> NDArray[np.int64]:
-    """The ranks among a probe's distances that a certificate keeps: a fixed grid, dense where certificates lie.
+    """Return the ranks among a probe's distances that a certificate keeps: a fixed grid, dense where certificates lie.
 
     Args:
         compared: number of distances of each probe, at least 1.
@@ -41,7 +41,7 @@ def kept_ranks(compared: int) -> NDArray[np.int64]:
 
 
 def tuples_of(outputs: Tensor, size: int, number: int, distance: Distance) -> Tensor:
-    """Averages of disjoint tuples of outputs, in the order of the draws.
+    """Average disjoint tuples of outputs, in the order of the draws.
 
     The candidates at every input and the probes are made by this one function: theory T7 needs that a probe at x is
     to x what a candidate at x' is to x'.
@@ -62,7 +62,7 @@ def tuples_of(outputs: Tensor, size: int, number: int, distance: Distance) -> Te
 
 
 def averaged_sizes(budget: SmoothingBudget, outputs: Tensor) -> tuple[int, ...]:
-    """The tuple sizes that outputs of this type have: whole numbers and truth values have no averages.
+    """Return the tuple sizes that outputs of this type have: whole numbers and truth values have no averages.
 
     The type is that of the base function, the same at every input, so that no sample decides about the sizes.
     """
@@ -111,20 +111,20 @@ class CertificationSample:
             self._rows[:, first : first + len(used)] = _float32_up(self.distance.compare(used, self._probes).T)
 
     def first(self, count: int) -> Tensor:
-        """Distances (count,) of the first outputs from the center, in the order of the draws: before :meth:`ascending`.
+        """Return distances (count,) of the first outputs, in the order of the draws: before :meth:`ascending`.
 
         A batch for the check: it is independent of the center (theory T8).
         """
         return self._distances[:count]
 
     def ascending(self, m: int) -> NDArray[np.float64]:
-        """The distances (m,) of the first m outputs from the center. They lose their order in here too."""
+        """Return the distances (m,) of the first m outputs from the center. They lose their order in here too."""
         distances = self._distances[:m].cpu().numpy()
         distances.sort()
         return distances if m == self.budget.m else distances.copy()
 
     def probe_distances(self, m: int) -> ProbeDistances:
-        """What a certificate of the first m outputs keeps of the distances from the probes; empty without probes."""
+        """Return what a certificate of the first m outputs keeps of distances from the probes; empty without any."""
         if self._probes is None:
             return {}
         compared, number = self.budget.compared(m), self.budget.probes
@@ -144,7 +144,7 @@ class CertificationSample:
 
 
 def _float32_up(distances: Tensor) -> Tensor:
-    """The least float32 numbers that are not below distances, of any shape; may be inf."""
+    """Return the least float32 numbers that are not below distances, of any shape; may be inf."""
     nearest = distances.to(torch.float32)
     above = torch.nextafter(nearest, nearest.new_tensor(torch.inf))
     return torch.where(nearest.to(torch.float64) < distances, above, nearest)

@@ -65,7 +65,7 @@ class DiscreteGaussian:
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Independent draws.
+        """Draw independent numbers.
 
         Args:
             shape: of the result.
@@ -86,7 +86,7 @@ class DiscreteGaussian:
         return words if self.bits == _BITS else words >> (_BITS - self.bits)
 
     def _look_up(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Draws from words (N,), and positions of those that more bits have to decide."""
+        """Return draws from words (N,), and positions of those that more bits have to decide."""
         thresholds, guide = self._tables(words.device)
         index = guide[words >> self._shift].to(torch.int64)
         crowded = (index < 0).nonzero()[:, 0]
@@ -102,7 +102,7 @@ class DiscreteGaussian:
         return self._on[device]
 
     def _resolved(self, word: int, more: Callable[[], int]) -> int:
-        """The least j with U < P[Z <= j], for a U whose first word leaves that open."""
+        """Return the least j with U < P[Z <= j], for a U whose first word leaves that open."""
         bits = self.bits
         while True:
             word, bits = word << self.bits | more(), bits + self.bits
@@ -117,7 +117,7 @@ class DiscreteGaussian:
 
 
 def scaled_cdf(j: int, scale: Fraction, bits: int) -> int:
-    """The floor of 2^bits Phi((j + 1/2) / scale), exactly.
+    """Return the floor of 2^bits Phi((j + 1/2) / scale), exactly.
 
     Phi(x) - 1/2 = phi(x) (x + x^3/3 + x^5/(3 5) + ...) for x > 0. All terms are positive: with d digits, T operations
     are off by a factor of at most (1 + 10^(1-d))^T; the rest of the sum is below its last term. To add 1/2 and to scale
@@ -154,7 +154,7 @@ def scaled_cdf(j: int, scale: Fraction, bits: int) -> int:
 
 @lru_cache
 def _pi(digits: int) -> Decimal:
-    """To so many digits, by Machin's formula: pi = 16 arctan(1/5) - 4 arctan(1/239)."""
+    """Return pi to so many digits, by Machin's formula: pi = 16 arctan(1/5) - 4 arctan(1/239)."""
     one = 10 ** (digits + 10)
 
     def arctan_of_inverse(n: int) -> int:
@@ -169,7 +169,7 @@ def _pi(digits: int) -> Decimal:
 
 @lru_cache(maxsize=16)
 def discrete_gaussian(sigma: float, grid: int) -> DiscreteGaussian:
-    """The law of the noise N(0, sigma^2) rounded to a grid, in steps of the grid; its table is kept.
+    """Return the law of the noise N(0, sigma^2) rounded to a grid, in steps of the grid; its table is kept.
 
     Args:
         sigma: noise level in units of x; the exact value of the float counts.

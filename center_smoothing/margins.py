@@ -27,7 +27,7 @@ def abstention_probability(draws: int, rank: int, candidates: int, n_check: int,
 
 @lru_cache(maxsize=1024)
 def most_inside(draws: int, rank: int, candidates: int, n_check: int) -> int:
-    """The most of n_check outputs that a selected ball may have to hold for the check to fail rarely."""
+    """Return the most of n_check outputs that a selected ball may have to hold for the check to fail rarely."""
     masses = bounds.mass_selected_by_minimum(draws, rank, candidates)
     low, high = 0, n_check + 1  # it fails rarely at `low` and does not at `high`
     while high - low > 1:
@@ -39,7 +39,7 @@ def most_inside(draws: int, rank: int, candidates: int, n_check: int) -> int:
 
 @lru_cache(maxsize=1024)
 def least_inside(n_check: int, delta: float, alpha_check: float, method: Method) -> int:
-    """Least K whose lower confidence bound is at least 1/2 - delta; n_check + 1 where none is."""
+    """Return the least K whose lower confidence bound is at least 1/2 - delta; n_check + 1 where none is."""
     if method == "paper":
         threshold = 0.5 - delta + bounds.hoeffding_margin(n_check, alpha_check)
         return min(n_check + 1, math.ceil(threshold * n_check))

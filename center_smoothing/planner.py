@@ -33,7 +33,7 @@ _MAX_M = 10**9
 def predicted_eps_out(
     budget: SmoothingBudget, h: float, *, averages: bool = True, coverage: Coverage = "pointwise", answers: int = 1
 ) -> float:
-    """eps_out of the model at h, in standard deviations of the outputs; inf where the budget certifies nothing.
+    """Predict eps_out of the model at h, in standard deviations of the outputs; inf where nothing is certified.
 
     R and t of theory T3 and T7 at the expected levels of their order statistics. The smoothed output is taken as the
     pilot's mean, or, where outputs cannot be averaged, as the candidate that is nearest to the middle.
@@ -98,14 +98,14 @@ class Demand:
             _budget(_MAX_M // 10, {"delta": 0.4, **self.fixed})
 
     def predicted(self, budget: SmoothingBudget) -> float:
-        """The geometric mean of the predicted eps_out at all h: each counts by its share. inf if any is."""
+        """Return the geometric mean of the predicted eps_out at all h: each counts by its share. inf if any is."""
         how: dict[str, Any] = {"averages": self.averages, "coverage": self.coverage, "answers": self.answers}
         logarithms = [math.log(predicted_eps_out(budget, h, **how)) for h in self.h]
         return math.exp(sum(logarithms) / len(logarithms))
 
 
 def best_budget(demand: Demand, evaluations: float) -> SmoothingBudget | None:
-    """The budget with the least predicted eps_out among all that cost at most so much.
+    """Return the budget with the least predicted eps_out among all that cost at most so much.
 
     n and m are of fixed grids, m at least n so that the check costs nothing more (theory T8), k is the default of that
     n or 256, and delta the default of both, as far as they are not fixed. As all cheaper budgets are considered, more
@@ -133,7 +133,7 @@ def best_budget(demand: Demand, evaluations: float) -> SmoothingBudget | None:
 
 
 def least_evaluations(demand: Demand) -> float:
-    """The least number of evaluations at which :func:`best_budget` finds a budget; inf where it is beyond 10^9."""
+    """Return the least number of evaluations at which :func:`best_budget` finds a budget; inf beyond 10^9."""
     p = bounds.gaussian_shift_up(0.5, max(demand.h))
     if bounds.order_statistic_least_m(p, demand.fixed.get("alpha_2", SmoothingBudget.alpha_2)) > _MAX_M:
         return math.inf
@@ -151,13 +151,13 @@ def least_evaluations(demand: Demand) -> float:
 
 
 def _sizes(demand: Demand) -> Iterator[int]:
-    """The n that are considered, ascending."""
+    """Yield the n that are considered, ascending."""
     n = demand.fixed.get("n")
     yield from _grid(_MIN_N, _STEPS_OF_N) if n is None else [n]
 
 
 def _smallest_budgets(n: int, demand: Demand) -> Iterator[SmoothingBudget]:
-    """For each k that is considered the budget of that n with the least m; none where n is too small."""
+    """Yield for each k that is considered the budget of that n with the least m; none where n is too small."""
     for k in dict.fromkeys([demand.fixed["k"]] if "k" in demand.fixed else [None, _MAX_PILOT]):
         try:
             budget = _budget(n, {**demand.fixed, "k": k})
@@ -167,12 +167,12 @@ def _smallest_budgets(n: int, demand: Demand) -> Iterator[SmoothingBudget]:
 
 
 def _budget(n: int, fixed: Mapping[str, Any]) -> SmoothingBudget:
-    """With the least m at which the check costs nothing more."""
+    """Make a budget with the least m at which the check costs nothing more."""
     return SmoothingBudget(**{**fixed, "n": n, "m": n})
 
 
 def _with_more(smallest: SmoothingBudget, m: float, demand: Demand) -> Iterator[SmoothingBudget]:
-    """The same budget with each m of the grid from that one, and the looks that are of use."""
+    """Yield the same budget with each m of the grid from that one, and the looks that are of use."""
     for larger in _grid(m, _STEPS_OF_M):
         budget = replace(smallest, m=larger)
         if not demand.stops:
@@ -185,7 +185,7 @@ def _with_more(smallest: SmoothingBudget, m: float, demand: Demand) -> Iterator[
 
 
 def _grid(start: float, steps: int) -> Iterator[int]:
-    """Whole numbers from ``start`` up to 10^9 with so many steps to a power of ten, of at most three digits."""
+    """Yield whole numbers from ``start`` up to 10^9, so many to a power of ten, of at most three digits."""
     for step in range(2 * steps, 9 * steps + 1):
         value = int(float(f"{10.0 ** (step / steps):.3g}"))
         if value >= start:
@@ -193,7 +193,7 @@ def _grid(start: float, steps: int) -> Iterator[int]:
 
 
 def _squared_offset(budget: SmoothingBudget, averages: bool) -> float:
-    """Squared distance of the smoothed output from the middle of the outputs."""
+    """Return the squared distance of the smoothed output from the middle of the outputs."""
     if budget.method == "exact" and averages:
         return _DIMENSIONS / budget.k
     candidates = budget.n if budget.method == "paper" else budget.tuples(1)
@@ -205,5 +205,5 @@ def _squared_norm_quantile(level: float) -> float:
 
 
 def _distance_quantile(level: float, squared_offset: float) -> float:
-    """Quantile of the distances of the model's outputs from a point."""
+    """Return the quantile of the distances of the model's outputs from a point."""
     return math.sqrt(special.chndtrix(level, _DIMENSIONS, squared_offset))

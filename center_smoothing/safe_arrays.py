@@ -18,7 +18,7 @@ _KINDS = "biufU"
 
 
 def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The array of a ``.npy`` file.
+    """Read the array of a ``.npy`` file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -34,7 +34,7 @@ def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz`` file by name, all of them.
+    """Read all arrays of an ``.npz`` file, by name.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -59,7 +59,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 
 
 def _regular(path: str | os.PathLike[str]) -> Path:
-    """The path, if it leads to a file; a pipe or a device might never end."""
+    """Return the path, if it leads to a file; a pipe or a device might never end."""
     found = Path(path)
     if found.exists() and not found.is_file():
         raise ValueError("it is no regular file")
@@ -67,7 +67,7 @@ def _regular(path: str | os.PathLike[str]) -> Path:
 
 
 def _array(file: IO[bytes], size: int) -> NDArray[Any]:
-    """An array in npy format of ``size`` bytes in all, header included."""
+    """Read an array in npy format of ``size`` bytes in all, header included."""
     version = npy.read_magic(file)
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read_header is None:

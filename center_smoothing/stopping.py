@@ -22,7 +22,7 @@ _MAX_LOOKS = 8
 
 
 def with_looks(budget: SmoothingBudget, h: float) -> SmoothingBudget:
-    """The same budget with as many looks as are of use: each has the check's outputs, and can certify h.
+    """Return the budget with as many looks as are of use: each has the check's outputs, and can certify h.
 
     Args:
         budget: of one look.
@@ -73,7 +73,7 @@ class TightEnough:
             raise ValueError(f"rtol must lie in (0, 1), got {self.rtol!r}")
 
     def __call__(self, certificate: Certificate) -> bool:
-        """Whether to stop at this look."""
+        """Return whether to stop at this look."""
         for eps_in in self.eps_in:
             certified = certificate.radius_at(_ranks(certificate, certificate.m, eps_in, self.coverage, self.eps_in))
             attainable = certificate.radius_at(self._ranks_below(certificate, eps_in), upwards=False)
@@ -96,7 +96,7 @@ class TightEnough:
 
 
 def _rank_below(m: int, rank: int, of: int) -> int:
-    """The rank among m that is at most the quantile of level rank / of, with confidence."""
+    """Return the rank among m that is at most the quantile of level rank / of, with confidence."""
     return bounds.order_statistic_rank_below(m, min(1.0, rank / of), _ALPHA_BELOW)
 
 
@@ -125,7 +125,7 @@ class Decided:
             raise ValueError(f"eps_out must be at least 0, got {self.eps_out!r}")
 
     def __call__(self, certificate: Certificate) -> bool:
-        """Whether to stop at this look: each eps_in is decided."""
+        """Return whether to stop at this look: each eps_in is decided."""
         return all(self._certified(certificate, each) or self._hopeless(certificate, each) for each in self.eps_in)
 
     def _certified(self, certificate: Certificate, eps_in: float) -> bool:
@@ -133,7 +133,7 @@ class Decided:
         return certificate.radius_at(ranks) <= self.eps_out
 
     def _hopeless(self, certificate: Certificate, eps_in: float) -> bool:
-        """Whether all later looks fail even if every further distance is 0."""
+        """Return whether all later looks fail even if every further distance is 0."""
         budget, m = certificate.used_budget, certificate.m
         for later in budget.look_sizes:
             if later <= m:

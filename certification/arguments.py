@@ -4,149 +4,111 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
-from certification.subject import checkpoint_path, training_data
+from certification.request import Arguments, Computing
 from command_line import argument_types, class_paths, process
+from command_line.argument_types import choice, count, positive_number, radius
 from command_line.named import BUDGETS, DISTANCES, SMOOTHERS, check_smoother, distance_name, noise_level
-from datamodules import ImageDataModule
-from lightning_modules import (
-    COMPILE_MODES,
-    BaseModel,
-    ImportedModel,
-    LoadedCheckpoint,
-    NoisyModule,
-    load_checkpoint,
-    load_own,
-)
-from lightning_modules.imported import SUFFIXES, model_in, model_of
+
+if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
+    from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule
 
 DEFAULT_H = (1.0, 1.5, 2.0)
-NOISES = ("gaussian", "discrete")
-ATTACKS = ("none", "pgd")
 # A multiple of 255, so that 8-bit images lie on it.
 DEFAULT_GRID = 4080
+COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 _ATTACK_FLAGS = ("attack_steps", "attack_starts", "attack_samples")
+# Arguments that may name a class of models or data, also abbreviated.
+_NAMES_A_CLASS = re.compile("--(mo|da|con)")
 
 
-def _parser() -> ArgumentParser:
+def _parser(*, with_classes: bool) -> ArgumentParser:
+    """Return the parser of certify.py; without classes it knows nothing of models and data, nor imports them."""
+    model, data = _class_types() if with_classes else (str | None, str | None)
     parser = ArgumentParser(
         prog="certify.py",
         description="Certify a checkpoint or a pretrained model: "
         "``python certify.py --ckpt runs/latest/checkpoints/best.ckpt``.",
         exit_on_error=False,
     )
-    add, count, choice, positive = (
-        parser.add_argument,
-        argument_types.count,
-        argument_types.choice,
-        argument_types.positive_number,
-    )
-    ratios, budgets = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), f"one of {', '.join(BUDGETS)}"
+    add = parser.add_argument
+
+    def add_typed(flag: str, kind: Callable[[str], Callable[[object], Any]], *, help: str, **given: Any) -> None:  # noqa: ANN401
+        add(flag, type=kind(flag), help=help, **given)  # its errors name the flag
+
+    def add_choice(flag: str, options: Sequence[str], *, help: str, default: str | None) -> None:
+        add(flag, type=choice(flag, *options), help=help, default=default)
+
+    ratios, tries = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), AttackBudget()
     add("--config", action="config", help="YAML file with any of these arguments")
     add("--ckpt", type=str | None, help="checkpoint that train.py wrote, or its run folder")
     add(
         "--model",
-        type=BaseModel | None,
-        help="pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file",
+        type=model,
+        help="pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file; "
+        "--model.help FaceDetector shows its arguments",
     )
     add(
         "--from",
         type=process.folders,
         help="answer --eps-in or --h, --eps-out or both from a finished folder, no sampling; of several side by side",
     )
-    add(
-        "--eps-in",
-        type=argument_types.radius("--eps-in"),
-        nargs="+",
-        help="input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h",
-    )
-    add(
-        "--h", type=argument_types.radius("--h"), nargs="+", help=f"input radii as multiples of sigma; default {ratios}"
-    )
-    add(
-        "--eps-out",
-        type=argument_types.radius("--eps-out"),
-        nargs="+",
-        help="with --from: output radii, in units of the distance, answered by the largest certified input radii",
-    )
-    add(
-        "--num-examples",
-        type=argument_types.num_examples,
-        default=50,
-        help="test examples, drawn with the seed, or all",
-    )
-    add(
-        "--distance",
-        type=distance_name,
-        default="tv",
-        help=f"one of {', '.join(DISTANCES)}, or your own: my_package.my_distance",
-    )
-    add(
-        "--smoother",
-        type=choice("--smoother", *SMOOTHERS),
-        default="center",
-        help=f"what of the noisy outputs is certified: one of {', '.join(SMOOTHERS)}",
-    )
-    add("--clip-norm", type=positive("--clip-norm"), help="of means: outputs further from zero are scaled down to it")
-    add(
-        "--output-bound",
-        type=positive("--output-bound"),
-        help="of means: no two outputs are further apart, as you know",
-    )
-    add("--sigma", type=positive("--sigma"), help="noise level, in units of x; default: the checkpoint's")
-    add(
-        "--noise",
-        type=choice("--noise", *NOISES),
-        default="gaussian",
-        help="discrete: exact noise on a grid, so that rounding cannot make a certificate false",
-    )
-    add("--grid", type=count("--grid"), help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
-    add("--budget", type=choice("--budget", *BUDGETS), default="standard", help=budgets)
-    add("--n", type=count("--n"), help="ranked outputs, or outputs that are averaged")
-    add("--m", type=argument_types.counts("--m"), help="certification outputs; several, to compare them with --plan")
-    add("--k", type=count("--k"), help="pilot outputs, the candidate centers")
-    add("--delta", type=positive("--delta"), help="margin; default: the least that abstains on at most 1%% of inputs")
-    add("--alpha1", type=positive("--alpha1"), help="failure probability of the smoothed output")
-    add("--alpha2", type=positive("--alpha2"), help="failure probability of the certificate")
-    add("--method", type=choice("--method", *METHODS), help="paper: the paper's algorithms to the letter")
-    add("--rtol", type=positive("--rtol"), help="stop where more samples cannot lower eps_out by more than this share")
-    add(
-        "--eps-out-at-most",
-        type=argument_types.radius("--eps-out-at-most"),
-        help="stop where eps_out is certified to be at most this, or cannot be with --m samples any more",
-    )
+    of_eps_in = "input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h"
+    add_typed("--eps-in", radius, nargs="+", help=of_eps_in)
+    add_typed("--h", radius, nargs="+", help=f"input radii as multiples of sigma; default {ratios}")
+    of_eps_out = "with --from: output radii, in units of the distance, answered by the largest certified input radii"
+    add_typed("--eps-out", radius, nargs="+", help=of_eps_out)
+    of_examples = "test examples, drawn with the seed, or all"
+    add("--num-examples", type=argument_types.num_examples, default=50, help=of_examples)
+    of_distance = f"one of {', '.join(DISTANCES)}, or your own: my_package.my_distance"
+    add("--distance", type=distance_name, default="tv", help=of_distance)
+    of_smoother = f"what of the noisy outputs is certified: one of {', '.join(SMOOTHERS)}"
+    add_choice("--smoother", SMOOTHERS, default="center", help=of_smoother)
+    add_typed("--clip-norm", positive_number, help="of means: outputs further from zero are scaled down to it")
+    add_typed("--output-bound", positive_number, help="of means: no two outputs are further apart, as you know")
+    add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
+    of_noise = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
+    add_choice("--noise", ("gaussian", "discrete"), default="gaussian", help=of_noise)
+    add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
+    add_choice("--budget", BUDGETS, default="standard", help=f"one of {', '.join(BUDGETS)}")
+    add_typed("--n", count, help="ranked outputs, or outputs that are averaged")
+    add_typed("--m", argument_types.counts, help="certification outputs; several, to compare them with --plan")
+    add_typed("--k", count, help="pilot outputs, the candidate centers")
+    add_typed("--delta", positive_number, help="margin; default: the least that abstains on at most 1%% of inputs")
+    add_typed("--alpha1", positive_number, help="failure probability of the smoothed output")
+    add_typed("--alpha2", positive_number, help="failure probability of the certificate")
+    add_choice("--method", METHODS, default=None, help="paper: the paper's algorithms to the letter")
+    of_rtol = "stop where more samples cannot lower eps_out by more than this share"
+    add_typed("--rtol", positive_number, help=of_rtol)
+    of_decision = "stop where eps_out is certified to be at most this, or cannot be with --m samples any more"
+    add_typed("--eps-out-at-most", radius, help=of_decision)
     add("--plan", action="store_true", help="only say what it costs and can certify; loads no data, writes nothing")
     add("--audit", action="store_true", help="also check what certificates take for granted; exit code 1 on failures")
-    add(
-        "--attack",
-        type=choice("--attack", *ATTACKS),
-        default="none",
-        help="pgd: search each certified ball for an input that moves the smoothed output; exit code 1 if one moves it "
-        "further than certified",
+    of_attack = (
+        "pgd: search each certified ball for an input that moves the smoothed output; exit code 1 if one moves it "
+        "further than certified"
     )
-    tries = AttackBudget()
-    add("--attack-steps", type=count("--attack-steps"), help=f"of each start of an attack; default {tries.steps}")
-    add("--attack-starts", type=count("--attack-starts"), help=f"of each attack; default {tries.starts}")
-    add("--attack-samples", type=count("--attack-samples"), help=f"noisy copies of a step; default {tries.samples}")
-    limited = argument_types.time_span("--time-limit")
-    add("--time-limit", type=limited, help="with --plan: print the n, m, k and delta that fill it: 90s, 30m, 2h")
-    add(
-        "--coverage",
-        type=choice("--coverage", *COVERAGES),
-        default="pointwise",
-        help="each answer by itself, or all at one sigma together",
-    )
-    add("--data", type=ImageDataModule | None, help="data module, e.g. MNIST; default: what the model was trained on")
+    add_choice("--attack", ("none", "pgd"), default="none", help=of_attack)
+    add_typed("--attack-steps", count, help=f"of each start of an attack; default {tries.steps}")
+    add_typed("--attack-starts", count, help=f"of each attack; default {tries.starts}")
+    add_typed("--attack-samples", count, help=f"noisy copies of a step; default {tries.samples}")
+    of_limit = "with --plan: print the n, m, k and delta that fill it: 90s, 30m, 2h"
+    add_typed("--time-limit", argument_types.time_span, help=of_limit)
+    of_coverage = "each answer by itself, or all at one sigma together"
+    add_choice("--coverage", COVERAGES, default="pointwise", help=of_coverage)
+    add("--data", type=data, help="data module, e.g. MNIST; default: what the model was trained on")
     add(
         "--out",
         type=str | None,
@@ -154,12 +116,8 @@ def _parser() -> ArgumentParser:
         "the report of several",
     )
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
-    add(
-        "--batch-size",
-        type=argument_types.batch_size,
-        default="auto",
-        help="noisy copies per call of the model, or auto",
-    )
+    of_batches = "noisy copies per call of the model, or auto"
+    add("--batch-size", type=argument_types.batch_size, default="auto", help=of_batches)
     add("--trust", action="store_true", help="let configuration files name classes of other packages, and import them")
     add("--accelerator", type=str, default="auto", help="as in lightning.pytorch.Trainer, like the next four")
     add("--devices", type=str, default="1")
@@ -168,24 +126,25 @@ def _parser() -> ArgumentParser:
     add("--precision", type=str, default="32-true")
     add("--fold-batch-norm", type=bool, default=True, help="make it part of the layer before it: faster, same function")
     add("--channels-last", type=bool, default=True, help="memory layout of convolutions: faster on CPUs, same function")
-    compile_modes = ("off", *COMPILE_MODES)
-    add(
-        "--compile",
-        type=choice("--compile", *compile_modes),
-        default="off",
-        help=f"torch.compile of the base model, one of {', '.join(compile_modes)}",
-    )
+    of_compile = f"torch.compile of the base model, one of {', '.join(COMPILE)}"
+    add_choice("--compile", COMPILE, default="off", help=of_compile)
     return parser
 
 
-def parse(args: Sequence[str] | None) -> Namespace:
+def _class_types() -> tuple[Any, Any]:
+    """Return the types of --model and --data."""
+    from datamodules import ImageDataModule
+    from lightning_modules import BaseModel
+
+    return BaseModel | None, ImageDataModule | None
+
+
+def parse(args: Sequence[str] | None) -> Arguments:
     """Return the arguments, checked, with instances of the classes that they name."""
     given_words = argument_types.files_first(sys.argv[1:] if args is None else args)
-    words, model = _users_model(
-        argument_types.join_values(argument_types.join_values(given_words, "--m"), "--from", by="\0")
-    )
-    trained = model if isinstance(model, LoadedCheckpoint) else None
-    parser = _parser()
+    joined = argument_types.join_values(argument_types.join_values(given_words, "--m"), "--from", by="\0")
+    words, model, trained = _users_model(joined)
+    parser = _parser(with_classes=any(map(_NAMES_A_CLASS.match, words)))
     parser.set_defaults(data=_data_that_arguments_change(words, trained))
     try:
         with class_paths.parse_errors():
@@ -197,7 +156,22 @@ def parse(args: Sequence[str] | None) -> Namespace:
     except (AttributeError, KeyError, IndexError, RecursionError) as error:  # of jsonargparse, for absurd files
         raise ValueError(f"--config must be a file with arguments of certify.py by name, got {error!r}") from error
     if model is not None:
-        options.model = model.model if isinstance(model, LoadedCheckpoint) else model
+        options.model = model
+    _check(options, words)
+    options = parser.instantiate(options)
+    derived = {
+        "folders": options["from"] or [],
+        "trained": trained,
+        "grid": (options.grid or DEFAULT_GRID) if options.noise == "discrete" else None,
+        "attack": _attack_budget(options),
+        "computing": Computing(**{field.name: options[field.name] for field in fields(Computing)}),
+    }
+    names = [field.name for field in fields(Arguments)]
+    return Arguments(**{name: derived[name] if name in derived else options[name] for name in names})
+
+
+def _check(options: Namespace, words: Sequence[str]) -> None:
+    """Raise ValueError where arguments do not go together."""
     own = options.distance not in DISTANCES
     if own and not (options.trust or options.distance in class_paths.typed_names(words)):
         raise ValueError(
@@ -221,44 +195,52 @@ def parse(args: Sequence[str] | None) -> Namespace:
     _check_attack(options)
     if options.grid is not None and options.noise != "discrete":
         raise ValueError(f"--grid is of discrete noise: it needs --noise discrete, got {options.noise}")
-    if options.noise == "discrete":
-        options.grid = options.grid or DEFAULT_GRID
-    options = parser.instantiate(options)
-    options.trained = trained
-    return options
+    if options.rtol is not None and options.eps_out_at_most is not None:
+        raise ValueError("--rtol and --eps-out-at-most are two rules for when to stop, got both: take one of them")
+    if options.rtol is not None and options.rtol >= 1.0:
+        raise ValueError(f"--rtol must lie in (0, 1), such as 0.02, got {options.rtol}")
 
 
-def _users_model(words: Sequence[str]) -> tuple[list[str], ImportedModel | LoadedCheckpoint | None]:
-    """What --model leads to on the command line, and the words without it; None for a model without weights of ours."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    peek.add_argument("--model")
-    named, others = peek.parse_known_args(list(words))
-    name = named.model
+def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, LoadedCheckpoint | None]:
+    """Return what the parser is to read, the model that --model leads to otherwise, and its checkpoint if it has one.
+
+    The parser itself makes models of classes without weights of ours.
+    """
+    as_it_is = list(words), None, None
+    name, others = _peek(words, "--model")
     if name is None:
-        return list(words), None
+        return as_it_is
+    from certification.subject import checkpoint_path
+    from lightning_modules import BaseModel, NoisyModule, load_own
+    from lightning_modules.imported import SUFFIXES, model_in, model_of
+
     if Path(name).suffix in SUFFIXES and Path(name).is_file():
-        return others, model_in(Path(name), trusted="--trust" in words)
+        return others, model_in(Path(name), trusted="--trust" in words), None
     if not class_paths.is_dotted(name):
-        return list(words), None
+        return as_it_is
     found = class_paths.import_by_name(name, "--model")
-    if isinstance(found, type) and issubclass(found, BaseModel):
-        return (_trained_model(found, others) if issubclass(found, NoisyModule) else None) or (list(words), None)
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        arguments, rest = class_paths.arguments_of("--model", others)
+        return rest, model_of(found, arguments, name=name), None
+    weights, others = _peek(others, "--model.weights", "--model.init_args.weights")
+    if weights is None or not issubclass(found, NoisyModule) or _takes_weights(found, Path(weights)):
+        return as_it_is
     arguments, rest = class_paths.arguments_of("--model", others)
-    return rest, model_of(found, arguments, name=name)
+    trained = load_own(found, checkpoint_path(weights, "--model.weights"), arguments)
+    return rest, trained.model, trained
 
 
-def _trained_model(kind: type[NoisyModule], words: Sequence[str]) -> tuple[list[str], LoadedCheckpoint] | None:
-    """A model of a user's class with the weights that --model.weights names, and the words without its arguments."""
+def _takes_weights(kind: type[NoisyModule], path: Path) -> bool:
+    """Return whether a user's class itself knows what to do with weights that are no checkpoint of train.py."""
+    return "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir()
+
+
+def _peek(words: Sequence[str], *flags: str) -> tuple[str | None, list[str]]:
+    """Return the value of a flag, under any of its names, before the others are parsed; and the other words."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    peek.add_argument("--model.weights", "--model.init_args.weights", dest="weights")
-    named, others = peek.parse_known_args(list(words))
-    if named.weights is None:
-        return None
-    path = Path(named.weights)
-    if "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir():
-        return None  # the class knows what it is
-    arguments, rest = class_paths.arguments_of("--model", others)
-    return rest, load_own(kind, checkpoint_path(path, "--model.weights"), arguments)
+    peek.add_argument(*flags, dest="value")
+    found, others = peek.parse_known_args(list(words))
+    return found.value, others
 
 
 def _check_smoother(options: Namespace) -> None:
@@ -291,7 +273,7 @@ def _check_attack(options: Namespace) -> None:
         raise ValueError("--attack goes with a certification: it must be left out with --from and --plan")
 
 
-def attack_budget(options: Namespace) -> AttackBudget | None:
+def _attack_budget(options: Namespace) -> AttackBudget | None:
     """Return what an attack may try; None where there is none."""
     if options.attack == "none":
         return None
@@ -317,23 +299,8 @@ def _check_planning(options: Namespace) -> None:
         raise ValueError(f"--m must be one number, or several to compare them with --plan, got {got}")
 
 
-def trainer_arguments(options: Namespace) -> dict[str, Any]:
-    """On what to compute, as in lightning.pytorch.Trainer."""
-    return {name: options[name] for name in ("accelerator", "devices", "num_nodes", "strategy", "precision")}
-
-
-def stopping_flags(options: Namespace) -> dict[str, float]:
-    """The argument that says when to stop sampling an example early, if one was given."""
-    given = {name: options[name] for name in ("rtol", "eps_out_at_most") if options[name] is not None}
-    if len(given) > 1:
-        raise ValueError("--rtol and --eps-out-at-most are two rules for when to stop, got both: take one of them")
-    if not given.get("rtol", 0.5) < 1.0:
-        raise ValueError(f"--rtol must lie in (0, 1), such as 0.02, got {options.rtol}")
-    return given
-
-
-def noise_levels(options: Namespace, sigma: float | None) -> dict[float, list[float]]:
-    """The noise levels, and the distinct eps_in to be answered at each of them, in units of x.
+def noise_levels(options: Arguments, sigma: float | None) -> dict[float, list[float]]:
+    """Return the noise levels, and the distinct eps_in to be answered at each of them, in units of x.
 
     With both --h and --eps-in the noise grows with the input radius, sigma = eps_in / h, as in the paper's section 5.
     """
@@ -353,21 +320,20 @@ def noise_levels(options: Namespace, sigma: float | None) -> dict[float, list[fl
     return {sigma: input_radii(options, sigma)}
 
 
-def input_radii(options: Namespace, sigma: float) -> list[float]:
-    """Distinct eps_in, in units of x, from --eps-in or --h."""
+def input_radii(options: Arguments, sigma: float) -> list[float]:
+    """Return distinct eps_in, in units of x, from --eps-in or --h."""
     ratios = DEFAULT_H if options.h is None else options.h
     return list(dict.fromkeys(options.eps_in or (ratio * sigma for ratio in ratios)))
 
 
 def _data_that_arguments_change(args: Sequence[str], trained: LoadedCheckpoint | None) -> dict[str, Any] | None:
-    """With ``--data.root`` alone: the data that the checkpoint was trained on, at another place."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    peek.add_argument("--ckpt")
-    peek.add_argument("--data")
-    peek.add_argument("--model")
-    known, others = peek.parse_known_args(args)
-    alone = known.data is None and any(other.startswith("--data.") for other in others)
-    if known.model is not None or not alone or (known.ckpt is None and trained is None):
+    """Return, with ``--data.root`` alone, the data that the checkpoint was trained on, at another place."""
+    ckpt, data, model = (_peek(args, flag)[0] for flag in ("--ckpt", "--data", "--model"))
+    alone = data is None and any(word.startswith("--data.") for word in args)
+    if model is not None or not alone or (ckpt is None and trained is None):
         return None
-    kind, init_args = training_data(trained or load_checkpoint(known.ckpt))
+    from certification.subject import training_data
+    from lightning_modules import load_checkpoint
+
+    kind, init_args = training_data(trained or load_checkpoint(str(ckpt)))
     return {"class_path": f"{kind.__module__}.{kind.__name__}", "init_args": init_args}

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Subset
 
 from center_smoothing import CenterSmoother, Decided, Distance, FunctionDistance, MeanSmoother, TightEnough
@@ -21,9 +19,10 @@ from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.sampling import grid_change
 from center_smoothing.smoother import StoppingRule
-from certification.arguments import attack_budget, noise_levels, stopping_flags
-from certification.request import Request
+from certification.arguments import noise_levels
+from certification.request import Arguments, Request
 from certification.subject import Subject, accelerated, draw_examples
+from certification.trainer import is_first_process
 from command_line import named, process
 from command_line.errors import value_errors
 from lightning_modules import BaseModel, point_of
@@ -114,7 +113,7 @@ class Smoothing:
     rules: dict[str, float]
 
 
-def prepare_jobs(options: Namespace, subject: Subject, locks: ExitStack) -> tuple[CertificationFolder, list[Job]]:
+def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tuple[CertificationFolder, list[Job]]:
     """Check everything that can be checked without sampling: the folder, and a job for each noise level.
 
     The folder stays locked until ``locks`` is closed.
@@ -123,7 +122,6 @@ def prepare_jobs(options: Namespace, subject: Subject, locks: ExitStack) -> tupl
     kinds = {"center": _centers, "mean": _means}
     smoothing = kinds[options.smoother](options, levels)
     examples, indices, digest = draw_examples(subject.data, options.num_examples, options.seed)
-    attack = attack_budget(options)
     config = {
         "model": type(subject.model).__name__,
         **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
@@ -131,22 +129,24 @@ def prepare_jobs(options: Namespace, subject: Subject, locks: ExitStack) -> tupl
         "num_examples": len(examples),
         "examples_sha256": digest,
         "seed": options.seed,
-        **({} if options.grid is None else {"noise": options.noise, "grid": options.grid}),
-        **({} if attack is None else {"attack": {"method": options.attack, **asdict(attack)}}),
+        **({} if options.grid is None else {"noise": "discrete", "grid": options.grid}),
+        **({} if options.attack is None else {"attack": {"method": "pgd", **asdict(options.attack)}}),
         "distance": repr(distance),
         "relaxation": distance.relaxation,
         **_code_of(options.distance, distance),
         "coverage": options.coverage,
-        "precision": options.precision,
+        "precision": options.computing.precision,
         # the same function up to rounding, which may decide where a certificate is close
-        **{name: options[name] for name in ("fold_batch_norm", "channels_last", "compile")},
+        "fold_batch_norm": options.fold_batch_norm,
+        "channels_last": options.channels_last,
+        "compile": options.compile,
     }
     path = (
         Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothing, levels)
     )
     check_links(path, "--out")
     process.make_writable(path, "--out")
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         locks.enter_context(CertificationFolder(path).locked())
         CertificationFolder(path).remove_partial_files()
     model, base_function = accelerated(subject.model, options)
@@ -172,7 +172,7 @@ def prepare_jobs(options: Namespace, subject: Subject, locks: ExitStack) -> tupl
             checkpoint_sha256=subject.sha256,
             names={} if names is None else {index: names[index] for index in indices},
             stop=_stopping_rule(smoothing.rules, radii, options.coverage),
-            attack=attack,
+            attack=options.attack,
         )
         for sigma, radii in levels.items()
     ]
@@ -193,7 +193,7 @@ def merged_config(jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 def radii_by_sigma(jobs: Sequence[Job]) -> dict[float, list[float]]:
-    """The eps_in that are answered at each sigma."""
+    """Return the eps_in that are answered at each sigma."""
     return {job.smoother.sigma: job.eps_in for job in jobs}
 
 
@@ -204,15 +204,10 @@ def _code_of(name: str, distance: Distance) -> dict[str, str]:
     return {} if source is None else {"distance_sha256": files.sha256(source)}
 
 
-def planning_request(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Request:
-    """Return what of the arguments a budget depends on."""
-    return Request(options, levels, stops=bool(stopping_flags(options)))
-
-
-def _centers(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+def _centers(options: Arguments, levels: Mapping[float, Sequence[float]]) -> Smoothing:
     """Return center smoothing, where it can certify all that is asked."""
-    rules = stopping_flags(options)
-    budget = planning_request(options, levels).budget(None if options.m is None else options.m[0])
+    rules = _not_none(rtol=options.rtol, eps_out_at_most=options.eps_out_at_most)
+    budget = Request(options, levels).budget(None if options.m is None else options.m[0])
     for sigma, radii in levels.items():
         for radius in radii:
             named.check_certifiable(budget, sigma=sigma, eps_in=radius)
@@ -220,14 +215,18 @@ def _centers(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smo
     return Smoothing("center", partial(CenterSmoother, budget=budget), config, budget.method, rules)
 
 
-def _means(options: Namespace, levels: Mapping[float, Sequence[float]]) -> Smoothing:
-    """Mean smoothing, which certifies something at every h."""
-    given = {name: options[name] for name in ("n", "alpha1", "alpha2")}
+def _means(options: Arguments, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+    """Return mean smoothing, which certifies something at every h."""
+    given = {"n": options.n, "alpha1": options.alpha1, "alpha2": options.alpha2}
     budget = named.mean_budget(options.budget, m=None if options.m is None else options.m[0], **given)
     make = partial(MeanSmoother, budget=budget, clip_norm=options.clip_norm, bound=options.output_bound)
-    bounds = {name: options[name] for name in ("clip_norm", "output_bound") if options[name] is not None}
+    bounds = _not_none(clip_norm=options.clip_norm, output_bound=options.output_bound)
     name = "-".join(["mean", *(f"{flag}={value:g}" for flag, value in bounds.items())])
     return Smoothing("mean", make, {"budget": budget.as_dict(), **bounds}, name, {})
+
+
+def _not_none(**given: float | None) -> dict[str, float]:
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Coverage) -> StoppingRule | None:
@@ -237,13 +236,13 @@ def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Co
 
 
 def _default_folder(
-    options: Namespace,
+    options: Arguments,
     subject: Subject,
     config: dict[str, Any],
     smoothing: Smoothing,
     levels: dict[float, list[float]],
 ) -> Path:
-    """The same command finds the same folder again."""
+    """Return where results go by default: the same command finds the same folder again."""
     configs = {smoothing.kind: {**config, **smoothing.config}}
     identity = json.dumps([configs, sorted(levels.items()), subject.sha256, options.batch_size], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
@@ -252,5 +251,5 @@ def _default_folder(
 
 
 def _relative(path: Path) -> Path:
-    """As seen from here, where that is shorter."""
+    """Return a path as seen from here, where that is shorter."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

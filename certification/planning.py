@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from center_smoothing import SmoothingBudget
 from center_smoothing.planner import Demand, best_budget, least_evaluations
@@ -22,7 +21,6 @@ def only_plan(
     model: BaseModel | None,
     function: BaseFunction | None = None,
     *,
-    where: dict[str, Any],
     sigma_known: bool,
 ) -> list[str]:
     """Return what --plan prints: what the budgets cost and can certify. Nothing is written.
@@ -31,18 +29,17 @@ def only_plan(
         request: whose ``m`` may be several.
         model: whose speed is measured.
         function: what evaluates the model; default: itself.
-        where: arguments of :func:`certification.trainer.make_trainer`.
         sigma_known: whether the levels are in units of x.
 
     Raises:
         ValueError: if no budget can be had.
     """
-    options, levels, why = request.options, request.levels, []
+    options, levels, why = request.options, request.levels, list[str]()
     examples = None if options.num_examples == "all" else int(options.num_examples)
-    ms = sorted(set(options.m or [])) or [None]
+    ms: list[int | None] = [*sorted(set(options.m or []))] or [None]
     budgets = [request.budget(m) for m in ms] if options.time_limit is None else []
-    speed = None if model is None else measure(request, model, function, where=where)
-    if not budgets:
+    speed = None if model is None else measure(request, model, function)
+    if options.time_limit is not None:
         if speed is None or examples is None:
             raise ValueError(
                 "--time-limit must have --ckpt or --model, whose speed is measured, and a number as --num-examples, "
@@ -66,7 +63,7 @@ def only_plan(
 def choose(
     demand: Demand, speed: Speed, *, seconds: float, examples: int, levels: int
 ) -> tuple[SmoothingBudget, list[str]]:
-    """The budget that makes the most of a time, and what it was chosen by, for the eye.
+    """Return the budget that makes the most of a time, and what it was chosen by, for the eye.
 
     Args:
         demand: what the budget is for.
@@ -109,7 +106,7 @@ def _measured(model: BaseModel | None, speed: Speed | None) -> str:
 
 
 def _as_argument(seconds: float) -> str:
-    """A time as --time-limit takes it, at least as long."""
+    """Return a time as --time-limit takes it, at least as long."""
     for unit, length in (("s", 1.0), ("m", 60.0)):
         if seconds < 100 * length:
             return f"{math.ceil(seconds / length)}{unit}"

@@ -1,36 +1,113 @@
-"""What of the command line a budget depends on."""
+"""The arguments of certify.py as data, and what of them a budget depends on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from jsonargparse import Namespace
+from typing import TYPE_CHECKING, Any, Literal
 
 from center_smoothing import Distance, SmoothingBudget
+from center_smoothing.attack import AttackBudget
+from center_smoothing.budget import Coverage
 from center_smoothing.margins import METHODS
 from center_smoothing.planner import Demand
 from center_smoothing.stopping import with_looks
 from command_line import named
 
-# Flags of the budget; --m goes its own way.
-_FLAGS = ("n", "k", "delta", "alpha1", "alpha2", "method")
+if TYPE_CHECKING:
+    from datamodules import ImageDataModule
+    from lightning_modules import BaseModel, LoadedCheckpoint
+    from lightning_modules.compiled import CompileMode
+
+
+@dataclass(frozen=True)
+class Computing:
+    """On what to compute: arguments of lightning.pytorch.Trainer."""
+
+    accelerator: str = "auto"
+    devices: str = "1"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of certify.py, each as its help says, and what follows from them.
+
+    Attributes:
+        trained: the model that --model.weights has given, with its checkpoint.
+        folders: of --from; none for a certification.
+        m: several to compare with --plan, else one at most.
+        grid: of discrete noise; None for Gaussian noise.
+        attack: what an attack may try; None where there is none.
+    """
+
+    # what is certified
+    ckpt: str | None
+    model: BaseModel | None
+    trained: LoadedCheckpoint | None
+    data: ImageDataModule | None
+    num_examples: int | str
+    seed: int
+    distance: str
+    # how
+    smoother: str
+    clip_norm: float | None
+    output_bound: float | None
+    sigma: float | None
+    grid: int | None
+    budget: str
+    n: int | None
+    m: list[int] | None
+    k: int | None
+    delta: float | None
+    alpha1: float | None
+    alpha2: float | None
+    method: str | None
+    rtol: float | None
+    eps_out_at_most: float | None
+    attack: AttackBudget | None
+    audit: bool
+    # what is asked, and where it goes
+    folders: list[str]
+    eps_in: list[float] | None
+    h: list[float] | None
+    eps_out: list[float] | None
+    coverage: Coverage
+    plan: bool
+    time_limit: float | None
+    out: str | None
+    # on what
+    batch_size: int | str
+    computing: Computing
+    fold_batch_norm: bool
+    channels_last: bool
+    compile: Literal["off"] | CompileMode
+
+    @property
+    def budget_flags(self) -> dict[str, Any]:
+        """What flags say of the budget of centers, but for m."""
+        flags = {"n": self.n, "k": self.k, "delta": self.delta, "alpha1": self.alpha1, "alpha2": self.alpha2}
+        return {**flags, "method": self.method}
+
+    @property
+    def stops(self) -> bool:
+        """Whether there is a rule for when to stop sampling an example early."""
+        return self.rtol is not None or self.eps_out_at_most is not None
 
 
 @dataclass(frozen=True)
 class Request:
-    """What of the command line a budget depends on.
+    """What of the arguments a budget depends on.
 
     Attributes:
         options: of certify.py.
         levels: the eps_in that are answered at each sigma, in units of x.
-        stops: whether there is a rule for when to stop sampling an example early.
     """
 
-    options: Namespace
+    options: Arguments
     levels: Mapping[float, Sequence[float]]
-    stops: bool
 
     @property
     def distance(self) -> Distance:
@@ -51,7 +128,7 @@ class Request:
     @property
     def fixed(self) -> dict[str, Any]:
         """What of the budget --time-limit does not choose, under the names of :class:`SmoothingBudget`."""
-        flags = {name: self.options[name] for name in _FLAGS}
+        flags = self.options.budget_flags
         values = {"method": METHODS[0], **named.budget_values(self.options.budget, **flags), "n": self.options.n}
         return {name: value for name, value in values.items() if name != "m" and value is not None}
 
@@ -63,16 +140,16 @@ class Request:
             averages=self.distance.averages,
             coverage=self.options.coverage,
             answers=self.answers,
-            stops=self.stops,
+            stops=self.options.stops,
             fixed=self.fixed,
         )
 
     def budget(self, m: int | None) -> SmoothingBudget:
-        """The one of --budget and the flags, at this m or the file's.
+        """Return the one of --budget and the flags, at this m or the file's.
 
         Raises:
             ValueError: as :class:`SmoothingBudget` does, and where sampling could never stop early.
         """
-        budget = named.budget(self.options.budget, m=m, **{name: self.options[name] for name in _FLAGS})
+        budget = named.budget(self.options.budget, m=m, **self.options.budget_flags)
         budget = budget if self.distance.averages else budget.without_averages()
-        return with_looks(budget, self.ratios[-1]) if self.stops else budget
+        return with_looks(budget, self.ratios[-1]) if self.options.stops else budget

@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import CertificateWriter, CertificationProgress
 from certification.jobs import Job
-from certification.trainer import RemainingExamples, make_trainer, print_once
+from certification.request import Computing
+from certification.trainer import RemainingExamples, is_first_process, make_trainer, print_once
 from lightning_modules import Certifier
 from results.folder import CertificationFolder, check_same
 from results.rows import Row
@@ -29,11 +29,7 @@ class Run:
 
     Args:
         job: what to do.
-        accelerator: as in lightning.pytorch.Trainer, like the others.
-        devices: a number, or what else the Trainer takes.
-        num_nodes: of the cluster.
-        strategy: of several devices.
-        precision: of the base model.
+        computing: on what.
 
     Attributes:
         todo: positions of the examples that are not finished.
@@ -43,16 +39,7 @@ class Run:
         ValueError: for a folder that holds something else, and for settings that do not work on this machine.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        *,
-        accelerator: str,
-        devices: str,
-        num_nodes: int,
-        strategy: str,
-        precision: str,
-    ) -> None:
+    def __init__(self, job: Job, computing: Computing) -> None:
         self.job = job
         self.findings: list[dict[str, Any]] = []
         finished = _finished(job)
@@ -69,14 +56,7 @@ class Run:
             coverage=job.coverage,
             seed=job.smoother.outputs.seed,
         )
-        self.trainer = make_trainer(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
-            precision=precision,
-            callbacks=[self.progress, writer],
-        )
+        self.trainer = make_trainer(computing, callbacks=[self.progress, writer])
 
     @property
     def most_examples(self) -> int:
@@ -168,11 +148,11 @@ def _finished(job: Job) -> set[int]:
     """Examples that an earlier run of the same command has finished."""
     there = check_same(job.folder, job.config, job.checkpoint_sha256)
     job.folder.create()
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         job.folder.remove_partial_files()
     if not there:
         return set()
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         job.folder.merge(job.indices, job.eps_in)
     finished = job.folder.finished(job.eps_in) & set(job.indices)
     if finished:

@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
-
 from center_smoothing import MeanSmoother
 from center_smoothing.audit import Finding
 from certification import auditing, conclusion, planning
-from certification.arguments import input_radii, noise_levels, trainer_arguments
-from certification.jobs import Job, merged_config, planning_request, radii_by_sigma
-from certification.preflight import follows_gradients
+from certification.arguments import input_radii, noise_levels
+from certification.jobs import Job, merged_config, radii_by_sigma
+from certification.preflight import check_run, follows_gradients
+from certification.request import Arguments, Request
 from certification.run import Run
 from certification.subject import Subject, accelerated, load_trained
 from certification.trainer import print_once
@@ -25,8 +24,8 @@ from results.finished import MAX_SHOWN, FinishedCertification, Question, spread
 from results.folder import CertificationFolder
 
 
-def plan_only(options: Namespace) -> list[str]:
-    """What --plan prints, from the flags and the model alone."""
+def plan_only(options: Arguments) -> list[str]:
+    """Return what --plan prints, from the flags and the model alone."""
     model, sigma, trained = options.model, options.sigma, load_trained(options)
     if trained is not None:
         model = trained.model
@@ -34,9 +33,7 @@ def plan_only(options: Namespace) -> list[str]:
     known = model is not None or sigma is not None or options.eps_in is not None
     levels = noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
     model, function = (None, None) if model is None else accelerated(model.eval(), options)
-    return planning.only_plan(
-        planning_request(options, levels), model, function, where=trainer_arguments(options), sigma_known=known
-    )
+    return planning.only_plan(Request(options, levels), model, function, sigma_known=known)
 
 
 def plan_lines(jobs: Sequence[Job]) -> list[str]:
@@ -61,7 +58,7 @@ def preflight(runs: Sequence[Run]) -> None:
     todo = [run for run in runs if run.todo]
     if not todo:
         return
-    rate = todo[0].preflight()
+    rate = check_run(todo[0])
     seconds = sum(run.job.evaluations * run.most_examples for run in todo) / rate
     what = f"{sum(len(run.todo) for run in todo)} examples"
     what += f" at {len(runs)} noise levels together" if len(runs) > 1 else ""
@@ -138,13 +135,13 @@ def _memory_lines(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def answer(options: Namespace) -> Path:
+def answer(options: Arguments) -> Path | None:
     """Answer from a finished folder without a single evaluation (theory T6)."""
     if options.sigma is not None or (options.h is not None and options.eps_in is not None):
         raise ValueError("--from takes --eps-in or --h, not both and no --sigma: the folder has its own")
-    if len(options["from"]) > 1:
+    if len(options.folders) > 1:
         return _compare(options)
-    folder, table = CertificationFolder(options["from"][0]), None if options.out is None else Path(options.out)
+    folder, table = CertificationFolder(options.folders[0]), None if options.out is None else Path(options.out)
     if table is not None:
         queries.check_table(table)
     finished, questions = FinishedCertification.open(folder), []
@@ -161,17 +158,17 @@ def answer(options: Namespace) -> Path:
     return folder.path
 
 
-def _eps_out_question(options: Namespace) -> Question:
+def _eps_out_question(options: Arguments) -> Question:
     """Return the question for the input radii that are asked for."""
     return Question("eps_out", tuple(dict.fromkeys(options.eps_out)), options.coverage)
 
 
-def _asks_eps_in(options: Namespace) -> bool:
+def _asks_eps_in(options: Arguments) -> bool:
     """Return whether a finished folder is asked for output radii."""
     return options.eps_out is None or options.eps_in is not None or options.h is not None
 
 
-def _compare(options: Namespace) -> Path | None:
+def _compare(options: Arguments) -> Path | None:
     """Show several finished folders side by side, and return the folder of the report if one was asked for."""
     out, coverage = None if options.out is None else Path(options.out), options.coverage
     if out is not None and not _asks_eps_in(options):
@@ -180,7 +177,7 @@ def _compare(options: Namespace) -> Path | None:
         raise ValueError(
             f"--out must be a folder without a certification, for the report of several folders in --from, got {out}"
         )
-    opened = comparison.open_all(options["from"])
+    opened = comparison.open_all(options.folders)
     shown = spread(next(iter(opened.values())).rows, max(1, MAX_SHOWN // len(opened)))
     compared, rows, inputs = {}, {}, {}
     for label, each in opened.items():

@@ -45,9 +45,7 @@ class Speed:
         return f"{self.samples_per_second:,.0f} samples/s in batches of {self.batch_size}"
 
 
-def measure(
-    request: Request, model: BaseModel, function: BaseFunction | None, *, where: dict[str, Any]
-) -> Speed | None:
+def measure(request: Request, model: BaseModel, function: BaseFunction | None) -> Speed | None:
     """Measure on noisy copies of an image, in about two seconds or a few batches; None without one.
 
     The image is a random one, or the first of the data where the model does not say which images it takes.
@@ -56,10 +54,9 @@ def measure(
         request: whose noise, distance and batch size are taken.
         model: moved to the device.
         function: what evaluates the model; default: itself.
-        where: arguments of :func:`certification.trainer.make_trainer`.
 
     Raises:
-        ValueError: if the model or the distance cannot do with the image, or ``where`` does not work on this machine.
+        ValueError: if the model or the distance cannot do with the image, or this machine is not as the arguments say.
     """
     options, shape = request.options, model.example_shape()
     if shape is not None:
@@ -70,7 +67,7 @@ def measure(
         image = options.data.test_set[0]["image"]
     else:
         return None
-    trainer, size = make_trainer(**where), "x".join(map(str, image.shape))
+    trainer, size = make_trainer(options.computing), "x".join(map(str, image.shape))
     given: dict[str, Any] = {"sigma": max(request.levels), "grid": options.grid, "batch_size": options.batch_size}
     outputs = NoisyOutputs(model if function is None else function, **given)
     model.to(trainer.strategy.root_device)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from torch import nn
 from torch.utils.data import Subset
 
 import datamodules
 from center_smoothing.sampling import check_point
+from certification.request import Arguments
 from certification.trainer import print_once
 from datamodules import ImageDataModule
 from lightning_modules import (
@@ -50,34 +50,36 @@ class Subject:
 
 
 def checkpoint_path(path: str | Path, flag: str) -> Path:
-    """The file of a checkpoint; which it is of a folder is said."""
+    """Return the file of a checkpoint; say which it is of a folder."""
     found = checkpoint_file(path, flag=flag)
     if found != Path(path):
         print_once(f"checkpoint: {found}")
     return found
 
 
-def load_trained(options: Namespace) -> LoadedCheckpoint | None:
-    """What train.py has trained, from --ckpt or from --model.weights; None for a pretrained model."""
+def load_trained(options: Arguments) -> LoadedCheckpoint | None:
+    """Return what train.py has trained, from --ckpt or from --model.weights; None for a pretrained model."""
     if options.ckpt is None:
         return options.trained
     return load_checkpoint(checkpoint_path(options.ckpt, "--ckpt"))
 
 
-def load_subject(options: Namespace) -> Subject:
-    """The model and its test data, as far as they can be had."""
+def load_subject(options: Arguments) -> Subject:
+    """Return the model and its test data, ready to be drawn from."""
     trained = load_trained(options)
     if trained is None:
-        if options.data is None:
+        if options.data is None or options.model is None:
             raise ValueError("--data must name a data module, e.g. PhotoFolder, for a pretrained model, got none")
         data, folder = options.data, Path("runs") / type(options.model).__name__
         sha256 = getattr(options.model, "sha256", None)
         subject = Subject(options.model.eval(), options.sigma, sha256, None, data, folder)
     else:
-        data, path = options.data, trained.path.resolve()
-        if data is None:
+        path = trained.path.resolve()
+        if options.data is None:
             kind, init_args = training_data(trained)
             data = kind(**init_args)
+        else:
+            data = options.data
         sigma = trained.model.sigma if options.sigma is None else options.sigma
         folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
         subject = Subject(trained.model, sigma, files.sha256(path), trained.run, data, folder)
@@ -86,8 +88,8 @@ def load_subject(options: Namespace) -> Subject:
     return subject
 
 
-def accelerated(model: BaseModel, options: Namespace) -> tuple[BaseModel, nn.Module]:
-    """The base model as it is evaluated fastest, and what evaluates it."""
+def accelerated(model: BaseModel, options: Arguments) -> tuple[BaseModel, nn.Module]:
+    """Return the base model as it is evaluated fastest, and what evaluates it."""
     if options.fold_batch_norm and not (isinstance(model, ImportedModel) and not model.is_eager):
         model = fold_batch_norm(model)
     if options.channels_last:
@@ -96,7 +98,7 @@ def accelerated(model: BaseModel, options: Namespace) -> tuple[BaseModel, nn.Mod
 
 
 def training_data(checkpoint: LoadedCheckpoint) -> tuple[type[ImageDataModule], dict[str, Any]]:
-    """The class of the data module, and its arguments."""
+    """Return the class of the data module, and its arguments."""
     if checkpoint.data is None:
         raise ValueError(
             "--data must name a data module, e.g. MNIST: the checkpoint does not say what it was trained on"
@@ -112,7 +114,7 @@ def training_data(checkpoint: LoadedCheckpoint) -> tuple[type[ImageDataModule], 
 def draw_examples(
     datamodule: ImageDataModule, number: int | str, seed: int
 ) -> tuple[Subset[dict[str, torch.Tensor]], list[int], str]:
-    """Test examples drawn with the seed, their indices, and a hash of both; fewer of them are the first of more."""
+    """Return test examples drawn with the seed, their indices, and a hash of both; fewer are the first of more."""
     test_set = datamodule.test_set
     num_examples = len(test_set) if number == "all" else int(number)
     if num_examples > len(test_set):

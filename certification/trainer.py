@@ -9,8 +9,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from certification.request import Computing
+
 # A distributed run has several processes and one terminal.
 print_once = rank_zero_only(print)
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the one that prints, and writes what is written once."""
+    return int(rank_zero_only.rank) == 0  # type: ignore[attr-defined]  # which Lightning sets on the function
 
 
 class RemainingExamples(LightningDataModule):
@@ -39,27 +46,19 @@ class RemainingExamples(LightningDataModule):
         return DataLoader(Subset(self.examples, todo), batch_size=1, pin_memory=pin_memory)
 
 
-def make_trainer(
-    *,
-    accelerator: str,
-    devices: str,
-    num_nodes: int,
-    strategy: str,
-    precision: str,
-    callbacks: Sequence[Callback] = (),
-) -> Trainer:
-    """A Trainer that predicts and writes nothing by itself. Arguments are those of :class:`Run`.
+def make_trainer(on: Computing, callbacks: Sequence[Callback] = ()) -> Trainer:
+    """Return a Trainer that predicts and writes nothing by itself.
 
     Raises:
         ValueError: for settings that do not work on this machine.
     """
     try:
         return Trainer(
-            accelerator=accelerator,
-            devices=int(devices) if devices.lstrip("-").isdigit() else devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
-            precision=precision,
+            accelerator=on.accelerator,
+            devices=int(on.devices) if on.devices.lstrip("-").isdigit() else on.devices,
+            num_nodes=on.num_nodes,
+            strategy=on.strategy,
+            precision=on.precision,  # type: ignore[arg-type]  # Lightning itself says which words it knows
             callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,
@@ -69,6 +68,6 @@ def make_trainer(
         )
     except Exception as error:  # Lightning has its own exceptions for each of these arguments
         raise ValueError(
-            f"--accelerator={accelerator} --devices={devices} --strategy={strategy} "
-            f"--precision={precision} do not work here: {error}"
+            f"--accelerator={on.accelerator} --devices={on.devices} --strategy={on.strategy} "
+            f"--precision={on.precision} do not work here: {error}"
         ) from error

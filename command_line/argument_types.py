@@ -14,7 +14,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def positive_number(name: str) -> Callable[[object], float]:
-    """The type of an argument that takes a finite number above 0.
+    """Return the type of an argument that takes a finite number above 0.
 
     Example:
         >>> positive_number("--sigma")("0.25")
@@ -24,12 +24,12 @@ def positive_number(name: str) -> Callable[[object], float]:
 
 
 def radius(name: str) -> Callable[[object], float]:
-    """The type of an argument that takes a finite number of at least 0."""
+    """Return the type of an argument that takes a finite number of at least 0."""
     return _argument(name, "a number of at least 0 such as 0.5", lambda value: _number(value, least=0.0))
 
 
 def count(name: str) -> Callable[[object], int]:
-    """The type of an argument that takes a whole number of at least 1, also as 1e4 or 10_000.
+    """Return the type of an argument that takes a whole number of at least 1, also as 1e4 or 10_000.
 
     Example:
         >>> count("--n")("1e4")
@@ -39,7 +39,7 @@ def count(name: str) -> Callable[[object], int]:
 
 
 def counts(name: str) -> Callable[[object], list[int]]:
-    """The type of an argument that takes one or several whole numbers of at least 1: see :func:`join_values`.
+    """Return the type of an argument that takes one or several whole numbers of at least 1: see :func:`join_values`.
 
     Example:
         >>> counts("--m")("1e3,10_000")
@@ -91,7 +91,7 @@ def files_first(words: Sequence[str]) -> list[str]:
 
 
 def _turn(argument: Sequence[str]) -> int:
-    """When an argument, the words from one flag to the next, is to be parsed."""
+    """Return when an argument, the words from one flag to the next, is to be parsed."""
     flag = argument[0].partition("=")[0]
     if flag.startswith("-c") or (len(flag) > len("--c") and "--config".startswith(flag)):  # it may be abbreviated
         return 0
@@ -99,7 +99,7 @@ def _turn(argument: Sequence[str]) -> int:
 
 
 def time_span(name: str) -> Callable[[object], float]:
-    """The type of an argument that takes a time above 0, in seconds or with a unit: 90, 90s, 30m, 1.5h.
+    """Return the type of an argument that takes a time above 0, in seconds or with a unit: 90, 90s, 30m, 1.5h.
 
     Example:
         >>> time_span("--time-limit")("30m")
@@ -115,7 +115,7 @@ def time_span(name: str) -> Callable[[object], float]:
 
 
 def choice(name: str, *options: str) -> Callable[[object], str]:
-    """The type of an argument that takes one of a few words.
+    """Return the type of an argument that takes one of a few words.
 
     Example:
         >>> choice("--method", "exact", "paper")("paper")
@@ -125,7 +125,7 @@ def choice(name: str, *options: str) -> Callable[[object], str]:
 
 
 def _argument(name: str, wanted: str, convert: Callable[[object], T | None]) -> Callable[[object], T]:
-    """A type that raises ArgumentTypeError, with the argument's name, where ``convert`` gives None."""
+    """Return a type that raises ArgumentTypeError, with the argument's name, where ``convert`` gives None."""
 
     def check(value: object) -> T:
         converted = convert(value)
@@ -137,7 +137,7 @@ def _argument(name: str, wanted: str, convert: Callable[[object], T | None]) -> 
 
 
 def _number(value: object, *, above: float = -math.inf, least: float = -math.inf) -> float | None:
-    """A finite number within its limits, or None."""
+    """Return a finite number within its limits, or None."""
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         return None
     try:

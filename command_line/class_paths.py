@@ -91,7 +91,7 @@ def parse_errors() -> Iterator[None]:
 
 
 def typed_names(words: Sequence[str]) -> list[str]:
-    """Dotted names that the user typed, and where the classes are defined that have these names.
+    """Return the dotted names that the user typed, and where the classes of these names are defined.
 
     Example:
         >>> typed_names(["--model", "collections.OrderedDict", "--config", "some.yaml", "--sigma=0.25"])
@@ -114,7 +114,7 @@ def typed_names(words: Sequence[str]) -> list[str]:
 
 
 def import_by_name(name: str, flag: str) -> Any:  # noqa: ANN401  # whatever it is
-    """What a dotted name that the user typed leads to; the current folder counts as a place of modules.
+    """Import what a dotted name that the user typed leads to; the current folder counts as a place of modules.
 
     Args:
         name: such as my_package.MyModule.
@@ -136,7 +136,7 @@ def import_by_name(name: str, flag: str) -> Any:  # noqa: ANN401  # whatever it 
 
 
 def arguments_of(flag: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The arguments ``flag.NAME`` or ``flag.init_args.NAME`` among words, read as YAML, and the other words.
+    """Take the arguments ``flag.NAME`` or ``flag.init_args.NAME`` out of words, read as YAML; return the others too.
 
     Example:
         >>> arguments_of("--model", ["--model.width=8", "--sigma", "0.25", "--model.init_args.name", "a"])
@@ -154,7 +154,7 @@ def arguments_of(flag: str, words: Sequence[str]) -> tuple[dict[str, Any], list[
 
 
 def is_dotted(word: str) -> bool:
-    """Whether a word can be the name of something in a module.
+    """Return whether a word can be the name of something in a module.
 
     Example:
         >>> is_dotted("my_package.MyModule"), is_dotted("tv"), is_dotted("runs/a.ckpt")
@@ -164,7 +164,7 @@ def is_dotted(word: str) -> bool:
 
 
 def _defined_as(name: str) -> list[str]:
-    """The place of a class, which may be another than that of its name."""
+    """Return the place of a class, which may be another than that of its name."""
     module, _, attribute = name.rpartition(".")
     try:
         kind = getattr(import_module(module), attribute)
@@ -175,7 +175,7 @@ def _defined_as(name: str) -> list[str]:
 
 
 def _load(text: str) -> Any:  # noqa: ANN401  # whatever YAML holds
-    """As jsonargparse loads YAML, but bounded.
+    """Load YAML as jsonargparse does, but bounded.
 
     Raises:
         yaml.YAMLError: for anything that is no YAML.
@@ -221,7 +221,7 @@ def _check_size(text: str) -> None:
 
 
 def _file(words: Sequence[str], path: str) -> str:
-    """The file that names a class path, as far as one can tell: one of the command line, or one that these name."""
+    """Find the file that names a class path, as far as one can tell: on the command line, or named by one there."""
     waiting = [Path(word.partition("=")[2] if word.startswith("--") else word) for word in words]
     seen: set[Path] = set()
     while waiting:

@@ -48,7 +48,7 @@ def fail(message: str) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    r"""A text whose control characters, which may come from a stranger's file, cannot act on the terminal.
+    r"""Escape control characters, which may come from a stranger's file, so that they cannot act on the terminal.
 
     Example:
         >>> print(printable("\x1b[2Jtwo\nlines"))
@@ -59,15 +59,10 @@ def printable(text: str) -> str:
 
 @dataclass
 class RunState:
-    """What a script knows of its run, in case that it fails.
+    """What a script knows of its run, in case that it fails."""
 
-    Attributes:
-        folder: that a traceback is written to; None: the folder for temporary files.
-        kept: says what is not lost; None: nothing was there to lose.
-    """
-
-    folder: Path | None = None
-    kept: Callable[[], str] | None = None
+    folder: Path | None = None  # that a traceback is written to; None: the folder for temporary files
+    kept: Callable[[], str] | None = None  # says what is not lost; None: nothing was there to lose
 
     def said(self) -> list[str]:
         """Return what ``kept`` says, as far as the disk lets it."""
@@ -216,7 +211,7 @@ def _write_traceback(error: BaseException, folder: Path | None) -> Path | None:
 
 
 def one_line(message: str) -> str:
-    r"""A message of several lines, jsonargparse's above all, in one, with the arguments as one types them.
+    r"""Join a message of several lines, jsonargparse's above all, into one, with the arguments as one types them.
 
     Example:
         >>> one_line("Parser key \"num_examples\":\n  must be a whole number, got 'x'")

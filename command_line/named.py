@@ -59,7 +59,7 @@ DISTANCES: dict[str, Distance] = {
 
 
 def budget_values(name: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as SmoothingBudget's own
-    """What a file in configs/certify/ and flags say of a budget, under the names of :class:`SmoothingBudget`.
+    """Merge a file in configs/certify/ and flags, under the names of :class:`SmoothingBudget`.
 
     Args:
         name: one of ``BUDGETS``.
@@ -70,7 +70,7 @@ def budget_values(name: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401  #
 
 
 def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as SmoothingBudget's own
-    """The budget of a file in configs/certify/. Arguments are those of :func:`budget_values`.
+    """Make the budget of a file in configs/certify/. Arguments are those of :func:`budget_values`.
 
     Raises:
         ValueError: as :class:`SmoothingBudget` does.
@@ -79,7 +79,7 @@ def budget(name: str, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as Sm
 
 
 def mean_budget(name: str, **given: Any) -> MeanBudget:  # noqa: ANN401  # as MeanBudget's own
-    """The budget of a file in configs/certify/mean/.
+    """Make the budget of a file in configs/certify/mean/.
 
     Args:
         name: one of ``MEAN_BUDGETS``.
@@ -137,7 +137,7 @@ def check_smoother(
 
 
 def distance_name(value: object) -> str:
-    """The type of --distance: one of ``DISTANCES``, or the dotted name of a user's own.
+    """Parse --distance: one of ``DISTANCES``, or the dotted name of a user's own.
 
     Example:
         >>> distance_name("tv")
@@ -153,7 +153,7 @@ def distance_name(value: object) -> str:
 
 @cache
 def distance_by_name(name: str) -> Distance:
-    """The distance that --distance names.
+    """Make the distance that --distance names.
 
     Raises:
         ValueError: for a user's own that cannot be imported, or is none.
@@ -167,7 +167,7 @@ def distance_by_name(name: str) -> Distance:
 
 
 def noise_level(*, h: float, eps_in: float) -> float:
-    """Sigma = eps_in / h, in units of x: one number for all pairs that share it, as nine digits tell it apart.
+    """Return sigma = eps_in / h, in units of x: one number for all pairs that share it, as nine digits tell it apart.
 
     Example:
         >>> noise_level(h=1.5, eps_in=0.6) == noise_level(h=1.0, eps_in=0.4)

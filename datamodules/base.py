@@ -27,7 +27,7 @@ class IndexedImages(Dataset[dict[str, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        """``image`` float32 (C, H, W) in [0, 1], and ``index``."""
+        """Return ``image`` float32 (C, H, W) in [0, 1], and ``index``."""
         return {"image": self.images[position].float() / 255.0, "index": self.indices[position]}
 
 
@@ -67,15 +67,15 @@ class ImageDataModule(LightningDataModule, ABC):
         """Set ``train_set`` and ``test_set``."""
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Shuffled training batches; a last batch of one image, which batch norm cannot take, is left out."""
+        """Shuffle training batches; a last batch of one image, which batch norm cannot take, is left out."""
         return self._loader(self.train_set, shuffle=True, drop_last=len(self.train_set) % self.batch_size == 1)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The test split, in order."""
+        """Load the test split, in order."""
         return self._loader(self.test_set)
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The test split, in order."""
+        """Load the test split, in order."""
         return self._loader(self.test_set)
 
     def _loader(

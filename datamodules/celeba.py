@@ -32,7 +32,7 @@ class IndexedPhotos(Dataset[dict[str, Tensor]]):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        """``image`` float32 (3, 218, 178) in [0, 1], and ``index``."""
+        """Return ``image`` float32 (3, 218, 178) in [0, 1], and ``index``."""
         photo, _ = self.photos[position]
         return {"image": pil_to_tensor(photo.convert("RGB")).float() / 255.0, "index": self.indices[position]}
 

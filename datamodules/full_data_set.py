@@ -14,7 +14,7 @@ _DataSet = TypeVar("_DataSet")
 def read(
     kind: Callable[..., _DataSet], root: Path, *, train: bool, download: bool, may_download: bool, otherwise: str
 ) -> _DataSet:
-    """One split of a data set of torchvision's.
+    """Read one split of a data set of torchvision's.
 
     Args:
         kind: torchvision's class; its name is the data set's.

@@ -51,17 +51,11 @@ _MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of a list of files.
+    """What became of a list of files."""
 
-    Attributes:
-        images: uint8 (R, C, H, W), of the files that could be read, in order.
-        positions: their R positions in the list.
-        reasons: why each other file could not be read, by its position.
-    """
-
-    images: Tensor
-    positions: list[int]
-    reasons: dict[int, str]
+    images: Tensor  # uint8 (R, C, H, W), of the files that could be read, in order
+    positions: list[int]  # their R positions in the list
+    reasons: dict[int, str]  # why each other file could not be read, by its position
 
 
 def find(root: Path) -> list[Path]:
@@ -86,7 +80,7 @@ def find(root: Path) -> list[Path]:
 
 
 def decode(path: Path, *, height: int, width: int, mode: Mode) -> NDArray[np.uint8]:
-    """One image of the wanted size: upright, opaque on white, scaled until it covers the size, its middle.
+    """Decode an image of the wanted size: upright, opaque on white, scaled until it covers the size, its middle.
 
     Returns:
         uint8 (C, height, width).
@@ -101,7 +95,7 @@ def decode(path: Path, *, height: int, width: int, mode: Mode) -> NDArray[np.uin
 
 
 def decode_photo(path: Path, *, max_side: int) -> NDArray[np.uint8]:
-    """One photo in its own proportions: upright, opaque on white, in RGB, and smaller only if a side is too long.
+    """Decode a photo in its own proportions: upright, opaque on white, in RGB, and smaller only if a side is too long.
 
     Returns:
         uint8 (3, H, W), H and W at most ``max_side``.
@@ -119,7 +113,7 @@ def decode_photo(path: Path, *, max_side: int) -> NDArray[np.uint8]:
 
 
 def why_unreadable(paths: Sequence[Path], *, max_side: int) -> dict[int, str]:
-    """Why files cannot be decoded as photos, by their positions; what can be read is not kept."""
+    """Say why files cannot be decoded as photos, by their positions; what can be read is not kept."""
 
     def look(position: int) -> str | None:
         try:
@@ -132,7 +126,7 @@ def why_unreadable(paths: Sequence[Path], *, max_side: int) -> dict[int, str]:
 
 
 def decode_all(paths: Sequence[Path], *, height: int, width: int, mode: Mode) -> Decoded:
-    """All images that can be read; no more memory than all of them take, and one photograph per thread."""
+    """Decode all images that can be read; no more memory than all of them take, and one photograph per thread."""
     images = torch.empty(len(paths), CHANNELS[mode], height, width, dtype=torch.uint8)
     pixels = images.numpy()
 
@@ -153,7 +147,7 @@ def decode_all(paths: Sequence[Path], *, height: int, width: int, mode: Mode) ->
 
 
 def _in_threads(look: Callable[[int], str | None], count: int) -> list[str | None]:
-    """What a function says of each position; Pillow decodes and scales without the interpreter's lock."""
+    """Call a function for each position in threads; Pillow decodes and scales without the interpreter's lock."""
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as threads:
         warnings.simplefilter("ignore")  # of oddities in files that can be read
         # of images inside of icons, too
@@ -162,7 +156,7 @@ def _in_threads(look: Callable[[int], str | None], count: int) -> list[str | Non
 
 
 def _read(path: Path, *, least_side: int) -> Image.Image:
-    """An image upright and opaque, in any mode of 8 bits; a JPEG may come smaller, but not below ``least_side``."""
+    """Read an image upright and opaque, in any mode of 8 bits; a JPEG may come smaller, not below ``least_side``."""
     # an open file: given its name, Pillow 13 maps it into memory, and a TIFF that lies on its side comes out garbled
     with path.open("rb") as file, _opened(file, path.suffix.lower()) as image:
         limit = Image.MAX_IMAGE_PIXELS
@@ -269,7 +263,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Formats that Pillow itself decodes."""
+    """Return the formats that Pillow itself decodes."""
     Image.init()
     return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
 
@@ -283,7 +277,7 @@ def _extensions() -> frozenset[str]:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a file, or a link to one that is gone: no folder, and no pipe, which would never end."""
+    """Return whether it is a file, or a link to one that is gone: no folder, and no pipe, which would never end."""
     return os.path.isfile(path) or not os.path.exists(path)
 
 

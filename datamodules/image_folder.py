@@ -123,7 +123,7 @@ class ImageFolder(ImageDataModule):
             )
 
     def _find(self) -> None:
-        """Number the files and split them, once."""
+        """Find the files, number and split them, once."""
         if self._parts:
             return
         where = f"got {self.root.absolute()}"
@@ -160,7 +160,7 @@ class ImageFolder(ImageDataModule):
         return {"train": sorted(order[num_test:]), "test": sorted(order[:num_test])}
 
     def _read(self, indices: list[int]) -> tuple[torch.Tensor, list[int], dict[int, str]]:
-        """Images (R, C, H, W) of the files that can be read, their indices, and reasons by index for the others."""
+        """Read images (R, C, H, W) of the readable files, their indices, and reasons by index for the others."""
         paths = [self.root / self._files[index] for index in indices]
         decoded = decode_all(paths, height=self.height, width=self.width, mode=self.mode)
         reasons = {indices[position]: reason for position, reason in decoded.reasons.items()}
@@ -190,7 +190,7 @@ class ImageFolder(ImageDataModule):
         )
 
     def _named(self, reasons: dict[int, str]) -> str:
-        """The first few files that cannot be read, and how many more there are."""
+        """Name the first few files that cannot be read, and say how many more there are."""
         shown = ", ".join(f"{self.names[index]!r} ({reasons[index]})" for index in sorted(reasons)[:_NAMES_SHOWN])
         more = len(reasons) - _NAMES_SHOWN
         return f"{shown} and {more} more" if more > 0 else shown
@@ -217,12 +217,12 @@ def _is_whole(value: object) -> bool:
 
 
 def _whole_fours(length: float) -> int:
-    """Rounded down, to a multiple of 4, which networks that halve an image twice can take, where there is one."""
+    """Round down to a multiple of 4, where there is one: networks may halve an image twice."""
     return max(1, int(length) // 4 * 4 or int(length))
 
 
 def _physical_memory() -> int | None:
-    """Bytes, or None where the system does not say."""
+    """Return the bytes of memory, or None where the system does not say."""
     try:
         size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

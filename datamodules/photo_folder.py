@@ -31,7 +31,7 @@ class PhotoFiles(Dataset[dict[str, Tensor]]):
         return len(self.paths)
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        """``image`` float32 (3, H, W) in [0, 1], of the photo's own proportions, and ``index``."""
+        """Return ``image`` float32 (3, H, W) in [0, 1], of the photo's own proportions, and ``index``."""
         pixels = torch.from_numpy(decode_photo(self.paths[position], max_side=self.max_side).copy())
         return {"image": pixels.float() / 255.0, "index": torch.tensor(self.indices[position])}
 
@@ -88,7 +88,7 @@ class PhotoFolder(ImageDataModule):
         self.test_set = PhotoFiles([paths[position] for position in readable], readable, max_side=self.max_side)
 
     def train_dataloader(self) -> NoReturn:
-        """There is nothing to train on.
+        """Refuse: there is nothing to train on.
 
         Raises:
             ValueError: always.

@@ -20,7 +20,7 @@ class Docstrings(griffe.Extension):
 
 
 def readable(docstring: str) -> str:
-    r"""Griffe knows the plural ``Examples:`` alone; another heading would make plain text of the code.
+    r"""Use the plural ``Examples:``, which alone Griffe knows; another heading would make plain text of the code.
 
     Example:
         >>> print(readable("A :class:`Distance`.\n\nExample:\n    >>> 1"))

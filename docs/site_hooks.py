@@ -34,7 +34,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def site_links_of_top(markdown: str) -> str:
-    """The links of a page at the top of the repository, as docs/ is the top of the site.
+    """Rewrite the links of a page at the top of the repository, as docs/ is the top of the site.
 
     Example:
         >>> site_links_of_top("[a](docs/theory.md) ![b](docs/b.png) [c](SECURITY.md#what-is-not)")
@@ -45,7 +45,7 @@ def site_links_of_top(markdown: str) -> str:
 
 
 def site_links_of_docs(markdown: str) -> str:
-    """The links of a page in docs/ to those pages at the top of the repository that the site has; no others.
+    """Rewrite the links of a page in docs/ to those pages at the top of the repository that the site has; no others.
 
     Example:
         >>> site_links_of_docs("[a](../README.md#measured) [b](../LICENSE)")
@@ -55,7 +55,7 @@ def site_links_of_docs(markdown: str) -> str:
 
 
 def lists_after_paragraphs(markdown: str) -> str:
-    r"""An empty line before each list that follows a paragraph without one, which Python-Markdown needs.
+    r"""Add an empty line before each list that follows a paragraph without one, which Python-Markdown needs.
 
     Example:
         >>> lists_after_paragraphs("Text:\n- one\n- two\n\n- three")

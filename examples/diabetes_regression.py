@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> common.Summary:
 
 
 def draw(wanted: np.ndarray, certificates: Sequence[Certificate], out: Path) -> None:
-    """What was measured of all test patients, and the discs that hold smoothed predictions under attack."""
+    """Draw what was measured of all test patients, and the discs that hold smoothed predictions under attack."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 

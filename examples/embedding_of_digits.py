@@ -38,7 +38,7 @@ class Autoencoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction."""
+        """Return the reconstruction."""
         return self.decoder(self.encoder(x))
 
 
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> common.Summary:
 
 
 def draw(embedded: Tensor, labels: Tensor, certificates: Sequence[Certificate], out: Path) -> None:
-    """All test digits in the plane of most variance. A projection of a certified ball is a disc of the same radius."""
+    """Draw all test digits in the plane of most variance, where a certified ball is a disc of the same radius."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 

@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         self.directions = nn.Parameter(torch.randn(10, DIMENSIONS))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores of the classes."""
+        """Return scores of the classes."""
         return 4.0 * functional.normalize(self.encoder(x)) @ functional.normalize(self.directions).T
 
 
@@ -62,14 +62,14 @@ class Gallery:
     labels: Tensor
 
     def find(self, query: Tensor) -> tuple[int, int, float]:
-        """The nearest item's place, its class, and half of the gap to the nearest item of another class."""
+        """Find the nearest item's place, its class, and half of the gap to the nearest item of another class."""
         angles = Angular().pairwise(query[None], self.embeddings)[0]
         nearest = int(angles.argmin())
         label = int(self.labels[nearest])
         return nearest, label, float(angles[self.labels != label].min() - angles[nearest]) / 2.0
 
     def keeps(self, certificate: Certificate, h: float) -> bool:
-        """Whether a query within h sigma cannot find another class than the smoothed query does."""
+        """Return whether a query within h sigma cannot find another class than the smoothed query does."""
         # an abstention has eps_out = inf
         return certificate.eps_out(h * SIGMA) < self.find(certificate.center)[2]
 
@@ -119,7 +119,7 @@ def draw(
     chosen: Sequence[int],
     out: Path,
 ) -> None:
-    """Each query, and below it the item that its smoothed embedding finds."""
+    """Draw each query, and below it the item that its smoothed embedding finds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.2 * len(chosen) + 0.2, 3.2), layout="constrained")

@@ -47,12 +47,12 @@ class Denoiser(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The picture without noise."""
+        """Return the picture without noise."""
         return x - self.noise(x)
 
 
 def features() -> nn.Sequential:
-    """(N, 1, 32, 32) -> (N, 8): which picture a crop is from; layers 1 and 3 are what the distance looks at."""
+    """Make a network (N, 1, 32, 32) -> (N, 8) that tells the picture of a crop; the distance takes layers 1 and 3."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 5, stride=2, padding=2),
         nn.ReLU(),
@@ -65,7 +65,7 @@ def features() -> nn.Sequential:
 
 
 def crops(*, right: bool) -> tuple[Tensor, Tensor]:
-    """Crops (N, 1, 32, 32) of the right third of each picture or of what lies left of it, and which picture it is."""
+    """Cut crops (N, 1, 32, 32) of each picture's right third, or of the rest; return which picture each is from."""
     cut, labels = [], []
     for label, name in enumerate(PICTURES):
         halved = transform.downscale_local_mean(getattr(data, name)() / 255.0, (2, 2))  # of 2x2 pixels the mean
@@ -111,12 +111,12 @@ def main(args: Sequence[str] | None = None) -> common.Summary:
 
 
 def psnr(pictures: Tensor, clean: Tensor) -> float:
-    """Peak signal to noise ratio of all pictures together, in dB."""
+    """Return the peak signal to noise ratio of all pictures together, in dB."""
     return float(-10.0 * functional.mse_loss(pictures, clean).log10())
 
 
 def draw(clean: Tensor, noisy: Tensor, denoised: Tensor, certificates: Sequence[Certificate], out: Path) -> None:
-    """The first six crops: clean, as one of the noisy copies, as the network sees the clean one, and smoothed."""
+    """Draw the first six crops: clean, as one of the noisy copies, as the network sees the clean one, and smoothed."""
     from matplotlib.figure import Figure
 
     count = min(6, len(clean))

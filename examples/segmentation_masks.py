@@ -43,7 +43,7 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(8, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Down to a quarter of the side, and up again with what was seen on the way."""
+        """Go down to a quarter of the side, and up again with what was seen on the way."""
         z = x.unsqueeze(1)
         seen: list[Tensor] = []
         for block in self.down:
@@ -54,7 +54,7 @@ class UNet(nn.Module):
         return self.last(z)[:, 0]
 
     def masks(self, x: Tensor) -> Tensor:
-        """(N, 40, 40) of ones and zeros."""
+        """Return masks (N, 40, 40) of ones and zeros."""
         return (self(x) > 0.0).to(x.dtype)
 
 
@@ -63,7 +63,7 @@ def _block(channels: int, out: int) -> nn.Sequential:
 
 
 def photo() -> tuple[Tensor, Tensor]:
-    """Grey values in [0, 1] and the mask of all coins, (151, 192) both, at half of the photo's resolution."""
+    """Return grey values in [0, 1] and the mask of all coins, (151, 192) both, at half of the photo's resolution."""
     grey = data.coins()
     sure = np.where(grey < 30, 1, np.where(grey > 150, 2, 0))
     coins = binary_fill_holes(segmentation.watershed(filters.sobel(grey), sure) == 2)
@@ -72,12 +72,12 @@ def photo() -> tuple[Tensor, Tensor]:
 
 
 def crops(image: Tensor, stride: int) -> Tensor:
-    """All crops of an image (H, W) on a grid: (N, 40, 40)."""
+    """Cut all crops of an image (H, W) on a grid: (N, 40, 40)."""
     return image.unfold(0, SIDE, stride).unfold(1, SIDE, stride).reshape(-1, SIDE, SIDE)
 
 
 def parts(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Crops for training, of the left part of an image (H, W), and crops to certify, of the right part."""
+    """Cut crops for training from the left part of an image (H, W), and crops to certify from the right part."""
     return crops(image[:, :SPLIT], 6), crops(image[:, SPLIT:], 16)
 
 

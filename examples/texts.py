@@ -39,7 +39,7 @@ class EditDistance(ObjectDistance):
     """Levenshtein's distance of texts."""
 
     def between(self, a: str, b: str) -> float:
-        """How many insertions, deletions and replacements of a character turn one into the other."""
+        """Count the insertions, deletions and replacements of a character that turn one into the other."""
         row = list(range(len(b) + 1))  # from the first i characters of a to the first j of b
         for i, letter in enumerate(a, start=1):
             before, row[0] = row[0], i
@@ -62,7 +62,7 @@ class Reader:
 
 
 def strips(images: Tensor, labels: Tensor) -> tuple[Tensor, list[str]]:
-    """Strips of digits in random places, the same in each run, and their texts."""
+    """Make strips of digits in random places, the same in each run, and their texts."""
     generator = torch.Generator().manual_seed(0)
     rows, texts = [], []
     for _ in range(NUM_STRIPS):
@@ -113,7 +113,7 @@ def main(args: Sequence[str] | None = None) -> common.Summary:
 
 
 def draw(shown: Tensor, texts: list[str], certificates: Sequence[Certificate], out: Path) -> None:
-    """The first six strips, with one noisy copy of each and its smoothed text."""
+    """Draw the first six strips, with one noisy copy of each and its smoothed text."""
     from matplotlib.figure import Figure
 
     count = min(6, len(shown))

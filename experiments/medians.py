@@ -14,21 +14,15 @@ _RESAMPLES = 2_000
 
 @dataclass(frozen=True)
 class Median:
-    """An upper median and its percentile bootstrap interval over examples.
+    """An upper median and its percentile bootstrap interval over examples."""
 
-    Attributes:
-        value: the upper of the two middle values for an even count; inf where half of the values are.
-        low: lower end of the interval.
-        high: upper end of the interval.
-    """
-
-    value: float
-    low: float
-    high: float
+    value: float  # the upper of the two middle values for an even count; inf where half of the values are
+    low: float  # lower end of the interval
+    high: float  # upper end of the interval
 
     @classmethod
     def of(cls, values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Median:
-        """Of values (N,), abstentions among them as inf (theory T9).
+        """Return the medians of values (N,), abstentions among them as inf (theory T9).
 
         The ends are medians of resamples, never between two of them, so that inf stays inf. The interval says how the
         median depends on the choice of examples; it is not part of any certificate.

@@ -14,14 +14,7 @@ from results.html import Curve, Report, report_of_folder, report_of_folders
 
 
 def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: float | None) -> Report:
-    """Return a report with one line for each h, and all examples of all certifications.
-
-    Args:
-        plan: of the panel.
-        points: of the panel.
-        title: of the page.
-        scale: the figure that the paper gives as the scale of the distance.
-    """
+    """Return a report with one line for each h, and all examples of all certifications."""
     return report_of_folders(
         {f"sigma = {sigma!r}": _report_of_one(plan, sigma) for sigma in plan.sigmas},
         [_curve(points, h) for h in dict.fromkeys(point.h for point in points)],
@@ -65,7 +58,7 @@ def _curve(points: Sequence[Point], h: float) -> Curve:
 
 
 def _configuration(plan: Plan) -> dict[str, Any]:
-    """What was asked for, what was trained, and what each certification recorded."""
+    """Return what was asked for, what was trained, and what each certification recorded."""
     certifications = {}
     for sigma in plan.sigmas:
         folder = plan.certification(sigma)

@@ -18,12 +18,6 @@ _COLOURS = ("#b85c00", "#1f4e79", "#2e7d32", "#6a1b9a", "#5d4037")
 def draw(points: Sequence[Point], *, title: str, distance: str, scale: float | None) -> Figure:
     """Draw median eps_out and median smoothing loss against eps_in, one line per h, with bootstrap intervals.
 
-    Args:
-        points: of the panel.
-        title: above it.
-        distance: its name, with the unit.
-        scale: the figure that the paper gives as the scale of the distance: a second axis is in percent of it.
-
     Returns:
         A figure, not tied to any window.
     """
@@ -68,5 +62,5 @@ def _finish(axis: Axes, label: str, points: Sequence[Point], scale: float | None
 
 
 def _drawn(value: float) -> float:
-    """Where there is no certificate the line has a gap."""
+    """Leave a gap in the line where there is no certificate."""
     return value if np.isfinite(value) else np.nan

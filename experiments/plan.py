@@ -17,54 +17,31 @@ from results.folder import CertificationFolder
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a panel: a row of its table.
+    """One point of a panel: a row of its table."""
 
-    Attributes:
-        h: eps_in / sigma.
-        eps_in: input radius, in units of x.
-        sigma: noise level of the smoothing.
-        training_sigma: noise level of the training of the base model.
-        eps_out: median certified output radius with its interval; inf where there is none.
-        smoothing_loss: median smoothing loss with its interval.
-        abstention_rate: share of the examples.
-        num_examples: how many.
-        smoother: which smoothed function, "center" or "mean".
-    """
-
-    h: float
-    eps_in: float
-    sigma: float
-    training_sigma: float
-    eps_out: Median
-    smoothing_loss: Median
-    abstention_rate: float
-    num_examples: int
-    smoother: str = "center"
+    h: float  # eps_in / sigma
+    eps_in: float  # input radius, in units of x
+    sigma: float  # noise level of the smoothing
+    training_sigma: float  # noise level of the training of the base model
+    eps_out: Median  # median certified output radius with its interval; inf where there is none
+    smoothing_loss: Median  # median smoothing loss with its interval
+    abstention_rate: float  # share of the examples
+    num_examples: int  # how many
+    smoother: str = "center"  # which smoothed function, "center" or "mean"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a panel needs.
+    """What a panel needs."""
 
-    Attributes:
-        figure: "figure4" or "figure5".
-        distance: certify.py's name of it.
-        options: of the command line.
-        settings: of the trainings.
-        pairs: (h, eps_in) of each point, in the order of the table.
-        out: folder of the panel.
-        image_shape: (C, H, W).
-        images: of an epoch, training and validation together.
-    """
-
-    figure: str
-    distance: str
-    options: Namespace
-    settings: dict[str, Any]
-    pairs: list[tuple[float, float]]
-    out: Path
-    image_shape: tuple[int, ...]
-    images: int
+    figure: str  # "figure4" or "figure5"
+    distance: str  # certify.py's name of it
+    options: Namespace  # of the command line
+    settings: dict[str, Any]  # of the trainings
+    pairs: list[tuple[float, float]]  # (h, eps_in) of each point, in the order of the table
+    out: Path  # folder of the panel
+    image_shape: tuple[int, ...]  # (C, H, W)
+    images: int  # of an epoch, training and validation together
 
     @property
     def smoother(self) -> str:
@@ -77,11 +54,11 @@ class Plan:
         return sorted({named.noise_level(h=h, eps_in=eps_in) for h, eps_in in self.pairs})
 
     def training_sigma(self, sigma: float) -> float:
-        """Noise level of the training whose model is smoothed at sigma: the nearest, the smaller of two."""
+        """Return the noise level of the training whose model is smoothed at sigma: the nearest, the smaller of two."""
         return min(self.options.training_sigma, key=lambda level: (round(abs(level - sigma), 9), level))
 
     def checkpoint(self, sigma: float) -> Path | None:
-        """The best checkpoint of a whole training at this noise level, or None."""
+        """Return the best checkpoint of a whole training at this noise level, or None."""
         folder = trained_models.finished_run(Path(self.options.runs), self.settings, sigma=sigma)
         return None if folder is None else folder / "checkpoints" / "best.ckpt"
 
@@ -96,5 +73,5 @@ class Plan:
         return CertificationFolder(self.out / "certifications" / below / f"sigma={sigma!r}")
 
     def radii(self, sigma: float) -> list[float]:
-        """Input radii that are answered at this noise level of smoothing."""
+        """Return the input radii that are answered at this noise level of smoothing."""
         return [eps_in for h, eps_in in self.pairs if named.noise_level(h=h, eps_in=eps_in) == sigma]

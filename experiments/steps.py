@@ -31,23 +31,14 @@ _LAST_LINES = 5
 
 @dataclass(frozen=True)
 class Step:
-    """One command.
+    """One command."""
 
-    Attributes:
-        kind: of the command, which says what its output means.
-        title: for the progress.
-        parts: epochs of a training, examples of a certification.
-        work: images, or noisy copies, of one part.
-        command: gives the arguments of the Python process; called when its turn comes.
-        finished: whether there is nothing to do.
-    """
-
-    kind: Kind
-    title: str
-    parts: int
-    work: float
-    command: Callable[[], list[str]]
-    finished: Callable[[], bool]
+    kind: Kind  # of the command, which says what its output means
+    title: str  # for the progress
+    parts: int  # epochs of a training, examples of a certification
+    work: float  # images, or noisy copies, of one part
+    command: Callable[[], list[str]]  # gives the arguments of the Python process; called when its turn comes
+    finished: Callable[[], bool]  # whether there is nothing to do
 
 
 class Clock:
@@ -63,16 +54,13 @@ class Clock:
         self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
 
     def seconds(self, kind: Kind, work: float) -> float | None:
-        """What so much work takes; None before anything was measured."""
+        """Return the time that so much work takes; None before anything was measured."""
         factor = 1.0
         if not self._work.get(kind):
             kind, factor = (
                 ("train", 1.0 / _EVALUATIONS_PER_TRAINING_IMAGE)
                 if kind == "certify"
-                else (
-                    "certify",
-                    _EVALUATIONS_PER_TRAINING_IMAGE,
-                )
+                else ("certify", _EVALUATIONS_PER_TRAINING_IMAGE)
             )
         if not self._work.get(kind):
             return None
@@ -81,10 +69,6 @@ class Clock:
 
 def run(steps: Sequence[Step], log: Path) -> None:
     """Run what is not finished.
-
-    Args:
-        steps: in their order.
-        log: file to which the output of all commands is appended.
 
     Raises:
         ValueError: if a command fails, with its last lines.
@@ -120,7 +104,7 @@ def run(steps: Sequence[Step], log: Path) -> None:
 
 
 def _evaluations(step: Step) -> float:
-    """The work of one part of a step, in evaluations of the base function."""
+    """Return the work of one part of a step, in evaluations of the base function."""
     return step.work * (_EVALUATIONS_PER_TRAINING_IMAGE if step.kind == "train" else 1.0)
 
 
@@ -169,7 +153,7 @@ def _run_one(step: Step, log: Path, clock: Clock, show: Callable[[int], None]) -
 
 
 def _die_with_parent() -> None:
-    """On Linux: a command does not outlive an experiment that was killed. Elsewhere its next line of output ends it."""
+    """End with an experiment that was killed, on Linux. Elsewhere the command's next line of output ends it."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # from linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

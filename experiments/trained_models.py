@@ -33,11 +33,7 @@ _WHOLE_TRAINING = {
 
 
 def settings(config: str) -> dict[str, Any]:
-    """What train.py trains with a configuration: the file over the default one.
-
-    Args:
-        config: name of a file in configs/.
-    """
+    """Return the training settings of a configuration: the file over the default one."""
     default = yaml.safe_load((CONFIGS / "default.yaml").read_text())
     merged = _overlaid(default, yaml.safe_load((CONFIGS / config).read_text()))
     assert isinstance(merged, dict)
@@ -45,13 +41,7 @@ def settings(config: str) -> dict[str, Any]:
 
 
 def finished_run(runs: Path, wanted: dict[str, Any], *, sigma: float) -> Path | None:
-    """The run folder of the first whole training with these settings, or None: later ones change nothing.
-
-    Args:
-        runs: folder of all runs, train.py's ``--runs``.
-        wanted: as :func:`settings` gives them, with ``trainer.max_epochs``.
-        sigma: noise level of the training.
-    """
+    """Return the run folder of the first whole training with these settings, or None: later ones change nothing."""
     folders = (runs / str(wanted["experiment"])).glob(f"{sigma:g}-*/")
     for folder in sorted(folders, key=_trained_at):
         try:
@@ -64,7 +54,7 @@ def finished_run(runs: Path, wanted: dict[str, Any], *, sigma: float) -> Path | 
 
 
 def _overlaid(below: object, above: object) -> object:
-    """One configuration over another; a class other than the one below brings arguments of its own."""
+    """Lay one configuration over another; a class other than the one below brings arguments of its own."""
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     if above.get("class_path", below.get("class_path")) != below.get("class_path"):
@@ -86,7 +76,7 @@ def _same_training(saved: object, wanted: dict[str, Any], sigma: float) -> bool:
 
 
 def _arguments(described: object) -> dict[str, Any] | None:
-    """The class that a configuration describes with all its arguments, or None if it describes none of ours.
+    """Return the class that a configuration describes with all its arguments, or None if it describes none of ours.
 
     Left out is what does not change a training, and what is linked: sigma, and the shape of the data's images.
     """
@@ -106,7 +96,7 @@ def _arguments(described: object) -> dict[str, Any] | None:
 
 
 def _trained_at(folder: Path) -> float:
-    """When the best checkpoint was written; without one, after all others."""
+    """Return when the best checkpoint was written; without one, after all others."""
     try:
         return (folder / "checkpoints" / "best.ckpt").stat().st_mtime
     except OSError:
@@ -114,7 +104,7 @@ def _trained_at(folder: Path) -> float:
 
 
 def _is_finished(folder: Path, max_epochs: int) -> bool:
-    """Whether the last epoch's checkpoint is there; best.ckpt is written before it."""
+    """Return whether the last epoch's checkpoint is there; best.ckpt is written before it."""
     try:
         last = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
         return int(last["epoch"]) == max_epochs - 1 and (folder / "checkpoints" / "best.ckpt").is_file()

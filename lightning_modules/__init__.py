@@ -11,7 +11,7 @@ from lightning_modules.checkpoint import (
     load_own,
     load_weights,
 )
-from lightning_modules.compiled import COMPILE_MODES, CompiledModel
+from lightning_modules.compiled import CompiledModel
 from lightning_modules.face_detector import FaceDetector
 from lightning_modules.folding import fold_batch_norm
 from lightning_modules.imported import ImportedModel
@@ -19,7 +19,6 @@ from lightning_modules.reconstructor import NoisyReconstructor
 
 __all__ = [
     "BASE_MODELS",
-    "COMPILE_MODES",
     "BaseModel",
     "CertifiedExample",
     "Certifier",

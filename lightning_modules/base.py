@@ -31,17 +31,17 @@ class BaseModel(LightningModule, ABC):
     """
 
     def example_shape(self) -> tuple[int, ...] | None:
-        """(C, H, W) of images that it takes, on which its speed is measured without any data; None if unknown."""
+        """Return the (C, H, W) of images on which speed is measured without any data; None if unknown."""
         shape = self.hparams.get("image_shape")
         return None if shape is None else tuple(shape)
 
     def point(self, image: Tensor) -> Tensor:
-        """What the attacker perturbs and the noise is added to: (N, C, H, W) -> (N, *in)."""
+        """Return what the attacker perturbs and the noise is added to: (N, C, H, W) -> (N, *in)."""
         return image
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """The base function f: (N, *in) -> (N, *out)."""
+        """Compute the base function f: (N, *in) -> (N, *out)."""
 
 
 def point_of(model: LightningModule, image: Tensor) -> Tensor:
@@ -99,11 +99,11 @@ class NoisyModule(BaseModel):
         self.noise_range = None if noise_range is None else _check_noise_range(noise_range, self.sigma)
 
     def loss(self, outputs: Tensor, images: Tensor) -> Tensor:
-        """What outputs (N, *out) at points of images (N, C, H, W) should be: the mean squared error to the images."""
+        """Compare outputs (N, *out) at points of images (N, C, H, W) with the images: the mean squared error."""
         return functional.mse_loss(outputs, images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean squared error of f(x + noise) to the clean image, and the weighted consistency term.
+        """Return the mean squared error of f(x + noise) to the clean image, and the weighted consistency term.
 
         ``train/loss`` is the error without the term, ``train/consistency`` the term without its weight.
         """
@@ -123,12 +123,12 @@ class NoisyModule(BaseModel):
         self.log(f"train/{name}", value, on_step=False, on_epoch=True, sync_dist=True, batch_size=batch_size)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Mean squared error of f(x), without noise, to the image."""
+        """Log the mean squared error of f(x), without noise, to the image."""
         loss = self.loss(self(self.point(batch["image"])), batch["image"])
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
+        """Return Adam."""
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ class NoisyModule(BaseModel):
             checkpoint["data"] = {"class": type(datamodule).__name__, "init_args": dict(datamodule.hparams)}
 
     def _noises(self, x: Tensor, *, copies: int) -> list[Tensor]:
-        """Independent training noises for points (N, *in), from the global generator, which Lightning seeds.
+        """Draw independent training noises for points (N, *in), from the global generator, which Lightning seeds.
 
         All copies of a point have one noise level.
         """

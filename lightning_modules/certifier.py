@@ -20,30 +20,19 @@ _MAX_WORDS = 100_000
 
 @dataclass(frozen=True, eq=False)
 class CertifiedExample:
-    """What the certification of one example gave.
+    """What the certification of one example gave."""
 
-    Attributes:
-        index: of the example in its data set.
-        image: (C, H, W).
-        base_output: f(x), (*out), of the function that was smoothed: clipped where its outputs are.
-        certificate: with the smoothed output.
-        seconds: it took, without attacks.
-        attacks: on the certificate, one for each eps_in; none where it was not attacked.
-        point: (*in), what was smoothed; None where it was not attacked.
-        described: base output and center in words, where outputs are no tensors.
-    """
-
-    index: int
-    image: Tensor
-    base_output: Tensor
-    certificate: Certificate | MeanCertificate
-    seconds: float
-    attacks: Sequence[Attack] = ()
-    point: Tensor | None = None
-    described: tuple[str, str] | None = None
+    index: int  # of the example in its data set
+    image: Tensor  # (C, H, W)
+    base_output: Tensor  # f(x), (*out), of the function that was smoothed: clipped where its outputs are
+    certificate: Certificate | MeanCertificate  # with the smoothed output
+    seconds: float  # it took, without attacks
+    attacks: Sequence[Attack] = ()  # on the certificate, one for each eps_in; none where it was not attacked
+    point: Tensor | None = None  # (*in), what was smoothed; None where it was not attacked
+    described: tuple[str, str] | None = None  # base output and center in words, where outputs are no tensors
 
     def to(self, device: object, **_: object) -> CertifiedExample:
-        """Itself: Lightning calls it on predictions, instead of looking into a frozen dataclass."""
+        """Return itself: Lightning calls it on predictions, instead of looking into a frozen dataclass."""
         return self
 
 

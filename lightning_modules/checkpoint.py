@@ -31,19 +31,13 @@ _OF_TRAINING = ("sigma", "learning_rate", "noise_range", "consistency_weight", "
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A base model and the data that it was trained on.
+    """A base model and the data that it was trained on."""
 
-    Attributes:
-        model: in eval mode, on the CPU.
-        data: class name and constructor arguments of its datamodule; None if it was trained without one.
-        run: name of the run folder of its training; None if the checkpoint does not say.
-        path: of the file.
-    """
-
-    model: NoisyModule
+    model: NoisyModule  # in eval mode, on the CPU
+    # class name and constructor arguments of its datamodule; None if it was trained without one
     data: dict[str, Any] | None
-    run: str | None = None
-    path: Path = Path()
+    run: str | None = None  # name of the run folder of its training; None if the checkpoint does not say
+    path: Path = Path()  # of the file
 
 
 def checkpoint_file(path: str | Path, *, flag: str = "--ckpt") -> Path:
@@ -161,7 +155,7 @@ def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-fr
 
 
 def _read(path: Path, *, flag: str) -> dict[str, Any]:
-    """The content of a checkpoint file: tensors and plain values, with a state_dict."""
+    """Read a checkpoint file: tensors and plain values, with a state_dict."""
     if not path.is_file():
         raise ValueError(f"{flag} must be a checkpoint file that train.py wrote, got {path}: no such file")
     try:
@@ -177,7 +171,7 @@ def _read(path: Path, *, flag: str) -> dict[str, Any]:
 
 
 def _other_hyperparameters(model: NoisyModule, found: object) -> str:
-    """Those that shape the weights, where a checkpoint has others than a model; empty if there are none."""
+    """Name hyperparameters of a checkpoint that differ from the model's and shape its weights; empty if none do."""
     if not isinstance(found, Mapping):
         return ""
     differing = [

@@ -132,7 +132,7 @@ def data_of(value: object) -> dict[str, Any] | None:
 
 
 def name_of(value: object, *, most: int = 100) -> str | None:
-    """A run's name, if it is a name."""
+    """Return a run's name, if it is a name."""
     plain = isinstance(value, str) and value.isprintable() and not set(value) & set("/\\")
     return str(value) if plain and 0 < len(str(value)) <= most else None
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
-COMPILE_MODES: tuple[CompileMode, ...] = ("default", "reduce-overhead", "max-autotune")
 # PyTorch has other convolutions for smaller batches on a single thread, and takes the sizes 0 and 1 for constants.
 _MIN_BATCH = 16
 
@@ -28,14 +27,14 @@ class CompiledModel(nn.Module):
 
     def __init__(self, model: nn.Module, mode: CompileMode = "default", *, backend: str = "inductor") -> None:
         super().__init__()
-        if mode not in COMPILE_MODES:
-            raise ValueError(f"mode must be one of {', '.join(COMPILE_MODES)}, got {mode!r}")
+        if mode not in get_args(CompileMode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(CompileMode))}, got {mode!r}")
         # other backends know no modes
-        options = {"mode": mode} if backend == "inductor" else {}
+        options: dict[str, Any] = {"mode": mode} if backend == "inductor" else {}
         self.compiled = torch.compile(model, dynamic=True, backend=backend, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The base function: (N, *in) -> (N, *out)."""
+        """Compute the base function: (N, *in) -> (N, *out)."""
         missing = max(0, _MIN_BATCH - len(x))
         # a tensor of its own in any case: for a view of another PyTorch would compile again
         outputs: Tensor = self.compiled(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))

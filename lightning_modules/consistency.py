@@ -9,7 +9,7 @@ CONSISTENCY_DISTANCES = ("tv", "l1", "mse")
 
 
 def consistency(first: Tensor, second: Tensor, *, distance: str) -> Tensor:
-    """Mean distance between paired outputs, divided by the numbers that one output holds.
+    """Return the mean distance between paired outputs, divided by the numbers that one output holds.
 
     The certified output radius is a quantile of the distances between the center and the outputs at noisy copies. The
     center is not known in training, but two independent outputs are at most the sum of their distances to it apart.

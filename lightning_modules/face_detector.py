@@ -33,12 +33,12 @@ class FaceDetector(BaseModel):
         self.mtcnn = FastMTCNN()
 
     def example_shape(self) -> tuple[int, ...]:
-        """That of CelebA's photos; it takes any."""
+        """Return the shape of CelebA's photos; it takes any."""
         return 3, 218, 178
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """The base function f."""
+        """Compute the base function f."""
         if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be float (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
         if self.clip:

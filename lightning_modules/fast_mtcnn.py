@@ -59,7 +59,7 @@ class FastMTCNN(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Faces:
-        """The most probable face of each image."""
+        """Return the most probable face of each image."""
         found = Faces(images.new_zeros(len(images), 4), images.new_zeros(len(images)))
         chunk = max(1, _IMAGE_PIXELS // max(1, images.shape[2] * images.shape[3]))
         for start in range(0, len(images), chunk):
@@ -76,7 +76,7 @@ class FastMTCNN(nn.Module):
             boxes[owners], probabilities[owners] = best, probability
 
     def _scales(self, height: int, width: int) -> list[float]:
-        """The image pyramid, from the scale where the smallest face has P-Net's side to the one where the image has."""
+        """Return the image pyramid's scales, from the smallest face on P-Net's side to the whole image on it."""
         scale = _PNET_SIDE / self.min_face_size
         side = min(height, width) * scale
         scales = []
@@ -86,7 +86,7 @@ class FastMTCNN(nn.Module):
         return scales
 
     def _proposed(self, images: _Images) -> _Candidates:
-        """First stage: squares in which P-Net sees a face at some scale."""
+        """Propose squares in which P-Net sees a face at some scale: the first stage."""
         scales = self._scales(images.height, images.width)
         boxes, owners, groups = [images.rows.new_empty(0, 9)], [images.numbers[:0]], [images.numbers[:0]]
         for number, scale in enumerate(scales):
@@ -106,7 +106,7 @@ class FastMTCNN(nn.Module):
         return images.inside(_Candidates(rerec(box[:, :4] + box[:, 5:9] * sides), owner))
 
     def _refined(self, images: _Images, candidates: _Candidates) -> _Candidates:
-        """Second stage: R-Net drops most squares and corrects the others."""
+        """Drop most squares with R-Net and correct the others: the second stage."""
         size = _RNET_SIDE, _RNET_SIDE
         offsets, probabilities = images.seen_by(self.rnet, images.windows(candidates), size, at_a_time=_RNET_CROPS)
         passed = probabilities[:, 1] > self.thresholds[1]
@@ -115,7 +115,7 @@ class FastMTCNN(nn.Module):
         return images.inside(_Candidates(rerec(bbreg(boxes[kept], offsets[passed][kept])), owners[kept]))
 
     def _most_probable(self, images: _Images, candidates: _Candidates) -> tuple[Tensor, Tensor, Tensor]:
-        """Third stage: O-Net's most probable boxes (K, 4), their probabilities (K,) and images (K,).
+        """Return O-Net's most probable boxes (K, 4), their probabilities (K,) and images (K,): the third stage.
 
         Suppression keeps the most probable box of an image whatever the others are.
         """
@@ -163,24 +163,24 @@ class _Images:
         self.numbers = torch.arange(count, device=images.device)
 
     def whole(self) -> _Windows:
-        """Every image."""
+        """Return windows of whole images."""
         zeros = torch.zeros_like(self.numbers)
         return _Windows(self.numbers, zeros, zeros + self.height, zeros, zeros + self.width)
 
     def windows(self, candidates: _Candidates) -> _Windows:
-        """What the boxes cover of their images; empty where a box lies beside its image."""
+        """Return what the boxes cover of their images; empty where a box lies beside its image."""
         edges = np.stack(pad(candidates.boxes, self.width, self.height))
         first_row, bottom, first_column, right = torch.from_numpy(edges).to(self.rows.device, torch.int64)
         return _Windows(candidates.owners, first_row - 1, bottom, first_column - 1, right)
 
     def inside(self, candidates: _Candidates) -> _Candidates:
-        """The candidates that cover something of their images."""
+        """Return the candidates that cover something of their images."""
         windows = self.windows(candidates)
         some = (windows.bottom > windows.top) & (windows.right > windows.left)
         return _Candidates(candidates.boxes[some], candidates.owners[some])
 
     def seen_by(self, network: nn.Module, windows: _Windows, size: tuple[int, int], *, at_a_time: int) -> list[Tensor]:
-        """Outputs of a network, each (K, ...), for windows resized to ``size`` and normalised as in its training."""
+        """Return a network's outputs, each (K, ...), for windows resized to ``size`` normalised as in its training."""
         parts = []
         for part in zip(*(edges.split(at_a_time) for edges in windows), strict=True):
             averages = self.averages(_Windows(*part), size).sub_(127.5).mul_(0.0078125)
@@ -188,7 +188,7 @@ class _Images:
         return [torch.cat(outputs) for outputs in zip(*parts, strict=True)]
 
     def averages(self, windows: _Windows, size: tuple[int, int]) -> Tensor:
-        """Windows resized as by ``interpolate(mode="area")``, (K, 3, *size).
+        """Resize windows as ``interpolate(mode="area")`` does, (K, 3, *size).
 
         Rows are summed as bags of rows, which is one call for windows of all sizes; columns by a matrix product.
         """
@@ -219,11 +219,11 @@ class _SlicedMaxPool(nn.Module):
         self.kernel_size = kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, ceil((H - kernel_size) / 2) + 1, ceil((W - kernel_size) / 2) + 1)."""
+        """Pool (N, C, H, W) -> (N, C, ceil((H - kernel_size) / 2) + 1, ceil((W - kernel_size) / 2) + 1)."""
         return self._along(self._along(x, axis=2), axis=3)
 
     def _along(self, x: Tensor, *, axis: int) -> Tensor:
-        """The largest of each ``kernel_size`` neighbours along an axis, of fewer at its end."""
+        """Return the largest of each ``kernel_size`` neighbours along an axis, of fewer at its end."""
         length = -(-(x.shape[axis] - self.kernel_size) // 2) + 1
         every_second = (slice(None),) * axis
         first, second, *others = (
@@ -251,7 +251,7 @@ class _RowwisePReLU(nn.Module):
         self.weight = prelu.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
+        """Apply the layer: (N, C, H, W) -> (N, C, H, W)."""
         channels_last = x.permute(0, 2, 3, 1)
         rows = channels_last.reshape(-1, x.shape[3] * x.shape[1])
         activated = functional.prelu(rows, self.weight.repeat(x.shape[3]))
@@ -259,7 +259,7 @@ class _RowwisePReLU(nn.Module):
 
 
 def _bins(start: Tensor, stop: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Adaptive pooling's bins, which may overlap: first members and sizes, (K, count), for int64 (K,) spans."""
+    """Return adaptive pooling's bins, which may overlap: first members and sizes, (K, count), for int64 (K,) spans."""
     steps = torch.arange(count, device=start.device)
     length = (stop - start)[:, None]
     first = steps * length // count
@@ -268,14 +268,14 @@ def _bins(start: Tensor, stop: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _runs(first: Tensor, lengths: Tensor) -> Tensor:
-    """Runs of consecutive numbers, one after the other: (K,) and (K,) -> (sum of lengths,)."""
+    """Return runs of consecutive numbers, one after the other: (K,) and (K,) -> (sum of lengths,)."""
     ends = lengths.cumsum(0)
     shifts = (first - ends + lengths).repeat_interleave(lengths)
     return shifts.add_(torch.arange(len(shifts), device=first.device))
 
 
 def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float) -> Tensor:
-    """Non-maximum suppression in each group by itself.
+    """Suppress non-maxima in each group by itself.
 
     Args:
         boxes: (K, 4).

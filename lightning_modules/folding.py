@@ -24,7 +24,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def fold_batch_norm(module: ModuleT) -> ModuleT:
-    """A copy in which batch norm is part of the layer before it; the same function, up to rounding.
+    """Copy a module with batch norm made part of the layer before it; the same function, up to rounding.
 
     In each ``nn.Sequential``, however deep inside the module, this concerns batch norm in eval mode with running
     statistics that directly follows a convolution, a transposed convolution, or a linear layer that directly follows
@@ -53,7 +53,7 @@ def _fold(sequence: nn.Module) -> None:
 
 
 def _can_fold(layer: nn.Module, norm: nn.Module, *, flat: bool) -> bool:
-    """Whether both are linear maps of the same channels, and do nothing else. ``flat``: the layer gets (N, D)."""
+    """Return whether both are linear maps of the same channels, and nothing else. ``flat``: the layer gets (N, D)."""
     convolves = type(layer) in _CONVOLUTIONS and type(norm) is _CONVOLUTIONS[type(layer)]
     if not (convolves or (flat and type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d)):
         return False
@@ -64,7 +64,7 @@ def _can_fold(layer: nn.Module, norm: nn.Module, *, flat: bool) -> bool:
 
 
 def _fused(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    """A copy of the layer with the batch norm in it."""
+    """Copy the layer with the batch norm in it."""
     layer = copy.copy(layer).eval()  # convolutions and linear layers do the same in both modes, but PyTorch asks
     if isinstance(layer, nn.Linear):
         return fuse_linear_bn_eval(layer, norm)

@@ -35,12 +35,7 @@ class ImportedModel(BaseModel):
     """
 
     def __init__(
-        self,
-        function: object,
-        *,
-        name: str,
-        arguments: Mapping[str, Any] | None = None,
-        file: Path | None = None,
+        self, function: object, *, name: str, arguments: Mapping[str, Any] | None = None, file: Path | None = None
     ) -> None:
         super().__init__()
         self.save_hyperparameters({"name": name, **({"arguments": dict(arguments)} if arguments else {})})
@@ -48,11 +43,11 @@ class ImportedModel(BaseModel):
         self.function = as_base_function(function)
 
     def forward(self, x: Tensor) -> Any:  # noqa: ANN401  # outputs may be of any kind
-        """The base function f."""
+        """Compute the base function f."""
         return self.function(x)
 
     def train(self, mode: bool = True) -> ImportedModel:
-        """As of any module, but without calling ``train`` of the parts, which exported programs refuse."""
+        """Set the mode as in any module, but do not call ``train`` of the parts, which exported programs refuse."""
         for part in self.modules():
             part.training = mode
         return self
@@ -64,7 +59,7 @@ class ImportedModel(BaseModel):
 
 
 def model_of(found: object, arguments: Mapping[str, Any], *, name: str) -> ImportedModel:
-    """A model from what a dotted name leads to: an instance, a function, or a class that is made with the arguments.
+    """Make a model of what a dotted name leads to: an instance, a function, or a class called with the arguments.
 
     New weights are drawn with a fixed seed, so that the same command makes the same model.
 
@@ -87,7 +82,7 @@ def model_of(found: object, arguments: Mapping[str, Any], *, name: str) -> Impor
 
 
 def model_in(path: Path, *, trusted: bool) -> ImportedModel:
-    """A model from a file.
+    """Load a model from a file.
 
     Args:
         path: with one of ``SUFFIXES``.
@@ -120,7 +115,7 @@ def model_in(path: Path, *, trusted: bool) -> ImportedModel:
 
 
 def _sha256(function: object, file: Path | None) -> str:
-    """Of the weights and the code: what must stay the same while a certification goes on."""
+    """Hash the weights and the code: what must stay the same while a certification goes on."""
     digest = hashlib.sha256()
     if isinstance(function, nn.Module) and not isinstance(function, torch.jit.ScriptModule):
         for part in weights_of(function):
@@ -137,7 +132,7 @@ def _sha256(function: object, file: Path | None) -> str:
 
 
 def source_of(thing: object) -> Path | None:
-    """The file in which a function or the class of an object is written; None if it is not known."""
+    """Return the file in which a function or the class of an object is written; None if it is not known."""
     try:
         code = thing if inspect.isroutine(thing) or inspect.isclass(thing) else type(thing)
         found = inspect.getsourcefile(code)

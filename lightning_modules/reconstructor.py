@@ -122,12 +122,12 @@ class GaussianMeasurement(nn.Module):
             return functional.linear(images.flatten(1), self.matrix)
 
     def pseudo_invert(self, measurements: Tensor) -> Tensor:
-        """The least-squares images of least norm: (N, M) -> (N, C, H, W), not confined to [0, 1]."""
+        """Return the least-squares images of least norm: (N, M) -> (N, C, H, W), not confined to [0, 1]."""
         return functional.linear(measurements, self.pseudo_inverse).unflatten(1, self.image_shape)
 
 
 def gaussian_matrix(num_rows: int, num_columns: int, *, seed: int) -> Tensor:
-    """Independent entries N(0, 1 / num_rows), float32 (num_rows, num_columns), from a generator of their own.
+    """Draw independent entries N(0, 1 / num_rows), float32 (num_rows, num_columns), from a generator of their own.
 
     Raises:
         ValueError: for a seed outside 0..2^32 - 1, which is all that PyTorch's CPU generator tells apart.
@@ -140,7 +140,7 @@ def gaussian_matrix(num_rows: int, num_columns: int, *, seed: int) -> Tensor:
 
 
 def pseudo_inverse(matrix: Tensor) -> Tensor:
-    """Moore-Penrose pseudo-inverse of a matrix (M, P) of full rank: float64 (P, M), computed on the CPU.
+    """Return the Moore-Penrose pseudo-inverse of a matrix (M, P) of full rank: float64 (P, M), computed on the CPU.
 
     Raises:
         ValueError: if the condition number is above ``MAX_CONDITION_NUMBER``, as it is where the matrix lacks

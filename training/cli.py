@@ -176,7 +176,7 @@ def _check_shapes(model: NoisyModule, data: ImageDataModule) -> None:
 
 
 def _logger_configs(value: object) -> list[Namespace]:
-    """The loggers that a configuration describes by class path."""
+    """Return the loggers that a configuration describes by class path."""
     loggers = value if isinstance(value, list) else [value]
     return [logger for logger in loggers if isinstance(logger, Namespace) and "class_path" in logger]
 

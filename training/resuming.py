@@ -24,7 +24,7 @@ _SAME = ("sigma", "model", "data", "center_smoothing", "seed_everything", "init_
 
 
 def parse_resume_flag(words: Sequence[str]) -> Path | None:
-    """The run folder that --resume names on the command line; None where it is not given.
+    """Return the run folder that --resume names on the command line; None where it is not given.
 
     Raises:
         ValueError: if it is no run folder with a checkpoint to go on from, or if --init-from names other weights.
@@ -42,7 +42,7 @@ def parse_resume_flag(words: Sequence[str]) -> Path | None:
 
 
 def run_folder(resume: str) -> Path:
-    """The run folder of what --resume names: itself, or one that has the named checkpoint.
+    """Return the run folder of what --resume names: itself, or one that has the named checkpoint.
 
     Raises:
         ValueError: if it is neither.
@@ -59,12 +59,12 @@ def run_folder(resume: str) -> Path:
 
 
 def run_id(folder: Path) -> str:
-    """The id in the name of a run folder, after the noise level."""
+    """Return the id in the name of a run folder, after the noise level."""
     return folder.name.partition("-")[2] or folder.name
 
 
 def arguments(folder: Path) -> list[str]:
-    """Those that the run was started with, to be followed by what is to change."""
+    """Return the arguments that the run was started with, to be followed by what is to change."""
     return [
         f"--config={folder / 'config.yaml'}",
         f"--runs={folder.parent.parent}",
@@ -96,7 +96,7 @@ def check_same(folder: Path, parser: ArgumentParser, config: Namespace) -> None:
 
 
 def checkpoint(folder: Path, trainer: Trainer) -> Path:
-    """The checkpoint to go on from.
+    """Return the checkpoint to go on from.
 
     Raises:
         ValueError: for one that cannot be read, and for a run that has nothing left to do.

@@ -43,12 +43,12 @@ def going_on(cli: TrainingCLI) -> str:
 
 
 def _script(path: Path) -> Path:
-    """A script as seen from here, where that is shorter."""
+    """Return a script as seen from here, where that is shorter."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def print_report(cli: TrainingCLI) -> None:
-    """Where things are, how good the best checkpoint is, and what to type next."""
+    """Print where things are, how good the best checkpoint is, and what to type next."""
     best = cli.run_folder / "checkpoints" / "best.ckpt"
     print(f"run folder: {cli.run_folder}")
     if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline is not None:
@@ -71,7 +71,7 @@ def print_report(cli: TrainingCLI) -> None:
 
 
 def _certified_by(cli: TrainingCLI, best: Path) -> list[str]:
-    """Arguments of certify.py that name the model and, where the checkpoint does not, its data."""
+    """Return arguments of certify.py that name the model and, where the checkpoint does not, its data."""
     model, data = cli.config.model, cli.config.data
     kinds = type(cli.model), type(cli.datamodule)
     if BASE_MODELS.get(kinds[0].__name__) is kinds[0]:
@@ -85,7 +85,7 @@ def _certified_by(cli: TrainingCLI, best: Path) -> list[str]:
 
 
 def _typed(flag: str, described: Namespace, kind: type, *, known: set[str]) -> list[str]:
-    """The arguments of a class as one types them: those that are not its defaults, nor known from elsewhere."""
+    """Return the arguments of a class as one types them: those that are not its defaults, nor known from elsewhere."""
     parameters, words = inspect.signature(kind).parameters, []
     for name, value in described.get("init_args", Namespace()).as_dict().items():
         if name not in known and (name not in parameters or parameters[name].default != value):

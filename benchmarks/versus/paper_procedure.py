@@ -22,26 +22,20 @@ _OUTSIDE = 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run gives, and the interval in which it lies with probability 95%; one number where the run was made.
+    """What a run gives, and the interval in which it lies with probability 95%; one number where the run was made."""
 
-    Attributes:
-        low: lower end of the interval.
-        value: the estimate.
-        high: upper end of the interval.
-    """
-
-    low: float
-    value: float
-    high: float
+    low: float  # lower end of the interval
+    value: float  # the estimate
+    high: float  # upper end of the interval
 
     @classmethod
     def exactly(cls, value: float) -> Estimate:
-        """Of a run that was made."""
+        """Make the estimate of a run that was made."""
         return cls(value, value, value)
 
     @classmethod
     def median(cls, estimates: Iterable[Estimate]) -> Estimate:
-        """Upper medians of the estimates, and of either end of their intervals."""
+        """Return upper medians of the estimates, and of either end of their intervals."""
         columns = zip(*((each.low, each.value, each.high) for each in estimates), strict=True)
         return cls(*(upper_median(column) for column in columns))
 
@@ -53,47 +47,29 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class PaperRun:
-    """The paper's procedure around one x: its selection and its check in full, and the first certification outputs.
+    """The paper's procedure around one x: its selection and its check in full, and the first certification outputs."""
 
-    Attributes:
-        certificate: from the certification outputs that there are.
-        budget: of the full run.
-        selection: seconds of the n outputs and of all their pairs.
-        check: seconds of the n outputs of the check.
-        certification: seconds of the certification outputs that there are.
-    """
-
-    certificate: Certificate
-    budget: SmoothingBudget
-    selection: float
-    check: float
-    certification: float
-
-    @property
-    def seconds_per_output(self) -> float:
-        """Of the certification."""
-        return self.certification / self.certificate.m
+    certificate: Certificate  # from the certification outputs that there are
+    budget: SmoothingBudget  # of the full run
+    selection: float  # seconds of the n outputs and of all their pairs
+    check: float  # seconds of the n outputs of the check
+    certification: float  # seconds of the certification outputs that there are
 
     @property
     def seconds(self) -> float:
         """Of the full run, whose certification takes as much longer as it has more outputs."""
-        return self.selection + self.check + self.budget.m * self.seconds_per_output
-
-    @property
-    def measured_seconds(self) -> float:
-        """The part of :attr:`seconds` that was measured."""
-        return self.selection + self.check + self.certification
+        return self.selection + self.check + self.budget.m * self.certification / self.certificate.m
 
 
 @lru_cache
 def paper_budget(n: int, m: int) -> SmoothingBudget:
-    """The paper's settings: delta = .05, more only where n is too small for it, and alpha = .005 + .005."""
+    """Return the paper's settings: delta = .05, more only where n is too small for it, and alpha = .005 + .005."""
     budget = SmoothingBudget(n=n, m=m, method="paper")
     return replace(budget, delta=max(0.05, budget.delta))
 
 
 def run_paper(recording: Recording, x: Tensor, distance: Distance, budget: SmoothingBudget) -> PaperRun:
-    """The paper's procedure with all pairs around x (*in), as far as certification outputs were recorded."""
+    """Run the paper's procedure with all pairs around x (*in), as far as certification outputs were recorded."""
     part = replace(budget, m=min(budget.m, len(recording.outputs[Stage.CERTIFICATION])))
     smoother = RecordedSmoother(recording, distance, part)
     clock = smoother.outputs
@@ -104,15 +80,12 @@ def run_paper(recording: Recording, x: Tensor, distance: Distance, budget: Smoot
 
 
 def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> Estimate:
-    """What eps_out at h a run of this budget would give by T3, from a certificate of fewer certification outputs.
+    """Estimate by T3 the eps_out at h of a run of this budget, from a certificate of fewer certification outputs.
 
     The certification outputs are independent and alike, so that how the order statistics of a full run lie among
     those that there are has a known distribution. Nothing is extrapolated beyond the outputs that there are.
 
-    Args:
-        certificate: of the same center.
-        budget: of the full run, without looks.
-        h: eps_in / sigma.
+    The certificate is of the same center; the budget is that of the full run, without looks.
     """
     rank = budget.with_sizes(()).ranks(h).distances
     if certificate.abstained or rank > budget.m:
@@ -123,17 +96,11 @@ def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> E
 
 @lru_cache(maxsize=256)
 def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
-    """Where the rank-th smallest of m further draws lies among those that were drawn.
+    """Bracket the place of the rank-th smallest of m further draws among those that were drawn.
 
-    Args:
-        rank: in 1..m.
-        m: number of further draws.
-        drawn: number of draws that there are; if they are the m draws themselves their rank is known.
-
-    Returns:
-        Ranks (low, middle, high) among the draws that there are: the rank-th smallest of the further ones is, whatever
-        the distribution, at least the low-th smallest with probability 97.5%, and at most the high-th. The low one may
-        be 0, and the high one ``drawn + 1``: beyond all draws.
+    Returns (low, middle, high): the rank-th smallest is, whatever the distribution, at least the low-th smallest drawn
+    with probability 97.5%, and at most the high-th. These may be 0 and ``drawn + 1``: beyond all draws. If as many were
+    drawn they are the m draws themselves, and their rank is known.
 
     Example:
         >>> rank_among(984_862, 1_000_000, 100_000)
@@ -143,7 +110,7 @@ def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
         return rank, rank, rank
 
     def at_most(place: int) -> float:
-        """P[the rank-th further draw <= the place-th draw]: at least rank of the first place + rank - 1 are further."""
+        """Return P[the rank-th further draw <= the place-th draw]: at least rank of the first place + rank - 1."""
         return float(stats.hypergeom.sf(rank - 1, m + drawn, m, place + rank - 1))
 
     low = _last(lambda place: place == 0 or at_most(place) <= _OUTSIDE / 2.0, drawn)
@@ -152,7 +119,7 @@ def rank_among(rank: int, m: int, drawn: int) -> tuple[int, int, int]:
 
 
 def _last(holds: Callable[[int], bool], end: int) -> int:
-    """The last of 0..end at which it holds, if it holds at 0 and nowhere after it fails."""
+    """Return the last of 0..end at which it holds, if it holds at 0 and nowhere after it fails."""
     low, high = 0, end + 1
     while high - low > 1:
         middle = (low + high) // 2

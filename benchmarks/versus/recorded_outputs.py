@@ -18,21 +18,13 @@ _INSTEAD = {"MEAN": Stage.CHECK}
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Outputs around one x, and how long they took.
+    """Outputs around one x, and how long they took."""
 
-    Attributes:
-        outputs: by stage (count, *out), in the order of the draws.
-        seconds: by stage, of an evaluation on average.
-        base_output: (*out), f(x).
-        sigma: noise level, in units of x.
-        batch_size: outputs that were drawn at a time.
-    """
-
-    outputs: Mapping[Stage, Tensor]
-    seconds: Mapping[Stage, float]
-    base_output: Tensor
-    sigma: float
-    batch_size: int
+    outputs: Mapping[Stage, Tensor]  # by stage (count, *out), in the order of the draws
+    seconds: Mapping[Stage, float]  # by stage, of an evaluation on average
+    base_output: Tensor  # (*out), f(x)
+    sigma: float  # noise level, in units of x
+    batch_size: int  # outputs that were drawn at a time
 
 
 def record(source: NoisyOutputs, x: Tensor, *, example: int, counts: Mapping[Stage, int]) -> Recording:
@@ -53,10 +45,8 @@ class RecordedOutputs(NoisyOutputs):
 
     The clock goes on by itself and, whenever recorded outputs are used, by what it took to draw them. So it shows what
     the smoother would need alone, with draws of its own.
-
-    Args:
-        recording: the outputs, around the x that is smoothed. Seed, example and x are not looked at.
-        after: applied to each batch of outputs (N, *out), where the smoothed function is more than the recorded one.
+    Seed, example and x are not looked at. ``after`` is applied to each batch of outputs (N, *out), where the smoothed
+    function is more than the recorded one.
     """
 
     def __init__(self, recording: Recording, *, after: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -73,7 +63,7 @@ class RecordedOutputs(NoisyOutputs):
         return time.perf_counter() - self._started + self._not_spent
 
     def used(self, stage: Stage) -> tuple[float, float]:
-        """What the clock showed when outputs of that stage were first asked for, and after the use of the last one."""
+        """Return the clock when outputs of that stage were first asked for, and after the use of the last one."""
         return self._used[stage]
 
     def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
@@ -93,19 +83,15 @@ class RecordedOutputs(NoisyOutputs):
             self._used[stage] = (began, self.seconds)
 
     def base_output(self, x: Tensor) -> Tensor:
-        """What the smoothed function makes of x without noise, (*out)."""
+        """Return the base model's output at x without noise, (*out)."""
         return self._after(self._recording.base_output.unsqueeze(0))[0]
 
 
 class RecordedSmoother(CenterSmoother):
-    """A center smoother on recorded outputs.
+    """A center smoother on recorded outputs around the x that is smoothed.
 
-    Args:
-        recording: of the outputs around the x that is smoothed, as many as the budget asks for.
-        distance: between outputs.
-        budget: of the smoother.
-        chosen: a center (*out) and the radius of its ball, chosen by something else than the budget's selection, from
-            pilot and ranking outputs alone; default: the smoother chooses.
+    ``chosen`` is a center (*out) and the radius of its ball, chosen by something else than the budget's selection, from
+    pilot and ranking outputs alone; default: the smoother chooses.
     """
 
     def __init__(

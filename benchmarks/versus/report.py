@@ -29,13 +29,7 @@ comparisons are ratios of these medians, unless digits are counted.
 
 
 def report(digits: Sequence[Digit], settings: Settings, about: Mapping[str, str]) -> str:
-    """All sections in Markdown.
-
-    Args:
-        digits: at least one.
-        settings: that they were measured with.
-        about: what else a reader needs to know: machine, versions, checkpoint.
-    """
+    """Return all sections in Markdown."""
     sections = [
         "# Against the paper's procedure",
         "\n".join(f"- {name}: {value}" for name, value in {**about, "abstentions": _abstentions(digits)}.items()),
@@ -57,7 +51,7 @@ def report(digits: Sequence[Digit], settings: Settings, about: Mapping[str, str]
 
 
 def papers_table(digits: Sequence[Digit], settings: Settings) -> str:
-    """The paper's procedure by distance: what it costs and what it certifies."""
+    """Return the costs and certificates of the paper's procedure by distance."""
     header = [
         *("distance", "digits", "evaluations", "selection, s", "check, s", f"{settings.drawn_m:,} outputs, s"),
         *("full run, s", *(f"eps_out, h = {h:g}" for h in settings.h), "smoothing loss"),
@@ -80,7 +74,7 @@ def papers_table(digits: Sequence[Digit], settings: Settings) -> str:
 
 
 def fast_table(digits: Sequence[Digit], distance: str) -> str:
-    """Small budgets, and which of them is the cheapest that is no worse than the paper's."""
+    """Compare small budgets, and name the cheapest that is no worse than the paper's."""
     (paper,), ours, h = over_digits(digits, distance, "paper"), over_digits(digits, distance, "fast"), 2.0
     header = [
         *("live", "delta", "evaluations", "seconds", "times faster", "eps_out, h = 2", "of the paper's"),
@@ -106,14 +100,14 @@ def fast_table(digits: Sequence[Digit], distance: str) -> str:
 
 
 def cheapest_no_worse(paper: Sequence[Row], ours: Sequence[Sequence[Row]], h: float) -> Sequence[Row] | None:
-    """The procedure with the fewest evaluations whose median radius is at most the paper's; None if there is none."""
+    """Return the procedure with the fewest evaluations whose median radius is at most the paper's; None without one."""
     most = median_eps_out(paper, h).low
     no_worse = [rows for rows in ours if median_eps_out(rows, h).value <= most < math.inf]
     return min(no_worse, key=lambda rows: rows[0].evaluations, default=None)
 
 
 def full_table(digits: Sequence[Digit], settings: Settings, distance: str) -> str:
-    """Budgets with as many ranked outputs as the paper's."""
+    """Compare budgets with as many ranked outputs as the paper's."""
     (paper,), ours = over_digits(digits, distance, "paper"), over_digits(digits, distance, "full")
     header = [
         *("", "times fewer evaluations", "seconds", "times faster"),
@@ -131,7 +125,7 @@ def full_table(digits: Sequence[Digit], settings: Settings, distance: str) -> st
 
 
 def steps_table(digits: Sequence[Digit], settings: Settings) -> str:
-    """The ablation; empty without one."""
+    """Return the ablation; empty without one."""
     steps = over_digits(digits, "tv", "steps")
     if not steps:
         return ""
@@ -153,7 +147,7 @@ def steps_table(digits: Sequence[Digit], settings: Settings) -> str:
 
 
 def looks_table(digits: Sequence[Digit], settings: Settings) -> str:
-    """What stopping rules save and what they cost; empty without them."""
+    """Return what stopping rules save and what they cost; empty without them."""
     if not over_digits(digits, "tv", "looks"):
         return ""
     whole, *looks = over_digits(digits, "tv", "looks")
@@ -169,7 +163,7 @@ def looks_table(digits: Sequence[Digit], settings: Settings) -> str:
 
 
 def _looks_row(rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
-    """Of the digits with a rule for one h, and without any."""
+    """Compare the digits with a rule for one h, and without any."""
     (h,) = rows[0].eps_out
     drawn = [row.evaluations for row in rows]
     saved = 1.0 - sum(drawn) / sum(row.evaluations for row in whole)
@@ -181,7 +175,7 @@ def _looks_row(rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
 
 
 def mean_table(digits: Sequence[Digit], settings: Settings) -> str:
-    """The paper's, this package's center and the mean side by side; empty in a version without mean smoothing."""
+    """Compare the paper's center, this package's and the mean; empty without total variation."""
     means = over_digits(digits, "tv", "mean")
     if not means:
         return ""
@@ -209,7 +203,7 @@ def mean_table(digits: Sequence[Digit], settings: Settings) -> str:
 
 
 def aims_table(digits: Sequence[Digit]) -> str:
-    """Whether the package reaches what it is to reach; empty without total variation."""
+    """Return whether the package reaches its aims; empty without total variation."""
     papers = over_digits(digits, "tv", "paper")
     if not papers:
         return ""
@@ -233,7 +227,7 @@ def _abstentions(digits: Sequence[Digit]) -> str:
 
 
 def _clock(digits: Sequence[Digit], settings: Settings) -> str:
-    """How well seconds with recorded outputs agree with those of a run with its own."""
+    """Compare seconds with recorded outputs with those of a run with its own."""
     (live,), (recorded,) = over_digits(digits[:1], settings.distances[0], "clock")
     taken, counted = seconds(live.seconds), seconds(recorded.seconds)
     return f"On the first digit {live.procedure} took {taken} s live, and {counted} s by this account."
@@ -268,7 +262,7 @@ def _reached(yes: bool) -> str:
 
 
 def _radii(ours: Sequence[Row], paper: Sequence[Row], h: Sequence[float]) -> list[str]:
-    """Two cells for each h: the median radius, and what share of the paper's it is, if it is not the paper's."""
+    """Return two cells for each h: the median radius, and what share of the paper's it is, if it is not the paper's."""
     cells = []
     for each in h:
         cells += [estimate(median_eps_out(ours, each)), "" if ours is paper else _share_of_radius(ours, paper, each)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from benchmarks.versus.paper_procedure import Estimate
 from center_smoothing import Certificate
@@ -14,28 +13,17 @@ from center_smoothing.medians import upper_median
 
 @dataclass(frozen=True)
 class Row:
-    """What one procedure gave for one digit.
+    """What one procedure gave for one digit."""
 
-    Attributes:
-        procedure: what it is called in tables.
-        n: outputs that it ranked, or averaged.
-        m: certification outputs, of the full run where only a part was run.
-        delta: margin of the smoothed function; 0 for a mean.
-        evaluations: of the base function, with m certification outputs.
-        seconds: what they and all the rest take.
-        eps_out: certified radius by h.
-        smoothing_loss: d(f(x), smoothed output); inf where the smoothed function abstained.
-        parts: seconds that parts of the procedure were measured to take; none where it was measured as a whole.
-    """
-
-    procedure: str
-    n: int
-    m: int
-    delta: float
-    evaluations: int
-    seconds: float
-    eps_out: Mapping[float, Estimate]
-    smoothing_loss: float
+    procedure: str  # what it is called in tables
+    n: int  # outputs that it ranked, or averaged
+    m: int  # certification outputs, of the full run where only a part was run
+    delta: float  # margin of the smoothed function; 0 for a mean
+    evaluations: int  # of the base function, with m certification outputs
+    seconds: float  # what they and all the rest take
+    eps_out: Mapping[float, Estimate]  # certified radius by h
+    smoothing_loss: float  # d(f(x), smoothed output); inf where the smoothed function abstained
+    # seconds that parts of the procedure were measured to take; none where it was measured as a whole
     parts: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -48,66 +36,40 @@ class Row:
         seconds: float,
         evaluations: int | None = None,
     ) -> Row:
-        """Of a certificate.
-
-        Args:
-            procedure: what it is called.
-            certificate: of any center smoother.
-            h: the eps_in / sigma that are of interest.
-            seconds: that it took.
-            evaluations: that it took; default: those of its budget, with as many certification outputs as it has.
-        """
+        """Make the row of a center's certificate; default: the evaluations of its budget at the m it reached."""
         budget = certificate.budget
-        return cls(
-            procedure=procedure,
-            n=budget.n,
-            m=certificate.m,
-            delta=budget.delta,
-            evaluations=evaluations or replace(budget, m=certificate.m, looks=1).evaluations,
-            seconds=seconds,
-            eps_out={each: Estimate.exactly(certificate.eps_out(each * certificate.sigma)) for each in h},
-            smoothing_loss=certificate.smoothing_loss,
-        )
+        evaluations = evaluations or replace(budget, m=certificate.m, looks=1).evaluations
+        eps_out = {each: Estimate.exactly(certificate.eps_out(each * certificate.sigma)) for each in h}
+        loss = certificate.smoothing_loss
+        return cls(procedure, budget.n, certificate.m, budget.delta, evaluations, seconds, eps_out, loss)
 
 
 @dataclass(frozen=True)
 class Digit:
-    """All rows of one digit.
+    """All rows of one digit."""
 
-    Attributes:
-        index: in the data set.
-        rows: by the distance's name, and within it by the name of the comparison: the same for all digits.
-    """
-
-    index: int
+    index: int  # in the data set
+    # by the distance's name, and within it by the name of the comparison: the same for all digits
     rows: Mapping[str, Mapping[str, Sequence[Row]]]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values; inf among them."""
-        rows = {
-            distance: {name: [asdict(row) for row in listed] for name, listed in comparisons.items()}
-            for distance, comparisons in self.rows.items()
-        }
-        return {"index": self.index, "rows": rows}
 
 
 def over_digits(digits: Sequence[Digit], distance: str, comparison: str) -> list[list[Row]]:
-    """For each procedure of a comparison its rows, one a digit; nothing for digits without that distance."""
+    """Return the rows of each procedure of a comparison, one a digit; nothing for digits without that distance."""
     listed = [digit.rows[distance][comparison] for digit in digits if comparison in digit.rows.get(distance, {})]
     return [list(rows) for rows in zip(*listed, strict=True)]
 
 
 def median(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
-    """Upper median over digits."""
+    """Return the upper median over digits."""
     return upper_median([value(row) for row in rows])
 
 
 def median_eps_out(rows: Sequence[Row], h: float) -> Estimate:
-    """Upper median over digits of the certified radius, and of either end of its interval."""
+    """Return the upper median over digits of the certified radius, and of either end of its interval."""
     return Estimate.median(row.eps_out[h] for row in rows)
 
 
 def no_larger(ours: Sequence[Row], paper: Sequence[Row], h: float) -> int:
-    """For how many digits our radius is at most the paper's, of which the lower end of its interval counts."""
+    """Count the digits whose radius is at most the paper's, of which the lower end of its interval counts."""
     pairs = [(a.eps_out[h].value, b.eps_out[h].low) for a, b in zip(ours, paper, strict=True)]
     return sum(a <= b and a < math.inf for a, b in pairs)

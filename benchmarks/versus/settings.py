@@ -17,7 +17,7 @@ RTOLS = (0.02, 0.05)
 
 @lru_cache
 def exact_budget(n: int, m: int, *, tuple_sizes: tuple[int, ...] | None = None, looks: int = 1) -> SmoothingBudget:
-    """A budget of this package with its default delta, which is looked for once and not for each digit."""
+    """Make a budget of this package with its default delta, which is computed once and not for each digit."""
     return SmoothingBudget(n=n, m=m, tuple_sizes=tuple_sizes, looks=looks)
 
 
@@ -25,28 +25,20 @@ def exact_budget(n: int, m: int, *, tuple_sizes: tuple[int, ...] | None = None, 
 class Settings:
     """Sample sizes and distances; the defaults are those of the documented figures.
 
-    Args:
-        n: ranked outputs of the paper's procedure. Larger budgets of this package have as many, or twice as many.
-        paper_m: certification outputs of a full run of the paper's procedure.
-        measured_m: how many of them are drawn, at most.
-        digits: how many test digits.
-        other_digits: how many of them for other distances than the first.
-        distances: by the names of certify.py.
-        fast: (n, m) of small budgets, as many as are to be tried.
-        h: eps_in / sigma, with 1 and 2 at the ends.
-
     Raises:
         ValueError: for fewer certification outputs than the budgets of this package need.
     """
 
+    # ranked outputs of the paper's procedure. Larger budgets of this package have as many, or twice as many.
     n: int = 10_000
-    paper_m: int = 1_000_000
-    measured_m: int = 100_000
-    digits: int = 10
-    other_digits: int = 5
-    distances: tuple[str, ...] = ("tv", "angular", "l2")
+    paper_m: int = 1_000_000  # certification outputs of a full run of the paper's procedure
+    measured_m: int = 100_000  # how many of them are drawn, at most
+    digits: int = 10  # how many test digits
+    other_digits: int = 5  # how many of them for other distances than the first
+    distances: tuple[str, ...] = ("tv", "angular", "l2")  # by the names of certify.py
+    # (n, m) of small budgets, as many as are to be tried
     fast: tuple[tuple[int, int], ...] = ((500, 1_000), (1_000, 1_000), (1_000, 2_000), (2_000, 2_000))
-    h: tuple[float, ...] = (1.0, 1.5, 2.0)
+    h: tuple[float, ...] = (1.0, 1.5, 2.0)  # eps_in / sigma, with 1 and 2 at the ends
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -76,22 +68,13 @@ class Settings:
         """For a stopping rule: the first look has just enough outputs for the check."""
         return exact_budget(self.n, 8 * self.n, looks=4)
 
-    @property
-    def h_of_looks(self) -> tuple[float, float]:
-        """The h that stopping rules look at, one at a time."""
-        return self.h[0], self.h[-1]
-
     def distances_of(self, position: int) -> tuple[str, ...]:
-        """The distances that the digit at this position, from 0, is for."""
+        """Return the distances for the digit at this position, from 0."""
         return self.distances if position < self.other_digits else self.distances[:1]
 
     @property
     def counts(self) -> Mapping[Stage, int]:
         """How many outputs are recorded for each digit."""
         pilot = max(budget.k for budget in self.full_budgets)
-        return {
-            Stage.PILOT: pilot,
-            Stage.RANKING: 2 * self.n,
-            Stage.CHECK: self.n,
-            Stage.CERTIFICATION: self.measured_m,
-        }
+        check, certification = {Stage.CHECK: self.n}, {Stage.CERTIFICATION: self.measured_m}
+        return {Stage.PILOT: pilot, Stage.RANKING: 2 * self.n, **check, **certification}

@@ -24,26 +24,17 @@ Ball = tuple[Tensor, float]
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps around one x.
+    """The steps around one x."""
 
-    Args:
-        recording: outputs around x.
-        x: (*in).
-        distance: between outputs, which can be averaged.
-        paper: the paper's procedure around x.
-        m: the few certification outputs that the later steps do with.
-        h: the eps_in / sigma that are of interest.
-    """
-
-    recording: Recording
-    x: Tensor
-    distance: Distance
-    paper: PaperRun
-    m: int
-    h: Sequence[float]
+    recording: Recording  # outputs around x
+    x: Tensor  # (*in)
+    distance: Distance  # between outputs, which can be averaged
+    paper: PaperRun  # the paper's procedure around x
+    m: int  # the few certification outputs that the later steps do with
+    h: Sequence[float]  # the eps_in / sigma that are of interest
 
     def rows(self) -> list[Row]:
-        """One a step, from the paper's procedure to this package's."""
+        """Return one row a step, from the paper's procedure to this package's."""
         return [
             self.full_run("the paper's", self.paper.budget),
             self.full_run("exact bound, same center and delta", self._exact_with_papers_delta(self.paper.budget.m)),
@@ -58,22 +49,15 @@ class Steps:
         ]
 
     def full_run(self, name: str, budget: SmoothingBudget) -> Row:
-        """The paper's center with as many certification outputs as the paper has."""
+        """Certify the paper's center with as many certification outputs as the paper has."""
         part = replace(budget, m=self.paper.certificate.m)
         certificate = RecordedSmoother(self.recording, self.distance, part, chosen=self._papers_ball).certify(self.x)
-        return Row(
-            procedure=name,
-            n=budget.n,
-            m=budget.m,
-            delta=budget.delta,
-            evaluations=self._evaluations(budget),
-            seconds=self.paper.seconds - (0.0 if budget.method == "paper" else self.paper.check),
-            eps_out={h: eps_out_of(certificate, budget, h) for h in self.h},
-            smoothing_loss=certificate.smoothing_loss,
-        )
+        seconds = self.paper.seconds - (0.0 if budget.method == "paper" else self.paper.check)
+        row = Row.of(name, certificate, self.h, seconds=seconds, evaluations=self._evaluations(budget))
+        return replace(row, m=budget.m, eps_out={h: eps_out_of(certificate, budget, h) for h in self.h})
 
     def all_pairs(self, name: str, budget: SmoothingBudget, chosen: Ball | None = None, seconds: float = 0.0) -> Row:
-        """A center that was chosen among all ranked outputs at least, and few certification outputs."""
+        """Choose the center among all ranked outputs at least, and certify it with few outputs."""
         chosen = self._papers_ball if chosen is None else chosen
         smoother = RecordedSmoother(self.recording, self.distance, budget, chosen=chosen)
         certificate = smoother.certify(self.x)
@@ -81,7 +65,7 @@ class Steps:
         return Row.of(name, certificate, self.h, seconds=seconds, evaluations=self._evaluations(budget))
 
     def with_averages(self, name: str, budget: SmoothingBudget) -> Row:
-        """All ranked outputs are candidates, and the mean and median of a pilot."""
+        """Take all ranked outputs as candidates, with the mean and median of a pilot."""
         outputs = RecordedOutputs(self.recording)
         pilot = torch.cat(list(outputs.draw(self.x, example=0, stage=Stage.PILOT, count=budget.k)))
         candidates = self.distance.averages_of(pilot)
@@ -93,13 +77,13 @@ class Steps:
         return replace(row, evaluations=row.evaluations + budget.k)
 
     def of_pilot(self, name: str, budget: SmoothingBudget) -> Row:
-        """This package's procedure, or without its T7."""
+        """Run this package's procedure, or without its T7."""
         smoother = RecordedSmoother(self.recording, self.distance, budget)
         certificate = smoother.certify(self.x)
         return Row.of(name, certificate, self.h, seconds=smoother.outputs.seconds)
 
     def by_pairs(self, name: str, budget: SmoothingBudget) -> Row:
-        """The other ball's radius from averages of J outputs and one more, as one Gaussian that is moved as a whole."""
+        """Get the other ball's radius from averages of J outputs and one more, as one Gaussian moved as a whole."""
         (size,) = budget.tuple_sizes
         choosing = RecordedSmoother(self.recording, self.distance, budget)
         output = choosing.smooth(self.x)
@@ -114,7 +98,7 @@ class Steps:
         return replace(row, eps_out=radii)
 
     def _pair_distances(self, size: int, m: int) -> NDArray[np.float64]:
-        """Distances (m / (J + 1),), ascending, between averages of J certification outputs and one more each."""
+        """Return ascending distances (m / (J + 1),) between averages of J certification outputs and one more."""
         count = m // (size + 1)
         outputs = self.recording.outputs[Stage.CERTIFICATION][: count * (size + 1)]
         tuples = outputs.reshape(count, size + 1, *outputs.shape[1:])
@@ -134,24 +118,21 @@ class Steps:
         return replace(self._exact(), m=m, delta=self.paper.budget.delta)
 
     def _evaluations(self, budget: SmoothingBudget) -> int:
-        """Of a procedure without a pilot."""
+        """Count the evaluations of a procedure without a pilot."""
         return budget.evaluations - (0 if budget.method == "paper" else budget.k)
 
 
 def eps_out_by_pairs(
     certificate: Certificate, budget: SmoothingBudget, between: NDArray[np.float64], h: float
 ) -> float:
-    """eps_out = gamma (R + min(2 gamma R, t)) with t from pairs (average of J outputs, one more output).
+    """Compute eps_out = gamma (R + min(2 gamma R, t)) with t from pairs (average of J outputs, one more output).
 
     If a pair at x' is within t of each other with probability at least theta + (1 - theta) w, at least a share w of the
     averages c have F'_c(t) >= theta. A pair at x' is one at x moved by sqrt(J + 1) h in all: the Gaussian shift of the
     pair as a whole, where this package's T7 moves the average and the other output one after the other.
 
-    Args:
-        certificate: whose distances give R.
-        budget: of tuple size J alone; half of its alpha_2 is for R and half for t.
-        between: (T,) ascending distances of independent pairs at x.
-        h: eps_in / sigma.
+    The certificate's distances give R; the budget has tuple size J alone, and half of its alpha_2 is for R and half for
+    t; ``between`` are (T,) ascending distances of independent pairs at x.
     """
     (size,) = budget.tuple_sizes
     theta, alpha = 0.5 + budget.delta, budget.alpha_2 / 2.0

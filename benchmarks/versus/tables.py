@@ -12,7 +12,7 @@ _SIGNIFICANT = 4
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of even width, the first one to the left and the others to the right.
+    """Return a Markdown table with columns of even width, the first one to the left and the others to the right.
 
     Example:
         >>> print(table(["step", "seconds"], [["all pairs", "40"]]))
@@ -32,7 +32,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def up(value: float) -> str:
-    """Four significant digits of a number of at least 0, rounded up, as a promise is.
+    """Format a number of at least 0 with four significant digits, rounded up, as a promise is.
 
     Example:
         >>> up(97.2101), up(0.11632), up(float("inf"))
@@ -42,24 +42,24 @@ def up(value: float) -> str:
 
 
 def down(value: float) -> str:
-    """Four significant digits of a number of at least 0, rounded down."""
+    """Format a number of at least 0 with four significant digits, rounded down."""
     return _rounded(value, math.floor)
 
 
 def estimate(radius: Estimate) -> str:
-    """A radius and, where the run was not made, its interval, rounded away from it."""
+    """Format a radius and, where the run was not made, its interval, rounded away from it."""
     if radius.measured:
         return up(radius.value)
     return f"{up(radius.value)} [{down(radius.low)}, {up(radius.high)}]"
 
 
 def paragraph(text: str) -> str:
-    """Text in lines that are as long as the project's."""
+    """Wrap a text in lines that are as long as the project's."""
     return textwrap.fill(text, 118)
 
 
 def share(part: float, whole: float) -> str:
-    """In percent, rounded up; a dash where one of the two is no number.
+    """Format a share in percent, rounded up; a dash where one of the two is no number.
 
     Example:
         >>> share(1.0, 3.0), share(1.0, float("inf"))
@@ -69,7 +69,7 @@ def share(part: float, whole: float) -> str:
 
 
 def excess(part: float, whole: float) -> str:
-    """By how much the part exceeds the whole, in percent of it; a dash where one of the two is no number.
+    """Format by how much the part exceeds the whole, in percent of it; a dash where one of the two is no number.
 
     Example:
         >>> excess(1.02, 1.0)
@@ -79,7 +79,7 @@ def excess(part: float, whole: float) -> str:
 
 
 def times(whole: float, part: float) -> str:
-    """How often the part goes into the whole, rounded down.
+    """Format how often the part goes into the whole, rounded down.
 
     Example:
         >>> times(1000.0, 3.0), times(10.0, 3.0)
@@ -90,7 +90,7 @@ def times(whole: float, part: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """Seconds, to a hundredth below ten.
+    """Format seconds, to a hundredth below ten.
 
     Example:
         >>> seconds(1.234), seconds(123.4)

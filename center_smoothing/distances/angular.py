@@ -42,7 +42,7 @@ class Angular(Distance):
 
 
 def unit_vectors(z: Tensor) -> Tensor:
-    """Directions of outputs on the unit sphere: (N, *out) float64 -> (N, D + 1).
+    """Return the directions of outputs on the unit sphere: (N, *out) float64 -> (N, D + 1).
 
     The further axis, at right angles to all the others, is the direction of a zero output.
     """
@@ -54,5 +54,5 @@ def unit_vectors(z: Tensor) -> Tensor:
 
 
 def _angle(chord: Tensor) -> Tensor:
-    """The angle / pi between unit vectors so far apart."""
+    """Return the angle / pi between unit vectors so far apart."""
     return (chord / 2.0).clamp(max=1.0).asin() * (2.0 / math.pi)

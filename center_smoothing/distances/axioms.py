@@ -119,7 +119,7 @@ def check_distance(
 
 
 def _wrong(found: Tensor, paired: Tensor) -> list[str]:
-    """What is wrong with distances (N, N) of all with all, and (N,) of each with the one in the mirrored place."""
+    """Say what is wrong with distances (N, N) of all with all, and (N,) of each with the one in the mirrored place."""
     scale = float(found.nan_to_num(posinf=0.0).max()) or 1.0
     wrong = []
     if not bool(torch.isfinite(found).all() & torch.isfinite(paired).all()):
@@ -136,7 +136,7 @@ def _wrong(found: Tensor, paired: Tensor) -> list[str]:
 
 
 def needed_relaxation(distances: Tensor) -> tuple[float, tuple[int, int, int]]:
-    """The least gamma with d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples, and one that needs it.
+    """Return the least gamma with d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples, and one that needs it.
 
     Args:
         distances: (N, N), all with all.

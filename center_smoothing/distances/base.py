@@ -40,18 +40,18 @@ class Distance(ABC):
     degree: float = 1.0
 
     def __init_subclass__(cls) -> None:
-        """A new way to compare all with all does not go with the inherited one for pairs."""
+        """Compare pairs by a subclass's own ``_compare``, not by an inherited ``_compare_paired``."""
         super().__init_subclass__()
         if "_compare" in vars(cls) and "_compare_paired" not in vars(cls):
             cls._compare_paired = Distance._compare_paired  # type: ignore[method-assign]  # chosen by class
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""
+        """Return distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""
         _check_paired(a, b)
         return self.paired(self.embed(a), self.embed(b))
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
-        """All distances: (N, *out), (K, *out) -> (N, K) float64."""
+        """Return all distances: (N, *out), (K, *out) -> (N, K) float64."""
         return self.compare(self.embed(a), self.embed(b))
 
     def embed(self, z: Tensor) -> Tensor:
@@ -90,13 +90,13 @@ class Distance(ABC):
         return (z if z.is_floating_point() else to_float64(z)).masked_fill(~rows, torch.nan)
 
     def compare(self, a: Tensor, b: Tensor) -> Tensor:
-        """All distances of embedded outputs: (N, *embedded), (K, *embedded) -> (N, K) float64."""
+        """Return all distances of embedded outputs: (N, *embedded), (K, *embedded) -> (N, K) float64."""
         if len(a) == 0 or len(b) == 0:
             return a.new_empty((len(a), len(b)), dtype=torch.float64)
         return _infinite_where(_is_nan(a)[:, None] | _is_nan(b)[None, :], self._unchanged(self._compare, a, b))
 
     def paired(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances of paired embedded outputs: (N, *embedded), (N, *embedded) -> (N,) float64.
+        """Return distances of paired embedded outputs: (N, *embedded), (N, *embedded) -> (N,) float64.
 
         The diagonal of :meth:`compare`, up to rounding.
 
@@ -117,11 +117,11 @@ class Distance(ABC):
         return distances
 
     def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-        """A model whose outputs are tensors that this distance takes; here the model itself."""
+        """Return a model whose outputs are tensors that this distance takes; here the model itself."""
         return model
 
     def averages_of(self, outputs: Tensor) -> Tensor:
-        """Points that are likely to lie in the middle of outputs: further candidates for the center (theory T2).
+        """Return points that are likely to lie in the middle of outputs: further candidates for the center (theory T2).
 
         Here the mean and the coordinate-wise median of floating-point outputs, where ``averages`` is true.
 
@@ -138,7 +138,7 @@ class Distance(ABC):
         return torch.stack([outputs.mean(dim=0), median])
 
     def averages_of_tuples(self, outputs: Tensor) -> Tensor:
-        """One output from each tuple of outputs, in the middle of it: further candidates for the center (theory T7).
+        """Return one output in the middle of each tuple of outputs: further candidates for the center (theory T7).
 
         Here the mean. It is added up in the tuple's order, in the outputs' own type, number by number: what comes out
         for a tuple depends on nothing else in the tensor, as theory T7 needs.
@@ -167,27 +167,27 @@ class Distance(ABC):
 
     @abstractmethod
     def _embed(self, z: Tensor) -> Tensor:
-        """(N, *out) float64 -> (N, *embedded) float64; not finite for what is no output.
+        """Embed (N, *out) float64 -> (N, *embedded) float64; not finite for what is no output.
 
         Rows of non-finite outputs are overwritten afterwards.
         """
 
     @abstractmethod
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        """(N, *embedded), (K, *embedded) -> (N, K)."""
+        """Compare all with all: (N, *embedded), (K, *embedded) -> (N, K)."""
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        """(N, *embedded), (N, *embedded) -> (N,). To be overridden together with a ``_compare`` that it belongs to."""
+        """Compare pairs: (N, *embedded), (N, *embedded) -> (N,). Override it with its ``_compare``."""
         blocks = zip(_full_blocks(a), _full_blocks(b), strict=True)
         return torch.cat([self._compare(first, second).diagonal() for first, second in blocks])[: len(a)]
 
     def __repr__(self) -> str:
-        """Class name and parameters, as one would type them."""
+        """Return the class name and parameters, as one would type them."""
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
 def to_float64(z: Tensor) -> Tensor:
-    """The same numbers in float64.
+    """Return the same numbers in float64.
 
     Raises:
         ValueError: for complex numbers, and for integers of 2^53 or more.
@@ -204,7 +204,7 @@ def to_float64(z: Tensor) -> Tensor:
 
 
 def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice], Tensor]) -> Tensor:
-    """Values (N, ...) with those replaced, perhaps in place, that a mask of the same shape marks.
+    """Replace, perhaps in place, the values (N, ...) that a mask of the same shape marks.
 
     Args:
         values: what there is.
@@ -223,12 +223,12 @@ def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice
 
 
 def _known_at_once(mask: Tensor) -> bool:
-    """Whether a number can be read without waiting for all that a device still has to do."""
+    """Return whether a number can be read without waiting for all that a device still has to do."""
     return mask.is_cpu
 
 
 def _rows_are_finite(z: Tensor) -> Tensor:
-    """(N, D) -> (N,). Both extremes are NaN where one number is; faster than to ask each of the numbers."""
+    """Ask if rows are finite: (N, D) -> (N,). Both extremes are NaN where one number is; faster than to ask each."""
     finite = torch.isfinite(z.sum(dim=1))  # faster still, but sums of finite numbers may overflow
     if _known_at_once(finite) and bool(finite.all()):
         return finite
@@ -236,7 +236,7 @@ def _rows_are_finite(z: Tensor) -> Tensor:
 
 
 def _version(z: Tensor) -> int:
-    """How often a tensor was changed in place; 0 where PyTorch does not count."""
+    """Count how often a tensor was changed in place; 0 where PyTorch does not count."""
     return 0 if z.is_inference() else z._version
 
 
@@ -246,12 +246,12 @@ def _check_paired(a: Tensor, b: Tensor) -> None:
 
 
 def _is_nan(embedded: Tensor) -> Tensor:
-    """Which rows are NaN, from one coordinate of each: (N, *embedded) -> (N,)."""
+    """Return which rows are NaN, from one coordinate of each: (N, *embedded) -> (N,)."""
     return torch.isnan(embedded.flatten(1)[:, 0])
 
 
 def _full_blocks(embedded: Tensor) -> tuple[Tensor, ...]:
-    """(N, *embedded) in blocks (8, *embedded), the last filled up with its own first row.
+    """Split (N, *embedded) into blocks (8, *embedded), the last filled up with its own first row.
 
     Several threads add up one long row in another order than many: in blocks of one size the distance of a pair does
     not depend on how many pairs there are.
@@ -267,7 +267,7 @@ def _infinite_where(not_finite: Tensor, distances: Tensor) -> Tensor:
 
 
 def sum_over_tuples(outputs: Tensor) -> Tensor:
-    """(T, J, *out) -> (T, *out), in the order of the tuple: sum() may add in another order in another tensor."""
+    """Add (T, J, *out) -> (T, *out) in the order of the tuple: sum() may add in another order in another tensor."""
     total = outputs[:, 0].clone()
     for output in outputs.unbind(dim=1)[1:]:
         total += output

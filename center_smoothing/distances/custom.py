@@ -77,7 +77,7 @@ class FunctionDistance(Distance):
         return found
 
     def __repr__(self) -> str:
-        """The function's name, with what was declared of it."""
+        """Return the function's name, with what was declared of it."""
         function = self.function
         name = getattr(function, "__qualname__", type(function).__qualname__)
         where = getattr(function, "__module__", type(function).__module__)
@@ -110,13 +110,13 @@ class ObjectDistance(Distance):
 
     @abstractmethod
     def between(self, a: Any, b: Any) -> float:  # noqa: ANN401  # whatever the model returns
-        """How far two outputs are apart: at least 0, symmetric, 0 for equal ones, with this class's relaxation.
+        """Return how far two outputs are apart: at least 0, symmetric, 0 for equal ones, with this class's relaxation.
 
         Outputs that :meth:`key` stands for are copies, which it may change.
         """
 
     def key(self, output: Any) -> Hashable:  # noqa: ANN401
-        """What tells outputs apart; equal keys are one output. Default: the output itself, which must be hashable."""
+        """Return what tells outputs apart; equal keys are one output. Default: the hashable output itself."""
         return output  # type: ignore[no-any-return]  # checked when it is used
 
     def forget(self) -> None:
@@ -126,7 +126,7 @@ class ObjectDistance(Distance):
         self._known: dict[tuple[int, int], float] = {}
 
     def encode(self, outputs: Sequence[Any]) -> Tensor:
-        """N outputs -> their numbers, (N, 1) float64; NaN for None.
+        """Turn N outputs into their numbers, (N, 1) float64; NaN for None.
 
         Raises:
             ValueError: for outputs that cannot be told apart, as they are not hashable.
@@ -134,7 +134,7 @@ class ObjectDistance(Distance):
         return torch.tensor([[self._number(output)] for output in outputs], dtype=torch.float64).reshape(-1, 1)
 
     def decode(self, number: Tensor) -> Any:  # noqa: ANN401
-        """The output of a number (1,); None for NaN, and for 0, which stands for the center of a run without any.
+        """Return the output of a number (1,); None for NaN, and for 0, the center of a run without any.
 
         Raises:
             ValueError: for a number that no output has.
@@ -147,7 +147,7 @@ class ObjectDistance(Distance):
         return self._copy(self._objects[int(value)])
 
     def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-        """A model whose outputs are the numbers of those of another one; that itself if they are already."""
+        """Return a model whose outputs are the numbers of another one's; that itself if they are already."""
         return model if isinstance(model, _Encoded) else _Encoded(as_base_function(model), self)
 
     def _number(self, output: Any) -> float:  # noqa: ANN401
@@ -165,7 +165,7 @@ class ObjectDistance(Distance):
         return float(number)
 
     def _copy(self, output: Any) -> Any:  # noqa: ANN401
-        """What its own key is, or None, cannot change; of others, which a model or a user may change, a copy."""
+        """Copy an output, which a model or a user may change; one that is its own key, or None, cannot change."""
         return output if output is None or self.key(output) is output else copy.deepcopy(output)
 
     def _embed(self, z: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class ObjectDistance(Distance):
         return self._known[pair]
 
     def __repr__(self) -> str:
-        """Class name and public parameters."""
+        """Return the class name and public parameters."""
         public = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
         return f"{type(self).__name__}({public})"
 
@@ -215,7 +215,7 @@ class _Encoded:
 
 
 def relaxation_of(function: object, given: float | None) -> float | None:
-    """The relaxation of a distance as given, or else as its attribute declares it; None for neither.
+    """Return the relaxation of a distance as given, or else as its attribute declares it; None for neither.
 
     Raises:
         ValueError: for numbers that are no relaxation, and for less than is declared.
@@ -234,7 +234,7 @@ def relaxation_of(function: object, given: float | None) -> float | None:
 
 
 def as_distance(distance: object, undeclared: float | None = None) -> Distance:
-    """A distance from what a user brings: itself, a class without arguments, or a function of two batches.
+    """Make a distance of what a user brings: itself, a class without arguments, or a function of two batches.
 
     Args:
         distance: one of these.

@@ -84,7 +84,7 @@ class FeatureDistance(Distance):
         self.phi = phi if owner_of(phi) is None else _frozen(phi, self.dtype)
 
     def features(self, outputs: Tensor) -> Tensor:
-        """Phi of each output: (N, *out) -> (N, *features). NaN for outputs that are not finite in what phi is given.
+        """Return phi of each output: (N, *out) -> (N, *features). NaN for outputs not finite in what phi is given.
 
         Raises:
             ValueError: if phi returns another shape.
@@ -194,7 +194,7 @@ class NormalisedLayers(nn.Module):
         self.layers = tuple(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, *in) -> (N, features)."""
+        """Return features: (N, *in) -> (N, features)."""
         found: dict[str, list[Tensor]] = {name: [] for name in self.layers}
 
         def keep(name: str, module: nn.Module, inputs: object, output: object) -> None:
@@ -213,7 +213,7 @@ class NormalisedLayers(nn.Module):
 
 
 def normalised(features: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Channels at each position scaled to length 1, all positions in one vector.
+    """Scale channels at each position to length 1, with all positions in one vector.
 
     The squared l2 distance of two of these is the sum over channels, averaged over positions, of weights times
     squared differences.
@@ -252,7 +252,7 @@ def _checked(name: str, output: object, count: int) -> Tensor:
 
 
 def _frozen(phi: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """A copy in eval mode; of a bound method, one of its module."""
+    """Copy a model, in eval mode; of a bound method, its module."""
     phi = copy.deepcopy(phi)
     owner = owner_of(phi)
     assert owner is not None  # the caller has asked
@@ -271,7 +271,7 @@ def _frozen(phi: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Te
 
 @contextmanager
 def _exactly(device: torch.device) -> Iterator[None]:
-    """Without gradients, and without mixed precision."""
+    """Turn off gradients and mixed precision."""
     with torch.no_grad(), ExitStack() as stack:
         if torch.amp.is_autocast_available(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))

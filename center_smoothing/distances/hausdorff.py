@@ -70,7 +70,7 @@ class Hausdorff(Distance):
         return torch.cat([self._of(x, y) for x, y in zip(torch.split(a, rows), torch.split(b, rows), strict=True)])
 
     def _of(self, a: Tensor, b: Tensor) -> Tensor:
-        """Sets (N, P, D + 1) and (N, Q, D + 1), or one set (1, Q, D + 1) -> (N,)."""
+        """Compare sets (N, P, D + 1) and (N, Q, D + 1), or one set (1, Q, D + 1) -> (N,)."""
         # equal points are frequent, and where they do not decide they need not be told from very close ones
         distances = _greater(a, b, root_of_squares)
 
@@ -81,7 +81,7 @@ class Hausdorff(Distance):
 
 
 def _greater(a: Tensor, b: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The greater one of both directions, with points as far apart as is measured."""
+    """Return the greater one of both directions, with points as far apart as is measured."""
     distances = measure(a[..., :-1], b[..., :-1])  # (N, P, Q)
     no_a, no_b = a[..., -1] == 0.0, b[..., -1] == 0.0
     to_b = distances.masked_fill(no_b[:, None, :], torch.inf).amin(dim=2).masked_fill(no_a, 0.0).amax(dim=1)

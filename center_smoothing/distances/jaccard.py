@@ -33,7 +33,7 @@ class BoxJaccard(Distance):
 
     @staticmethod
     def is_empty(boxes: Tensor) -> Tensor:
-        """Which boxes (N, 4) are the empty set: (N,) bool.
+        """Return which boxes (N, 4) are the empty set: (N,) bool.
 
         Raises:
             ValueError: for another shape.
@@ -43,12 +43,12 @@ class BoxJaccard(Distance):
         return (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
 
     def averages_of(self, outputs: Tensor) -> Tensor:
-        """Mean and median of the boxes that are not empty: corners of an empty one say nothing."""
+        """Return mean and median of the boxes that are not empty: corners of an empty one say nothing."""
         boxes = outputs[~self.is_empty(outputs)]
         return super().averages_of(boxes) if len(boxes) > 0 else boxes
 
     def averages_of_tuples(self, outputs: Tensor) -> Tensor:
-        """Mean of each tuple's boxes that are not empty, (T, J, 4) -> (T, 4); ``NO_BOX`` where all are."""
+        """Return the mean of each tuple's boxes that are not empty, (T, J, 4) -> (T, 4); ``NO_BOX`` where all are."""
         self._check_tuples(outputs)
         empty = self.is_empty(outputs.flatten(0, 1)).reshape(outputs.shape[:2])
         empty &= torch.isfinite(outputs).all(dim=2)
@@ -85,7 +85,7 @@ class MaskJaccard(Distance):
     averages = False
 
     def averages_of(self, outputs: Tensor) -> Tensor:
-        """The majority vote (1, *shape): 1 where more than half of the masks have the pixel, else 0."""
+        """Return the majority vote (1, *shape): 1 where more than half of the masks have the pixel, else 0."""
         votes = _pixels(outputs).sum(dim=0, keepdim=True)
         return (2 * votes > len(outputs)).to(outputs.dtype)
 
@@ -106,17 +106,17 @@ class MaskJaccard(Distance):
 
 
 def _pixels(masks: Tensor) -> Tensor:
-    """Which pixels of masks belong to the set: bool, of the same shape."""
+    """Return which pixels of masks belong to the set: bool, of the same shape."""
     return masks > 0.5 if masks.is_floating_point() else masks != 0
 
 
 def _compare_counts(common: Tensor, both: Tensor) -> Tensor:
-    """From |A ∩ B| and |A| + |B| to |A △ B| / |A ∪ B|."""
+    """Turn |A ∩ B| and |A| + |B| into |A △ B| / |A ∪ B|."""
     return (both - 2.0 * common) / (both - common).clamp_min(1.0)
 
 
 def _compare_boxes(a: Tensor, b: Tensor) -> Tensor:
-    """(..., 4), (..., 4) -> (...): |A △ B| / |A ∪ B|, where empty boxes are ``NO_BOX``.
+    """Return |A △ B| / |A ∪ B|, where empty boxes are ``NO_BOX``: (..., 4), (..., 4) -> (...).
 
     With s = |A △ B| / |A ∩ B| it is s / (1 + s). s is made of lengths that are at least 0, each the difference of
     two coordinates over a side of the intersection: no digits cancel, and no area overflows or vanishes.
@@ -129,7 +129,7 @@ def _compare_boxes(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _excess(boxes: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """How much of each box lies outside the intersection, per area of the intersection: |A without B| / |A ∩ B|.
+    """Return the part of each box outside the intersection, per area of the intersection: |A without B| / |A ∩ B|.
 
     With x and y what the sides have outside it, per side of the intersection, it is (1 + x) (1 + y) - 1.
     """

@@ -55,7 +55,7 @@ class Lp(Distance):
         return distances[:, 0, 0]
 
     def _scaled(self, difference: Tensor) -> Tensor:
-        """(N, D) -> (N,): the norm, with powers of numbers in [0, 1] only, so that none is lost."""
+        """Return the norm (N, D) -> (N,), with powers of numbers in [0, 1] only, so that none is lost."""
         largest = difference.abs().amax(dim=1)
         scale = torch.where(largest > 0.0, largest, 1.0)
         scaled = difference / scale[:, None]
@@ -64,7 +64,7 @@ class Lp(Distance):
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances, all with all: (N, D), (K, D) -> (N, K). Nothing cancels, and no square underflows.
+    """Return Euclidean distances, all with all: (N, D), (K, D) -> (N, K). Nothing cancels, no square underflows.
 
     Of batches, each with its own: (N, P, D), (N or 1, Q, D) -> (N, P, Q). Distances above 1e154 are inf.
     """
@@ -77,12 +77,12 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 
 def root_of_squares(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances as in :func:`euclidean`, but for those below ``SQUARES_VANISH``, which may be too small."""
+    """Compute :func:`euclidean`, but for distances below ``SQUARES_VANISH``, which may be too small."""
     return torch.cdist(a, b, p=2.0, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def zoomed(z: Tensor) -> Tensor:
-    """Coordinates times ``ZOOM``, for distances below ``SQUARES_VANISH``; others are wrong.
+    """Scale coordinates by ``ZOOM``, for distances below ``SQUARES_VANISH``; others are wrong.
 
     Multiplication by a power of two is exact. Coordinates too large for it are equal where the distance is small.
     """

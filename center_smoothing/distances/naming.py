@@ -11,13 +11,13 @@ from torch import nn
 
 
 def owner_of(function: object) -> nn.Module | None:
-    """The module that a callable is, or that it is a bound method of; None for other callables."""
+    """Return the module that a callable is, or that it is a bound method of; None for other callables."""
     owner = getattr(function, "__self__", function)
     return owner if isinstance(owner, nn.Module) else None
 
 
 def name_of(function: object) -> str:
-    """A name for a callable without its address in memory; of a module, with a digest of its structure and weights.
+    """Name a callable without its address in memory; a module with a digest of its structure and weights.
 
     Results of two networks must not be taken for those of one.
 
@@ -33,7 +33,7 @@ def name_of(function: object) -> str:
 
 
 def weights_of(module: nn.Module) -> Iterator[bytes]:
-    """Names and values of a module's parameters and buffers, in the order of their names: what a hash is made of."""
+    """Yield a module's parameters and buffers, sorted by name, as bytes to hash."""
     for name, tensor in sorted(module.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
             yield name.encode()

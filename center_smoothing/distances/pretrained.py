@@ -42,7 +42,7 @@ def torchvision_perceptual(
     *,
     size: int | None = None,
 ) -> Perceptual:
-    """The perceptual distance with a network of torchvision; gamma = 2.
+    """Make the perceptual distance with a network of torchvision; gamma = 2.
 
     Args:
         name: of the network, as in ``torchvision.models``.
@@ -69,7 +69,7 @@ def torchvision_perceptual(
 
 
 def lpips(net_type: Literal["alex", "squeeze", "vgg"] = "alex", *, size: int | None = None) -> FeatureDistance:
-    """LPIPS, the number of ``torchmetrics.image.LearnedPerceptualImagePatchSimilarity(net_type, normalize=True)``.
+    """Make LPIPS, the number of ``torchmetrics.image.LearnedPerceptualImagePatchSimilarity(net_type, normalize=True)``.
 
     It is the squared l2 distance of normalised features, each channel times the root of its learned weight: gamma = 2.
 
@@ -91,7 +91,7 @@ def lpips(net_type: Literal["alex", "squeeze", "vgg"] = "alex", *, size: int | N
 
 
 def lpips_of(network: nn.Module, *, size: int | None = None) -> FeatureDistance:
-    """LPIPS with a network that is at hand: the ``net`` of ``LearnedPerceptualImagePatchSimilarity``.
+    """Make LPIPS with a network that is at hand: the ``net`` of ``LearnedPerceptualImagePatchSimilarity``.
 
     Args:
         network: with ``scaling_layer``, ``net`` and ``lins``.
@@ -196,7 +196,7 @@ def _network(name: str, weights: str | os.PathLike[str] | None) -> nn.Module:
 
 
 def _downloaded(make: Callable[[], T], what: str, url: str) -> T:
-    """What needs weights from the network.
+    """Call a function that may download weights.
 
     Raises:
         ValueError: if they cannot be had.

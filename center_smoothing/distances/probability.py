@@ -29,7 +29,7 @@ class _OfProbabilities(Distance):
         self.tolerance = float(tolerance)
 
     def _checked(self, z: Tensor) -> Tensor:
-        """Outputs (N, K) float64 with NaN for those of zeros alone.
+        """Return outputs (N, K) float64 with NaN for those of zeros alone.
 
         Raises:
             ValueError: for other outputs that are no probability vectors.
@@ -52,14 +52,14 @@ class _OfProbabilities(Distance):
         return z.masked_fill(nothing[:, None], torch.nan)
 
     def averages_of(self, outputs: Tensor) -> Tensor:
-        """The mean, and what :meth:`_middle` makes of all: coordinate-wise medians do not add up to 1."""
+        """Return the mean, and what :meth:`_middle` makes of all: coordinate-wise medians do not add up to 1."""
         if not outputs.is_floating_point():
             return outputs[:0]
         return torch.stack([outputs.mean(dim=0), self._middle(to_float64(outputs)).to(outputs)])
 
     @abstractmethod
     def _middle(self, outputs: Tensor) -> Tensor:
-        """(k, K) float64 -> (K,), with sum 1."""
+        """Return the middle of (k, K) float64 -> (K,), with sum 1."""
 
 
 class Wasserstein1(_OfProbabilities):
@@ -98,7 +98,7 @@ class Wasserstein1(_OfProbabilities):
         return torch.cdist(a.unsqueeze(1), b.unsqueeze(1), p=1.0)[:, 0, 0]
 
     def _middle(self, outputs: Tensor) -> Tensor:
-        """The vector whose cumulative sums are the medians of theirs: the least sum of distances from all."""
+        """Return the vector whose cumulative sums are the medians of theirs: the least sum of distances from all."""
         median = _median(outputs.cumsum(dim=1))
         return median.diff(prepend=median.new_zeros(1)).clamp_min(0.0)
 
@@ -129,13 +129,13 @@ class ProbabilityTV(_OfProbabilities):
         return torch.cdist(a.unsqueeze(1), b.unsqueeze(1), p=1.0)[:, 0, 0]
 
     def _middle(self, outputs: Tensor) -> Tensor:
-        """The coordinate-wise median, scaled to sum 1; zeros, which are no output, where it is zero."""
+        """Return the coordinate-wise median, scaled to sum 1; zeros, which are no output, where it is zero."""
         median = _median(outputs)
         total = median.sum()
         return median / torch.where(total > 0.0, total, 1.0)
 
 
 def _median(values: Tensor) -> Tensor:
-    """(k, K) -> (K,), of each coordinate."""
+    """Return the median of each coordinate: (k, K) -> (K,)."""
     ordered = values.sort(dim=0).values
     return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2.0

@@ -69,17 +69,17 @@ class Symmetrised(Distance):
         self.convex = convex
 
     def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-        """As the directed distance does it."""
+        """Encode as the directed distance does."""
         return self.directed.encoded(model)
 
     def averages_of(self, outputs: Tensor) -> Tensor:
-        """As the directed distance averages."""
+        """Average as the directed distance does."""
         if self.averages and not self.directed.averages:
             return super().averages_of(outputs)
         return self.directed.averages_of(outputs)
 
     def averages_of_tuples(self, outputs: Tensor) -> Tensor:
-        """As the directed distance averages."""
+        """Average as the directed distance does."""
         if self.averages and not self.directed.averages:
             return super().averages_of_tuples(outputs)
         self._check_tuples(outputs)

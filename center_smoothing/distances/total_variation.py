@@ -39,7 +39,7 @@ class TotalVariation(Distance):
         self.p = int(p)
 
     def _embed(self, z: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, P): the differences of the P pairs of neighbours."""
+        """Return the differences of the P pairs of neighbours: (N, C, H, W) -> (N, C, P)."""
         if z.ndim == 3:
             z = z.unsqueeze(1)
         if z.ndim != 4 or z.shape[2] * z.shape[3] < 2:
@@ -75,7 +75,7 @@ class TotalVariation(Distance):
 
 
 def _sums_of_norms(a: Tensor, b: Tensor) -> Tensor:
-    """Sums over positions of the l2 norm over channels: (N, C, P), (K, C, P) -> (N, K)."""
+    """Add the l2 norms over channels at all positions: (N, C, P), (K, C, P) -> (N, K)."""
     if a.requires_grad or b.requires_grad:  # unlike that of sqrt(), the gradient of this norm is finite at 0
         return torch.stack([torch.linalg.vector_norm(a - z, dim=1).sum(dim=1) for z in b], dim=1)
     rows = max(1, _BLOCK_NUMBERS // a.shape[2])
@@ -83,7 +83,7 @@ def _sums_of_norms(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _paired_sums_of_norms(a: Tensor, b: Tensor) -> Tensor:
-    """The same of pairs: (N, C, P), (N, C, P) -> (N,)."""
+    """Add the l2 norms of pairs: (N, C, P), (N, C, P) -> (N,)."""
     if a.requires_grad or b.requires_grad:
         norms: Tensor = torch.linalg.vector_norm(a - b, dim=1)
         return norms.sum(dim=1)
@@ -93,7 +93,7 @@ def _paired_sums_of_norms(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _block_of_sums(a: Tensor, b: Tensor) -> Tensor:
-    """:func:`_sums_of_norms` of one block. Two buffers serve for all."""
+    """Compute one block of :func:`_sums_of_norms`. Two buffers serve for all."""
     channels = [channel.contiguous() for channel in a.unbind(dim=1)]
     squares, difference = torch.empty_like(channels[0]), torch.empty_like(channels[0])
     sums = a.new_empty((len(a), len(b)))

@@ -28,30 +28,30 @@ DIRECTIONS = 16
 
 
 def base_function(x: Tensor) -> Tensor:
-    """A bent plane: (N, 2) -> (N, 2)."""
+    """Map points to a bent plane: (N, 2) -> (N, 2)."""
     first, second = x.unbind(dim=1)
     return torch.stack([first + 0.3 * torch.sin(3.0 * second), 0.8 * second + 0.4 * first**2], dim=1)
 
 
 def smoother(seed: int) -> CenterSmoother:
-    """The smoothed function, with noise of its own for each seed."""
+    """Return the smoothed function, with noise of its own for each seed."""
     return CenterSmoother(base_function, Lp(2.0), sigma=SIGMA, budget=BUDGET, seed=seed)
 
 
 def attacked(eps_in: float) -> list[tuple[Tensor, SmoothedOutput]]:
-    """Inputs at distance eps_in from X in some directions, with the smoothed outputs there."""
+    """Return inputs at distance eps_in from X in some directions, with the smoothed outputs there."""
     angles = [2.0 * math.pi * step / DIRECTIONS for step in range(DIRECTIONS)]
     inputs = [X + eps_in * torch.tensor([math.cos(angle), math.sin(angle)]) for angle in angles]
     return [(x, smoother(seed=1).smooth(x, example=number)) for number, x in enumerate(inputs)]
 
 
 def farthest(certificate: Certificate, eps_in: float) -> tuple[Tensor, SmoothedOutput]:
-    """The one of them whose smoothed output moves most."""
+    """Return the one of them whose smoothed output moves most."""
     return max(attacked(eps_in), key=lambda pair: float((pair[1].center - certificate.center).norm()))
 
 
 def draw_balls(axes: Axes, certificate: Certificate) -> None:
-    """The outputs around X and around x', their balls, and what is certified."""
+    """Draw the outputs around X and around x', their balls, and what is certified."""
     x_attacked, there = farthest(certificate, EPS_IN)
     eps_out = certificate.eps_out(EPS_IN)
     radius = float(certificate.distances[BUDGET.ranks(EPS_IN / SIGMA).distances - 1])  # R of theory T5
@@ -74,7 +74,7 @@ def draw_balls(axes: Axes, certificate: Certificate) -> None:
 
 
 def draw_curve(axes: Axes, certificate: Certificate) -> None:
-    """eps_out of eps_in, and how far the smoothed output was seen to move."""
+    """Draw eps_out of eps_in, and how far the smoothed output was seen to move."""
     axes.plot(CURVE, certificate.eps_out(CURVE), color="black", label="certified: eps_out(eps_in)")
     moved = [float((farthest(certificate, eps_in)[1].center - certificate.center).norm()) for eps_in in CURVE]
     axes.plot(CURVE, moved, ".", color="tab:red", label=f"seen: the farthest of {DIRECTIONS} x' at that distance")

@@ -9,7 +9,6 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-import center_smoothing
 from benchmarks import versus_paper
 from benchmarks.versus import paper_procedure, tables
 from benchmarks.versus.paper_procedure import eps_out_of, paper_budget, rank_among, run_paper
@@ -69,9 +68,7 @@ def test_a_whole_run_writes_tables_and_figures(
         assert title in text
 
 
-def test_mean_smoothing_is_compared_where_there_is_one(model: NoisyModule) -> None:
-    if not hasattr(center_smoothing, "MeanSmoother"):
-        pytest.skip("this version has no mean smoothing")
+def test_mean_smoothing_is_compared(model: NoisyModule) -> None:
     settings = Settings(n=256, paper_m=4096, measured_m=2048, digits=1, distances=("tv",), fast=((512, 1024),))
     assert "Mean smoothing" in versus_paper.run(model, settings, {}, batch_size=256)
 
@@ -135,7 +132,6 @@ def test_seconds_of_the_paper_are_split_by_its_stages(recording: Recording) -> N
     assert paper.selection == pytest.approx(512e6, abs=60.0)
     assert paper.check == pytest.approx(512e8, abs=60.0)
     assert paper.certification == pytest.approx(2048e10, abs=60.0)
-    assert paper.measured_seconds == pytest.approx(512e6 + 512e8 + 2048e10, abs=180.0)
     assert paper.seconds == pytest.approx(512e6 + 512e8 + 4096e10, abs=180.0)
 
 

@@ -6,7 +6,8 @@ from torch import Tensor, fx, nn
 
 from center_smoothing import CenterSmoother, Lp, SmoothingBudget
 from center_smoothing.sampling import evaluating
-from lightning_modules import COMPILE_MODES, CompiledModel, NoisyAutoencoder, fold_batch_norm
+from certification.arguments import COMPILE
+from lightning_modules import CompiledModel, NoisyAutoencoder, fold_batch_norm
 
 BUDGET = SmoothingBudget(n=100, m=130, k=16, delta=0.35)
 
@@ -81,7 +82,7 @@ def test_it_shares_the_parameters_and_the_mode_of_the_model() -> None:
         assert compiled(torch.rand(3, 1, 8, 8, dtype=torch.float64)).dtype == torch.float64
 
 
-@pytest.mark.parametrize("mode", COMPILE_MODES)
+@pytest.mark.parametrize("mode", COMPILE[1:])
 def test_the_mode_goes_to_torch_compile(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, object]] = []
 

@@ -298,7 +298,6 @@ def test_what_is_typed_wins_over_a_file_wherever_it_stands(typed: list[str], tmp
     before, first, last = (vars(parse(command)) for command in commands)
     for options in (before, first, last):
         options["data"] = type(options["data"]), dict(options["data"].hparams)
-        del options["config"]
     assert first == last
     assert first != before
 

@@ -11,7 +11,7 @@ import lightning_modules
 from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
 from center_smoothing.planner import Demand
 from center_smoothing.sampling import NoisyOutputs
-from certification import jobs, planning
+from certification import planning
 from certification import speed as speed_module
 from certification.arguments import noise_levels, parse
 from certification.request import Request
@@ -153,8 +153,8 @@ def test_models_say_which_images_they_take(model: str) -> None:
 
 def test_a_model_that_does_not_say_it_is_planned_without_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     options = parse(["--plan", "--h=1", "--budget=quick"])
-    request = Request(options, {1.0: [1.0]}, stops=False)
-    lines = planning.only_plan(request, Unfamiliar(), where={}, sigma_known=False)
+    request = Request(options, {1.0: [1.0]})
+    lines = planning.only_plan(request, Unfamiliar(), sigma_known=False)
     assert lines[-1] == "no seconds: Unfamiliar does not say in example_shape() which images it takes; give --data"
     assert "s per input" not in "".join(lines)
 
@@ -253,9 +253,9 @@ def test_a_time_limit_prints_the_flags_of_the_budget_that_fills_it(
     flags = lines[1].split()
     options = parse(["--plan", *arguments, *flags])
     levels = noise_levels(options, 0.25)
-    budget = jobs.planning_request(options, levels).budget(options.m[0])
+    budget = Request(options, levels).budget(options.m[0])
     chosen, _ = planning.choose(
-        jobs.planning_request(parse(["--plan", *arguments]), levels).demand,
+        Request(parse(["--plan", *arguments]), levels).demand,
         SPEED, seconds=4.0, examples=2, levels=len(levels),
     )  # fmt: skip
     assert budget == chosen
@@ -282,9 +282,8 @@ def test_the_speed_is_measured_in_the_precision_asked_for(checkpoint: Path, monk
 
     monkeypatch.setattr("lightning_modules.NoisyAutoencoder.forward", watched)
     model = lightning_modules.load_checkpoint(checkpoint).model
-    where = {"accelerator": "cpu", "devices": "1", "num_nodes": 1, "strategy": "auto", "precision": "bf16-mixed"}
-    options = parse(["--plan", "--batch-size=32"])
-    speed = measure(Request(options, {0.25: [0.25]}, stops=False), model, None, where=where)
+    options = parse(["--plan", "--batch-size=32", "--accelerator=cpu", "--precision=bf16-mixed"])
+    speed = measure(Request(options, {0.25: [0.25]}), model, None)
     assert speed is not None
     assert speed.batch_size == 32
     assert speed.samples_per_second > 0

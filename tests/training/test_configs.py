@@ -37,7 +37,7 @@ NAMED: dict[str, tuple[type[NoisyModule], type[ImageDataModule], dict[str, Any]]
 }
 
 
-class Parsed(Exception):  # no error: it ends the script where parsing ended
+class Parsed(BaseException):  # no error: it ends the script where parsing ended
     pass
 
 
