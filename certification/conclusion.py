@@ -13,10 +13,10 @@ from certification.run import Run
 from results import html
 from results.attacks import LOWER_BOUND
 from results.certified_fraction import certified_fractions
+from results.finished import MAX_SHOWN, FinishedCertification, spread
 from results.folder import CertificationFolder
 from results.html.of_folder import NOT_SETTINGS
 from results.plots.certificates import draw_certificates
-from results.plots.examples import holds_boxes
 from results.plots.fractions import write_fractions
 from results.rows import Row
 from results.summary import results_by_line
@@ -28,26 +28,38 @@ class JobResult:
 
     Attributes:
         job: which.
-        rows: of its certificates.csv.
         results: of its summary.json.
         promise: what holds.
+        finished: its certificates, read back from the disk, those of an earlier run too.
         page: its report.
     """
 
     job: Job
-    rows: list[Row]
     results: list[dict[str, Any]]
     promise: str
+    finished: FinishedCertification
     page: html.Report
 
-    @classmethod
-    def of(cls, run: Run) -> JobResult:
-        """Bring the files of a run together."""
-        job, (rows, results) = run.job, run.conclude()
-        job.folder.check_consistent(job.folder.certificates())  # of examples that were there already, too
-        smoother, grid = job.smoother, job.smoother.outputs.grid
-        promise = promise_line(smoother.budget, smoother.distance, coverage=job.coverage, grid=grid)
-        return cls(job, rows, results, promise, html.report_of_folder(job.folder, rows, promise=promise))
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows of its certificates.csv."""
+        return self.finished.rows
+
+
+def read_back(runs: Sequence[Run]) -> list[JobResult]:
+    """Bring the files of each run together, and read them back: each once, an example at a time."""
+    concluded = [run.conclude() for run in runs]
+    shown = spread(concluded[0][0], max(1, MAX_SHOWN // len(runs)))
+    found = []
+    for run, (_, results) in zip(runs, concluded, strict=True):
+        job = run.job
+        promise = promise_line(
+            job.smoother.budget, job.smoother.distance, coverage=job.coverage, grid=job.smoother.outputs.grid
+        )
+        finished = FinishedCertification.open(job.folder)
+        finished = finished.read(html.curve_question(finished), shown=shown)
+        found.append(JobResult(job, results, promise, finished, html.report_of(finished, promise=promise)))
+    return found
 
 
 def write_files(
@@ -61,18 +73,19 @@ def write_files(
     title = _title(jobs, config)
     if len(parts) > 1:
         folder.write_rows(rows)
-        rate = max((job.folder.read_summary() or {}).get("samples_per_second", 0.0) for job in jobs)
+        rate = max(part.finished.summary.get("samples_per_second", 0.0) for part in parts)
         run.write_summary(results, folder=folder, config=config, samples_per_second=rate)
-    draw_certificates(shown_folders(jobs), rows, results, title).savefig(folder.picture, dpi=150)
-    write_fractions(folder, certified_fractions(rows), title, overlap=holds_boxes(folder))
+    shown = shown_examples(parts)
+    draw_certificates(shown, rows, results, title).savefig(folder.picture, dpi=150)
+    write_fractions(folder, certified_fractions(rows), title, overlap=shown.holds_boxes)
     page = parts[0].page if len(parts) == 1 else _report_of_all(parts, results, folder, title)
     html.write(page, folder.path / "report.html")
     return rows, results
 
 
-def shown_folders(jobs: Sequence[Job]) -> CertificationFolder:
-    """Return the folder whose examples are shown: that of the noise level in the middle."""
-    return jobs[len(jobs) // 2].folder
+def shown_examples(parts: Sequence[JobResult]) -> FinishedCertification:
+    """Return the certification whose examples are shown: that of the noise level in the middle."""
+    return parts[len(parts) // 2].finished
 
 
 def _report_of_all(

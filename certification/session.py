@@ -17,7 +17,8 @@ from certification.run import Run
 from certification.subject import Subject, accelerated, load_trained
 from certification.trainer import print_once
 from command_line import errors, process
-from results import attacks, comparison, numbers, queries, terminal, wandb_run
+from results import attacks, comparison, html, numbers, queries, terminal, wandb_run
+from results.finished import MAX_SHOWN, FinishedCertification, Question, spread
 from results.folder import CertificationFolder
 
 
@@ -90,10 +91,10 @@ def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject) ->
     """
     if runs[0].findings:
         _audit_after(runs)
-    jobs, parts = [run.job for run in runs], [conclusion.JobResult.of(run) for run in runs]
+    jobs, parts = [run.job for run in runs], conclusion.read_back(runs)
     rows, results = conclusion.write_files(out, parts, runs[0])
     print(*terminal.result_lines(results), *attacks.result_lines(rows), sep="\n")
-    notes = [line for part in parts for line in terminal.non_finite_lines(part.job.folder, part.rows)]
+    notes = [line for part in parts for line in terminal.non_finite_lines(part.finished)]
     for line in [*notes, *_memory_lines(runs)]:
         print(line)
     print(parts[0].promise)
@@ -104,7 +105,7 @@ def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject) ->
     print(f"written: {out.path} ({files}, report.html, {where})")
     if any(run.todo for run in runs):
         config = {**merged_config(jobs), "checkpoint_sha256": subject.sha256}
-        shown = conclusion.shown_folders(jobs)
+        shown = conclusion.shown_examples(parts)
         log = partial(wandb_run.log_to_wandb, out, rows, results, examples=shown, config=config, group=subject.training)
         reason = process.wandb_offline() or process.wandb_refusal(partial(log, offline=False))
         if reason is not None:
@@ -136,20 +137,23 @@ def answer(options: Arguments) -> Path | None:
     folder, table = CertificationFolder(options.folders[0]), None if options.out is None else Path(options.out)
     if table is not None:
         queries.check_table(table)
-    certificates, coverage = queries.certificates_of_finished(folder), options.coverage
-    folder.check_consistent(certificates)
-    found = []
+    finished, questions = FinishedCertification.open(folder), []
     if _asks_eps_in(options):
-        eps_in = input_radii(options, next(iter(certificates.values())).sigma)
-        found.append(queries.output_radii(certificates, eps_in, coverage=coverage))
+        questions.append(Question("eps_in", tuple(input_radii(options, finished.sigma)), options.coverage))
     if options.eps_out is not None:
-        found.append(queries.input_radii(certificates, list(dict.fromkeys(options.eps_out)), coverage=coverage))
+        questions.append(_eps_out_question(options))
+    finished = finished.read(*questions)
     if table is not None:
-        queries.write_table(found, table)
-    print(*map(errors.printable, queries.lines(folder, certificates, found)), sep="\n")
+        queries.write_table(finished.answers.values(), table)
+    print(*map(errors.printable, queries.lines(finished)), sep="\n")
     if table is not None:
         print(f"written: {table}")
     return folder.path
+
+
+def _eps_out_question(options: Arguments) -> Question:
+    """Return the question for the input radii that are asked for."""
+    return Question("eps_out", tuple(dict.fromkeys(options.eps_out)), options.coverage)
 
 
 def _asks_eps_in(options: Arguments) -> bool:
@@ -166,15 +170,24 @@ def _compare(options: Arguments) -> Path | None:
         raise ValueError(
             f"--out must be a folder without a certification, for the report of several folders in --from, got {out}"
         )
-    compared, rows, inputs = comparison.read_all(options.folders), {}, {}
-    for label, each in compared.items():
+    opened = comparison.open_all(options.folders)
+    shown = spread(next(iter(opened.values())).rows, max(1, MAX_SHOWN // len(opened)))
+    compared, rows, inputs = {}, {}, {}
+    for label, each in opened.items():
+        eps_in, questions = [], []
         if _asks_eps_in(options):
             asked = options.eps_in or options.h
-            eps_in = input_radii(options, each.sigma) if asked else comparison.asked_radii(compared)
-            rows[label] = each.rows(eps_in, coverage=coverage)
+            eps_in = input_radii(options, each.sigma) if asked else comparison.asked_radii(opened)
+            questions.append(Question("eps_in", tuple(eps_in), coverage))
         if options.eps_out is not None:
-            eps_out = list(dict.fromkeys(options.eps_out))
-            inputs[label] = queries.input_radii(each.certificates, eps_out, coverage=coverage)
+            questions.append(_eps_out_question(options))
+        if out is not None:
+            questions.append(html.curve_question(each, eps_in, coverage))
+        compared[label] = each.read(*questions, shown=shown)
+        if eps_in:
+            rows[label] = comparison.rows_at(compared[label], eps_in, coverage=coverage)
+        if options.eps_out is not None:
+            inputs[label] = compared[label].answers[_eps_out_question(options)]
     found = comparison.lines(compared, rows, inputs, coverage=coverage)
     print(*map(errors.printable, found), sep="\n")
     if out is not None:

@@ -9,6 +9,7 @@ from center_smoothing.promise import promise_line
 from command_line import named
 from experiments.findings import findings
 from experiments.plan import Plan, Point
+from results.finished import MAX_SHOWN
 from results.html import Curve, Report, report_of_folder, report_of_folders
 
 
@@ -26,9 +27,8 @@ def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: floa
 
 
 def _report_of_one(plan: Plan, sigma: float) -> Report:
-    folder = plan.certification(sigma)
     promise = promise_line(plan.budget, named.DISTANCES[plan.distance], coverage="pointwise")
-    return report_of_folder(folder, folder.rows(), promise=promise)
+    return report_of_folder(plan.certification(sigma), promise=promise, most=max(1, MAX_SHOWN // len(plan.sigmas)))
 
 
 def _what(plan: Plan) -> str:

@@ -8,7 +8,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from results.rows import Row
@@ -88,6 +88,18 @@ class FractionCurve:
     def median(self) -> float:
         """Median eps_out; of an even number of examples the larger one of the two in the middle (theory T9)."""
         return self._radius_of_count(self.num_examples // 2 + 1)
+
+    def thinned(self, most: int) -> FractionCurve:
+        """Return a curve with so many of the steps, the first and the last among them, which is nowhere above this one.
+
+        Example:
+            >>> FractionCurve.of([1.0, 2.0, 3.0, 4.0], sigma=0.25, eps_in=0.5).thinned(3).eps_out
+            (0.0, 2.0, 4.0)
+        """
+        last, count = len(self.eps_out) - 1, min(most, len(self.eps_out))
+        places = [last * place // max(1, count - 1) for place in range(count)]
+        steps, counts = tuple(self.eps_out[place] for place in places), tuple(self.counts[place] for place in places)
+        return replace(self, eps_out=steps, counts=counts)
 
     def _radius_of_count(self, count: int) -> float:
         reached = (step for step, there in zip(self.eps_out, self.counts, strict=True) if there >= count)

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from center_smoothing import CertificateBase
 from center_smoothing.budget import Coverage
-from center_smoothing.promise import promise_line
-from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from results import html, queries
 from results.attacks import LOWER_BOUND
 from results.certified_fraction import certified_fractions
+from results.finished import Answers, FinishedCertification, Question
 from results.folder import CertificationFolder
 from results.numbers import format_down, percent
 from results.plots.certificates import draw_curves
-from results.plots.examples import holds_boxes
 from results.plots.fractions import write_fractions
-from results.queries import Answers
-from results.rows import Row
+from results.rows import COLUMNS, Row
 from results.settings import flatten
 from results.summary import summarise
 from results.terminal import result_lines
@@ -40,57 +36,19 @@ _NO_DIFFERENCE = ("eps_in", "coverage", "relaxation")
 _SHOWN = 40  # characters of a setting that differs
 
 
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """A finished folder among others.
-
-    Attributes:
-        folder: itself.
-        summary: of summary.json.
-        certificates: by index.
-    """
-
-    folder: CertificationFolder
-    summary: Mapping[str, Any]
-    certificates: Mapping[int, CertificateBase]
-
-    @property
-    def sigma(self) -> float:
-        """Noise level, in units of x."""
-        return next(iter(self.certificates.values())).sigma
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Everything that the certificates depend on, under dotted names."""
-        kept = {name: value for name, value in self.summary["config"].items() if name not in _NO_DIFFERENCE}
-        return flatten(
-            {"checkpoint_sha256": self.summary.get("checkpoint_sha256"), "smoother": DEFAULT_SMOOTHER, **kept}
-        )
-
-    def rows(self, eps_in: Sequence[float], *, coverage: Coverage) -> list[Row]:
-        """Return the rows of all examples for each eps_in: the folder's own where it was asked the same."""
-        same = self.summary["config"].get("coverage", "pointwise") == coverage != "bonferroni"
-        own = {(row.index, row.eps_in): row for row in self.folder.rows()} if same else {}
-        return [
-            own.get((index, row.eps_in), row)
-            for index, certificate in self.certificates.items()
-            for row in Row.of(index, certificate, eps_in=eps_in, coverage=coverage, seconds=0.0)
-        ]
-
-
-def read_all(paths: Sequence[str]) -> dict[str, Compared]:
-    """Read finished folders, and return them by label: their names, as far as those tell them apart.
+def open_all(paths: Sequence[str]) -> dict[str, FinishedCertification]:
+    """Open finished folders, and return them by label: their names, as far as those tell them apart.
 
     Raises:
-        ValueError: for a folder that is not finished or damaged, twice the same, and for distances in other units.
+        ValueError: for a folder that is not finished, twice the same, and for distances in other units.
     """
     folders = [CertificationFolder(path) for path in paths]
     places = [folder.path.resolve() for folder in folders]
     if len(set(places)) < len(places):
         raise ValueError(f"--from must name different folders to compare them, got {' '.join(paths)}")
-    compared = [_read(folder) for folder in folders]
+    compared = [FinishedCertification.open(folder) for folder in folders]
     for name in _UNITS:
-        values = [each.summary["config"].get(name) for each in compared]
+        values = [each.config.get(name) for each in compared]
         if len(set(values)) > 1:
             got = " and ".join(str(value) for value in dict.fromkeys(values))
             raise ValueError(
@@ -100,10 +58,30 @@ def read_all(paths: Sequence[str]) -> dict[str, Compared]:
     return dict(zip(_labels(places), compared, strict=True))
 
 
-def _read(folder: CertificationFolder) -> Compared:
-    certificates = queries.certificates_of_finished(folder)
-    folder.check_consistent(certificates)
-    return Compared(folder, folder.read_summary() or {}, certificates)
+def rows_at(finished: FinishedCertification, eps_in: Sequence[float], *, coverage: Coverage) -> list[Row]:
+    """Return the rows of all examples for each eps_in: the folder's own where it was asked the same.
+
+    Args:
+        finished: with the answers to these eps_in.
+        eps_in: input radii, in units of x.
+        coverage: of the rows.
+    """
+    same = finished.config.get("coverage", "pointwise") == coverage != "bonferroni"
+    own = {(row.index, row.eps_in): row for row in finished.rows} if same else {}
+    answers = finished.answers[Question("eps_in", tuple(eps_in), coverage)]
+    found = []
+    for index, radii in answers.by_index.items():
+        known = {name: getattr(finished.by_index[index][0], name) for name in COLUMNS}
+        for radius, eps_out in zip(eps_in, radii, strict=True):
+            row = Row(**{**known, "eps_in": radius, "eps_out": eps_out, "seconds": 0.0})
+            found.append(own.get((index, radius), row))
+    return found
+
+
+def settings(finished: FinishedCertification) -> dict[str, Any]:
+    """Return everything that the certificates depend on, under dotted names."""
+    kept = {name: value for name, value in finished.config.items() if name not in _NO_DIFFERENCE}
+    return flatten({"checkpoint_sha256": finished.summary.get("checkpoint_sha256"), "smoother": "center", **kept})
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
@@ -115,12 +93,12 @@ def _labels(places: Sequence[Path]) -> list[str]:
     return list(map(str, places))
 
 
-def asked_radii(compared: Mapping[str, Compared]) -> list[float]:
+def asked_radii(compared: Mapping[str, FinishedCertification]) -> list[float]:
     """Return all eps_in that any of the folders was asked, ascending."""
-    return sorted({row.eps_in for each in compared.values() for row in each.folder.rows()})
+    return sorted({row.eps_in for each in compared.values() for row in each.rows})
 
 
-def difference_lines(compared: Mapping[str, Compared]) -> list[str]:
+def difference_lines(compared: Mapping[str, FinishedCertification]) -> list[str]:
     """Return a line for each setting that is not the same in all folders."""
     differing = _differing(compared)
     if not differing:
@@ -131,12 +109,12 @@ def difference_lines(compared: Mapping[str, Compared]) -> list[str]:
     ]
 
 
-def _differing(compared: Mapping[str, Compared]) -> dict[str, dict[str, Any]]:
-    settings = {label: each.settings for label, each in compared.items()}
-    names = dict.fromkeys(name for each in settings.values() for name in each)
+def _differing(compared: Mapping[str, FinishedCertification]) -> dict[str, dict[str, Any]]:
+    of_each = {label: settings(each) for label, each in compared.items()}
+    names = dict.fromkeys(name for each in of_each.values() for name in each)
     found = {}
     for name in names:
-        values = {label: each.get(name, "none") for label, each in settings.items()}
+        values = {label: each.get(name, "none") for label, each in of_each.items()}
         # budgets of different smoothers have numbers of their own
         there = [value for value in values.values() if not (name.startswith("budget.") and value == "none")]
         if len(set(map(str, there))) > 1:
@@ -155,7 +133,7 @@ def results(rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
 
 
 def lines(
-    compared: Mapping[str, Compared],
+    compared: Mapping[str, FinishedCertification],
     rows: Mapping[str, Sequence[Row]],
     inputs: Mapping[str, Answers],
     *,
@@ -185,33 +163,28 @@ def lines(
                 found.append(
                     f"{label:<{width}} {radius:>8.4g} {format_down(queries.lower_median(column)):>14} {certified:>10}"
                 )
-    promises = html.merge_sentences(compared, lambda each: [_promise(each, coverage)])
+    promises = html.merge_sentences(compared, lambda each: [each.promise(coverage)])
     return [*found, *promises, *_two_functions(compared)]
 
 
-def _promise(compared: Compared, coverage: Coverage) -> str:
-    config, certificate = compared.summary["config"], next(iter(compared.certificates.values()))
-    return promise_line(certificate.budget, config["distance"], coverage=coverage, grid=config.get("grid"))
-
-
-def _two_functions(compared: Mapping[str, Compared]) -> list[str]:
-    return [TWO_FUNCTIONS] if len({each.settings["smoother"] for each in compared.values()}) > 1 else []
+def _two_functions(compared: Mapping[str, FinishedCertification]) -> list[str]:
+    return [TWO_FUNCTIONS] if len({settings(each)["smoother"] for each in compared.values()}) > 1 else []
 
 
 def write(
-    compared: Mapping[str, Compared], rows: Mapping[str, Sequence[Row]], out: Path, *, coverage: Coverage
+    compared: Mapping[str, FinishedCertification], rows: Mapping[str, Sequence[Row]], out: Path, *, coverage: Coverage
 ) -> list[Path]:
     """Write report.html, certificates.png, certified_fraction.csv and certified_fraction.png, and return their paths.
 
     Args:
-        compared: at least two folders by label.
+        compared: at least two folders by label, with the answers to the ``curve_question`` of each.
         rows: of each.
         out: folder to write, none that holds a certification.
         coverage: of the rows.
     """
     folder, first = CertificationFolder(out), next(iter(compared.values()))
-    found, overlap = results(rows), holds_boxes(first.folder)
-    title = f"{' and '.join(compared)}, {first.summary['config']['distance']}"
+    found, overlap = results(rows), first.holds_boxes
+    title = f"{' and '.join(compared)}, {first.config['distance']}"
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     figure.suptitle(title, fontsize=9, wrap=True)
     draw_curves(figure.add_subplot(), [row for own in rows.values() for row in own], found, overlap=overlap)
@@ -219,21 +192,21 @@ def write(
     fractions = [curve for label, own in rows.items() for curve in certified_fractions(own, label=label)]
     write_fractions(folder, fractions, title, overlap=overlap)
     pages = {
-        label: html.report_of_folder(each.folder, rows[label], promise=_promise(each, coverage), coverage=coverage)
+        label: html.report_of(each, rows[label], promise=each.promise(coverage), coverage=coverage)
         for label, each in compared.items()
     }
     differing = _differing(compared)
-    settings = {name: value for name, value in first.settings.items() if name not in differing}
-    settings |= {f"{name}, {label}": value for name, each in differing.items() for label, value in each.items()}
+    configuration = {name: value for name, value in settings(first).items() if name not in differing}
+    configuration |= {f"{name}, {label}": value for name, each in differing.items() for label, value in each.items()}
     page = html.report_of_folders(
         pages,
         [replace(page.curves[0], label=label) for label, page in pages.items()],
         fractions=fractions,
         title=title,
         summary=[*html.merge_sentences(pages, lambda page: page.summary), *_two_functions(compared)],
-        configuration=settings,
+        configuration=configuration,
         notes=html.merge_sentences(pages, lambda page: [note for note in page.notes if note == LOWER_BOUND]),
     )
     audit = [{**check, "check": f"{label}: {check['check']}"} for label, page in pages.items() for check in page.audit]
-    html.write(replace(page, audit=audit), out / "report.html")
+    html.write(replace(page, audit=audit, all_rows="certificates.csv of each folder"), out / "report.html")
     return [out / "report.html", folder.picture, folder.fractions, folder.fraction_picture]

@@ -34,36 +34,31 @@ def check_summary(summary: object) -> None:
             raise TypeError(f"config.{name} is not a word")
 
 
-def check_rows(rows: Sequence[Row], certificates: Mapping[int, CertificateBase], config: Mapping[str, Any]) -> None:
-    """See that the rows of certificates.csv are those that the distances on disk give with the configuration.
+def check_rows(rows: Sequence[Row], certificate: CertificateBase, config: Mapping[str, Any]) -> None:
+    """See that the rows of an example are those that its distances on disk give with the configuration.
 
     A change of one file alone is found. Whoever changes all of them consistently makes up a certification that cannot
     be told from a true one without the model.
 
     Args:
-        rows: all of them.
-        certificates: of all examples, from their distances.
+        rows: of one example.
+        certificate: from its distances.
         config: of summary.json.
 
     Raises:
         ValueError: for a row that is another one, with both.
     """
-    asked = [float(radius) for radius in config["eps_in"]]
-    coverage = config.get("coverage", "pointwise")
-    expected: dict[int, dict[float, float]] = {}
+    asked, budget = [float(radius) for radius in config["eps_in"]], certificate.budget
+    radii = np.atleast_1d(certificate.eps_out(asked, coverage=config.get("coverage", "pointwise"))).tolist()
+    expected = dict(zip(asked, radii, strict=True))
+    wanted = (config["sigma"], budget.n, certificate.m, budget.delta, budget.method, certificate.abstained)
     for row in rows:
-        certificate = certificates[row.index]
-        budget = certificate.budget
-        if row.index not in expected:
-            radii = np.atleast_1d(certificate.eps_out(asked, coverage=coverage)).tolist()
-            expected[row.index] = dict(zip(asked, radii, strict=True))
         if hasattr(row, "attack_eps") != ("attack" in config):
             raise ValueError(f"example {row.index} was attacked, or was not, unlike the configuration says")
         there = (row.sigma, row.n, row.m, row.delta, row.method, row.abstained)
-        wanted = (config["sigma"], budget.n, certificate.m, budget.delta, budget.method, certificate.abstained)
         if there != wanted:
             raise ValueError(f"example {row.index} has sigma, n, m, delta, method, abstained {there}, not {wanted}")
-        eps_out = expected[row.index].get(row.eps_in)
+        eps_out = expected.get(row.eps_in)
         if eps_out is None or not math.isclose(row.eps_out, eps_out, rel_tol=_TOLERANCE):
             raise ValueError(
                 f"example {row.index} has eps_out={row.eps_out!r} at eps_in={row.eps_in!r}, "

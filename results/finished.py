@@ -1,28 +1,206 @@
-"""Certificates that come back from a folder."""
+"""A finished certification, read from its folder once, an example at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from center_smoothing import SMOOTHERS, CertificateBase
-from center_smoothing.smoothers import DEFAULT_SMOOTHER
+from center_smoothing import SMOOTHERS, BoxJaccard, CertificateBase, Smoother
+from center_smoothing.budget import Budget, Coverage
+from center_smoothing.promise import promise_line
+from results.consistency import check_rows
+from results.folder import PICTURES, CertificationFolder, damaged
+from results.loader import certificate_loader
 from results.rows import Row
 
-# A certificate from its row, its center, its distances and what else was kept of it.
-CertificateLoader = Callable[[Row, torch.Tensor, NDArray[np.float64], Mapping[str, NDArray[Any]]], CertificateBase]
+# So many examples are shown by pictures at most, and so many of the first ones always.
+MAX_SHOWN, _FIRST = 300, 10
 
 
-def certificate_loader(config: Mapping[str, Any]) -> CertificateLoader:
-    """Return how certificates come back from disk, as the configuration says what they are of."""
-    kind = SMOOTHERS[config.get("smoother", DEFAULT_SMOOTHER)].certificate_type
-    return lambda row, center, distances, kept: kind.from_kept(
-        distances,
-        kept,
-        {**config, "sigma": row.sigma, "abstained": row.abstained, "smoothing_loss": row.smoothing_loss},
-        center=center,
-    )
+@dataclass(frozen=True)
+class Question:
+    """What every example of a finished certification is asked.
+
+    Attributes:
+        asked: which radius is given: "eps_in" asks for certified output radii, "eps_out" for the largest input radii.
+        radii: (J,) distinct ones, at least 0; "bonferroni" counts them.
+        coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
+    """
+
+    asked: Literal["eps_in", "eps_out"]
+    radii: tuple[float, ...]
+    coverage: Coverage
+
+    def answer(self, certificate: CertificateBase) -> tuple[float, ...]:
+        """Return the answers of one example (J,).
+
+        Raises:
+            ValueError: if a radius is negative or NaN.
+        """
+        ask = certificate.eps_out if self.asked == "eps_in" else certificate.eps_in
+        return tuple(np.atleast_1d(ask(self.radii, coverage=self.coverage)).tolist())
+
+
+@dataclass(frozen=True)
+class Answers(Question):
+    """A table of certified radii: an answer of each example to each radius of a question.
+
+    Attributes:
+        by_index: (J,) answers of each example, by its index in the data set: certified output radii, inf where there is
+            none, if eps_in was asked; the largest certified input radii, 0 where there is none, if eps_out was.
+        sigma: noise level, in units of x.
+    """
+
+    by_index: Mapping[int, tuple[float, ...]]
+    sigma: float
+
+    def column(self, position: int) -> list[float]:
+        """Return the answers of all examples (N,) to one radius."""
+        return [answers[position] for answers in self.by_index.values()]
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedCertification:
+    """What a finished certification says. Terminal, plots, html and W&B take from here and never from its files.
+
+    :meth:`open` reads summary and rows. :meth:`read` goes through the examples, one of them in memory at a time: a few
+    numbers of each are kept, and the outputs of those that are shown.
+
+    Attributes:
+        folder: where it is.
+        summary: what summary.json holds.
+        rows: of certificates.csv.
+        answers: by question.
+        non_finite: how often the model returned NaN or inf, by index.
+        outputs: image, base output and smoothed output of the shown examples, by index and name.
+        budget: of the certificates; None before they are read.
+    """
+
+    folder: CertificationFolder
+    summary: Mapping[str, Any]
+    rows: Sequence[Row]
+    answers: Mapping[Question, Answers] = field(default_factory=dict)
+    non_finite: Mapping[int, int] = field(default_factory=dict)
+    outputs: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    budget: Budget | None = None
+
+    @classmethod
+    def open(cls, folder: CertificationFolder) -> FinishedCertification:
+        """Read summary and rows of the folder of one noise level.
+
+        Raises:
+            ValueError: if it is none, is not finished, is damaged, or has several noise levels or smoothers.
+        """
+        summary = folder.read_summary() or {}
+        config = summary.get("config", {})
+        for name, one in (("smoother", "smoother"), ("sigma", "noise level")):
+            if isinstance(config.get(name), list) and len(config[name]) > 1:
+                parts = ", ".join(map(str, folder.parts())) or "its parts, once they are there"
+                raise ValueError(f"--from must be the folder of one {one}, got {folder.path}: take one of {parts}")
+        found = cls(folder, summary, folder.finished_rows(summary))
+        there = len(found.by_index)
+        wanted = config.get("num_examples", there)
+        if there != wanted:
+            raise ValueError(
+                f"--from must be a finished folder, got {folder.path}: {there} of {wanted} examples are certified; "
+                "run the same command again to go on"
+            )
+        return found
+
+    def read(self, *questions: Question, shown: Collection[int] = ()) -> FinishedCertification:
+        """Return the same certification with the answers of all examples, each read and checked once.
+
+        Args:
+            questions: to every example.
+            shown: indices of examples whose outputs are kept; those of the first ones always are.
+
+        Raises:
+            ValueError: if the folder is damaged, its rows are not those that the distances give, or a radius of a
+                question is negative or NaN.
+        """
+        with damaged(self.folder.path):
+            restored = certificate_loader(self.config)
+        answers: dict[Question, dict[int, tuple[float, ...]]] = {question: {} for question in questions}
+        non_finite, outputs, budget = {}, {}, None
+        for position, (index, rows) in enumerate(self.by_index.items()):
+            with damaged(self.folder.path):
+                certificate, arrays = self.folder.read_example(rows[0], restored)
+                check_rows(rows, certificate, self.config)
+                if position < _FIRST or index in shown:
+                    outputs[index] = {name: arrays[name] for name in PICTURES}
+            budget, non_finite[index] = certificate.budget, certificate.non_finite
+            for question, found in answers.items():
+                found[index] = question.answer(certificate)
+        return replace(
+            self,
+            answers={
+                asked: Answers(asked.asked, asked.radii, asked.coverage, found, self.sigma)
+                for asked, found in answers.items()
+            },
+            non_finite=non_finite,
+            outputs=outputs,
+            budget=budget,
+        )
+
+    def promise(self, coverage: Coverage) -> str:
+        """Return the line on what holds, once the certificates are read."""
+        assert self.budget is not None
+        distance = self.config.get("distance", "the distance of the configuration")
+        return promise_line(self.budget, distance, coverage=coverage, grid=self.config.get("grid"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the certificates depend on, in plain values."""
+        config: dict[str, Any] = self.summary.get("config", {})
+        return config
+
+    @cached_property
+    def by_index(self) -> dict[int, list[Row]]:
+        """The rows of each example."""
+        return rows_by_index(self.rows)
+
+    @property
+    def sigma(self) -> float:
+        """Noise level, in units of x."""
+        return self.rows[0].sigma
+
+    @property
+    def holds_boxes(self) -> bool:
+        """Whether the outputs are boxes."""
+        return bool(self.config.get("distance") == repr(BoxJaccard()))
+
+    @property
+    def smoother(self) -> type[Smoother]:
+        """The kind of smoothed function."""
+        return SMOOTHERS[self.rows[0].smoother]
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether the base outputs are those of a clipped model."""
+        return "clip_norm" in self.config
+
+
+def rows_by_index(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """Return the rows of each example, in the order of the first ones."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.index, []).append(row)
+    return found
+
+
+def spread(rows: Sequence[Row], most: int = MAX_SHOWN) -> set[int]:
+    """Return the indices of so many examples at most, evenly spread over the certified radii, both ends among them.
+
+    Args:
+        rows: of all examples; of each the first one counts.
+        most: how many examples, at least 1.
+    """
+    radii = {index: group[0].eps_out for index, group in rows_by_index(rows).items()}
+    ranked = sorted(radii, key=lambda index: radii[index])
+    places = np.linspace(0, len(ranked) - 1, min(most, len(ranked))).astype(int)
+    return {ranked[place] for place in places}

@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,29 @@ from numpy.typing import NDArray
 from center_smoothing import CertificateBase
 from center_smoothing.files import atomic_write
 from center_smoothing.safe_arrays import read_npy, read_npz
-from results.consistency import check_rows, check_summary
+from results.consistency import check_summary
 from results.files import locked
-from results.finished import certificate_loader
+from results.loader import CertificateLoader, certificate_loader
 from results.rows import Row, columns_of
 from results.untrusted_files import check_inside, check_links, read_json, read_text
 
 # What is kept of an example to be looked at.
-_PICTURES = ("image", "base", "smoothed")
+PICTURES = ("image", "base", "smoothed")
+# More than the line of titles of any table of ours.
+_HEAD = 256
+
+
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Turn any error into one that says that the certification is damaged: a stranger's values may lead to any kind.
+
+    Raises:
+        ValueError: in place of every other error.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} holds a damaged certification: {error!r}") from error
 
 
 class CertificationFolder:
@@ -134,19 +149,25 @@ class CertificationFolder:
         atomic_write(self.table, text.getvalue())
 
     def append(self, rows: Iterable[Row], *, part: str = "") -> None:
-        """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write."""
+        """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write.
+
+        What is there already is not read, but for the first and the last few bytes.
+        """
         table = self.path / f"certificates.{part}.csv" if part else self.table
         rows, text = list(rows), io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        there = table.read_bytes() if table.exists() else b""
-        if not there.partition(b"\n")[2]:  # a header at most, which may be that of other rows
-            table.unlink(missing_ok=True)
-            writer.writerow(columns_of(rows))
-        elif not there.endswith(b"\n"):
-            text.write(",cut\n")  # ends the line that an interruption cut off, so that it is none of a row
-        writer.writerows(row.as_text() for row in rows)
-        with table.open("a") as file:
-            file.write(text.getvalue())
+        with table.open("a+b") as file:
+            file.seek(0)
+            head = file.read(_HEAD)
+            if len(head) < _HEAD and not head.partition(b"\n")[2]:  # titles at most, which may be those of other rows
+                file.truncate(0)
+                writer.writerow(columns_of(rows))
+            else:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    text.write(",cut\n")  # ends the line that an interruption cut off, so that it is none of a row
+            writer.writerows(row.as_text() for row in rows)
+            file.write(text.getvalue().encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -179,44 +200,52 @@ class CertificationFolder:
         """The folders below this one that hold a certification each, where several were brought together."""
         return sorted(found.parent for where in ("*", "*/*") for found in self.path.glob(f"{where}/distances"))
 
+    def finished_rows(self, summary: Mapping[str, Any]) -> list[Row]:
+        """Return the rows of a certification.
+
+        Args:
+            summary: of summary.json; empty if there is none.
+
+        Raises:
+            ValueError: if there is none, the rows are damaged, or no example is finished.
+        """
+        if not summary:
+            raise ValueError(f"--from must be a folder that certify.py wrote, got {self.path}: it has no summary.json")
+        with damaged(self.path):
+            rows = self.rows()
+        if not rows:
+            raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
+        return rows
+
+    def read_example(self, row: Row, restored: CertificateLoader) -> tuple[CertificateBase, dict[str, NDArray[Any]]]:
+        """Return the certificate of an example and what :meth:`outputs` holds, from one look at each of its files.
+
+        Args:
+            row: any of the example.
+            restored: of ``certificate_loader``.
+
+        Raises:
+            Exception: of many kinds, for damaged files; see :func:`damaged`.
+        """
+        arrays = self.read_outputs(row.index)
+        kept = {name: array for name, array in arrays.items() if name not in PICTURES}
+        check_inside(self.distances(row.index), self.path)
+        distances = read_npy(self.distances(row.index))
+        return restored(row, torch.from_numpy(arrays["smoothed"]), distances, kept), arrays
+
     def certificates(self) -> dict[int, CertificateBase]:
-        """The certificates of all finished examples by index, to ask them anything without sampling.
+        """Return the certificates of all finished examples by index, to ask them anything without sampling.
+
+        All of them are in memory together; ``FinishedCertification`` asks one at a time.
 
         Raises:
             ValueError: if the folder does not hold a certification, or a damaged one.
         """
-        summary = self.read_summary()
-        if summary is None:
-            raise ValueError(f"--from must be a folder that certify.py wrote, got {self.path}: it has no summary.json")
-        try:
-            restored, found = certificate_loader(summary["config"]), {}
-            for row in self.rows():
-                if row.index not in found:
-                    arrays = self.read_outputs(row.index)
-                    center = torch.from_numpy(arrays["smoothed"])
-                    kept = {name: array for name, array in arrays.items() if name not in _PICTURES}
-                    check_inside(self.distances(row.index), self.path)
-                    distances = read_npy(self.distances(row.index))
-                    found[row.index] = restored(row, center, distances, kept)
-        except Exception as error:  # what a stranger's values lead to may be of any kind
-            raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
-        if not found:
-            raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
-        return found
-
-    def check_consistent(self, certificates: Mapping[int, CertificateBase]) -> None:
-        """See that certificates.csv holds the very radii that the distances give.
-
-        Args:
-            certificates: of :meth:`certificates`.
-
-        Raises:
-            ValueError: if it does not.
-        """
-        try:
-            check_rows(self.rows(), certificates, (self.read_summary() or {})["config"])
-        except Exception as error:  # what a stranger's values lead to may be of any kind
-            raise ValueError(f"{self.path} holds a damaged certification: {error!r}") from error
+        summary = self.read_summary() or {}
+        by_index = {row.index: row for row in reversed(self.finished_rows(summary))}
+        with damaged(self.path):
+            restored = certificate_loader(summary["config"])
+            return {index: self.read_example(row, restored)[0] for index, row in reversed(by_index.items())}
 
 
 def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoint_sha256: str | None) -> bool:

@@ -4,112 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from center_smoothing import CertificateBase
-from center_smoothing.budget import Coverage
 from center_smoothing.files import atomic_write
-from center_smoothing.promise import promise_line
 from results.certified_fraction import FractionCurve
+from results.finished import Answers, FinishedCertification
 from results.folder import CertificationFolder
 from results.numbers import format_down, format_up, percent
 
 COLUMNS = ("index", "asked", "eps_in", "eps_out", "coverage")
 # The shares of the examples that are shown beside the median.
 _PERCENTS = (25, 75, 90)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A table of certified radii: an answer of each example to each question.
-
-    Attributes:
-        asked: which radius was given; "eps_in": the answers are certified output radii, inf where there is none;
-            "eps_out": they are the largest certified input radii, 0 where there is none.
-        radii: (J,) the distinct ones that were given.
-        by_index: (J,) answers of each example, by its index in the data set.
-        coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
-        sigma: noise level, in units of x.
-    """
-
-    asked: Literal["eps_in", "eps_out"]
-    radii: tuple[float, ...]
-    by_index: Mapping[int, tuple[float, ...]]
-    coverage: Coverage
-    sigma: float
-
-    def column(self, position: int) -> list[float]:
-        """The answers of all examples (N,) to one question."""
-        return [answers[position] for answers in self.by_index.values()]
-
-
-def certificates_of_finished(folder: CertificationFolder) -> dict[int, CertificateBase]:
-    """The certificates of a finished folder by index.
-
-    Args:
-        folder: of one noise level.
-
-    Raises:
-        ValueError: if it is none, is not finished, is damaged, or has several noise levels or smoothers.
-    """
-    config = (folder.read_summary() or {}).get("config", {})
-    for name, one in (("smoother", "smoother"), ("sigma", "noise level")):
-        if isinstance(config.get(name), list) and len(config[name]) > 1:
-            parts = ", ".join(map(str, folder.parts())) or "its parts, once they are there"
-            raise ValueError(f"--from must be the folder of one {one}, got {folder.path}: take one of {parts}")
-    certificates = folder.certificates()
-    wanted = config.get("num_examples", len(certificates))
-    if len(certificates) != wanted:
-        raise ValueError(
-            f"--from must be a finished folder, got {folder.path}: {len(certificates)} of {wanted} examples are "
-            "certified; run the same command again to go on"
-        )
-    return certificates
-
-
-def output_radii(
-    certificates: Mapping[int, CertificateBase], eps_in: Sequence[float], *, coverage: Coverage
-) -> Answers:
-    """The certified output radius of each example for each input radius.
-
-    Args:
-        certificates: at least one, at one noise level.
-        eps_in: (J,) distinct input radii, at least 0, in units of x.
-        coverage: of the answers; "bonferroni" counts the J of this call.
-
-    Raises:
-        ValueError: if an eps_in is negative or NaN.
-    """
-    found = {
-        index: tuple(np.atleast_1d(certificate.eps_out(eps_in, coverage=coverage)).tolist())
-        for index, certificate in certificates.items()
-    }
-    return Answers("eps_in", tuple(eps_in), found, coverage, _sigma(certificates))
-
-
-def input_radii(
-    certificates: Mapping[int, CertificateBase], eps_out: Sequence[float], *, coverage: Coverage
-) -> Answers:
-    """The largest input radius of each example at which it is certified to move by at most each output radius.
-
-    Args:
-        certificates: at least one, at one noise level.
-        eps_out: (J,) distinct output radii, at least 0.
-        coverage: of the answers; "bonferroni" counts the J of this call.
-
-    Raises:
-        ValueError: if an eps_out is negative or NaN.
-    """
-    found = {
-        index: tuple(np.atleast_1d(certificate.eps_in(eps_out, coverage=coverage)).tolist())
-        for index, certificate in certificates.items()
-    }
-    return Answers("eps_out", tuple(eps_out), found, coverage, _sigma(certificates))
 
 
 def lower_median(values: Sequence[float]) -> float:
@@ -122,25 +28,18 @@ def lower_median(values: Sequence[float]) -> float:
     return sorted(values)[(len(values) - 1) // 2]
 
 
-def lines(
-    folder: CertificationFolder, certificates: Mapping[int, CertificateBase], tables: Sequence[Answers]
-) -> list[str]:
-    """All that is said on the terminal: the tables, and what they promise.
+def lines(finished: FinishedCertification) -> list[str]:
+    """Return all that is said on the terminal: the tables, and what they promise.
 
     Args:
-        folder: that answered.
-        certificates: its own.
-        tables: at least one, of one coverage.
+        finished: with at least one answer, all of one coverage.
     """
-    config = (folder.read_summary() or {}).get("config", {})
-    distance = config.get("distance", "the distance of the configuration")
-    found = [f"{len(certificates)} examples of {folder.path}, sigma={tables[0].sigma:g}, without sampling"]
-    for table in tables:
+    found = [f"{len(finished.by_index)} examples of {finished.folder.path}, sigma={finished.sigma:g}, without sampling"]
+    for table in finished.answers.values():
         found += table_lines(table)
         if table.asked == "eps_in":
             found += fraction_lines(table)
-    budget = next(iter(certificates.values())).budget
-    return [*found, promise_line(budget, distance, coverage=tables[0].coverage, grid=config.get("grid"))]
+    return [*found, finished.promise(next(iter(finished.answers)).coverage)]
 
 
 def table_lines(answers: Answers) -> list[str]:
@@ -193,7 +92,7 @@ def check_table(path: Path) -> None:
         raise ValueError(f"--out must be another file, got {path}: it belongs to the certification")
 
 
-def write_table(tables: Sequence[Answers], path: Path) -> None:
+def write_table(tables: Iterable[Answers], path: Path) -> None:
     """Write all answers with all their digits, a row for each example and question.
 
     Raises:
@@ -219,7 +118,3 @@ def _curves(answers: Answers) -> list[FractionCurve]:
         FractionCurve.of(answers.column(position), sigma=answers.sigma, eps_in=eps_in)
         for position, eps_in in enumerate(answers.radii)
     ]
-
-
-def _sigma(certificates: Mapping[int, CertificateBase]) -> float:
-    return next(iter(certificates.values())).sigma

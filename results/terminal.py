@@ -7,15 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
 
-import numpy as np
-
-from center_smoothing import SMOOTHERS, Distance, Smoother, SmoothingBudget
+from center_smoothing import Distance, Smoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
-from center_smoothing.safe_arrays import read_npy
-from results.folder import CertificationFolder
+from results.finished import FinishedCertification
 from results.numbers import duration, format_up, rounded_up
-from results.rows import Row
 
 _NAMES = 10
 
@@ -170,16 +166,16 @@ def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def non_finite_lines(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
-    """One line if the base function returned NaN or inf anywhere."""
-    counts = {index: int(np.isinf(read_npy(folder.distances(index))).sum()) for index in {row.index for row in rows}}
+def non_finite_lines(finished: FinishedCertification) -> list[str]:
+    """Return one line if the base function returned NaN or inf anywhere."""
+    counts = finished.non_finite
     affected = sorted(index for index, count in counts.items() if count)
     if not affected:
         return []
     shown = ", ".join(map(str, affected[:5])) + (", ..." if len(affected) > 5 else "")
     return [
         f"note: the model returned NaN or inf {sum(counts.values()):,} times, around examples {shown}: such outputs "
-        f"count as {SMOOTHERS[rows[0].smoother].certificate_type.non_finite_count_as}"
+        f"count as {finished.smoother.certificate_type.non_finite_count_as}"
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from results import certified_fraction
+from results.finished import FinishedCertification
 from results.folder import CertificationFolder
 from results.plots.examples import example_pictures, side_by_side
 from results.rows import Row, columns_of
@@ -20,19 +21,19 @@ def log_to_wandb(
     rows: Sequence[Row],
     results: Sequence[dict[str, Any]],
     *,
-    examples: CertificationFolder,
+    examples: FinishedCertification,
     config: dict[str, Any],
     group: str | None,
     offline: bool,
 ) -> None:
-    """The tables, the curves and the images of a certification whose files are on disk.
+    """Log the tables, the curves and the images of a certification whose files are on disk.
 
     Args:
         folder: with the files.
         rows: of certificates.csv.
         results: of summary.json; each is logged with eps_in as the x axis, and with its h in the keys where the noise
             level changes along that axis.
-        examples: folder with the outputs to be shown.
+        examples: with the outputs to be shown.
         config: of the certification.
         group: the run of the training that the checkpoint came from: W&B shows both together.
         offline: write to disk instead of the server.
@@ -68,7 +69,7 @@ def log_to_wandb(
         run.log({key: wandb.Table(list(columns), cells)})
     images: dict[int, Any] = {}
     sizes = set()
-    for index in list(dict.fromkeys(row.index for row in rows))[:_IMAGES]:
+    for index in list(examples.outputs)[:_IMAGES]:
         pictures = example_pictures(examples, index).pictures
         if pictures:
             beside = side_by_side([picture.array for picture in pictures])

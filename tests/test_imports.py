@@ -1,6 +1,8 @@
 """Which part of the repository may import which: the arrows of its architecture, and no circle of files."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -189,3 +191,10 @@ def test_a_wrong_import_is_reported(path: str, source: str) -> None:
 )  # fmt: skip
 def test_a_right_import_is_not_reported(path: str, source: str) -> None:
     assert wrong_arrows(path, source) == []
+
+
+def test_the_drawing_in_the_docs_is_that_of_the_imports() -> None:
+    found = subprocess.run(
+        [sys.executable, ROOT / "docs" / "pictures" / "architecture.py"], capture_output=True, text=True, check=True
+    )
+    assert f"```text\n{found.stdout}```\n" in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -14,6 +14,8 @@ _INTERVAL = "95% bootstrap interval"
 # The axis of input radii, and that of output radii: how a chart calls them, and how a number on them is called.
 _EPS_IN = {"x_title": "eps_in (l2 norm of the change)", "x_name": "eps_in", "x_format": ".4~g"}
 _EPS_OUT = {"x_title": "eps_out", "x_name": "eps_out", "x_format": ".12~g"}
+# Steps of the certified fraction in a page, those of all curves together.
+_MAX_STEPS = 1500
 _QUANTITIES = {"eps_out": "certified radius eps_out", "smoothing_loss": "smoothing loss"}
 _INTERVALS = {"eps_out": ("low", "high"), "smoothing_loss": ("loss_low", "loss_high")}
 
@@ -77,7 +79,7 @@ def fraction_charts(curves: Sequence[FractionCurve]) -> list[dict[str, Any]]:
                 f"fraction-{number_}",
                 title=f"Certified fraction for each eps_in{f' at {heading}' if heading else ''}",
                 axes={**_EPS_OUT, "y_title": "share of the examples", "y_format": ".0%", "y_range": [0.0, 1.03]},
-                lines=_fraction_lines(group, labels),
+                lines=_fraction_lines(thinned(group), labels),
                 findings=[_fraction_finding(curve, label) for curve, label in zip(group, labels, strict=True)],
                 steps=True,
             )
@@ -85,8 +87,13 @@ def fraction_charts(curves: Sequence[FractionCurve]) -> list[dict[str, Any]]:
     return charts
 
 
+def thinned(curves: Sequence[FractionCurve]) -> list[FractionCurve]:
+    """Return curves of the certified fraction with as many steps as a page can hold."""
+    return [curve.thinned(max(2, _MAX_STEPS // len(curves))) for curve in curves]
+
+
 def fraction_steps(curves: Sequence[FractionCurve]) -> dict[str, Any]:
-    """The table of all steps of the certified fraction: its titles, and a row for each step."""
+    """Return the table of the steps of the certified fraction: its titles, and a row for each step."""
     several = any(curve.label for curve in curves)
     rows = [
         [*[curve.label] * several, number(curve.sigma), number(curve.eps_in), up(eps_out), _percent(curve, eps_out)]

@@ -119,7 +119,9 @@ class Report:
         not_promised: what does not follow, one item each.
         curves: of the charts and of the table of medians.
         fractions: curves of the certified fraction.
-        examples: of the table and of the pictures.
+        examples: of the table and of the pictures, as many as are shown.
+        num_examples: how many there are in all; 0 for those that are shown.
+        all_rows: where the rows of all of them are.
         configuration: settings, versions and whatever else a reader needs to repeat it; may be nested.
         reference_lines: output distances to compare with, by name: horizontal lines, shown at a click on their legend.
         notes: remarks below the charts, one paragraph each.
@@ -134,6 +136,8 @@ class Report:
     curves: Sequence[Curve] = ()
     fractions: Sequence[FractionCurve] = ()
     examples: Sequence[ReportExample] = ()
+    num_examples: int = 0
+    all_rows: str = "certificates.csv"
     configuration: Mapping[str, Any] = field(default_factory=dict)
     reference_lines: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from center_smoothing import CertificateBase
 from center_smoothing.budget import Coverage
 from center_smoothing.medians import upper_median
 from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from results.attacks import LOWER_BOUND
 from results.certified_fraction import FractionCurve, certified_fractions
+from results.finished import MAX_SHOWN, Answers, FinishedCertification, Question, rows_by_index, spread
 from results.folder import CertificationFolder
 from results.html.charts import number, up
 from results.html.content import Curve, Report, ReportExample
-from results.plots.examples import difference, example_pictures, guarantees, holds_boxes
+from results.plots.examples import difference, example_pictures, guarantees
 from results.rows import Row, attacked_rows
 
 T = TypeVar("T")
 
 # What summary.json holds besides settings.
 NOT_SETTINGS = ("results", "names", "audit")
-_DENSE = 80  # steps of a curve between the asked eps_in
+_DENSE = 120  # steps of a curve between the asked eps_in
 _READING = (
     "sigma and eps_in are in units of the input, where pixels lie in [0, 1].",
     "eps_out and smoothing loss are distances between outputs. A certified radius is rounded up, never down.",
@@ -33,46 +33,82 @@ _READING = (
 )
 
 
-def report_of_folder(
-    folder: CertificationFolder, rows: Sequence[Row], *, promise: str, coverage: Coverage | None = None
-) -> Report:
-    """Return the report of a finished certification folder, for ``results.html.write``.
+def curve_question(
+    finished: FinishedCertification, eps_in: Iterable[float] = (), coverage: Coverage | None = None
+) -> Question:
+    """Return what the curves of a report ask of every example: the asked eps_in, and a dense grid between them.
 
-    The distances on disk answer any eps_in, so that curves are dense without sampling.
+    The distances on disk answer any eps_in, so that curves are dense without sampling. Only for "bonferroni", whose
+    answers depend on how many there are, there is no grid.
+
+    Args:
+        finished: a certification.
+        eps_in: of its rows; default: all that the folder was asked.
+        coverage: of the rows; default: that of the configuration.
+    """
+    asked = sorted(set(eps_in) or {row.eps_in for row in finished.rows})
+    budget = finished.smoother.budget_type.from_dict(finished.config["budget"])
+    coverage = budget.widest(coverage or finished.config.get("coverage", "pointwise"))
+    top = 1.5 * asked[-1] or 2.0 * finished.sigma
+    between = [] if coverage == "bonferroni" else np.linspace(0.0, top, _DENSE + 1)
+    return Question("eps_in", tuple(np.unique([*asked, *between]).tolist()), coverage)
+
+
+def report_of_folder(folder: CertificationFolder, *, promise: str, most: int = MAX_SHOWN) -> Report:
+    """Return the report of a finished certification folder, for ``results.html.write``.
 
     Args:
         folder: with summary.json, distances and outputs.
-        rows: of its certificates, in the order to be shown.
         promise: what holds, from ``center_smoothing.promise.promise_line``.
-        coverage: of the rows; default: that of the configuration.
+        most: how many examples are shown, about.
 
     Raises:
         ValueError: if the folder does not hold a certification, or a damaged one.
     """
-    summary = folder.read_summary() or {}
-    config = summary.get("config", {})
-    certificates = folder.certificates()
-    budget = next(iter(certificates.values())).budget
-    coverage = budget.widest(coverage or config.get("coverage", "pointwise"))
-    by_index: dict[int, list[Row]] = {}
-    for row in rows:
-        by_index.setdefault(row.index, []).append(row)
-    eps_in, eps_out = _radii(by_index, certificates, coverage=coverage)
+    finished = FinishedCertification.open(folder)
+    return report_of(finished.read(curve_question(finished), shown=spread(finished.rows, most)), promise=promise)
+
+
+def report_of(
+    finished: FinishedCertification,
+    rows: Sequence[Row] | None = None,
+    *,
+    promise: str,
+    coverage: Coverage | None = None,
+) -> Report:
+    """Return the report of a finished certification, for ``results.html.write``.
+
+    Args:
+        finished: with the answers to its :func:`curve_question`, and the outputs of the examples that are shown.
+        rows: of its certificates, in the order to be shown; default: those of the folder.
+        promise: what holds, from ``center_smoothing.promise.promise_line``.
+        coverage: of the rows; default: that of the configuration.
+    """
+    rows = finished.rows if rows is None else rows
+    summary, config, by_index = finished.summary, finished.config, rows_by_index(rows)
+    question = curve_question(finished, {row.eps_in for row in rows}, coverage)
+    budget = finished.budget
+    assert budget is not None  # it has answers
+    eps_in, eps_out = _radii(by_index, finished.answers[question])
     curve = _median_curve(by_index, eps_in, list(eps_out.values()))
     examples = [
-        _example(folder, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
+        _example(finished, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
         for index in by_index
+        if index in finished.outputs
     ]
     sparse = 1 < len(curve.eps_in) == len(curve.marked_positions)
     return Report(
         title=f"Certified output radii of {config.get('model', 'a model')}",
-        summary=_summary(config, curve, examples, budget.remarks),
+        summary=_summary(
+            config, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
+        ),
         promise=_sentence(promise.partition(": ")[2]) + ".",
         reading=[*_READING, *_of_the_base_output(config)],
-        not_promised=_not_promised(config, coverage),
+        not_promised=_not_promised(config, question.coverage),
         curves=[curve],
         fractions=certified_fractions(rows),
         examples=examples,
+        num_examples=len(by_index),
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
         audit=summary.get("audit", ()),
         notes=[
@@ -105,7 +141,7 @@ def report_of_folders(
         configuration: of all of them.
         notes: remarks below the charts.
         reference_lines: output distances to compare with, by name.
-        fractions: curves of the certified fraction; default: those of all rows together.
+        fractions: curves of the certified fraction; default: those of all reports together.
     """
     levels = list(dict.fromkeys(example.rows[0].sigma for report in reports.values() for example in report.examples))
     placed = [
@@ -122,10 +158,14 @@ def report_of_folders(
         reading=merge_sentences(reports, lambda report: report.reading),
         not_promised=merge_sentences(reports, lambda report: report.not_promised),
         curves=curves,
-        fractions=certified_fractions(row for example in examples for row in example.rows)
+        fractions=sorted(
+            (curve for report in reports.values() for curve in report.fractions),
+            key=lambda curve: (curve.sigma, curve.eps_in),
+        )
         if fractions is None
         else fractions,
         examples=examples,
+        num_examples=sum(report.num_examples for report in reports.values()),
         configuration=configuration,
         notes=notes,
         reference_lines=reference_lines or {},
@@ -150,31 +190,20 @@ def merge_sentences(reports: Mapping[str, T], items: Callable[[T], Sequence[str]
     return [item if len(of) == len(reports) else f"{', '.join(of)}: {item}" for item, of in labels.items()]
 
 
-def _radii(
-    by_index: Mapping[int, Sequence[Row]], certificates: Mapping[int, CertificateBase], *, coverage: Coverage
-) -> tuple[list[float], dict[int, list[float]]]:
-    """Ascending eps_in (J,), and the certified radius of each example at each of them (J,).
+def _radii(by_index: Mapping[int, Sequence[Row]], answers: Answers) -> tuple[list[float], dict[int, list[float]]]:
+    """Return ascending eps_in (J,), and the certified radius of each example at each of them (J,).
 
-    At the asked eps_in they are those of the rows. In between the certificates answer, but for "bonferroni", whose
-    answers depend on how many there are.
+    At the asked eps_in the radii are those of the rows. What lies beyond the last certificate of all is left out.
     """
     there = {(index, row.eps_in): row.eps_out for index, group in by_index.items() for row in group}
-    asked = sorted({eps_in for _, eps_in in there})
-    if coverage == "bonferroni":
-        return asked, {index: [there[index, eps_in] for eps_in in asked] for index in by_index}
-    own = {index: certificates[index] for index in by_index}
-    certifiable = max(certificate.eps_in(math.inf, coverage=coverage) for certificate in own.values())
-    top = min(certifiable * (1.0 - 1e-9), 1.5 * asked[-1] or math.inf)  # eps_in is rounded by less than that
-    if top == math.inf:  # a mean never moves by more than the bound
-        top = 2.0 * next(iter(own.values())).sigma
-    grid = np.unique([*asked, *np.linspace(0.0, top, _DENSE + 1)])
-    return grid.tolist(), {
-        index: [
-            there.get((index, eps_in), float(eps_out))
-            for eps_in, eps_out in zip(
-                grid.tolist(), np.atleast_1d(own[index].eps_out(grid, coverage=coverage)), strict=True
-            )
-        ]
+    asked = {eps_in for _, eps_in in there}
+    places = [
+        (position, eps_in)
+        for position, eps_in in enumerate(answers.radii)
+        if eps_in in asked or min(answers.column(position)) < math.inf
+    ]
+    return [eps_in for _, eps_in in places], {
+        index: [there.get((index, eps_in), answers.by_index[index][position]) for position, eps_in in places]
         for index in by_index
     }
 
@@ -203,20 +232,20 @@ def _median_curve(
 
 
 def _example(
-    folder: CertificationFolder,
+    finished: FinishedCertification,
     name: str | None,
     rows: Sequence[Row],
     eps_in: Sequence[float],
     eps_out: Sequence[float],
 ) -> ReportExample:
     index = rows[0].index
-    found = example_pictures(folder, index)
+    found = example_pictures(finished, index)
     shown = list(found.pictures)
     if len(shown) == 3 and shown[1].array.shape == shown[2].array.shape:
         shown.append(difference(shown[1].array, shown[2].array, name="|base - smoothed|"))
     promised = [
         f"At eps_in = {row.eps_in:g}: {guarantee}"
-        for row, guarantee in zip(rows, guarantees(folder, rows) if holds_boxes(folder) else (), strict=False)
+        for row, guarantee in zip(rows, guarantees(finished, rows) if finished.holds_boxes else (), strict=False)
     ]
     return ReportExample(
         str(index) if name is None else f"{index} ({name})",
@@ -228,9 +257,7 @@ def _example(
     )
 
 
-def _summary(
-    config: Mapping[str, Any], curve: Curve, examples: Sequence[ReportExample], remarks: Sequence[str]
-) -> list[str]:
+def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *, abstained: int) -> list[str]:
     data = config.get("data")
     source = f" of {data['class']}" if isinstance(data, Mapping) and "class" in data else ""
     count, position = curve.num_examples, curve.marked_positions[0]
@@ -240,7 +267,6 @@ def _summary(
         if math.isfinite(eps_out)
         else "the median example has no certificate"
     )
-    abstained = sum(example.rows[0].abstained for example in examples)
     return [
         f"{config.get('model', 'A model')}, smoothed with Gaussian noise of standard deviation {curve.label}, was "
         f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "

@@ -19,13 +19,25 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from center_smoothing.files import atomic_write
-from results.html.charts import example_chart, fraction_charts, fraction_steps, median_charts, medians, number, up
+from results.finished import spread
+from results.html.charts import (
+    example_chart,
+    fraction_charts,
+    fraction_steps,
+    median_charts,
+    medians,
+    number,
+    thinned,
+    up,
+)
 from results.html.content import Report, ReportExample
 from results.plots.examples import Picture, as_image
 from results.rows import Row, attacked_rows
 from results.settings import flatten
 
 _HERE = Path(__file__).parent
+# What the examples of a page may take, of the 15 MB that any browser opens at once; a row takes so much in two tables.
+_MAX_BYTES, _ROW_BYTES = 6 << 20, 800
 _SMALL = 96  # pixels a side up to which a picture is kept without loss, and enlarged with crisp squares
 
 
@@ -41,8 +53,9 @@ def write(report: Report, path: str | os.PathLike[str]) -> None:
 def render(report: Report) -> str:
     """The page of a report: a whole HTML document without a reference to anything outside of it."""
     charts = median_charts(report.curves, reference_lines=report.reference_lines)
-    fractions = fraction_charts(report.fractions)
-    examples = [_example(example, f"example-{number}") for number, example in enumerate(report.examples)]
+    fractions, steps = fraction_charts(report.fractions), thinned(report.fractions)
+    all_examples = [_example(example, f"example-{number}") for number, example in enumerate(report.examples)]
+    examples = _that_fit(all_examples)
     scripts = [Markup(text) for text in (get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8"))]
     dense = any(curve.marked is not None and set(curve.marked) != set(curve.eps_in) for curve in report.curves)
     return (
@@ -52,10 +65,12 @@ def render(report: Report) -> str:
             report=report,
             charts=charts,
             fractions=fractions,
-            fraction_steps=fraction_steps(report.fractions),
+            fraction_steps=fraction_steps(steps),
+            all_steps=steps == list(report.fractions),
             medians=medians(report.curves),
             points=medians(report.curves, every=True) if dense else None,
             examples=examples,
+            num_examples=max(report.num_examples, len(all_examples)),
             configuration=[(name, _setting(value)) for name, value in flatten(report.configuration).items()],
             attacked=any(attacked_rows(example.rows) for example in report.examples),
             drawn={
@@ -112,6 +127,24 @@ def _example(example: ReportExample, identity: str) -> dict[str, Any]:
         "pictures": pictures,
         "chart": example_chart(example, f"{identity}-curve"),
     }
+
+
+def _that_fit(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return as many examples as a page can hold, evenly spread over the certified radii; all of them if they fit."""
+    while len(examples) > 1 and (size := sum(map(_size, examples))) > _MAX_BYTES:
+        rows = [example["rows"][0] for example in examples if example["rows"]]
+        indices = {row.index for row in rows}
+        chosen = spread(rows, max(1, min(len(indices) - 1, len(indices) * _MAX_BYTES // size)))
+        if len(indices) == 1:
+            return examples[:1]
+        examples = [example for example in examples if example["rows"] and example["rows"][0].index in chosen]
+    return examples
+
+
+def _size(example: dict[str, Any]) -> int:
+    """Return how many bytes an example takes in a page, about."""
+    pictures = sum(len(picture["source"]) for picture in example["pictures"])
+    return pictures + len(repr(example["chart"])) + _ROW_BYTES * len(example["rows"])
 
 
 def _in_one_line(rows: Sequence[Row]) -> str:

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike, NDArray
 
-from results.folder import CertificationFolder
+from results.finished import FinishedCertification
 from results.numbers import format_up
-from results.plots.examples import Picture, as_image, example_pictures, guarantees, holds_boxes
+from results.plots.examples import Picture, as_image, example_pictures, guarantees
 from results.rows import Row
 from results.summary import results_by_line
 
@@ -23,12 +23,12 @@ _COLOURS, _LOSS = ("#1f4e79", "#8e2f5c", "#2e7d32", "#6a1b9a"), "#b85c00"
 
 
 def draw_certificates(
-    folder: CertificationFolder, rows: Sequence[Row], results: Sequence[dict[str, Any]], title: str
+    finished: FinishedCertification, rows: Sequence[Row], results: Sequence[dict[str, Any]], title: str
 ) -> Figure:
-    """Median eps_out and smoothing loss against eps_in, and what the smoothed outputs look like.
+    """Draw median eps_out and smoothing loss against eps_in, and what the smoothed outputs look like.
 
     Args:
-        folder: where the outputs of the examples are.
+        finished: with the outputs of its first examples.
         rows: of certificates.csv.
         results: of summary.json. There is a line for each h where several noise levels were certified.
         title: one line above it all.
@@ -36,9 +36,9 @@ def draw_certificates(
     Returns:
         A figure, not tied to any window; ``figure.savefig(path)`` writes it.
     """
-    boxes = holds_boxes(folder)
-    indices = list(dict.fromkeys(row.index for row in rows))
-    found = [(index, example_pictures(folder, index).pictures) for index in indices[: _PHOTOS if boxes else _OUTPUTS]]
+    boxes = finished.holds_boxes
+    indices = list(finished.outputs)[: _PHOTOS if boxes else _OUTPUTS]
+    found = [(index, example_pictures(finished, index).pictures) for index in indices]
     examples = [(index, pictures) for index, pictures in found if pictures]
     figure = Figure(figsize=(11.0 if examples else 6.0, 4.8), layout="constrained")
     figure.suptitle(fill(title, int(14 * figure.get_figwidth())), fontsize=10)
@@ -48,7 +48,7 @@ def draw_certificates(
     left, right = cast(Iterable[SubFigure], figure.subfigures(1, 2, width_ratios=[1.2, 1.0]))
     draw_curves(left.add_subplot(), rows, results, overlap=boxes)
     if boxes:
-        _draw_photos(right, [(_overlap_caption(folder, rows, index), pictures[0]) for index, pictures in examples])
+        _draw_photos(right, [(_overlap_caption(finished, index), pictures[0]) for index, pictures in examples])
     else:
         _draw_outputs(right, examples)
     return figure
@@ -86,12 +86,11 @@ def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> No
         axis.set_title(caption, fontsize=7)
 
 
-def _overlap_caption(folder: CertificationFolder, rows: Sequence[Row], index: int) -> str:
-    """What is guaranteed at the first eps_in of the noise level of the photo's boxes."""
-    sigma = (folder.read_summary() or {})["config"]["sigma"]
-    row = next(row for row in rows if row.index == index and row.sigma == sigma)
-    (promised,) = guarantees(folder, [row])
-    return f"#{index}: {promised}\nat eps_in={row.eps_in:g}, sigma={sigma:g}"
+def _overlap_caption(finished: FinishedCertification, index: int) -> str:
+    """Return what is guaranteed at the first eps_in of an example."""
+    row = finished.by_index[index][0]
+    (promised,) = guarantees(finished, [row])
+    return f"#{index}: {promised}\nat eps_in={row.eps_in:g}, sigma={row.sigma:g}"
 
 
 def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool) -> None:
@@ -108,9 +107,10 @@ def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
     between = f" d(f(x), {smoothers.pop()})" if len(smoothers) == 1 else ""
     for line, colour in zip(drawn, cycle(_COLOURS), strict=False):
         name = f", {line.replace('=', ' = ')}" if line else ""
-        for number, row in enumerate(() if line else rows):
-            label = "certified radius of one example" if number == 0 else None
-            axis.plot(row.eps_in, row.eps_out, ".", color=colour, alpha=0.3, markersize=5, label=label)
+        if not line:
+            places, radii = [row.eps_in for row in rows], [row.eps_out for row in rows]
+            label = "certified radius of one example"
+            axis.plot(places, radii, ".", color=colour, alpha=0.3, markersize=5, label=label)
         medians = [result["median_eps_out"] for result in drawn[line]]
         eps_in, loss_colour = [result["eps_in"] for result in drawn[line]], colour if line else _LOSS
         axis.plot(eps_in, medians, "o-", color=colour, label=f"median certified radius eps_out{name}")

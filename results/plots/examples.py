@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from center_smoothing import BoxJaccard
-from results.folder import CertificationFolder
+from results.finished import FinishedCertification
 from results.rows import Row
 
 _NAMES = {"image": "input", "base": "base output", "smoothed": "smoothed output"}
@@ -81,21 +80,21 @@ def side_by_side(arrays: Sequence[NDArray[Any]]) -> Image.Image:
     return whole
 
 
-def example_pictures(folder: CertificationFolder, index: int) -> ExamplePictures:
-    """Return the pictures of a finished example.
+def example_pictures(finished: FinishedCertification, index: int) -> ExamplePictures:
+    """Return the pictures of an example.
 
     Args:
-        folder: that holds its outputs.
+        finished: with its outputs.
         index: of the example in its data set.
     """
-    arrays = folder.read_outputs(index)
+    arrays = finished.outputs[index]
     image, base, smoothed = (arrays[key] for key in _NAMES)
-    if holds_boxes(folder) and is_image(image.shape):
+    if finished.holds_boxes and is_image(image.shape):
         note = "base output green, smoothed output blue"
         words = [f"Base output: {_box_in_words(base)}", f"Smoothed output: {_box_in_words(smoothed)}"]
         return ExamplePictures([Picture("input with boxes", with_boxes(image, base, smoothed), note)], words)
     pictures, words = [], []
-    names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if _is_clipped(folder) else _NAMES["base"]}
+    names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if finished.is_clipped else _NAMES["base"]}
     for array, name in zip((image, base, smoothed), names.values(), strict=True):
         if is_image(array.shape):
             pictures.append(Picture(name, np.moveaxis(array, 0, -1)))
@@ -143,10 +142,9 @@ def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Pictu
     return Picture(name, np.nan_to_num(absolute / largest, nan=1.0, posinf=1.0), f"white = {largest:.2g}")
 
 
-def guarantees(folder: CertificationFolder, rows: Sequence[Row]) -> list[str]:
-    """What certified radii promise of the smoothed boxes: a few words for each row of one example."""
-    index = rows[0].index
-    found = _is_box(folder.read_outputs(index)["smoothed"])
+def guarantees(finished: FinishedCertification, rows: Sequence[Row]) -> list[str]:
+    """Return what certified radii promise of the smoothed boxes: a few words for each row of one example."""
+    found = _is_box(finished.outputs[rows[0].index]["smoothed"])
     return [_guarantee(row, found=found) for row in rows]
 
 
@@ -166,18 +164,6 @@ def guaranteed_overlap(eps_out: float) -> str:
         '0.876'
     """
     return f"{math.floor(1000.0 * max(0.0, 1.0 - eps_out)) / 1000.0:.3f}"
-
-
-def holds_boxes(folder: CertificationFolder) -> bool:
-    """Return whether the outputs of a certification are boxes."""
-    summary = folder.read_summary() or {}
-    return bool(summary.get("config", {}).get("distance") == repr(BoxJaccard()))
-
-
-def _is_clipped(folder: CertificationFolder) -> bool:
-    """Whether the base output is that of a clipped model."""
-    summary = folder.read_summary() or {}
-    return "clip_norm" in summary.get("config", {})
 
 
 def is_image(shape: Sequence[int]) -> bool:

@@ -27,8 +27,9 @@ from center_smoothing.promise import promise_line
 from lightning_modules import CertifiedExample
 from results import comparison, numbers, queries, terminal
 from results.certified_fraction import COLUMNS_OF_SEVERAL, as_csv, certified_fractions, panels
+from results.finished import FinishedCertification, Question
 from results.folder import CertificationFolder
-from results.html import Report, report_of_folder
+from results.html import Report, curve_question, report_of_folder
 from results.html.charts import fraction_steps
 from results.plots.certificates import draw_certificates
 from results.plots.examples import example_pictures
@@ -91,10 +92,21 @@ def centers(tmp_path: Path) -> CertificationFolder:
     return folder
 
 
+QUESTIONS = (
+    Question("eps_in", EPS_IN, "pointwise"),
+    Question("eps_in", (0.15,), "dkw"),
+    Question("eps_out", (5.0,), "pointwise"),
+)
+
+
+def read(folder: CertificationFolder, *questions: Question) -> FinishedCertification:
+    return FinishedCertification.open(folder).read(*questions)
+
+
 def page_of(folder: CertificationFolder) -> Report:
     budget = MEAN_BUDGET if folder.rows()[0].smoother == "mean" else BUDGET
     promise = promise_line(budget, TotalVariation(), coverage="pointwise")
-    return report_of_folder(folder, folder.rows(), promise=promise)
+    return report_of_folder(folder, promise=promise)
 
 
 def texts(figure: Figure) -> list[str]:
@@ -143,17 +155,17 @@ def test_the_base_output_that_is_kept_is_clipped(means: CertificationFolder, cen
                  for arrays in (clipped, whole)]  # fmt: skip
     assert norms[0] == pytest.approx(1.0, rel=1e-6)
     assert norms[1] > 1.5
-    assert [picture.name for picture in example_pictures(means, 2).pictures] == [
+    assert [picture.name for picture in example_pictures(read(means), 2).pictures] == [
         "input", "clipped base output", "smoothed output",
     ]  # fmt: skip
 
 
 def test_answers_of_means_promise_all_at_once(means: CertificationFolder) -> None:
-    certificates = queries.certificates_of_finished(means)
-    table = queries.output_radii(certificates, EPS_IN, coverage="bonferroni")
+    finished = read(means, Question("eps_in", EPS_IN, "bonferroni"))
+    (table,) = finished.answers.values()
     assert table.by_index == {row.index: tuple(other.eps_out for other in means.rows() if other.index == row.index)
                               for row in means.rows()}  # fmt: skip
-    (*_, promise) = queries.lines(means, certificates, [table])
+    (*_, promise) = queries.lines(finished)
     assert promise == promise_line(MEAN_BUDGET, repr(TotalVariation()), coverage="pointwise")
 
 
@@ -164,7 +176,7 @@ def test_a_folder_above_others_is_not_asked(means: CertificationFolder, tmp_path
     with pytest.raises(
         ValueError, match=f"folder of one {'smoother' if key == 'smoother' else 'noise level'}"
     ) as error:
-        queries.certificates_of_finished(above)
+        FinishedCertification.open(above)
     assert str(means.path) in str(error.value)
 
 
@@ -189,31 +201,31 @@ def test_lines_are_in_the_order_of_h_and_their_points_in_that_of_eps_in() -> Non
 
 
 @pytest.fixture
-def compared(means: CertificationFolder, centers: CertificationFolder) -> dict[str, comparison.Compared]:
-    return comparison.read_all([str(centers.path), str(means.path)])
+def compared(means: CertificationFolder, centers: CertificationFolder) -> dict[str, FinishedCertification]:
+    opened = comparison.open_all([str(centers.path), str(means.path)])
+    return {label: each.read(*QUESTIONS, curve_question(each, EPS_IN, "pointwise")) for label, each in opened.items()}
 
 
 @pytest.fixture
-def rows(compared: dict[str, comparison.Compared]) -> dict[str, list[Row]]:
-    return {label: each.rows(EPS_IN, coverage="pointwise") for label, each in compared.items()}
+def rows(compared: dict[str, FinishedCertification]) -> dict[str, list[Row]]:
+    return {label: comparison.rows_at(each, EPS_IN, coverage="pointwise") for label, each in compared.items()}
 
 
 def test_compared_folders_have_their_own_rows_and_answers_at_other_radii(
-    compared: dict[str, comparison.Compared], rows: dict[str, list[Row]]
+    compared: dict[str, FinishedCertification], rows: dict[str, list[Row]]
 ) -> None:
     assert list(compared) == ["center", "mean"]
     for label, each in compared.items():
         assert rows[label] == each.folder.rows()
-        (other, *_) = each.rows([0.15], coverage="dkw")
-        assert other.eps_out == each.certificates[other.index].eps_out(0.15, coverage="dkw")
+        (other, *_) = comparison.rows_at(each, [0.15], coverage="dkw")
+        assert other.eps_out == each.folder.certificates()[other.index].eps_out(0.15, coverage="dkw")
     assert comparison.asked_radii(compared) == list(EPS_IN)
 
 
 def test_compared_folders_stand_side_by_side_on_the_terminal(
-    compared: dict[str, comparison.Compared], rows: dict[str, list[Row]]
+    compared: dict[str, FinishedCertification], rows: dict[str, list[Row]]
 ) -> None:
-    inputs = {label: queries.input_radii(each.certificates, [5.0], coverage="pointwise")
-              for label, each in compared.items()}  # fmt: skip
+    inputs = {label: each.answers[QUESTIONS[-1]] for label, each in compared.items()}
     found = comparison.lines(compared, rows, inputs, coverage="pointwise")
     assert "  differ in smoother: center center, mean mean" in found
     assert "  differ in clip_norm: center none, mean 1.0" in found
@@ -230,7 +242,7 @@ def test_compared_folders_stand_side_by_side_on_the_terminal(
 
 
 def test_the_report_of_compared_folders(
-    compared: dict[str, comparison.Compared], rows: dict[str, list[Row]], tmp_path: Path
+    compared: dict[str, FinishedCertification], rows: dict[str, list[Row]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -285,19 +297,19 @@ def test_what_cannot_be_compared_is_refused(
     summary["config"] |= changes
     means.write_summary(summary)
     with pytest.raises(ValueError, match=re.escape(words)):
-        comparison.read_all([str(centers.path), str(means.path)])
+        comparison.open_all([str(centers.path), str(means.path)])
     with pytest.raises(ValueError, match="must name different folders"):
-        comparison.read_all([str(centers.path), f"{centers.path.parent}/mean/../center"])
+        comparison.open_all([str(centers.path), f"{centers.path.parent}/mean/../center"])
 
 
 def test_labels_are_as_short_as_they_can_be(centers: CertificationFolder, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(centers.path, tmp_path / name / "center")
-    assert list(comparison.read_all([str(tmp_path / name / "center") for name in "ab"])) == ["a/center", "b/center"]
+    assert list(comparison.open_all([str(tmp_path / name / "center") for name in "ab"])) == ["a/center", "b/center"]
 
 
 def test_the_picture_of_means_alone_calls_their_center_a_mean(means: CertificationFolder) -> None:
-    figure = draw_certificates(means, means.rows(), summarise(means.rows(), 0.25), "title")
+    figure = draw_certificates(read(means), means.rows(), summarise(means.rows(), 0.25), "title")
     assert "median smoothing loss d(f(x), mean)" in texts(figure)
     assert "median certified radius eps_out" in texts(figure)
 
@@ -315,12 +327,21 @@ def test_the_plan_rounds_what_is_not_sampled_up() -> None:
     assert "output_bound=3, alpha" in terminal.plan_lines(promised, levels={0.25: [0.1]}, num_examples=1)[0]
 
 
-def test_non_finite_outputs_of_means_count_as_at_the_bound(means: CertificationFolder) -> None:
-    distances = np.load(means.distances(9))
-    distances[-2:] = math.inf
-    np.save(means.distances(9), distances)
-    (line,) = terminal.non_finite_lines(means, means.rows())
-    assert "NaN or inf 2 times, around examples 9: such outputs count as at the bound on distances" in line
+@pytest.mark.parametrize(("kind", "words"), [("means", "at the bound on distances"), ("centers", "outside every ball")])
+def test_non_finite_outputs_are_noted(kind: str, words: str, request: pytest.FixtureRequest) -> None:
+    folder: CertificationFolder = request.getfixturevalue(kind)
+    assert terminal.non_finite_lines(read(folder)) == []
+    for index, bad in ((9, 2), (2, 1)):
+        distances = np.load(folder.distances(index))
+        distances[-bad:] = math.inf
+        np.save(folder.distances(index), distances)
+    folder.write_rows(
+        row
+        for index, certificate in folder.certificates().items()
+        for row in Row.of(index, certificate, eps_in=EPS_IN, coverage="pointwise", seconds=1.0)
+    )
+    (line,) = terminal.non_finite_lines(read(folder))
+    assert f"NaN or inf 3 times, around examples 2, 9: such outputs count as {words}" in line
 
 
 def test_the_report_of_means_says_what_was_smoothed(means: CertificationFolder) -> None:
@@ -338,12 +359,12 @@ def test_the_report_of_means_says_what_was_smoothed(means: CertificationFolder) 
 
 def test_a_report_of_means_at_no_radius_but_zero_still_has_a_curve(tmp_path: Path) -> None:
     folder = CertificationFolder(tmp_path)
-    write(folder, mean_smoother())
-    folder.write_rows(map(_at_zero, folder.rows()))
+    made, summary = write(folder, mean_smoother()), folder.read_summary() or {}
+    folder.write_summary({**summary, "config": {**summary["config"], "eps_in": [0.0]}})
+    folder.write_rows(
+        Row.of(index, certificate, eps_in=[0.0], coverage="pointwise", seconds=1.0)[0]
+        for index, certificate in made.items()
+    )
     (curve,) = page_of(folder).curves
     assert curve.eps_in[-1] == pytest.approx(0.5)
     assert np.isfinite(curve.eps_out).all()
-
-
-def _at_zero(row: Row) -> Row:
-    return Row(**{**row.__dict__, "eps_in": 0.0})

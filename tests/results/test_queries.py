@@ -16,6 +16,7 @@ from center_smoothing import CenterSmoother, Certificate, Lp, SmoothingBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.promise import promise_line
 from results import numbers, queries
+from results.finished import Answers, FinishedCertification, Question
 from results.folder import CertificationFolder
 from results.rows import Row
 
@@ -47,11 +48,21 @@ def write(tmp_path: Path) -> Write:
             kept = certificate.kept_arrays()
             np.savez(folder.outputs(index), image=center, base=center, smoothed=center, **kept)
             folder.append(Row.of(index, certificate, eps_in=[0.1], coverage="pointwise", seconds=1.0))
-        settings = {"budget": BUDGET.as_dict(), "relaxation": 1.0, "sigma": 0.25, "distance": "Lp(p=2.0)"}
+        settings = {
+            "budget": BUDGET.as_dict(),
+            "relaxation": 1.0,
+            "sigma": 0.25,
+            "eps_in": [0.1],
+            "distance": "Lp(p=2.0)",
+        }
         folder.write_summary({"config": {**settings, "num_examples": count, **(config or {})}, "results": []})
         return folder
 
     return write
+
+
+def ask(folder: CertificationFolder, *questions: Question) -> list[Answers]:
+    return list(FinishedCertification.open(folder).read(*questions).answers.values())
 
 
 def cells(lines: list[str]) -> dict[str, list[str]]:
@@ -100,10 +111,8 @@ def test_the_median_of_input_radii_is_the_lower_one(values: list[float], median:
 
 @pytest.mark.parametrize("coverage", COVERAGES)
 def test_answers_are_those_of_the_certificates(coverage: Any, write: Write) -> None:  # noqa: ANN401
-    certificates = queries.certificates_of_finished(write())
-    eps_in, eps_out = [0.05, 0.1, 0.2], [0.5, 0.9, 1.5]
-    forth = queries.output_radii(certificates, eps_in, coverage=coverage)
-    back = queries.input_radii(certificates, eps_out, coverage=coverage)
+    eps_in, eps_out = (0.05, 0.1, 0.2), (0.5, 0.9, 1.5)
+    forth, back = ask(write(), Question("eps_in", eps_in, coverage), Question("eps_out", eps_out, coverage))
     for index, certificate in certify(4).items():
         np.testing.assert_array_equal(forth.by_index[index], certificate.eps_out(eps_in, coverage=coverage))
         np.testing.assert_array_equal(back.by_index[index], certificate.eps_in(eps_out, coverage=coverage))
@@ -114,22 +123,21 @@ def test_answers_are_those_of_the_certificates(coverage: Any, write: Write) -> N
 
 
 def test_bonferroni_pays_for_all_questions_of_a_table(write: Write) -> None:
-    certificates = queries.certificates_of_finished(write())
-    alone = queries.input_radii(certificates, [0.9], coverage="bonferroni")
-    among = queries.input_radii(certificates, [0.9, *np.linspace(1.0, 2.0, 30)], coverage="bonferroni")
+    many = (0.9, *np.linspace(1.0, 2.0, 30).tolist())
+    alone, among = ask(write(), *(Question("eps_out", radii, "bonferroni") for radii in ((0.9,), many)))
     assert among.by_index[0][0] < alone.by_index[0][0]
 
 
 @pytest.mark.parametrize("radius", [-1.0, math.nan])
 def test_negative_radii_and_nan_are_refused(radius: float, write: Write) -> None:
-    certificates = queries.certificates_of_finished(write())
-    for name, ask in (("eps_in", queries.output_radii), ("eps_out", queries.input_radii)):
+    folder, names = write(), ("eps_in", "eps_out")
+    for name in names:
         with pytest.raises(ValueError, match=f"{name} must be at least 0"):
-            ask(certificates, [0.1, radius], coverage="pointwise")
+            ask(folder, Question(name, (0.1, radius), "pointwise"))
 
 
-def table(asked: Any, by_index: dict[int, tuple[float, ...]], *radii: float) -> queries.Answers:  # noqa: ANN401
-    return queries.Answers(asked, radii, by_index, "pointwise", 0.25)
+def table(asked: Any, by_index: dict[int, tuple[float, ...]], *radii: float) -> Answers:  # noqa: ANN401
+    return Answers(asked, radii, "pointwise", by_index, 0.25)
 
 
 def test_input_radii_are_shown_rounded_down_with_abstentions_in_median_and_share() -> None:
@@ -176,20 +184,16 @@ def test_shares_of_the_examples_have_a_line_for_each_radius() -> None:
 @pytest.mark.parametrize("coverage", COVERAGES)
 def test_it_is_said_which_promise_is_made(coverage: Any, write: Write) -> None:  # noqa: ANN401
     folder = write()
-    certificates = queries.certificates_of_finished(folder)
-    tables = [queries.output_radii(certificates, [0.1], coverage=coverage)]
-    tables.append(queries.input_radii(certificates, [0.9], coverage=coverage))
-    found = queries.lines(folder, certificates, tables)
+    questions = Question("eps_in", (0.1,), coverage), Question("eps_out", (0.9,), coverage)
+    found = queries.lines(FinishedCertification.open(folder).read(*questions))
     assert found[0] == f"4 examples of {folder.path}, sigma=0.25, without sampling"
     assert sum(line.split()[0] == "median" for line in found) == 2
-    assert found[-1] == promise_line(next(iter(certificates.values())).budget, "Lp(p=2.0)", coverage=coverage)
+    assert found[-1] == promise_line(BUDGET, "Lp(p=2.0)", coverage=coverage)
     assert "probability at least 0.8 " in found[-1]
 
 
 def test_a_table_has_every_answer_with_all_digits(write: Write, tmp_path: Path) -> None:
-    certificates = queries.certificates_of_finished(write())
-    forth = queries.output_radii(certificates, [0.1, 1 / 3], coverage="dkw")
-    back = queries.input_radii(certificates, [0.9], coverage="dkw")
+    forth, back = ask(write(), Question("eps_in", (0.1, 1 / 3), "dkw"), Question("eps_out", (0.9,), "dkw"))
     queries.write_table([forth, back], tmp_path / "new" / "answers.csv")
     header, *rows = csv.reader((tmp_path / "new" / "answers.csv").read_text().splitlines())
     assert header == ["index", "asked", "eps_in", "eps_out", "coverage"]
@@ -230,12 +234,12 @@ def test_a_table_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_an_unfinished_folder_is_refused(write: Write) -> None:
     folder = write(2, config={"num_examples": 5})
     with pytest.raises(ValueError, match=r"--from must be a finished folder, got .*: 2 of 5 examples are certified"):
-        queries.certificates_of_finished(folder)
+        FinishedCertification.open(folder)
 
 
 def test_a_folder_without_an_example_is_refused(write: Write) -> None:
     with pytest.raises(ValueError, match="holds no finished example"):
-        queries.certificates_of_finished(write(0))
+        FinishedCertification.open(write(0))
 
 
 @pytest.mark.parametrize("parts", [[], ["sigma=0.2", "sigma=0.4"]])
@@ -244,16 +248,16 @@ def test_a_folder_of_several_noise_levels_is_refused(parts: list[str], write: Wr
     for part in parts:
         (folder.path / part / "distances").mkdir(parents=True)
     with pytest.raises(ValueError, match="--from must be the folder of one noise level") as refused:
-        queries.certificates_of_finished(folder)
+        FinishedCertification.open(folder)
     assert all(part in str(refused.value) for part in parts or ["once they are there"])
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--from must be a folder that certify\.py wrote"):
-        queries.certificates_of_finished(CertificationFolder(tmp_path))
+        FinishedCertification.open(CertificationFolder(tmp_path))
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(ValueError, match="is not the summary of a certification"):
-        queries.certificates_of_finished(CertificationFolder(tmp_path))
+        FinishedCertification.open(CertificationFolder(tmp_path))
 
 
 def test_a_summary_that_does_not_count_its_examples_will_do(write: Write) -> None:
@@ -262,4 +266,4 @@ def test_a_summary_that_does_not_count_its_examples_will_do(write: Write) -> Non
     assert summary is not None
     del summary["config"]["num_examples"]
     folder.summary.write_text(json.dumps(summary))
-    assert len(queries.certificates_of_finished(folder)) == 4
+    assert len(FinishedCertification.open(folder).by_index) == 4

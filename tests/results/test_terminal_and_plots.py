@@ -17,6 +17,7 @@ from PIL import Image
 
 from center_smoothing import BoxJaccard, CenterSmoother, SmoothingBudget, TotalVariation
 from results import numbers, terminal, wandb_run
+from results.finished import FinishedCertification
 from results.folder import CertificationFolder
 from results.plots.certificates import draw_certificates
 from results.plots.examples import example_pictures, guaranteed_overlap, guarantees, with_boxes
@@ -47,6 +48,13 @@ def write_outputs(folder: CertificationFolder, indices: Sequence[int], shape: tu
     for index in indices:
         image, base, smoothed = generator.random((3, *shape), dtype=np.float32)
         np.savez(folder.outputs(index), image=image, base=base, smoothed=smoothed)
+
+
+def read(folder: CertificationFolder, rows: Sequence[Row] = ()) -> FinishedCertification:
+    """What is read of a folder of outputs alone."""
+    indices = dict.fromkeys(row.index for row in rows) or range(len(list(folder.path.glob("outputs/*.npz"))))
+    outputs = {index: folder.read_outputs(index) for index in indices}
+    return FinishedCertification(folder, folder.read_summary() or {}, rows, outputs=outputs)
 
 
 @given(st.floats(min_value=0.0, max_value=1e12), st.integers(0, 4))
@@ -157,19 +165,10 @@ def test_no_results_give_a_header_alone() -> None:
     assert len(terminal.result_lines([])) == 1
 
 
-def test_non_finite_outputs_are_noted(folder: CertificationFolder) -> None:
-    for index, bad in ((4, 3), (9, 0), (2, 1)):
-        np.save(folder.distances(index), np.array([0.0] * (5 - bad) + [math.inf] * bad))
-    rows = [row(index, 0.25, 1.0) for index in (4, 9, 2)]
-    (line,) = terminal.non_finite_lines(folder, rows)
-    assert "returned NaN or inf 4 times, around examples 2, 4:" in line
-    assert terminal.non_finite_lines(folder, rows[1:2]) == []
-
-
 def test_only_outputs_that_are_images_are_pictures(folder: CertificationFolder) -> None:
     for index, shape in enumerate(SHAPES.values()):
         write_outputs(folder, [index], shape)
-    found = [[picture.array.shape for picture in example_pictures(folder, index).pictures] for index in range(4)]
+    found = [[picture.array.shape for picture in example_pictures(read(folder), index).pictures] for index in range(4)]
     assert found == [[(8, 8, 1)] * 3, [(8, 8, 3)] * 3, [], []]
 
 
@@ -185,7 +184,7 @@ def boxes(folder: CertificationFolder) -> CertificationFolder:
 
 
 def test_boxes_are_drawn_on_their_photo(boxes: CertificationFolder) -> None:
-    same, two, none = (example_pictures(boxes, index) for index in range(3))
+    same, two, none = (example_pictures(read(boxes), index) for index in range(3))
     assert [len(found.pictures) for found in (same, two, none)] == [1, 1, 1]
     assert same.pictures[0].array.shape == (40, 30, 3)
     np.testing.assert_array_equal(none.pictures[0].array, np.full((40, 30, 3), 128 / 255, dtype=np.float32))
@@ -208,8 +207,8 @@ def test_guaranteed_overlap_is_never_above_what_the_radius_leaves(eps_out: float
 
 def test_what_is_guaranteed_of_boxes_and_of_no_box(boxes: CertificationFolder) -> None:
     rows = [row(0, 0.25, 0.1234), row(0, 0.5, math.inf), row(0, 0.5, math.inf, abstained=True)]
-    assert guarantees(boxes, rows) == ["IoU of at least 0.876", "nothing is guaranteed", "abstained"]
-    assert guarantees(boxes, [row(2, 0.25, 5e-324), row(2, 0.5, 1.0)]) == [
+    assert guarantees(read(boxes), rows) == ["IoU of at least 0.876", "nothing is guaranteed", "abstained"]
+    assert guarantees(read(boxes), [row(2, 0.25, 5e-324), row(2, 0.5, 1.0)]) == [
         "no box stays no box",
         "nothing is guaranteed",
     ]
@@ -217,7 +216,7 @@ def test_what_is_guaranteed_of_boxes_and_of_no_box(boxes: CertificationFolder) -
 
 def test_figure_of_boxes_has_the_photos_with_their_guarantee_and_an_axis_of_overlap(boxes: CertificationFolder) -> None:
     rows = [Row(index, 0.1, 0.2, 0.05 + index, 0.01, index == 2, 10, 10, 0.1, "exact", 1.0) for index in range(3)]
-    figure = draw_certificates(boxes, rows, summarise(rows, sigma=0.1), "boxes")
+    figure = draw_certificates(read(boxes, rows), rows, summarise(rows, sigma=0.1), "boxes")
     shown = texts(figure)
     assert "#0: IoU of at least 0.950\nat eps_in=0.2, sigma=0.1" in shown
     assert "#2: abstained\nat" in shown
@@ -232,7 +231,7 @@ def test_several_noise_levels_give_a_line_for_each_h(folder: CertificationFolder
         rows += group
         results += summarise(group, sigma)
     write_outputs(folder, [0], (5,))
-    (axis,) = draw_certificates(folder, rows, results, "lines").axes
+    (axis,) = draw_certificates(read(folder, rows), rows, results, "lines").axes
     lines = {line.get_label(): line.get_xdata() for line in axis.get_lines()}
     np.testing.assert_array_equal(lines["median certified radius eps_out, h = 1"], [0.133333333, 0.4])
     np.testing.assert_array_equal(lines["median certified radius eps_out, h = 1.5"], [0.2, 0.6])
@@ -249,7 +248,7 @@ def texts(figure: Figure) -> str:
 def test_figure_saves_to_png(outputs: str, values: list[float], folder: CertificationFolder) -> None:
     rows = rows_of(values)
     write_outputs(folder, range(len(values)), SHAPES[outputs])
-    figure = draw_certificates(folder, rows, summarise(rows, sigma=0.25), "what it is")
+    figure = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "what it is")
     figure.savefig(folder.picture, dpi=40)
     with Image.open(folder.picture) as picture:
         assert picture.format == "PNG"
@@ -260,7 +259,7 @@ def test_figure_saves_to_png(outputs: str, values: list[float], folder: Certific
 def test_figure_says_what_is_missing(folder: CertificationFolder) -> None:
     rows = [*rows_of([3.0, math.inf]), row(5, 0.25, math.inf, math.inf, True), row(5, 0.5, math.inf, math.inf, True)]
     write_outputs(folder, (0, 1, 5), (1, 8, 8))
-    shown = texts(draw_certificates(folder, rows, summarise(rows, sigma=0.25), "a title"))
+    shown = texts(draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title"))
     assert "a title" in shown
     assert "abstained on 33%, 4 rows without certificate" in shown
 
@@ -268,7 +267,7 @@ def test_figure_says_what_is_missing(folder: CertificationFolder) -> None:
 def test_figure_labels_the_medians_rounded_up(folder: CertificationFolder) -> None:
     rows = [row(0, 0.25, 12.3401), row(0, 0.5, math.inf)]
     write_outputs(folder, [0], (5,))
-    figure = draw_certificates(folder, rows, summarise(rows, sigma=0.25), "a title")
+    figure = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title")
     shown = texts(figure).split(" | ")
     assert "12.35" in shown
     assert "inf" not in shown
@@ -277,27 +276,27 @@ def test_figure_labels_the_medians_rounded_up(folder: CertificationFolder) -> No
 def test_curve_goes_by_eps_in_and_holds_every_example(folder: CertificationFolder) -> None:
     rows = [row(index, eps_in, eps_in + index) for index in range(3) for eps_in in (0.5, 0.25)]
     write_outputs(folder, range(3), (5,))
-    (axis,) = draw_certificates(folder, rows, summarise(rows, sigma=0.25), "a title").axes
+    (axis,) = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title").axes
     lines = {str(line.get_label()): line for line in axis.get_lines()}
     median = lines["median certified radius eps_out"]
     np.testing.assert_array_equal(median.get_xdata(), [0.25, 0.5])
     np.testing.assert_array_equal(median.get_ydata(), [1.25, 1.5])
-    points = {(*line.get_xdata(), *line.get_ydata()) for line in axis.get_lines() if len(line.get_xdata()) == 1}
-    assert points == {(value.eps_in, value.eps_out) for value in rows}
+    points = lines["certified radius of one example"].get_xydata()
+    np.testing.assert_array_equal(points, [(value.eps_in, value.eps_out) for value in rows])
 
 
 def test_figure_shows_a_few_examples_with_their_indices(folder: CertificationFolder) -> None:
     indices = (31, 7, 19, 4, 8, 12, 3)
     rows = [row(index, 0.25, 1.0) for index in indices]
     write_outputs(folder, indices, (3, 8, 8))
-    figure = draw_certificates(folder, rows, summarise(rows, sigma=0.25), "a title")
+    figure = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title")
     shown = re.findall(r"#(\d+)", texts(figure))
     assert shown == ["31", "7", "19", "4", "8"]
     assert sum(len(axis.images) for axis in figure.axes) == 15
 
 
 def test_figure_of_nothing_can_be_drawn(folder: CertificationFolder) -> None:
-    draw_certificates(folder, [], [], "nothing yet").savefig(folder.picture, dpi=40)
+    draw_certificates(read(folder, []), [], [], "nothing yet").savefig(folder.picture, dpi=40)
     assert folder.picture.stat().st_size > 0
 
 
@@ -305,9 +304,11 @@ def log(folder: CertificationFolder, rows: Sequence[Row]) -> list[dict[str, Any]
     """Log to W&B, offline, what certify.py logs of these rows, and return the results."""
     results = summarise(rows, sigma=0.25)
     for picture in (folder.picture, folder.fraction_picture):
-        draw_certificates(folder, rows, results, "what it is").savefig(picture, dpi=40)
+        draw_certificates(read(folder, rows), rows, results, "what it is").savefig(picture, dpi=40)
     config = {"sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
-    wandb_run.log_to_wandb(folder, rows, results, examples=folder, config=config, group="0.25-abc", offline=True)
+    wandb_run.log_to_wandb(
+        folder, rows, results, examples=read(folder, rows), config=config, group="0.25-abc", offline=True
+    )
     return results
 
 

@@ -103,7 +103,7 @@ def certification(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder.append(Row.of(index, certificate, eps_in=[0.25, 0.5], coverage="pointwise", seconds=1.0))
     promise = promise_line(BUDGET, TotalVariation(), coverage="pointwise")
     path = folder.path / "report.html"
-    html.write(report_of_folder(folder, folder.rows(), promise=promise), path)
+    html.write(report_of_folder(folder, promise=promise), path)
     return path
 
 

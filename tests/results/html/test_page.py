@@ -96,7 +96,8 @@ def certified(tmp_path: Path) -> Callable[..., CertificationFolder]:
             {
                 "config": {
                     "model": "Autoencoder", "data": {"class": "MNIST"}, "distance": "TotalVariation(p=1)",
-                    "relaxation": 1.0, "coverage": coverage, "budget": BUDGET.as_dict(),
+                    "relaxation": 1.0, "coverage": coverage, "budget": BUDGET.as_dict(), "sigma": 0.25,
+                    "eps_in": list(eps_in),
                 },
                 "checkpoint_sha256": "0123abcd", "versions": {"torch": "2.0"}, "device": "cpu", "results": [],
             }
@@ -122,7 +123,7 @@ def certified(tmp_path: Path) -> Callable[..., CertificationFolder]:
 
 
 def of(folder: CertificationFolder, **more: Any) -> Report:  # noqa: ANN401  # arguments of report_of_folder
-    return report_of_folder(folder, folder.rows(), promise=PROMISE, **more)
+    return report_of_folder(folder, promise=PROMISE, **more)
 
 
 def everywhere(text: str) -> Report:
@@ -335,7 +336,7 @@ def test_the_report_of_a_folder_has_the_fractions_of_its_rows(certified: Callabl
     assert report.fractions == certified_fractions(folder.rows())
     assert [curve.counts[-1] for curve in report.fractions] == [3, 3]
     doubled = [replace(row, sigma=0.5) for row in folder.rows()]
-    other = replace(report, examples=[ReportExample("all", doubled)])
+    other = replace(report, examples=[ReportExample("all", doubled)], fractions=certified_fractions(doubled))
     reports = {"sigma = 0.25": report, "sigma = 0.5": other}
     together = report_of_folders(reports, report.curves, title="both", summary=[], configuration={})
     assert together.fractions == [*report.fractions, *certified_fractions(doubled)]
@@ -475,7 +476,8 @@ def test_a_page_of_nothing_can_be_made() -> None:
 def test_an_old_summary_without_words_will_do(certified: Callable[..., CertificationFolder]) -> None:
     folder = certified()
     config = folder.read_summary()["config"]
-    folder.write_summary({"config": {"budget": config["budget"], "relaxation": 1.0}})
+    known = {name: config[name] for name in ("budget", "relaxation", "sigma", "eps_in")}
+    folder.write_summary({"config": known})
     assert of(folder).title == "Certified output radii of a model"
 
 
