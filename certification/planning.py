@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from center_smoothing import SmoothingBudget
 from center_smoothing.planner import Demand, best_budget, least_evaluations
@@ -37,7 +38,8 @@ def only_plan(
     options, levels, why = request.options, request.levels, list[str]()
     examples = None if options.num_examples == "all" else int(options.num_examples)
     ms: list[int | None] = [*sorted(set(options.m or []))] or [None]
-    budgets = [request.budget(m) for m in ms] if options.time_limit is None else []
+    # only centers are planned for, which the arguments were checked for
+    budgets = [cast(SmoothingBudget, request.budget(m)) for m in ms] if options.time_limit is None else []
     speed = None if model is None else measure(request, model, function)
     if options.time_limit is not None:
         if speed is None or examples is None:

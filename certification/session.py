@@ -153,7 +153,7 @@ def answer(options: Arguments) -> Path | None:
 
 def _eps_out_question(options: Arguments) -> Question:
     """Return the question for the input radii that are asked for."""
-    return Question("eps_out", tuple(dict.fromkeys(options.eps_out)), options.coverage)
+    return Question("eps_out", tuple(dict.fromkeys(options.eps_out or ())), options.coverage)
 
 
 def _asks_eps_in(options: Arguments) -> bool:

@@ -50,7 +50,7 @@ def curve_question(
     budget = finished.smoother.budget_type.from_dict(finished.config["budget"])
     coverage = budget.widest(coverage or finished.config.get("coverage", "pointwise"))
     top = 1.5 * asked[-1] or 2.0 * finished.sigma
-    between = [] if coverage == "bonferroni" else np.linspace(0.0, top, _DENSE + 1)
+    between = [] if coverage == "bonferroni" else np.linspace(0.0, top, _DENSE + 1).tolist()
     return Question("eps_in", tuple(np.unique([*asked, *between]).tolist()), coverage)
 
 
