@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch import Tensor
 _BLOCK_PAIRED = 8
 # Below it all integers are float64 numbers, from it on some become others.
 _INTEGERS_END = 2.0**53
+
+
+Norm = Literal["l1", "l2", "linf", "l1 of l2"]
 
 
 class Distance(ABC):
@@ -38,6 +41,15 @@ class Distance(ABC):
     averages: bool = True
     convex: bool = False
     degree: float = 1.0
+
+    @property
+    def norm(self) -> Norm | None:
+        """Which norm of L(a - b) it is, where outputs are embedded by a linear map L; None where by none.
+
+        "l1", "l2" and "linf" are of all numbers, "l1 of l2" is the sum over the last axis of the l2 norms over the
+        others. Means have sharper certificates with one (theory T12).
+        """
+        return None
 
     def __init_subclass__(cls) -> None:
         """Compare pairs by a subclass's own ``_compare``, not by an inherited ``_compare_paired``."""

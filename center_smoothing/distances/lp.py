@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, replace_where
+from center_smoothing.distances.base import Distance, Norm, replace_where
 
 # A root of squares below this may have lost differences whose squares are no normal float64 any more.
 SQUARES_VANISH = 1e-140
@@ -35,6 +35,12 @@ class Lp(Distance):
         if not p >= 1.0:
             raise ValueError(f"p must lie in [1, inf], got {p!r}")
         self.p = float(p)
+
+    @property
+    def norm(self) -> Norm | None:
+        """Which norm of a difference of embedded outputs it is."""
+        norms: dict[float, Norm] = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
+        return norms.get(self.p)
 
     def _embed(self, z: Tensor) -> Tensor:
         return z.flatten(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, replace_where
+from center_smoothing.distances.base import Distance, Norm, replace_where
 from center_smoothing.distances.lp import SQUARES_VANISH, ZOOM, zoomed
 
 # Positions that one block of comparisons holds: few enough for the cache, enough for PyTorch to use two threads.
@@ -37,6 +37,11 @@ class TotalVariation(Distance):
         if p not in (1, 2):
             raise ValueError(f"p must be 1 or 2, got {p!r}")
         self.p = int(p)
+
+    @property
+    def norm(self) -> Norm:
+        """Which norm of a difference of embedded outputs it is."""
+        return "l1" if self.p == 1 else "l1 of l2"
 
     def _embed(self, z: Tensor) -> Tensor:
         """Return the differences of the P pairs of neighbours: (N, C, H, W) -> (N, C, P)."""

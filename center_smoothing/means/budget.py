@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
 
@@ -50,7 +50,7 @@ class MeanPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class MeanBudget(Budget):
-    """Sample sizes and failure probabilities of mean smoothing and of its certificate (theory T11).
+    """Sample sizes and failure probabilities of mean smoothing and of its certificate (theory T11 and T12).
 
     ``n`` is part of the smoothed function: a certificate speaks of the means of n outputs at x and at x'.
 
@@ -126,6 +126,15 @@ class MeanBudget(Budget):
     def shift(self, h: float) -> float:
         """How far the noise of a group moves, in units of sigma: sqrt(group) h."""
         return math.sqrt(self.group) * h
+
+    @property
+    def num_fourth_moments(self) -> int:
+        """Over how many certification outputs, the first ones, fourth moments are taken (theory T12)."""
+        return max(self.m // 5, min(self.m, 2048))
+
+    def shared(self) -> MeanBudget:
+        """Return the budget of each of two theorems that answer together: half of both failure probabilities."""
+        return replace(self, alpha_1=self.alpha_1 / 2.0, alpha_2=self.alpha_2 / 2.0)
 
     def tails(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Ranks (J,), ascending, and bounds (J,) on the mass beyond the distances of these ranks.

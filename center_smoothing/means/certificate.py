@@ -16,6 +16,7 @@ from center_smoothing import bounds
 from center_smoothing.budget import Coverage
 from center_smoothing.certificate_base import ROUNDING, CertificateBase, last_where
 from center_smoothing.means.budget import MeanBudget
+from center_smoothing.means.directions import DirectionalMoments
 
 # Covers the rounding of a mean of up to 2^16 outputs, relative to their norms (docs/theory.md, T11).
 _MEAN_ROUNDING = 2.0**-36
@@ -36,7 +37,7 @@ class MeanOutput:
 
 @dataclass(frozen=True, eq=False)
 class MeanCertificate(CertificateBase):
-    """One sampling run around one input, and every answer that it holds (theory T11).
+    """One sampling run around one input, and every answer that it holds (theory T11 and T12).
 
     The promise, for one x' fixed beforehand: with probability at least 1 - alpha over the noise of both runs,
     d(center(x), center(x')) <= eps_out(eps_in) for all eps_in >= ||x - x'||_2 together, unless one of the two abstains.
@@ -49,6 +50,7 @@ class MeanCertificate(CertificateBase):
         budget: the sample sizes and failure probabilities that were used.
         output: the smoothed output at x.
         smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
+        moments: of the certification outputs along each direction (theory T12); None where the distance is no norm.
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -57,6 +59,7 @@ class MeanCertificate(CertificateBase):
     budget: MeanBudget
     output: MeanOutput
     smoothing_loss: float
+    moments: DirectionalMoments | None = None
 
     non_finite_count_as: ClassVar[str] = "at the bound on distances"
     _BUDGET: ClassVar[str] = "mean_budget"
@@ -71,12 +74,14 @@ class MeanCertificate(CertificateBase):
         return self.budget.m
 
     def theorem(self, eps_in: float) -> str:
-        """Return which statement of docs/theory.md gives eps_out: "T11"."""
-        return "T11"
+        """Return which statement of docs/theory.md gives eps_out(eps_in): "T11" or "T12"."""
+        h = float(eps_in) / self.sigma
+        return "T12" if self._by_directions(h) < self._by_distances(h) else "T11"
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the bound by name, for :meth:`from_kept`."""
-        return {"bound": np.array(self.bound, dtype=np.float64)}
+        """Return the bound and the moments by name, for :meth:`from_kept`."""
+        kept = {"bound": np.array(self.bound, dtype=np.float64)}
+        return kept if self.moments is None else {**kept, "moments": self.moments.as_array()}
 
     @classmethod
     def from_kept(
@@ -95,6 +100,7 @@ class MeanCertificate(CertificateBase):
             budget=MeanBudget.from_dict(described["budget"]),
             output=MeanOutput(center, bool(described["abstained"])),
             smoothing_loss=float(described["smoothing_loss"]),
+            moments=DirectionalMoments.from_array(kept["moments"]) if "moments" in kept else None,
         )
 
     def _described(self) -> dict[str, float]:
@@ -103,17 +109,34 @@ class MeanCertificate(CertificateBase):
     @cached_property
     def _steps(self) -> tuple[NDArray[np.float64], bounds.MeanBound]:
         """The tails at x, and what bounds a mean of distances that have these tails after their shift."""
-        edges, tails = tail_steps(self.distances, self.bound, self.budget)
-        return tails, bounds.MeanBound(edges, self.budget.num_terms, self.budget.alpha_1)
+        budget = self._part
+        edges, tails = tail_steps(self.distances, self.bound, budget)
+        return tails, bounds.MeanBound(edges, budget.num_terms, budget.alpha_1)
+
+    @property
+    def _part(self) -> MeanBudget:
+        """The budget that each of the two theorems has for itself."""
+        return self.budget if self.moments is None else self.budget.shared()
 
     def _eps_out(self, h: float, coverage: Coverage = "dkw", answers: int = 1) -> float:
         """Return the certified output radius at h; all answers hold together, whatever was asked for."""
         if self.abstained:
             return math.inf
-        tails, mean_bound = self._steps
-        mean = mean_bound(bounds.gaussian_shifts_up(tails, self.budget.shift(h)))
+        moved = min(self._by_distances(h), self._by_directions(h))
         rounded = max(_MEAN_ROUNDING, self.budget.n * 2.0**-52) * self.bound
-        return math.nextafter((mean + rounded) * ROUNDING, math.inf)
+        return math.nextafter((moved + rounded) * ROUNDING, math.inf)
+
+    def _by_distances(self, h: float) -> float:
+        """Return how far the mean moves at most, by the distances from it (T11)."""
+        tails, mean_bound = self._steps
+        return mean_bound(bounds.gaussian_shifts_up(tails, self.budget.shift(h)))
+
+    def _by_directions(self, h: float) -> float:
+        """Return how far the mean moves at most, by the moments along each direction (T12)."""
+        if self.moments is None:
+            return math.inf
+        part = self._part
+        return self.moments.radius(h, n=part.n, bound=self.bound, alpha_1=part.alpha_1, alpha_2=part.alpha_2)
 
     def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
         """Return sigma times the largest h with that radius; inf where the bound never exceeds it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from center_smoothing.certificate_base import ROUNDING
 from center_smoothing.distances.base import Distance, to_float64
 from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
+from center_smoothing.means.directions import Directions, outputs_at_once
 from center_smoothing.noise import BLOCK, Stage, check_point
 from center_smoothing.sampling import BaseFunction, BatchSize
 from center_smoothing.scalars import format_up, plain, rounded_up
@@ -29,7 +30,7 @@ class MeanSmoother(Smoother):
     """Smooths a base function f into the mean of its noisy outputs.
 
     This is another function than the center that :class:`CenterSmoother` gives, with certificates of its own
-    (theory T11). It takes a distance that is convex in the output and a bound on distances, of which one of
+    (theory T11 and T12). It takes a distance that is convex in the output and a bound on distances, of which one of
     ``clip_norm`` and ``bound`` must be given.
 
     Args:
@@ -121,13 +122,10 @@ class MeanSmoother(Smoother):
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
-        blocks = _regrouped(self._draw(x, example, Stage.MEAN, self.budget.n), BLOCK)
-        mean = reduce(torch.add, (to_float64(block).sum(dim=0) for block in blocks)) / self.budget.n
-        abstained = not bool(torch.isfinite(mean).all())
-        return MeanOutput(torch.zeros_like(mean) if abstained else mean, abstained)
+        return self._mean(x, example)[0]
 
     def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> MeanCertificate:
-        """Return the smoothed function at x and what holds around it (theory T11).
+        """Return the smoothed function at x and what holds around it (theory T11 and T12).
 
         Arguments and the smoothed output are those of :meth:`smooth`. A mean has one look, so that ``stop`` is never
         asked.
@@ -136,9 +134,12 @@ class MeanSmoother(Smoother):
             ValueError: as in :meth:`smooth`, and if an output is further away than ``bound``, or than ``clip_norm``
                 and a distance that is what it declares permit.
         """
-        output = self.smooth(x, example=example)
-        bound = self._bound_around(output.center)
-        distances = self._distances(x, example, output, bound)
+        output, pilot = self._mean(x, example)
+        bound, directions = self._bound_around(output.center), None
+        if self.distance.norm is not None and not output.abstained:
+            count = self.budget.num_fourth_moments
+            directions = Directions(self.distance, output.center, pilot, fourth_count=count)
+        distances = self._distances(x, example, output, bound, directions)
         distances.sort()
         return MeanCertificate(
             distances=distances,
@@ -147,6 +148,7 @@ class MeanSmoother(Smoother):
             budget=self.budget,
             output=output,
             smoothing_loss=self._smoothing_loss(x, output),
+            moments=None if directions is None else directions.moments(),
         )
 
     @property
@@ -161,6 +163,18 @@ class MeanSmoother(Smoother):
         heading = f"{'tail':>9} {'tail * B':>9}  the part of eps_out that no sample shows, B <= {rounded_up(bound)}"
         return [heading] + [f"{rounded_up(tail, 6):>9} {format_up(tail * bound):>9}" for tail in tails]
 
+    def _mean(self, x: Tensor, example: int) -> tuple[MeanOutput, Tensor]:
+        """Return the mean of n outputs, and the first of these (N, *out)."""
+        pilot: list[Tensor] = []
+        total = torch.zeros(())
+        for block in map(to_float64, _regrouped(self._draw(x, example, Stage.MEAN, self.budget.n), BLOCK)):
+            if len(pilot) * BLOCK < outputs_at_once(block[0].numel()):
+                pilot.append(block)
+            total = block.sum(dim=0) + total.to(block.device)
+        mean = total / self.budget.n
+        abstained = not bool(torch.isfinite(mean).all())
+        return MeanOutput(torch.zeros_like(mean) if abstained else mean, abstained), torch.cat(pilot)
+
     def _draw(self, x: Tensor, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
         """Outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""
         return map(self.distance.only_outputs, self.outputs.draw(x, example=_key(x, example), stage=stage, count=count))
@@ -174,11 +188,15 @@ class MeanSmoother(Smoother):
         norm = self.distance(torch.zeros_like(center), center).item()
         return self.distance.relaxation * (norm + self.clip_norm) * ROUNDING
 
-    def _distances(self, x: Tensor, example: int, output: MeanOutput, bound: float) -> NDArray[np.float64]:
+    def _distances(
+        self, x: Tensor, example: int, output: MeanOutput, bound: float, directions: Directions | None
+    ) -> NDArray[np.float64]:
         """Distances (m / group,) of the means of groups of fresh outputs from the center, as they are drawn."""
         distances, filled = np.empty(self.budget.num_distances), 0
         embedded = self.distance.embed(output.center.unsqueeze(0))
         draws = self._draw(x, example, Stage.CERTIFICATION, self.budget.m)
+        if directions is not None:
+            draws = _added(draws, directions, outputs_at_once(output.center.numel()))
         for outputs in _averaged(draws, self.budget.group):
             part = self.distance.compare(self.distance.embed(outputs), embedded)[:, 0]
             if not output.abstained:
@@ -288,6 +306,13 @@ def _regrouped(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
         rest = rows[whole:]
     if rest is not None and len(rest):
         yield rest
+
+
+def _added(batches: Iterator[Tensor], directions: Directions, size: int) -> Iterator[Tensor]:
+    """Yield the same rows, each once it is added to the moments."""
+    for rows in _regrouped(batches, size):
+        directions.add(rows)
+        yield rows
 
 
 def _averaged(batches: Iterator[Tensor], group: int) -> Iterator[Tensor]:

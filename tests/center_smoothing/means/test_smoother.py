@@ -355,9 +355,9 @@ def test_memory_does_not_grow_with_n_or_m(options: dict[str, float], group: int)
 
     gc.collect()
     before = live_bytes()
-    budget = MeanBudget(n=600, m=600, group=group)  # outputs of 96 MB
+    budget = MeanBudget(n=1800, m=1800, group=group)  # outputs of 288 MB each
     smoother(large, Lp(1), budget, batch_size=batch, **options).certify(torch.zeros(1))
-    assert max(peaks) - before < 3 * (64 + batch) * size * 8 < 600 * size * 8
+    assert max(peaks) - before < 7 * (64 + batch) * size * 8 < 1800 * size * 8
 
 
 def test_progress_adds_up_to_the_evaluations_of_the_budget() -> None:
@@ -485,7 +485,7 @@ def test_points_of_every_floating_point_type(dtype: torch.dtype) -> None:
 def test_golden() -> None:
     certificate = smoother(curved, seed=7).certify(point(), example=11)
     np.testing.assert_allclose(certificate.center.numpy(), [0.8755931562, -0.1685938540, 0.5319792040], rtol=1e-6)
-    radii = [1.03376721, 1.13554927, 1.24464029]
+    radii = [1.07037117, 1.17759175, 1.29274981]
     np.testing.assert_allclose(certificate.eps_out([0.0, 0.1, 0.2]), radii, rtol=1e-6)
 
 

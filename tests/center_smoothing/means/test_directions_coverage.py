@@ -1,0 +1,164 @@
+"""Monte Carlo: what theory T12 says of means fails no more often than it may, and broken variants are refuted."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import Tensor
+
+from center_smoothing import Distance, Lp, MeanBudget, MeanSmoother, TotalVariation
+from center_smoothing.means import directions
+from center_smoothing.means.directions import DirectionalMoments
+from tests.center_smoothing.refutation import refuted
+
+H, RATIO = 1.0, 1.5
+
+
+def hardest(xi: np.ndarray) -> np.ndarray:
+    """The function of the noise that moves most of all with its second and fourth moments (step 3 of T12)."""
+    a, c = directions._dual_point(round(H / directions._STEP_H), round(math.log(RATIO) / directions._STEP_RATIO))
+    y = np.expm1(H * xi - H * H / 2)
+    scale = math.sqrt(a / (3 * c))
+    return np.sign(y) * 2.0 * scale * np.sinh(np.arcsinh(1.5 * np.abs(y) / (a * scale)) / 3)
+
+
+def failures_of_expectation(runs: int, *, trusting: bool = False, m: int = 500) -> int:
+    """How often the bound on E' g of the hardest function is too small; trusting: with the sample's own moments."""
+    largest = float(hardest(np.array([4.0]))[0])
+
+    def cut(xi: np.ndarray) -> np.ndarray:
+        return np.where(np.abs(xi) <= 4.0, hardest(xi), 0.0)
+
+    truth = integrate.quad(lambda xi: float(cut(np.array([xi]))[0]) * stats.norm.pdf(xi - H), -4, 4, limit=200)[0]
+    rng, failures, alpha = np.random.default_rng(0), 0, 0.5
+    for _ in range(runs):
+        g = cut(rng.standard_normal(m))
+        moments = DirectionalMoments(
+            count=m, second_count=m, fourth_count=m, outside=0, largest=largest, spread=largest,
+            offset=max(0.0, float(g.mean())), second=float((g**2).mean()), fourth=float((g**4).mean()),
+        )  # fmt: skip
+        offset = float(g.mean())
+        if trusting:
+            bound = offset + directions.largest_shift(H, moments.second**0.5, moments.fourth**0.25)
+        else:
+            _, second, fourth, _, first = (alpha * share for share in directions._SHARES)
+            rho_2 = directions.hoeffding_mean_upper(moments.second, largest**2, m, second) ** 0.5
+            rho_4 = directions.hoeffding_mean_upper(moments.fourth, largest**4, m, fourth) ** 0.25
+            confidence = moments._first_moment(rho_2, first) - moments.offset
+            bound = offset + confidence + directions.largest_shift(H, rho_2, rho_4)
+        failures += bound < truth
+    return failures
+
+
+def test_the_hardest_function_moves_no_further_than_its_bound() -> None:
+    assert not refuted(failures_of_expectation(1000), 1000, 0.5 * 0.6)
+
+
+def test_moments_without_their_confidence_would_be_noticed() -> None:
+    assert refuted(failures_of_expectation(1000, trusting=True), 1000, 0.2)
+
+
+def line(z: Tensor) -> Tensor:
+    """A linear map whose top singular vector is the first coordinate's; small scatter everywhere else."""
+    return torch.cat([z[:, :1], 0.2 * z[:, 1:]], dim=1)
+
+
+def rare_direction(z: Tensor) -> Tensor:
+    """Outputs that leave their usual place in a direction that a sample sees rarely, up to the clipping norm."""
+    far = (z[:, :1] > 3.0).to(z.dtype)
+    return torch.cat([0.1 * z[:, 1:], 20.0 * far], dim=1)
+
+
+def just_outside(z: Tensor) -> Tensor:
+    """A second shell a little beyond what a pilot usually shows, where the first coordinate is large."""
+    return z * torch.where(z[:, :1] > 2.2, 1.6, 1.0)
+
+
+def image(z: Tensor) -> Tensor:
+    """Grey images 4 x 4 that move as a whole with the first coordinate."""
+    pattern = torch.linspace(0.0, 1.0, 16, dtype=z.dtype).reshape(1, 1, 4, 4)
+    return z[:, 0].reshape(-1, 1, 1, 1) * pattern + 0.1 * z.reshape(-1, 1, 4, 4)
+
+
+CASES: list[tuple[Distance, Callable[[Tensor], Tensor], float]] = [
+    *((Lp(p), line, 1.0) for p in (1, 2, math.inf)),
+    *((Lp(p), rare_direction, 2.0) for p in (1, 2, math.inf)),
+    *((Lp(p), just_outside, 1.0) for p in (1, 2, math.inf)),
+    (TotalVariation(1), image, 0.5),
+    (TotalVariation(2), image, 1.0),
+]
+
+
+def moved_and_certified(
+    distance: Distance, model: Callable[[Tensor], Tensor], h: float, runs: int, clip_norm: float = 25.0
+) -> tuple[list[float], list[float], list[str]]:
+    """How far the mean moves along the first coordinate, what is certified, and by which theorem; sigma = 1."""
+    budget = MeanBudget(n=4096, m=4096, alpha_1=0.1, alpha_2=0.1)
+    smoother = MeanSmoother(model, distance, sigma=1.0, budget=budget, clip_norm=clip_norm, batch_size=1024)
+    x = torch.zeros(16, dtype=torch.float64)
+    there = x.clone()
+    there[0] = h
+    moved, certified, theorems = [], [], []
+    for run in range(runs):
+        certificate = smoother.certify(x, example=run)
+        moved.append(distance(certificate.center[None], smoother.smooth(there, example=run).center[None]).item())
+        certified.append(certificate.eps_out(h))
+        theorems.append(certificate.theorem(h))
+    return moved, certified, theorems
+
+
+@pytest.mark.parametrize(("distance", "model", "h"), CASES)
+def test_the_promise_of_means_holds(distance: Distance, model: Callable[[Tensor], Tensor], h: float) -> None:
+    moved, certified, _ = moved_and_certified(distance, model, h, 6)
+    assert not refuted(sum(a > b for a, b in zip(moved, certified, strict=True)), 6, 0.2)
+    assert max(moved) > 0.1 * h  # it is an attack
+
+
+def test_a_linear_function_is_certified_by_its_directions() -> None:
+    """In many dimensions T11 pays for the whole shell, T12 for one direction."""
+    moved, certified, theorems = moved_and_certified(Lp(2), line, 0.5, 2, clip_norm=8.0)
+    assert theorems == ["T12"] * 2
+    assert all(0.4 < a < b < 1.5 for a, b in zip(moved, certified, strict=True))
+
+
+def test_a_mean_without_its_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directions, "largest_shift", lambda h, second, fourth: 0.0)
+    moved, certified, _ = moved_and_certified(Lp(2), line, 1.0, 12, clip_norm=8.0)
+    assert refuted(sum(a > b for a, b in zip(moved, certified, strict=True)), 12, 0.2)
+
+
+def test_a_tail_without_its_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directions.bounds, "gaussian_shifts_up", lambda masses, h: masses)
+    moved, certified, _ = moved_and_certified(Lp(2), rare_direction, 2.5, 12)
+    assert refuted(sum(a > b for a, b in zip(moved, certified, strict=True)), 12, 0.2)
+
+
+def test_weights_counted_without_their_constant_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """C of `||v|| <= C |v|_w` left out."""
+    original = directions.Directions.moments
+
+    def moments(self: directions.Directions) -> DirectionalMoments:
+        self._factor = 1.0
+        return original(self)
+
+    monkeypatch.setattr(directions.Directions, "moments", moments)
+    moved, certified, _ = moved_and_certified(TotalVariation(1), image, 1.0, 12, clip_norm=25.0)
+    assert refuted(sum(a > b for a, b in zip(moved, certified, strict=True)), 12, 0.2)
+
+
+def test_certificates_do_not_depend_on_the_batch_size_and_come_back_from_disk(tmp_path: object) -> None:
+    budget = MeanBudget(n=200, m=600)
+    x = torch.zeros(16, dtype=torch.float64)
+    one, other = (
+        MeanSmoother(line, Lp(2), sigma=1.0, budget=budget, clip_norm=10.0, batch_size=size).certify(x)
+        for size in (7, 300)
+    )
+    assert one.moments == other.moments
+    assert one.eps_out([0.0, 0.5, 2.0]).tolist() == other.eps_out([0.0, 0.5, 2.0]).tolist()
+    one.save(f"{tmp_path}/certificate.npz")
+    back = type(one).load(f"{tmp_path}/certificate.npz")
+    assert back.moments == one.moments
+    assert back.eps_out(0.5) == one.eps_out(0.5)
