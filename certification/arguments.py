@@ -145,8 +145,10 @@ def parse(args: Sequence[str] | None) -> Arguments:
     given_words = argument_types.files_first(sys.argv[1:] if args is None else args)
     joined = argument_types.join_values(argument_types.join_values(given_words, "--m"), "--from", by="\0")
     words, model, trained = _users_model(joined)
-    parser = _parser(with_classes=any(map(_NAMES_A_CLASS.match, words)))
-    parser.set_defaults(data=_data_that_arguments_change(words, trained))
+    data = _data_that_arguments_change(words, trained)
+    made = model is not None or data is not None
+    parser = _parser(with_classes=made or any(map(_NAMES_A_CLASS.match, words)))
+    parser.set_defaults(data=data)
     try:
         with class_paths.parse_errors():
             options = parser.parse_args(words)

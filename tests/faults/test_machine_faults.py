@@ -87,7 +87,7 @@ def test_an_interruption_before_the_first_sample(
     tiny_command: list[str], told: Told, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("certify.preflight", lambda runs: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("certification.session.preflight", lambda runs: signal.raise_signal(signal.SIGTERM))
     line = stopped([*tiny_command, f"--out={tmp_path / 'out'}"], 1, capsys)
     told(SECTION, "an interruption before the first sample", line)
 

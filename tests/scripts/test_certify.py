@@ -583,7 +583,7 @@ def test_a_summary_of_something_else_is_one_line(
 ) -> None:
     (tmp_path / "summary.json").write_text('{"config": {}}')
     assert "--out must be another folder" in refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, *SWEEP)
-    assert "damaged certification" in refused(capsys, f"--from={tmp_path}", "--h=1")
+    assert "holds no finished example" in refused(capsys, f"--from={tmp_path}", "--h=1")
     (tmp_path / "summary.json").unlink()
     (tmp_path / "certificates.csv").write_text("mine")
     for radii in (["--h=0"], SWEEP):
