@@ -21,6 +21,13 @@ Array = NDArray[np.float64]
 
 
 @pytest.fixture(autouse=True)
+def _t11_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T11 has all of alpha, and not T12 beside it."""
+    for distance in (Lp, TotalVariation):
+        monkeypatch.setattr(distance, "norm", None)
+
+
+@pytest.fixture(autouse=True)
 def _no_remembered_tails() -> Iterator[None]:
     """Broken variants must neither use nor leave behind bounds that are kept from call to call."""
     mean_budget._tails.cache_clear()
@@ -262,8 +269,7 @@ def edge_budget(alpha: float = 0.22) -> MeanBudget:
 
 
 @pytest.mark.parametrize("h", [1.0, 2.0])
-def test_the_promise_holds_where_chance_decides(h: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Lp, "norm", None)  # T11 with all of alpha, and not T12 beside it
+def test_the_promise_holds_where_chance_decides(h: float) -> None:
     failures = failures_at_the_edge(edge_budget(), 1.3, 150, h)
     assert not refuted(failures, 150, 0.22)
     assert failures > 0
