@@ -116,7 +116,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page, (ROOT / page).rea
 COMMANDS = [(block, command) for block in BLOCKS if block.language == "bash" for command in commands_of(block)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it turns W&B off, for no other file of tests
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder as a user's clone has it after one training and one certification, all tiny."""
     folder = tmp_path_factory.mktemp("workspace")

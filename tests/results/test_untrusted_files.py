@@ -78,8 +78,8 @@ def certified() -> tuple[Any, list[Row]]:
 
 def test_rows_of_the_distances_are_taken(certified: tuple[Any, list[Row]]) -> None:
     certificate, rows = certified
-    check_rows(rows, {3: certificate}, CONFIG)
-    check_rows(rows[:1], {3: certificate}, CONFIG)
+    check_rows(rows, certificate, CONFIG)
+    check_rows(rows[:1], certificate, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ def test_rows_that_are_not_those_of_the_distances_are_refused(
 ) -> None:
     certificate, rows = certified
     with pytest.raises(ValueError, match="example 3 has "):
-        check_rows([rows[0], replace(rows[1], **change)], {3: certificate}, CONFIG)
+        check_rows([rows[0], replace(rows[1], **change)], certificate, CONFIG)
 
 
 def test_another_coverage_or_noise_level_of_the_configuration_is_found(certified: tuple[Any, list[Row]]) -> None:
     certificate, rows = certified
     for change in ({"sigma": 1.0}, {"eps_in": [0.05, 0.1, *(0.2 + 0.001 * step for step in range(98))]}):
         with pytest.raises(ValueError, match="example 3 has "):
-            check_rows(rows, {3: certificate}, {**CONFIG, **change})
+            check_rows(rows, certificate, {**CONFIG, **change})
 
 
 @pytest.mark.parametrize(

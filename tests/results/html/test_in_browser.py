@@ -85,6 +85,7 @@ def certification(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = CertificationFolder(tmp_path_factory.mktemp("certification"))
     folder.create()
     config = {"model": "Autoencoder", "relaxation": 1.0, "coverage": "pointwise", "budget": BUDGET.as_dict()}
+    config |= {"sigma": 0.25, "eps_in": [0.25, 0.5]}
     folder.write_summary({"config": config, "device": "a device with a long name " * 5, "results": []})
     generator = np.random.default_rng(0)
     for index in range(12):
