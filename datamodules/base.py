@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
-class Images(Dataset[dict[str, Tensor]]):
+class Images(Dataset[dict[str, Tensor]], ABC):
     """A data set of images that says how many they are."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Return the number of images."""
-        raise NotImplementedError
 
 
 class IndexedImages(Images):
