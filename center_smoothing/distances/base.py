@@ -18,6 +18,8 @@ _INTEGERS_END = 2.0**53
 
 
 Norm = Literal["l1", "l2", "linf", "l1 of l2"]
+# What a class must not change where it keeps the norm of another.
+_OF_THE_NORM = {"_embed", "_compare", "_compare_paired", "embed", "compare", "paired", "pairwise", "__call__"}
 
 
 class Distance(ABC):
@@ -52,10 +54,12 @@ class Distance(ABC):
         return None
 
     def __init_subclass__(cls) -> None:
-        """Compare pairs by a subclass's own ``_compare``, not by an inherited ``_compare_paired``."""
+        """Drop the inherited way to compare pairs, and the inherited norm, where a subclass embeds or compares anew."""
         super().__init_subclass__()
         if "_compare" in vars(cls) and "_compare_paired" not in vars(cls):
             cls._compare_paired = Distance._compare_paired  # type: ignore[method-assign]  # chosen by class
+        if "norm" not in vars(cls) and not _OF_THE_NORM.isdisjoint(vars(cls)):
+            cls.norm = Distance.norm  # type: ignore[method-assign]
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Return distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""

@@ -176,3 +176,14 @@ def test_what_is_kept_comes_back_and_damaged_numbers_do_not() -> None:
     for values in (moments.as_array()[:8], moments.as_array() * math.nan, moments.as_array()[::-1]):
         with pytest.raises(ValueError, match="directions must"):
             DirectionalMoments.from_array(values)
+
+
+def test_a_class_that_compares_in_another_way_has_no_norm_of_its_parent() -> None:
+    class Halved(Lp):
+        def _embed(self, z: Tensor) -> Tensor:
+            return z.flatten(1).tanh()
+
+    class Named(Lp):
+        """The same distance under another name."""
+
+    assert (Halved(2).norm, Named(2).norm, Lp(2).norm) == (None, "l2", "l2")
