@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 
-# Files that take longest, which start first, so that no worker is left with one at the end.
+# Files that take longest, which start first, so that no worker is left with one at the end; and their folders, each of
+# which stays together, as its fixtures change the environment until another folder's do.
 _LONG = {
     *("test_certify.py", "test_code_blocks.py", "test_readme.py", "test_certify_attack.py", "test_certify_speed.py"),
     *("test_panel.py", "test_processes.py", "test_machine_faults.py", "test_certify_photos.py"),
 }
+_LONG_FOLDERS = {"docs", "experiments", "faults", "scripts"}
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("repeatable")
@@ -32,7 +34,12 @@ settings.load_profile("repeatable")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest files start first."""
-    items.sort(key=lambda item: item.path.name not in _LONG)
+
+    def order(item: pytest.Item) -> tuple[bool, str, bool]:
+        folder = item.path.parent
+        return folder.name not in _LONG_FOLDERS, str(folder), item.path.name not in _LONG
+
+    items.sort(key=order)
 
 
 @pytest.fixture(params=[1, 2])
