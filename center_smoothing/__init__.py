@@ -28,6 +28,9 @@ from center_smoothing.distances import (
 from center_smoothing.means.budget import MeanBudget, MeanPlan
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
 from center_smoothing.means.smoother import MeanSmoother
+from center_smoothing.medians.budget import MedianBudget, MedianPlan
+from center_smoothing.medians.certificate import MedianCertificate, MedianOutput
+from center_smoothing.medians.smoother import MedianSmoother
 from center_smoothing.smoother import CenterSmoother
 from center_smoothing.smoother_base import Smoother
 from center_smoothing.smoothers import SMOOTHERS
@@ -57,6 +60,11 @@ __all__ = [
     "MeanOutput",
     "MeanPlan",
     "MeanSmoother",
+    "MedianBudget",
+    "MedianCertificate",
+    "MedianOutput",
+    "MedianPlan",
+    "MedianSmoother",
     "ObjectDistance",
     "OnnxModel",
     "Perceptual",

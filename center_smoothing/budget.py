@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol, Self
 
+from torch import Tensor
+
 from center_smoothing import bounds, margins
 from center_smoothing.scalars import make_plain, plain, rounded_up
 
@@ -56,6 +58,7 @@ class Budget(ABC):
 
     Attributes:
         methods: what rows of results may be labelled with.
+        depends_on_outputs: whether what can be certified depends on what outputs are like, see :meth:`for_output`.
         n: outputs that the smoothed function is made of.
         m: certification outputs, at most.
         looks: how often they are looked at; sampling may stop at each look.
@@ -64,6 +67,7 @@ class Budget(ABC):
     """
 
     methods: ClassVar[tuple[str, ...]]
+    depends_on_outputs: ClassVar[bool] = False
     n: int
     m: int
     looks: int = 1
@@ -107,9 +111,9 @@ class Budget(ABC):
     def plan(self, h: float) -> PlanBase:
         """Return what this budget can certify at h = eps_in / sigma, before any sampling."""
 
-    @abstractmethod
     def scope(self, coverage: Coverage) -> tuple[str, str]:
         """Return a label and words for what holds together, of answers with that coverage."""
+        return coverage, _SCOPES[coverage]
 
     @property
     @abstractmethod
@@ -137,6 +141,10 @@ class Budget(ABC):
 
     def without_averages(self) -> Self:
         """Return the same budget for outputs that cannot be averaged."""
+        return self
+
+    def for_output(self, output: Tensor) -> Self:
+        """Return the same budget for a function with such outputs (*out)."""
         return self
 
     @abstractmethod
@@ -399,10 +407,6 @@ class SmoothingBudget(Budget):
     def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
         """Return whether R is one of m distances at h."""
         return self.ranks(h, m=m, coverage=coverage, answers=answers).distances <= m
-
-    def scope(self, coverage: Coverage) -> tuple[str, str]:
-        """Return the coverage and, in words, what holds together with it."""
-        return coverage, _SCOPES[coverage]
 
     @property
     def settings(self) -> str:

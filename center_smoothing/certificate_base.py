@@ -116,6 +116,18 @@ class CertificateBase(ABC):
         """
         return self._answer("eps_out", eps_out, coverage, lambda value, answers: self._eps_in(value, coverage, answers))
 
+    def box(self, eps_in: float, *, coverage: Coverage = "pointwise") -> tuple[Tensor, Tensor] | None:
+        """Return between which numbers each coordinate of the smoothed output stays; None where no box is certified.
+
+        Args:
+            eps_in: input radius, at least 0, in units of x.
+            coverage: as in :meth:`eps_out`.
+
+        Returns:
+            The lower and the upper ends, (*out) each; infinite where there are none. All coordinates hold together.
+        """
+        return None
+
     @abstractmethod
     def theorem(self, eps_in: float) -> str:
         """Return which statement of docs/theory.md gives the pointwise eps_out(eps_in): "T3", say."""

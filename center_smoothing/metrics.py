@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from center_smoothing.medians import upper_median
+from center_smoothing.upper_median import upper_median
 
 Values = Tensor | NDArray[Any] | Sequence[float]
 

@@ -25,7 +25,8 @@ class Smoother(ABC):
         kind: its name, a word for what it makes of noisy outputs.
         budget_type: of its budgets.
         certificate_type: of its certificates.
-        needs_convex: whether the distance must be convex in the output.
+        needs: what its distances must be, in words; empty for those that take any.
+        why: the reason, in words.
         needs_bound: whether ``clip_norm`` or ``bound`` must be given.
         distance: between outputs.
         budget: sample sizes and failure probabilities.
@@ -35,7 +36,8 @@ class Smoother(ABC):
     kind: ClassVar[str]
     budget_type: ClassVar[type[Budget]]
     certificate_type: ClassVar[type[CertificateBase]]
-    needs_convex: ClassVar[bool] = False
+    needs: ClassVar[str] = ""
+    why: ClassVar[str] = ""
     needs_bound: ClassVar[bool] = False
     budget: Budget
 
@@ -61,6 +63,21 @@ class Smoother(ABC):
             progress=progress,
             after=after,
         )
+
+    @classmethod
+    def takes(cls, distance: Distance) -> bool:
+        """Return whether the smoothed function can be certified in terms of a distance: one that it :attr:`needs`."""
+        return True
+
+    @classmethod
+    def check_distance(cls, distance: object) -> None:
+        """Raise ValueError unless an object is a distance that the smoothed function :meth:`takes`."""
+        if not isinstance(distance, Distance):
+            raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}")
+        if not cls.takes(distance):
+            raise ValueError(
+                f"distance must be one {cls.needs}, as TotalVariation() and Lp() are, got {distance!r}: {cls.why}"
+            )
 
     @property
     def sigma(self) -> float:
@@ -88,6 +105,10 @@ class Smoother(ABC):
             example: as for :meth:`smooth`.
             stop: asked at each of the budget's looks but the last whether its certificate will do.
         """
+
+    def look_at(self, x: Tensor) -> None:
+        """Evaluate f at x (*in) once, for the budget to know what its outputs are like (:meth:`Budget.for_output`)."""
+        self.budget = self.budget.for_output(self.outputs.base_output(x))
 
     @property
     def plan_settings(self) -> str:

@@ -109,16 +109,13 @@ def check_smoother(
     if bounding and not kind.needs_bound:
         bounded = " or ".join(name for name, other in SMOOTHERS.items() if other.needs_bound)
         raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother {bounded}, got {smoother}")
-    if kind.needs_convex and not distance_by_name(distance).convex:
-        convex = ", ".join(name for name, known in DISTANCES.items() if known.convex)
-        raise ValueError(
-            f"--smoother={smoother} needs a distance that is convex in the output ({convex}), got {distance}: by that "
-            "distance a mean may be further away than each of its outputs"
-        )
+    if not kind.takes(distance_by_name(distance)):
+        fitting = ", ".join(name for name, known in DISTANCES.items() if kind.takes(known))
+        raise ValueError(f"--smoother={smoother} needs a distance {kind.needs} ({fitting}), got {distance}: {kind.why}")
     if budget not in (found := budgets_of(smoother)):
         raise ValueError(f"--budget must be one of {', '.join(found)} for --smoother={smoother}, got {budget}")
     if foreign and smoother != DEFAULT_SMOOTHER:
-        raise ValueError(f"{foreign[0]} is of centers alone: it must be left out with --smoother=mean")
+        raise ValueError(f"{foreign[0]} is of centers alone: it must be left out with --smoother={smoother}")
     if kind.needs_bound and len(bounding) != 1:
         wanted = " or ".join(bounds) if len(bounds) == 1 else f"exactly one of {' and '.join(bounds)}"
         raise ValueError(

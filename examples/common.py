@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from center_smoothing import CenterSmoother, Certificate, SmoothingBudget
-from center_smoothing.medians import upper_median
+from center_smoothing.upper_median import upper_median
 from command_line.argument_types import count
 from command_line.errors import fail
 from command_line.named import check_certifiable

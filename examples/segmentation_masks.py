@@ -24,7 +24,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from center_smoothing import CenterSmoother, Certificate, MaskJaccard
-from center_smoothing.medians import upper_median
+from center_smoothing.upper_median import upper_median
 from command_line.errors import user_errors
 from examples import common
 

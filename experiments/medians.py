@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from center_smoothing.medians import upper_median
+from center_smoothing.upper_median import upper_median
 
 _RESAMPLES = 2_000
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from center_smoothing.attack import AttackBudget
 from center_smoothing.files import atomic_write
-from center_smoothing.medians import upper_median
+from center_smoothing.upper_median import upper_median
 from lightning_modules import CertifiedExample
 from results.folder import CertificationFolder
 from results.rows import AttackedRow, Row, attacked_rows

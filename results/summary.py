@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from center_smoothing.medians import upper_median
+from center_smoothing.upper_median import upper_median
 from results.rows import AttackedRow, Row, attacked_rows
 
 

@@ -39,7 +39,7 @@ CORE = {
     "discrete_gaussian": set(),
     "safe_arrays": set(),
     "files": set(),
-    "medians": set(),
+    "upper_median": set(),
     "noise": {"discrete_gaussian", "scalars"},
     "sampling": {"base_functions", "noise", "scalars"},
     "margins": {"bounds"},
@@ -56,10 +56,11 @@ CORE = {
     "stopping": {"bounds", "budget", "certificate", "scalars"},
     "planner": {"bounds", "budget", "scalars", "stopping"},
     "means": {"bounds", "budget", "certificate_base", "distances", "noise", "sampling", "scalars", "smoother_base"},
-    "smoothers": {"means", "smoother", "smoother_base"},
+    "medians": {"bounds", "budget", "certificate_base", "distances", "noise", "sampling", "scalars", "smoother_base"},
+    "smoothers": {"means", "medians", "smoother", "smoother_base"},
     "audit": {"distances", "noise", "sampling"},
     "attack": {"certificate_base", "distances", "noise", "sampling", "scalars", "smoother_base"},
-    "metrics": {"bounds", "budget", "certificate", "distances", "medians", "sampling", "smoother"},
+    "metrics": {"bounds", "budget", "certificate", "distances", "sampling", "smoother", "upper_median"},
 }
 OF_THE_CORE_NEVER = {
     *("lightning", "pytorch_lightning", "wandb", "torchvision", "matplotlib", "jsonargparse", "mlxtend", "rich"),

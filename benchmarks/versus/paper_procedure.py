@@ -13,8 +13,8 @@ from torch import Tensor
 from benchmarks.versus.recorded_outputs import RecordedSmoother, Recording
 from center_smoothing import Certificate, Distance, SmoothingBudget
 from center_smoothing.budget import Ranks
-from center_smoothing.medians import upper_median
 from center_smoothing.noise import Stage
+from center_smoothing.upper_median import upper_median
 
 # The chance that what a full run gives lies outside of the interval that is told, half of it on either side.
 _OUTSIDE = 0.05

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.versus.paper_procedure import Estimate
 from center_smoothing import Certificate
-from center_smoothing.medians import upper_median
+from center_smoothing.upper_median import upper_median
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from center_smoothing.distances.base import Distance, replace_where
-from center_smoothing.distances.lp import euclidean
+from center_smoothing.distances.lp import Lp, euclidean
 
 # Chords beyond this are of angles well above a right angle, which the chord to the opposite point measures better.
 _WIDE = 1.7
+# Covers the rounding of a radius and a length: angles near a right one change much with their sine.
+_SINE_ROUNDING = 1.0 + 2.0**-28
 
 
 class Angular(Distance):
@@ -27,6 +29,11 @@ class Angular(Distance):
         tensor([0.5000], dtype=torch.float64)
     """
 
+    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+        """Return the angle of the cone around the center that holds the smallest l2 ball around the box."""
+        sine = sine_of_box(center, low, high)
+        return math.asin(sine) / math.pi if sine < 1.0 else 1.0
+
     def _embed(self, z: Tensor) -> Tensor:
         return unit_vectors(z)
 
@@ -39,6 +46,17 @@ class Angular(Distance):
         chord = euclidean(a, b)
         angle = replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(euclidean(a[rows], -b[rows])))
         return angle[:, 0, 0]
+
+
+def sine_of_box(center: Tensor, low: Tensor, high: Tensor) -> float:
+    """Bound the sine of the angle between the center and whatever lies in a box, see :meth:`Distance.box_radius`.
+
+    Returns:
+        The l2 radius of the box over the length of the center, rounded up; at 1 or above any angle is possible.
+    """
+    norm, radius = Lp(2), Lp(2).box_radius(center, low, high)
+    length = float(norm(torch.zeros_like(center)[None], center[None]))
+    return math.inf if length == 0.0 else radius / length * _SINE_ROUNDING
 
 
 def unit_vectors(z: Tensor) -> Tensor:

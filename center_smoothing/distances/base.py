@@ -18,8 +18,8 @@ _INTEGERS_END = 2.0**53
 
 
 Norm = Literal["l1", "l2", "linf", "l1 of l2"]
-# What a class must not change where it keeps the norm of another.
-_OF_THE_NORM = {"_embed", "_compare", "_compare_paired", "embed", "compare", "paired", "pairwise", "__call__"}
+# What a class must not change where it keeps what another knows of its distance.
+_OF_THE_DISTANCE = {"_embed", "_compare", "_compare_paired", "embed", "compare", "paired", "pairwise", "__call__"}
 
 
 class Distance(ABC):
@@ -53,13 +53,35 @@ class Distance(ABC):
         """
         return None
 
+    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+        """Bound d(center, y) for all y between two outputs, coordinate by coordinate; medians need it (theory T14).
+
+        Args:
+            center: (*out) float64, finite.
+            low: (*out) float64, finite, nowhere above the center.
+            high: (*out) float64, finite, nowhere below the center.
+
+        Returns:
+            What no such distance exceeds, up to rounding: the relative error is as small as that of distances.
+
+        Raises:
+            ValueError: for a distance that has no such bound, see :attr:`bounds_boxes`.
+        """
+        raise ValueError(f"distance must be one that is bounded over boxes, got {self!r}")
+
+    @property
+    def bounds_boxes(self) -> bool:
+        """Whether :meth:`box_radius` has a bound."""
+        return type(self).box_radius is not Distance.box_radius
+
     def __init_subclass__(cls) -> None:
-        """Drop the inherited way to compare pairs, and the inherited norm, where a subclass embeds or compares anew."""
+        """Drop what is inherited and need not hold where a subclass embeds or compares anew."""
         super().__init_subclass__()
         if "_compare" in vars(cls) and "_compare_paired" not in vars(cls):
             cls._compare_paired = Distance._compare_paired  # type: ignore[method-assign]  # chosen by class
-        if "norm" not in vars(cls) and not _OF_THE_NORM.isdisjoint(vars(cls)):
-            cls.norm = Distance.norm  # type: ignore[method-assign]
+        if not _OF_THE_DISTANCE.isdisjoint(vars(cls)):
+            for name in {"norm", "box_radius"} - set(vars(cls)):
+                setattr(cls, name, getattr(Distance, name))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Return distances of paired outputs: (N, *out), (N, *out) -> (N,) float64."""
@@ -217,6 +239,14 @@ def to_float64(z: Tensor) -> Tensor:
     if z.dtype in (torch.int64, torch.uint64) and bool((wide.abs() >= _INTEGERS_END).any()):
         raise ValueError(f"outputs must be numbers that float64 holds, got {z.dtype} of 2^53 or more")
     return wide
+
+
+def furthest(center: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the corner of a box that is furthest from the center in each coordinate, (*out).
+
+    For numbers as in :meth:`Distance.box_radius`. Distances that grow with each |a_i - b_i| are largest there.
+    """
+    return torch.where(high - center > center - low, high, low)
 
 
 def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice], Tensor]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,15 @@ class BoxJaccard(Distance):
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"boxes must be outputs (N, 4) of (x1, y1, x2, y2), got shape {tuple(boxes.shape)}")
         return (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
+
+    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+        """Return the largest distance to a box whose four numbers are each at one end (theory T14).
+
+        The distance grows as one number moves away from that of the center on either side. An empty box is there if
+        any can be, as is a box that is not empty.
+        """
+        ends = torch.stack([torch.stack(corner) for corner in product(*zip(low, high, strict=True))])
+        return float(self.pairwise(center[None], ends).max())
 
     def averages_of(self, outputs: Tensor) -> Tensor:
         """Return mean and median of the boxes that are not empty: corners of an empty one say nothing."""
@@ -83,6 +94,10 @@ class MaskJaccard(Distance):
     """
 
     averages = False
+
+    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+        """Return the distance to the mask without each pixel that may leave, and with each that may come."""
+        return float(self(center[None], torch.where(_pixels(center), low, high)[None]))
 
     def averages_of(self, outputs: Tensor) -> Tensor:
         """Return the majority vote (1, *shape): 1 where more than half of the masks have the pixel, else 0."""

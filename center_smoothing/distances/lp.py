@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, Norm, replace_where
+from center_smoothing.distances.base import Distance, Norm, furthest, replace_where
 
 # A root of squares below this may have lost differences whose squares are no normal float64 any more.
 SQUARES_VANISH = 1e-140
@@ -41,6 +41,10 @@ class Lp(Distance):
         """Which norm of a difference of embedded outputs it is."""
         norms: dict[float, Norm] = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
         return norms.get(self.p)
+
+    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+        """Return the distance to the furthest corner."""
+        return float(self(center[None], furthest(center, low, high)[None]))
 
     def _embed(self, z: Tensor) -> Tensor:
         return z.flatten(1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-from center_smoothing.distances.angular import unit_vectors
-from center_smoothing.distances.base import Distance
+from center_smoothing.distances.angular import sine_of_box, unit_vectors
+from center_smoothing.distances.base import Distance, furthest
 from center_smoothing.distances.lp import root_of_squares
 
 
@@ -24,6 +26,10 @@ class SquaredL2(Distance):
     relaxation = 2.0
     convex = True
     degree = 2.0
+
+    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+        """Return the distance to the furthest corner."""
+        return float(self(center[None], furthest(center, low, high)[None]))
 
     def _embed(self, z: Tensor) -> Tensor:
         return z.flatten(1)
@@ -52,6 +58,11 @@ class Cosine(SquaredL2):
 
     convex = False
     degree = 1.0
+
+    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+        """Return 1 - cos of the angle of the cone around the center that holds the smallest l2 ball around the box."""
+        sine = sine_of_box(center, low, high)
+        return sine * sine / (1.0 + math.sqrt(1.0 - sine * sine)) if sine < 1.0 else 2.0
 
     def _embed(self, z: Tensor) -> Tensor:
         return unit_vectors(z)

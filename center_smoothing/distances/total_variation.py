@@ -43,6 +43,14 @@ class TotalVariation(Distance):
         """Which norm of a difference of embedded outputs it is."""
         return "l1" if self.p == 1 else "l1 of l2"
 
+    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+        """Add up how far the difference of each pair of neighbours changes at most, which may be in different boxes."""
+        up, down = ((z - center).reshape(-1, *center.shape[-2:]) for z in (high, low))
+        gaps = torch.cat([_gaps(up, down), _gaps(up.mT, down.mT)], dim=1)
+        largest = gaps.max()  # squares of what is small beside it may vanish
+        norms = torch.linalg.vector_norm(gaps / torch.where(largest > 0.0, largest, 1.0), ord=self.p, dim=0)
+        return float(largest * norms.sum())
+
     def _embed(self, z: Tensor) -> Tensor:
         """Return the differences of the P pairs of neighbours: (N, C, H, W) -> (N, C, P)."""
         if z.ndim == 3:
@@ -77,6 +85,11 @@ class TotalVariation(Distance):
         return replace_where(
             distances, mask, lambda rows: _paired_sums_of_norms(zoomed(a[rows]), zoomed(b[rows])) / ZOOM
         )
+
+
+def _gaps(up: Tensor, down: Tensor) -> Tensor:
+    """Bound the changes of z[:, i + 1] - z[:, i] where z changes by ``down`` to ``up``: (C, H, W) -> (C, (H - 1) W)."""
+    return torch.maximum(up[:, 1:] - down[:, :-1], up[:, :-1] - down[:, 1:]).flatten(1)
 
 
 def _sums_of_norms(a: Tensor, b: Tensor) -> Tensor:

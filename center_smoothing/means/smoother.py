@@ -58,7 +58,9 @@ class MeanSmoother(Smoother):
     kind = "mean"
     budget_type = MeanBudget
     certificate_type = MeanCertificate
-    needs_convex = needs_bound = True
+    needs = "that is convex in the output"
+    why = "by that distance a mean may be further away than each of its outputs"
+    needs_bound = True
     budget: MeanBudget
 
     def __init__(
@@ -75,13 +77,7 @@ class MeanSmoother(Smoother):
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        if not isinstance(distance, Distance):
-            raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}")
-        if not distance.convex:
-            raise ValueError(
-                f"distance must be convex in the output, as TotalVariation() and Lp() are, got {distance!r}, which is "
-                "not convex in the output: a mean may be further away than each of the outputs"
-            )
+        self.check_distance(distance)
         if (clip_norm is None) == (bound is None):
             raise ValueError(
                 "give either clip_norm, to scale outputs z with d(0, z) > clip_norm towards zero, or bound, if you "
@@ -100,6 +96,11 @@ class MeanSmoother(Smoother):
             progress=progress,
             after=None if self.clip_norm is None else partial(clip, distance=distance, norm=self.clip_norm),
         )
+
+    @classmethod
+    def takes(cls, distance: Distance) -> bool:
+        """Return whether a distance is convex in the output."""
+        return distance.convex
 
     @property
     def largest_bound(self) -> float:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from center_smoothing.budget import Coverage
-from center_smoothing.medians import upper_median
 from center_smoothing.smoothers import DEFAULT_SMOOTHER
+from center_smoothing.upper_median import upper_median
 from results.attacks import LOWER_BOUND
 from results.certified_fraction import FractionCurve, certified_fractions
 from results.finished import MAX_SHOWN, Answers, FinishedCertification, Question, rows_by_index, spread

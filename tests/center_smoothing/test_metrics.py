@@ -13,8 +13,8 @@ from matplotlib import pyplot
 from torch import Tensor, distributed, multiprocessing
 from torchmetrics import MetricCollection
 
-from center_smoothing.medians import upper_median
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
+from center_smoothing.upper_median import upper_median
 
 MEDIANS = [MedianCertifiedRadius, MedianSmoothingLoss]
 METRICS = [*MEDIANS, AbstentionRate]

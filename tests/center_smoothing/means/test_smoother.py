@@ -425,7 +425,7 @@ def test_a_mean_is_no_further_away_than_the_average_output(distance: Distance) -
 @pytest.mark.parametrize("distance", [Angular(), BoxJaccard(), MaskJaccard()], ids=repr)
 def test_distances_that_are_not_convex_are_refused(distance: Distance) -> None:
     with pytest.raises(
-        ValueError, match=rf"as TotalVariation\(\) and Lp\(\) are, got {type(distance).__name__}\(\), wh"
+        ValueError, match=rf"as TotalVariation\(\) and Lp\(\) are, got {type(distance).__name__}\(\): by that"
     ):
         MeanSmoother(curved, distance, sigma=1.0, bound=1.0)
 

@@ -1,0 +1,1 @@
+"""Coordinate-wise medians: another smoothed function, its budget and its certificate."""

@@ -1,0 +1,203 @@
+"""How many samples and which failure probabilities medians take: fixed before any sample is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import takewhile
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from center_smoothing import bounds
+from center_smoothing.budget import Budget, Coverage, check_count
+from center_smoothing.scalars import make_plain, plain
+
+# The h whose ranks are kept are multiples of this: an answer between two of them is the one at the larger one.
+_STEP = 0.05
+# More order statistics than these are not kept: h beyond 12.8 would take more samples than can be drawn.
+_MAX_RANKS = 256
+
+
+@dataclass(frozen=True)
+class MedianPlan:
+    """What a budget of medians can certify at one h, known before sampling.
+
+    Attributes:
+        h: eps_in / sigma.
+        margin: D: medians at x' lie between the quantiles 1/2 - D and 1/2 + D of the outputs there (theory T14).
+        p: the mass at x that bounds the quantile 1/2 + D at x'.
+        rank: the box reaches up to the rank-th smallest of m numbers, and down to the rank-th largest; m + 1 where m
+            is too small.
+        least_m: least m with a certificate at this h; inf where float64 cannot tell p from 1.
+        evaluations: noisy copies that the base function f is evaluated on per example.
+        abstention_probability: 0, for every f with finite outputs.
+        certifiable: whether rank <= m, that is m >= least_m.
+    """
+
+    h: float
+    margin: float
+    p: float
+    rank: int
+    least_m: float
+    evaluations: int
+    abstention_probability: float
+    certifiable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedianBudget(Budget):
+    """Sample sizes and failure probabilities of medians and of their certificate (theory T14).
+
+    ``n`` is part of the smoothed function: a certificate speaks of the medians of n outputs at x and at x'.
+
+    Args:
+        n: outputs whose median is taken in each coordinate, an odd number.
+        m: certification outputs.
+        alpha_1: failure probability of the medians at x', in (0, 1/2].
+        alpha_2: failure probability of the certificate at x, in (0, 1/2].
+        numbers: N, of how many numbers an output consists. They share alpha_1 and alpha_2, and each has two sides.
+            A smoother takes it from the outputs (:meth:`for_output`); for plans before any output is seen.
+
+    Raises:
+        ValueError: for values out of range.
+
+    Example:
+        >>> plan = MedianBudget(n=10_001, m=20_000, numbers=784).plan(h=1.0)
+        >>> plan.evaluations, plan.rank, plan.least_m
+        (30001, 17317, 81.0)
+    """
+
+    methods: ClassVar[tuple[str, ...]] = ("median",)
+    depends_on_outputs: ClassVar[bool] = True
+
+    n: int = 10_001
+    m: int = 20_000
+    alpha_1: float = 0.005
+    alpha_2: float = 0.005
+    numbers: int = 1
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        make_plain(self)
+        for name in ("n", "m", "numbers"):
+            check_count(name, getattr(self, name))
+        for name in ("alpha_1", "alpha_2"):
+            bounds.check_alpha(getattr(self, name), name)
+        if self.n % 2 == 0:
+            raise ValueError(f"n must be odd, so that there is a middle one, got {self.n}; {self.n + 1} does")
+
+    @property
+    def method(self) -> Literal["median"]:
+        """What a row of results is labelled with."""
+        return "median"
+
+    @property
+    def delta(self) -> float:
+        """D, how far from one half the quantiles are between which medians lie."""
+        return _upper_mass(self) - 0.5
+
+    @property
+    def evaluations(self) -> int:
+        """Noisy copies that the base function is evaluated on per certificate.
+
+        The base output f(x), for the smoothing loss, is one evaluation more.
+        """
+        return self.n + self.m
+
+    @property
+    def evaluations_to_smooth(self) -> int:
+        """Noisy copies that the base function is evaluated on per smoothed output."""
+        return self.n
+
+    def for_output(self, output: Tensor) -> MedianBudget:
+        """Return the same budget, shared by the numbers of such an output (*out)."""
+        return replace(self, numbers=output.numel())
+
+    def rank(self, h: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> int:
+        """Return which order statistic bounds a coordinate at h from above, and from below counted from the largest.
+
+        Args:
+            h: eps_in / sigma, at least 0.
+            coverage: as in :meth:`center_smoothing.CertificateBase.eps_out`.
+            answers: how many are counted for ``"bonferroni"``.
+
+        Returns:
+            A 1-based rank; m + 1 where m outputs cannot bound it.
+        """
+        alpha = self.alpha_2 / (2 * self.numbers) / (answers if coverage == "bonferroni" else 1)
+        find = bounds.dkw_rank if coverage == "dkw" else bounds.order_statistic_rank
+        return find(self.m, bounds.gaussian_shift_up(_upper_mass(self), h), alpha)
+
+    def kept_ranks(self) -> NDArray[np.int64]:
+        """Return the ranks whose order statistics a certificate keeps: (G,) ascending, the last one m.
+
+        They are those of pointwise answers at h = 0, 0.05, 0.1, ..., as far as m is enough.
+        """
+        return _kept_ranks(self)
+
+    def abstention_probability(self) -> float:
+        """Return 0: of finite outputs a median always exists."""
+        return 0.0
+
+    def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
+        """Return whether m outputs, if they are finite, give a finite radius at h as one of so many answers."""
+        return replace(self, m=m).rank(h, coverage=coverage, answers=answers) <= m
+
+    @property
+    def settings(self) -> str:
+        """What a plan says of it besides n, m and alpha."""
+        return f"numbers={self.numbers}"
+
+    @property
+    def abstains(self) -> str:
+        """When the smoothed function abstains, in words."""
+        return "where a median is not finite"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader has to know of the smoothed output, sentences."""
+        return [f"The smoothed output holds the medians of {self.n:,} outputs under noise, number by number."]
+
+    def plan(self, h: float) -> MedianPlan:
+        """Return what this budget can certify at h = eps_in / sigma, before any sampling.
+
+        Raises:
+            ValueError: if h is negative or NaN.
+        """
+        h = plain(h)
+        p, rank = bounds.gaussian_shift_up(_upper_mass(self), h), self.rank(h)
+        return MedianPlan(
+            h=float(h),
+            margin=self.delta,
+            p=p,
+            rank=rank,
+            least_m=bounds.order_statistic_least_m(p, self.alpha_2 / (2 * self.numbers)),
+            evaluations=self.evaluations,
+            abstention_probability=self.abstention_probability(),
+            certifiable=rank <= self.m,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, from which an equal budget comes back but for ``numbers``, which an output tells."""
+        return {name: value for name, value in asdict(self).items() if name != "numbers"}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the budget of :meth:`as_dict`."""
+        return cls(**values)
+
+
+@lru_cache(maxsize=256)
+def _upper_mass(budget: MedianBudget) -> float:
+    """Return 1/2 + D with P[Bin(n, 1/2 + D) < (n + 1) / 2] <= alpha_1 / (2 N), rounded up (theory T14)."""
+    return bounds.clopper_pearson_upper(budget.n // 2, budget.n, budget.alpha_1 / (2 * budget.numbers))
+
+
+@lru_cache(maxsize=256)
+def _kept_ranks(budget: MedianBudget) -> NDArray[np.int64]:
+    ranks = (budget.rank(_STEP * step) for step in range(_MAX_RANKS))
+    return np.unique([*takewhile(lambda rank: rank <= budget.m, ranks), budget.m])
