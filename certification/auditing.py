@@ -22,7 +22,7 @@ _PROBED = 3
 
 
 def before(runs: Sequence[Run]) -> list[Finding]:
-    """Checks that need no certificate.
+    """Make the checks that need no certificate.
 
     Args:
         runs: at least one; model, noise and distance are those of the first.
@@ -39,7 +39,7 @@ def before(runs: Sequence[Run]) -> list[Finding]:
 
 
 def after(runs: Sequence[Run]) -> list[Finding]:
-    """Whether more examples abstained, or have no finite certificate, than the plan leads one to expect.
+    """Check that no more examples abstained, or have no finite certificate, than the plan leads one to expect.
 
     Args:
         runs: that are finished.
@@ -64,7 +64,7 @@ def after(runs: Sequence[Run]) -> list[Finding]:
 
 
 def _finite(rows: Sequence[Row], job: Job, name: str) -> Finding:
-    """Whether certificates without an abstention are finite where their ranks are, which the plan knows.
+    """Check that certificates without an abstention are finite where their ranks are, which the plan knows.
 
     Args:
         rows: at least one, without abstentions.
@@ -88,7 +88,7 @@ def _is_planned(row: Row, job: Job) -> bool:
 
 
 def lines(findings: Sequence[Finding]) -> list[str]:
-    """The table for the terminal."""
+    """Return the table for the terminal."""
     width = max(len(finding.check) for finding in findings)
     table = [
         f"  {'pass' if finding.passed else 'FAIL'}  {finding.check:<{width}}  {finding.seen}"
@@ -101,5 +101,5 @@ def lines(findings: Sequence[Finding]) -> list[str]:
 
 
 def as_plain(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """For summary.json."""
+    """Return findings for summary.json."""
     return [asdict(finding) for finding in findings]

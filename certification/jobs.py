@@ -197,7 +197,7 @@ def radii_by_sigma(jobs: Sequence[Job]) -> dict[float, list[float]]:
 
 
 def _code_of(name: str, distance: Distance) -> dict[str, str]:
-    """What a user's distance is, so that the results of another one are not mixed with it."""
+    """Tell a user's distance from others, so that their results are not mixed."""
     function = distance.function if isinstance(distance, FunctionDistance) else distance
     source = None if name in named.DISTANCES else source_of(function)
     return {} if source is None else {"distance_sha256": files.sha256(source)}

@@ -42,7 +42,7 @@ def _refuse(finding: Finding, index: int) -> None:
 
 
 def _are_alike(outputs: Tensor, expected: Tensor) -> bool:
-    """Whether most of the outputs (N, *out) are the expected ones up to rounding, which may flip a few."""
+    """Return whether most of the outputs (N, *out) are the expected ones up to rounding, which may flip a few."""
     if outputs.shape != expected.shape:
         return False
     a, b = (torch.nan_to_num(z.double().flatten(1)) for z in (outputs, expected))
@@ -119,12 +119,12 @@ def _check_distance(run: Run, drawn: Tensor, index: int) -> None:
 
 
 def rounding_tolerance(run: Run) -> float:
-    """A relative difference of outputs that rounding explains."""
+    """Return a relative difference of outputs that rounding explains."""
     return RTOL if run.job.config["precision"].startswith(("32", "64")) else _ALIKE
 
 
 def points_of(run: Run, count: int) -> tuple[list[Tensor], list[int]]:
-    """What is smoothed of a few examples, each (*in), on the device of the run; and their numbers.
+    """Return what is smoothed of a few examples, each (*in), on the device of the run; and their numbers.
 
     Raises:
         ValueError: if the model does not take them.
@@ -140,14 +140,14 @@ def points_of(run: Run, count: int) -> tuple[list[Tensor], list[int]]:
 
 
 def follows_gradients(run: Run) -> bool:
-    """Whether attacks can follow gradients of the model and the distance, seen at the first example."""
+    """Return whether attacks can follow gradients of the model and the distance, seen at the first example."""
     points, _ = points_of(run, 1)
     with run.trainer.precision_plugin.predict_step_context():
         return has_gradient(run.job.smoother, points[0])
 
 
 def _calibration_outputs(run: Run, image: Tensor, index: int, *, compare: bool) -> tuple[Tensor, Tensor]:
-    """The point (*in) of an image, and outputs (64, *out) of noisy copies, compared with the original model's."""
+    """Return the point (*in) of an image and outputs (64, *out) of noisy copies, compared with the original model's."""
     job, outputs = run.job, run.job.smoother.outputs
     given: dict[str, Any] = {"example": index, "stage": Stage.CALIBRATION, "count": _CALIBRATION}
     unfit = f"--data must hold examples that the model takes, got {tuple(image.shape)}"

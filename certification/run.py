@@ -145,7 +145,7 @@ class Run:
 
 
 def _finished(job: Job) -> set[int]:
-    """Examples that an earlier run of the same command has finished."""
+    """Return the examples that an earlier run of the same command has finished."""
     there = check_same(job.folder, job.config, job.checkpoint_sha256)
     job.folder.create()
     if is_first_process():

@@ -62,7 +62,7 @@ def preflight(runs: Sequence[Run]) -> None:
 
 
 def audit_before(runs: Sequence[Run]) -> None:
-    """What can be checked without a certificate; nothing is certified where it would mean nothing."""
+    """Check what needs no certificate; certify nothing where it would mean nothing."""
     findings = auditing.before(runs)
     if any(finding.fatal for finding in findings):
         print_once(
@@ -76,7 +76,7 @@ def audit_before(runs: Sequence[Run]) -> None:
 
 
 def _audit_after(runs: Sequence[Run]) -> None:
-    """What the certificates themselves say, with all that was found before."""
+    """Check what the certificates themselves say, and show it with all that was found before."""
     findings = [*(Finding(**finding) for finding in runs[0].findings), *auditing.after(runs)]
     print_once(*auditing.lines(findings), sep="\n")
     for run in runs:
@@ -119,7 +119,7 @@ def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject) ->
 
 
 def _memory_lines(runs: Sequence[Run]) -> list[str]:
-    """A line if the memory of the device was too small for a batch."""
+    """Return a line if the memory of the device was too small for a batch."""
     limits = {(outputs.batch_size, outputs.most_at_once) for outputs in (run.job.smoother.outputs for run in runs)}
     return [
         f"note: the device ran out of memory: batches of {size} were evaluated {most} at a time, with the same numbers"

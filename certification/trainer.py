@@ -37,7 +37,7 @@ class RemainingExamples(LightningDataModule):
         self.todo = list(todo)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """One example after the other; Lightning asks for it once the processes know each other."""
+        """Load one example after the other; Lightning asks for it once the processes know each other."""
         assert self.trainer is not None  # it is the Trainer that asks
         todo: list[int] = self.trainer.strategy.broadcast(self.todo)
         todo = todo[self.trainer.global_rank :: self.trainer.world_size]

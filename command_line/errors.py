@@ -64,7 +64,7 @@ class RunState:
     folder: Path | None = None  # that a traceback is written to; None: the folder for temporary files
     kept: Callable[[], str] | None = None  # says what is not lost; None: nothing was there to lose
 
-    def said(self) -> list[str]:
+    def describe_kept(self) -> list[str]:
         """Return what ``kept`` says, as far as the disk lets it."""
         with suppress(Exception):
             return [] if self.kept is None else [self.kept()]
@@ -82,7 +82,7 @@ def user_errors() -> Iterator[RunState]:
     try:
         yield state
     except Exception as error:
-        parts = [describe_error(error), *state.said()]
+        parts = [describe_error(error), *state.describe_kept()]
         if not is_refusal(error):
             if _is_fault_of_ours(error):
                 parts.append("this looks like a fault of Center Smoothing itself: please report it")

@@ -168,7 +168,7 @@ def end_with_children(state: RunState) -> None:
 
     def terminate(observer: Any) -> None:  # noqa: ANN401  # of a private class
         time.sleep(_PATIENCE)
-        print(f"error: {'; '.join([OTHER_PROCESS, *state.said()])}", file=sys.stderr, flush=True)
+        print(f"error: {'; '.join([OTHER_PROCESS, *state.describe_kept()])}", file=sys.stderr, flush=True)
         for process in observer._child_processes:
             process.kill()
         os._exit(2)

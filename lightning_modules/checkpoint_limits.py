@@ -116,7 +116,7 @@ def check_weights(weights: object, expected: Mapping[str, Tensor] | None, *, siz
 
 
 def data_of(value: object) -> dict[str, Any] | None:
-    """Name and arguments of a data module, as a checkpoint describes it; None if it does not.
+    """Return name and arguments of a data module, as a checkpoint describes it; None if it does not.
 
     Raises:
         ValueError: for anything but a name and plain values.

@@ -56,7 +56,7 @@ def result_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def contradiction_lines(rows: Sequence[Row], *, alpha: float, where: str) -> list[str]:
-    """What to say, loudly, where smoothed outputs moved further than certified; empty where none did.
+    """Say, loudly, where smoothed outputs moved further than certified; empty where none did.
 
     Args:
         rows: of certificates.csv.

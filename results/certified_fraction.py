@@ -43,7 +43,7 @@ class FractionCurve:
 
     @classmethod
     def of(cls, radii: Iterable[float], *, sigma: float, eps_in: float, label: str = "") -> FractionCurve:
-        """The curve of certified output radii, one for each example.
+        """Make the curve of certified output radii, one for each example.
 
         Args:
             radii: (N,), N >= 1. inf, where there is no certificate, and NaN count as never certified.
@@ -77,11 +77,11 @@ class FractionCurve:
         return tuple(count / self.num_examples for count in self.counts)
 
     def count_at(self, eps_out: float) -> int:
-        """How many examples are certified to at most ``eps_out``, which is at least 0; inf: at all."""
+        """Count the examples that are certified to at most ``eps_out``, which is at least 0; inf: at all."""
         return self.counts[bisect_right(self.eps_out, eps_out) - 1]
 
     def radius_of(self, percent: int) -> float:
-        """Least eps_out to which at least that many percent of the examples are certified; inf where fewer are."""
+        """Return the least eps_out to which that many percent of the examples are certified; inf where fewer are."""
         return self._radius_of_count(-(-percent * self.num_examples // 100))
 
     @property
@@ -133,12 +133,12 @@ def panels(curves: Sequence[FractionCurve]) -> list[tuple[str, list[FractionCurv
 
 
 def columns(curves: Sequence[FractionCurve]) -> tuple[str, ...]:
-    """The columns of the table of the steps of these curves."""
+    """Return the columns of the table of the steps of these curves."""
     return COLUMNS_OF_SEVERAL if any(curve.label for curve in curves) else COLUMNS
 
 
 def steps(curves: Sequence[FractionCurve]) -> list[tuple[str | float, ...]]:
-    """One row for each step of each curve, in the order of their ``columns``."""
+    """Return a row for each step of each curve, in the order of their ``columns``."""
     first = len(COLUMNS_OF_SEVERAL) - len(columns(curves))
     return [
         (curve.label, curve.sigma, curve.eps_in, step, share)[first:]
@@ -148,7 +148,7 @@ def steps(curves: Sequence[FractionCurve]) -> list[tuple[str | float, ...]]:
 
 
 def as_csv(curves: Sequence[FractionCurve]) -> str:
-    """What certified_fraction.csv holds: all digits, so that the curves can be drawn again exactly."""
+    """Return what certified_fraction.csv holds: all digits, so that the curves can be drawn again exactly."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns(curves))

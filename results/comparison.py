@@ -85,7 +85,7 @@ def settings(finished: FinishedCertification) -> dict[str, Any]:
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as many as tell all of them apart."""
+    """Return the last parts of each path, as many as tell all of them apart."""
     for count in range(1, max(len(place.parts) for place in places)):
         labels = [os.sep.join(place.parts[-count:]) for place in places]
         if len(set(labels)) == len(labels):

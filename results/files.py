@@ -50,6 +50,6 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
 
 
 def sha256(path: str | Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -87,7 +87,7 @@ class CertificationFolder:
         )
 
     def read_summary(self) -> dict[str, Any] | None:
-        """What summary.json holds; None if there is none.
+        """Return what summary.json holds; None if there is none.
 
         Raises:
             ValueError: if it is not a summary.
@@ -106,7 +106,7 @@ class CertificationFolder:
         atomic_write(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def rows(self) -> list[Row]:
-        """All whole rows, those of interrupted processes included, without duplicates, in the order written."""
+        """Return all whole rows, also of interrupted processes, without duplicates, in the order written."""
         found: dict[tuple[int, float], Row] = {}
         # the processes' tables first: another process may be bringing them together in the one that is read last
         parts = [read_text(part) for part in sorted(self.path.glob("certificates.rank*.csv"))]
@@ -121,7 +121,7 @@ class CertificationFolder:
         return list(found.values())
 
     def finished(self, eps_in: Sequence[float]) -> set[int]:
-        """Indices of the examples of which everything is there: rows for all ``eps_in``, distances, outputs."""
+        """Return the indices of examples of which everything is there: rows for all ``eps_in``, distances, outputs."""
         there: dict[int, set[float]] = {}
         for row in self.rows():
             there.setdefault(row.index, set()).add(row.eps_in)
@@ -172,19 +172,19 @@ class CertificationFolder:
             os.fsync(file.fileno())
 
     def distances(self, index: int) -> Path:
-        """Where the sorted distances of an example are: float64 (m,)."""
+        """Return where the sorted distances of an example are: float64 (m,)."""
         return self.path / "distances" / f"{index}.npy"
 
     def outputs(self, index: int) -> Path:
-        """Where the image, the base output, the smoothed output and what the certificate keeps of an example are."""
+        """Return where image, base output, smoothed output and what the certificate keeps of an example are."""
         return self.path / "outputs" / f"{index}.npz"
 
     def description(self, index: int) -> Path:
-        """Where base output and smoothed output of an example stand in words, if they are no tensors."""
+        """Return where base output and smoothed output of an example stand in words, if they are no tensors."""
         return self.path / "outputs" / f"{index}.txt"
 
     def read_outputs(self, index: int) -> dict[str, NDArray[Any]]:
-        """What :meth:`outputs` holds, by name.
+        """Return what :meth:`outputs` holds, by name.
 
         Raises:
             OSError: if it cannot be read.
@@ -197,7 +197,7 @@ class CertificationFolder:
         return self.path, self.path / "distances", self.path / "outputs"
 
     def parts(self) -> list[Path]:
-        """The folders below this one that hold a certification each, where several were brought together."""
+        """Return the folders below this one that hold a certification each, where several were brought together."""
         return sorted(found.parent for where in ("*", "*/*") for found in self.path.glob(f"{where}/distances"))
 
     def finished_rows(self, summary: Mapping[str, Any]) -> list[Row]:
@@ -249,7 +249,7 @@ class CertificationFolder:
 
 
 def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoint_sha256: str | None) -> bool:
-    """Whether a folder holds a certification already.
+    """Return whether a folder holds a certification already.
 
     Args:
         folder: where the results are to go.

@@ -11,7 +11,7 @@ __all__ = ["duration", "format_down", "format_up", "percent", "rounded_down", "r
 
 
 def rounded_down(value: float, digits: int = 2) -> str:
-    """A certified input radius for the eye, never above the true one.
+    """Format a certified input radius, never above the true one.
 
     Example:
         >>> rounded_down(0.689)
@@ -22,7 +22,7 @@ def rounded_down(value: float, digits: int = 2) -> str:
 
 
 def format_down(value: float) -> str:
-    """A certified input radius for the eye, with two decimals or three significant digits, never above the true one.
+    """Format a certified input radius with two decimals or three significant digits, never above the true one.
 
     Example:
         >>> format_down(1.239), format_down(0.0012345)
@@ -32,7 +32,7 @@ def format_down(value: float) -> str:
 
 
 def percent(count: int, total: int) -> str:
-    """A share of examples for the eye, never above the true one.
+    """Format a share of examples, never above the true one.
 
     Example:
         >>> percent(2, 3), percent(3, 3)
@@ -42,7 +42,7 @@ def percent(count: int, total: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for the eye.
+    """Format seconds.
 
     Example:
         >>> duration(5400)

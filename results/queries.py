@@ -19,7 +19,7 @@ _PERCENTS = (25, 75, 90)
 
 
 def lower_median(values: Sequence[float]) -> float:
-    """The median of input radii (N,), N >= 1; of an even count the lower of the two middle values, the safe side.
+    """Return the median of input radii (N,), N >= 1; of an even count the lower middle value, the safe side.
 
     Example:
         >>> lower_median([0.0, 0.3, 0.5, 0.4])
@@ -43,7 +43,7 @@ def lines(finished: FinishedCertification) -> list[str]:
 
 
 def table_lines(answers: Answers) -> list[str]:
-    """A table for the terminal: a line for each example, the median, and how many are certified.
+    """Return a table for the terminal: a line for each example, the median, and how many are certified.
 
     Output radii are rounded up and input radii down.
     """
@@ -66,7 +66,7 @@ def table_lines(answers: Answers) -> list[str]:
 
 
 def fraction_lines(answers: Answers) -> list[str]:
-    """How far which share of the examples is certified, a line for each eps_in; output radii are rounded up."""
+    """Return how far which share of the examples is certified, a line for each eps_in; output radii are rounded up."""
     titles = [f"{_PERCENTS[0]}%", "median", *(f"{share}%" for share in _PERCENTS[1:]), "certified"]
     lines = [
         "least eps_out to which that share of the examples is certified, rounded up; inf: fewer are certified",

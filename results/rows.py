@@ -52,7 +52,7 @@ class Row:
         return _SMOOTHERS[self.method]
 
     def _is_valid(self) -> bool:
-        """Whether a certification can have written it."""
+        """Return whether a certification can have written it."""
         radii = (self.eps_in, self.eps_out, self.smoothing_loss)
         return (
             all(0 <= count < 2**63 for count in (self.index, self.n, self.m))
@@ -62,14 +62,14 @@ class Row:
         )
 
     def as_text(self) -> list[str]:
-        """Numbers with all their digits, so that none is rounded to the unsafe side."""
+        """Format numbers with all their digits, so that none is rounded to the unsafe side."""
         return [f"{value:.3f}" if name == "seconds" else str(value) for name, value in asdict(self).items()]
 
     @classmethod
     def of(
         cls, index: int, certificate: CertificateBase, *, eps_in: Sequence[float], coverage: Coverage, seconds: float
     ) -> list[Row]:
-        """The rows of one certified example, one for each of the ``eps_in``, in their order."""
+        """Return the rows of one certified example, one for each of the ``eps_in``, in their order."""
         budget = certificate.budget
         radii = np.atleast_1d(certificate.eps_out(eps_in, coverage=coverage))
         return [
@@ -91,7 +91,7 @@ class Row:
 
     @classmethod
     def from_text(cls, cells: Sequence[str]) -> Row | None:
-        """The row that :meth:`as_text` wrote, or None for a line that was cut off."""
+        """Return the row that :meth:`as_text` wrote, or None for a line that was cut off."""
         last, attacked = len(COLUMNS) - 1, len(cells) == len(COLUMNS + ATTACK_COLUMNS)
         if not (attacked or len(cells) == len(COLUMNS)) or cells[5] not in ("True", "False") or "." not in cells[last]:
             return None
@@ -138,7 +138,7 @@ class AttackedRow(Row):
 
     @classmethod
     def of_row(cls, row: Row, *, attack_eps: float, base_attack_eps: float) -> AttackedRow:
-        """A row with what an attack reached."""
+        """Return a row with what an attack reached."""
         ratio = attack_ratio(attack_eps, row.eps_out)
         return cls(**vars(row), attack_eps=attack_eps, attack_ratio=ratio, base_attack_eps=base_attack_eps)
 
@@ -148,7 +148,7 @@ ATTACK_COLUMNS = tuple(field.name for field in fields(AttackedRow))[len(COLUMNS)
 
 
 def attack_ratio(attack_eps: float, eps_out: float) -> float:
-    """Which share of a certified radius an attack reached: above 1 one of the two is wrong.
+    """Return which share of a certified radius an attack reached: above 1 one of the two is wrong.
 
     0 where nothing is certified, and so nothing contradicted.
 
@@ -162,10 +162,10 @@ def attack_ratio(attack_eps: float, eps_out: float) -> float:
 
 
 def attacked_rows(rows: Iterable[Row]) -> list[AttackedRow]:
-    """Those that an attack belongs to."""
+    """Return those that an attack belongs to."""
     return [row for row in rows if isinstance(row, AttackedRow)]
 
 
 def columns_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    """The columns of a table: those of attacks only where there were any."""
+    """Return the columns of a table: those of attacks only where there were any."""
     return COLUMNS + ATTACK_COLUMNS if attacked_rows(rows) else COLUMNS

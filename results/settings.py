@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names.
+    """Merge nested mappings into one, with dotted names.
 
     Example:
         >>> flatten({"sigma": 0.25, "budget": {"n": 100, "sizes": [1, 3]}})

@@ -10,7 +10,7 @@ from results.rows import AttackedRow, Row, attacked_rows
 
 
 def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]:
-    """Medians and rates by eps_in: the ``results`` of summary.json. Abstentions count as inf (theory T9)."""
+    """Return medians and rates by eps_in, the ``results`` of summary.json. Abstentions count as inf (theory T9)."""
     results: list[dict[str, float | int]] = []
     for eps_in in dict.fromkeys(row.eps_in for row in rows):
         group = [row for row in rows if row.eps_in == eps_in]
@@ -30,7 +30,7 @@ def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]
 
 
 def _attack_summary(rows: Sequence[AttackedRow]) -> dict[str, float]:
-    """Of attacked rows of one eps_in."""
+    """Summarise the attacked rows of one eps_in."""
     reached = {"attack_eps": [row.attack_eps for row in rows], "base_attack_eps": [row.base_attack_eps for row in rows]}
     return {
         "max_attack_ratio": max(row.attack_ratio for row in rows),

@@ -44,7 +44,7 @@ def plan_lines(smoother: Smoother, *, levels: Mapping[float, Sequence[float]], n
 
 
 def grid_line(grid: int, change: tuple[float, float]) -> str:
-    """What discrete noise does to the inputs, before any sampling.
+    """Say what discrete noise does to the inputs, before any sampling.
 
     Args:
         grid: steps per unit.
@@ -69,7 +69,7 @@ def planning_table(
     inputs: int | None,
     samples_per_second: float | None,
 ) -> list[str]:
-    """What budgets that differ in m cost, and what they can certify at each h, to choose among them.
+    """Return what budgets that differ in m cost, and what they can certify at each h, to choose among them.
 
     Args:
         budgets: at least one, by m.
@@ -102,7 +102,7 @@ def planning_table(
 def _costs(
     budgets: Sequence[SmoothingBudget], *, inputs: int | None, samples_per_second: float | None
 ) -> list[list[str]]:
-    """A row for each m."""
+    """Return a row for each m."""
     table = [["m", "evaluations", "s per input", f"{inputs} inputs", "abstains on at most"]]
     for budget in budgets:
         seconds = math.nan if samples_per_second is None else budget.evaluations / samples_per_second
@@ -123,7 +123,7 @@ def _certifiable(
     coverage: Coverage,
     answers: int,
 ) -> list[list[str]]:
-    """A row for each h and m."""
+    """Return a row for each h and m."""
     table = [["h", "eps_in", "p", "rank of m", "least m", "eps_out*", "theorem"]]
     how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": answers}
     for each in h:
@@ -142,7 +142,7 @@ def _certifiable(
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: numbers at the right of their columns, the last column at the left of its own."""
+    """Return lines of a table: numbers at the right of their columns, the last column at the left of its own."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)][:-1]
     return [
         "  ".join(["", *(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]])

@@ -14,7 +14,7 @@ _MAX_LEVELS = 40
 
 
 def read_text(path: Path, most: int = _MAX_TABLE) -> str:
-    """The text of a file; empty where there is none.
+    """Read the text of a file; empty where there is none.
 
     Raises:
         ValueError: if it is larger than so many bytes, or no text.
@@ -33,7 +33,7 @@ def read_text(path: Path, most: int = _MAX_TABLE) -> str:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401  # whatever it holds
-    """What a JSON file holds.
+    """Read what a JSON file holds.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -82,7 +82,7 @@ def check_inside(path: Path, folder: Path) -> None:
 
 
 def _is_deep(value: object) -> bool:
-    """Whether containers stand inside of each other more than is meant."""
+    """Return whether containers stand inside of each other more than is meant."""
     level = [value]
     for _ in range(_MAX_LEVELS):
         level = [

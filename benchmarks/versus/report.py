@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.versus.rows import Digit, Row, median, median_eps_out, no_larger, over_digits
 from benchmarks.versus.settings import CLIP_NORM, Settings
-from benchmarks.versus.tables import down, estimate, excess, paragraph, seconds, share, table, times, up
+from benchmarks.versus.tables import estimate, excess, format_down, format_up, paragraph, seconds, share, table, times
 
 _TITLES = {"tv": "total variation", "angular": "angular distance", "l2": "l2 distance"}
 # What the package is to reach under total variation.
@@ -83,7 +83,7 @@ def fast_table(digits: Sequence[Digit], distance: str) -> str:
     rows = [
         [
             *(rows[0].procedure, f"{rows[0].delta:.4f}", f"{rows[0].evaluations:,}", _seconds(rows)),
-            *(_times_faster(paper, rows), up(median_eps_out(rows, h).value), _share_of_radius(rows, paper, h)),
+            *(_times_faster(paper, rows), format_up(median_eps_out(rows, h).value), _share_of_radius(rows, paper, h)),
             *(f"{no_larger(rows, paper, h)} of {len(rows)}", _loss(rows), _share_of_loss(rows, paper)),
         ]
         for rows in ours
@@ -170,7 +170,7 @@ def _looks_row(rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
     ours, all_at_once = (median_eps_out(each, h).value for each in (rows, whole))
     return [
         *(rows[0].procedure, f"{median(rows, lambda row: row.evaluations):,.0f}", f"{min(drawn):,}", f"{max(drawn):,}"),
-        *(f"{saved:.0%}", up(ours), up(all_at_once), excess(ours, all_at_once)),
+        *(f"{saved:.0%}", format_up(ours), format_up(all_at_once), excess(ours, all_at_once)),
     ]
 
 
@@ -211,12 +211,12 @@ def aims_table(digits: Sequence[Digit]) -> str:
     cheapest = cheapest_no_worse(paper, over_digits(digits, "tv", "fast"), 2.0)
     ratio = 0.0 if cheapest is None else _ratio(paper, cheapest)
     aim = "times faster at an equal or smaller median eps_out, h = 2"
-    rows.append([aim, f"at least {_MIN_SPEED_UP}", down(ratio), _reached(ratio >= _MIN_SPEED_UP)])
+    rows.append([aim, f"at least {_MIN_SPEED_UP}", format_down(ratio), _reached(ratio >= _MIN_SPEED_UP)])
     for mean in over_digits(digits, "tv", "mean"):
         for h, most in _LARGEST_SHARE_OF_MEAN.items():
             ratio = median_eps_out(mean, h).value / median_eps_out(paper, h).low
             aim = f"median eps_out of the mean / of the paper's center, h = {h:g}"
-            rows.append([aim, f"at most {most:g}", up(ratio), _reached(ratio <= most)])
+            rows.append([aim, f"at most {most:g}", format_up(ratio), _reached(ratio <= most)])
     return table(["", "aim", "measured", ""], rows)
 
 
@@ -246,7 +246,7 @@ def _seconds(rows: Sequence[Row]) -> str:
 
 
 def _loss(rows: Sequence[Row]) -> str:
-    return up(median(rows, lambda row: row.smoothing_loss))
+    return format_up(median(rows, lambda row: row.smoothing_loss))
 
 
 def _share_of_loss(ours: Sequence[Row], paper: Sequence[Row]) -> str:

@@ -31,17 +31,17 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join([first, *others])} |"
 
 
-def up(value: float) -> str:
+def format_up(value: float) -> str:
     """Format a number of at least 0 with four significant digits, rounded up, as a promise is.
 
     Example:
-        >>> up(97.2101), up(0.11632), up(float("inf"))
+        >>> format_up(97.2101), format_up(0.11632), format_up(float("inf"))
         ('97.22', '0.1164', 'inf')
     """
     return _rounded(value, math.ceil)
 
 
-def down(value: float) -> str:
+def format_down(value: float) -> str:
     """Format a number of at least 0 with four significant digits, rounded down."""
     return _rounded(value, math.floor)
 
@@ -49,8 +49,8 @@ def down(value: float) -> str:
 def estimate(radius: Estimate) -> str:
     """Format a radius and, where the run was not made, its interval, rounded away from it."""
     if radius.measured:
-        return up(radius.value)
-    return f"{up(radius.value)} [{down(radius.low)}, {up(radius.high)}]"
+        return format_up(radius.value)
+    return f"{format_up(radius.value)} [{format_down(radius.low)}, {format_up(radius.high)}]"
 
 
 def paragraph(text: str) -> str:

@@ -21,7 +21,7 @@ _INTERVALS = {"eps_out": ("low", "high"), "smoothing_loss": ("loss_low", "loss_h
 
 
 def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One chart of both output distances for a single curve, else one for each of them."""
+    """Return one chart of both output distances for a single curve, else one for each of them."""
     there = [name for name in _QUANTITIES if any(len(getattr(curve, name)) for curve in curves)]
     groups = [there] if len(curves) == 1 else [[name] for name in there]
     charts = []
@@ -50,7 +50,7 @@ def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, floa
 
 
 def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | None:
-    """The chart of one example's own curve; None if it has none."""
+    """Return the chart of one example's own curve; None if it has none."""
     if not len(example.eps_in):
         return None
     asked = {row.eps_in for row in example.rows}
@@ -61,7 +61,7 @@ def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | Non
         "low": [],
         "high": [],
         "marked": [value in asked for value in example.eps_in],
-        "text": [f"eps_out {up(value)}" for value in example.eps_out],
+        "text": [f"eps_out {format_radius(value)}" for value in example.eps_out],
         "certified": True,
     }
     title = f"Certified radius eps_out of example {example.name}"
@@ -70,13 +70,13 @@ def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | Non
 
 
 def fraction_charts(curves: Sequence[FractionCurve]) -> list[dict[str, Any]]:
-    """The certified fraction against eps_out: one chart, or one for each h where there are several noise levels."""
+    """Return charts of the certified fraction against eps_out: one, or one for each h of several noise levels."""
     charts = []
-    for number_, (heading, group) in enumerate(panels(curves)):
+    for number, (heading, group) in enumerate(panels(curves)):
         labels = [_fraction_label(curve, heading) for curve in group]
         charts.append(
             _chart(
-                f"fraction-{number_}",
+                f"fraction-{number}",
                 title=f"Certified fraction for each eps_in{f' at {heading}' if heading else ''}",
                 axes={**_EPS_OUT, "y_title": "share of the examples", "y_format": ".0%", "y_range": [0.0, 1.03]},
                 lines=_fraction_lines(thinned(group), labels),
@@ -96,7 +96,13 @@ def fraction_steps(curves: Sequence[FractionCurve]) -> dict[str, Any]:
     """Return the table of the steps of the certified fraction: its titles, and a row for each step."""
     several = any(curve.label for curve in curves)
     rows = [
-        [*[curve.label] * several, number(curve.sigma), number(curve.eps_in), up(eps_out), _percent(curve, eps_out)]
+        [
+            *[curve.label] * several,
+            format_number(curve.sigma),
+            format_number(curve.eps_in),
+            format_radius(eps_out),
+            _percent(curve, eps_out),
+        ]
         for curve in curves
         for eps_out in curve.eps_out
     ]
@@ -104,7 +110,7 @@ def fraction_steps(curves: Sequence[FractionCurve]) -> dict[str, Any]:
 
 
 def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
-    """The table of medians: its titles, and a row for each marked eps_in of each curve, or for every one."""
+    """Return the table of medians: its titles, and a row for each marked eps_in of each curve, or for every one."""
     columns = {
         "curve": (len(curves) > 1, "Curve"),
         "sigma": (any(len(curve.sigma) for curve in curves), "sigma"),
@@ -127,13 +133,13 @@ def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
     return {"titles": list(shown.values()), "rows": [[row[key] for key in shown] for row in rows]}
 
 
-def up(value: float | None) -> str:
-    """A certified radius for the eye; empty where there is none to show."""
+def format_radius(value: float | None) -> str:
+    """Format a certified radius; empty where there is none to show."""
     return "" if value is None else numbers.format_up(value)
 
 
-def number(value: float | None) -> str:
-    """Any other number for the eye."""
+def format_number(value: float | None) -> str:
+    """Format any other number; empty where there is none."""
     return "" if value is None else f"{value:.4g}"
 
 
@@ -148,7 +154,7 @@ def _chart(
     note: str = "",
     steps: bool = False,
 ) -> dict[str, Any]:
-    """A chart for the JavaScript.
+    """Return a chart for the JavaScript.
 
     Args:
         identity: of its element.
@@ -179,9 +185,9 @@ def _chart(
 
 
 def _fraction_lines(curves: Sequence[FractionCurve], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Lines that share their x, so that the pointer shows all of them at one eps_out, which is rounded up."""
-    x = sorted({float(up(eps_out)) for curve in curves for eps_out in curve.eps_out})
-    x.append(float(up(1.05 * x[-1] or 1.0)))  # beyond the last step, which would end on the frame
+    """Return lines that share their x, so that the pointer shows all of them at one eps_out, rounded up."""
+    x = sorted({float(format_radius(eps_out)) for curve in curves for eps_out in curve.eps_out})
+    x.append(float(format_radius(1.05 * x[-1] or 1.0)))  # beyond the last step, which would end on the frame
     return [
         {
             "name": label,
@@ -198,16 +204,16 @@ def _fraction_lines(curves: Sequence[FractionCurve], labels: Sequence[str]) -> l
 
 def _fraction_label(curve: FractionCurve, heading: str) -> str:
     folder = f"{curve.label}, " if curve.label else ""
-    other = f"sigma = {number(curve.sigma)}" if heading else f"h = {number(curve.h)}"
-    return f"{folder}eps_in = {number(curve.eps_in)} ({other})"
+    other = f"sigma = {format_number(curve.sigma)}" if heading else f"h = {format_number(curve.h)}"
+    return f"{folder}eps_in = {format_number(curve.eps_in)} ({other})"
 
 
 def _fraction_finding(curve: FractionCurve, label: str) -> str:
-    """What a curve of the certified fraction shows, in words."""
+    """Say what a curve of the certified fraction shows."""
     if not curve.counts[-1]:
         return f"{label}: none of the {curve.num_examples} examples has a certificate."
     places = {"25%": curve.radius_of(25), "the median example": curve.median, "90%": curve.radius_of(90)}
-    reached = ", ".join(f"{who} to {up(radius)}" for who, radius in places.items() if math.isfinite(radius))
+    reached = ", ".join(f"{who} to {format_radius(radius)}" for who, radius in places.items() if math.isfinite(radius))
     certified = f"{_percent(curve, math.inf)} of the {curve.num_examples} examples have a certificate"
     return f"{label}: {f'certified to eps_out are {reached}; ' if reached else ''}{certified}."
 
@@ -217,14 +223,13 @@ def _percent(curve: FractionCurve, eps_out: float) -> str:
 
 
 def _line(curve: Curve, name: str, *, label: str) -> dict[str, Any]:
-    """One line of a chart; None is a gap."""
+    """Return one line of a chart; None is a gap."""
     low, high = _INTERVALS[name]
-    shown = up if name == "eps_out" else number
     said = []
     for position, value in enumerate(getattr(curve, name)):
-        text = f"{label}: {shown(value)}"
-        if len(getattr(curve, low)):
-            text += f" ({shown(curve.at(low, position))} to {shown(curve.at(high, position))})"
+        text = f"{label}: {_FORMATS[name](value)}"
+        if interval := _interval(curve, name, position):
+            text += f" ({interval})"
         if name == "eps_out" and (rate := curve.at("abstention_rate", position)):
             text += f", abstained on {rate:.1%}"
         said.append(text)
@@ -242,7 +247,7 @@ def _line(curve: Curve, name: str, *, label: str) -> dict[str, Any]:
 
 
 def _attack_line(curve: Curve, *, several: bool) -> dict[str, Any]:
-    """What attacks reached at the marked eps_in: a line below the certified one."""
+    """Return the line of what attacks reached at the marked eps_in, below the certified one."""
     label = f"{curve.label}, reached by the attack" if several else "reached by the attack"
     return {
         "name": label,
@@ -251,7 +256,7 @@ def _attack_line(curve: Curve, *, several: bool) -> dict[str, Any]:
         "low": [],
         "high": [],
         "marked": [True] * len(curve.attack_eps),
-        "text": [f"{label}: {number(value)}" for value in curve.attack_eps],
+        "text": [f"{label}: {format_number(value)}" for value in curve.attack_eps],
         "certified": False,
     }
 
@@ -260,23 +265,23 @@ def _median_row(curve: Curve, position: int) -> dict[str, str]:
     eps_in, sigma, rate = curve.eps_in[position], curve.at("sigma", position), curve.at("abstention_rate", position)
     return {
         "curve": curve.label,
-        "sigma": number(sigma),
-        "h": number(None if sigma is None else eps_in / sigma),
-        "eps_in": number(eps_in),
-        "eps_out": up(curve.eps_out[position]),
-        "interval": _ends(up(curve.at("low", position)), up(curve.at("high", position))),
-        "smoothing_loss": number(curve.at("smoothing_loss", position)),
-        "loss_interval": _ends(number(curve.at("loss_low", position)), number(curve.at("loss_high", position))),
+        "sigma": format_number(sigma),
+        "h": format_number(None if sigma is None else eps_in / sigma),
+        "eps_in": format_number(eps_in),
+        "eps_out": format_radius(curve.eps_out[position]),
+        "interval": _interval(curve, "eps_out", position),
+        "smoothing_loss": format_number(curve.at("smoothing_loss", position)),
+        "loss_interval": _interval(curve, "smoothing_loss", position),
         "abstention_rate": "" if rate is None else f"{rate:.1%}",
-        "attack_eps": number(dict(zip(curve.marked_positions, curve.attack_eps, strict=False)).get(position)),
+        "attack_eps": format_number(dict(zip(curve.marked_positions, curve.attack_eps, strict=False)).get(position)),
         "num_examples": str(curve.num_examples or ""),
     }
 
 
 def _finding(line: Mapping[str, Any]) -> str:
-    """What a line shows, in words; its gaps are said."""
+    """Say what a line shows, and where its gaps are."""
     name, eps_in, values = line["name"], line["x"], line["y"]
-    shown = up if line["certified"] else number
+    shown = format_radius if line["certified"] else format_number
     there = [(x, y) for x, y in zip(eps_in, values, strict=True) if y is not None]
     gaps = [x for x, y in zip(eps_in, values, strict=True) if y is None]
     if not there:
@@ -286,11 +291,11 @@ def _finding(line: Mapping[str, Any]) -> str:
     if len(there) > 1 and len({y for _, y in there}) == 1:
         text += "every eps_in" if not gaps else "every other eps_in"
     else:
-        text += f"eps_in {number(first_in)}"
+        text += f"eps_in {format_number(first_in)}"
         if len(there) > 1:
-            text += f", {shown(last)} at eps_in {number(last_in)}"
+            text += f", {shown(last)} at eps_in {format_number(last_in)}"
     if gaps:
-        where = number(gaps[0]) if len(gaps) == 1 else f"{number(gaps[0])} to {number(gaps[-1])}"
+        where = format_number(gaps[0]) if len(gaps) == 1 else f"{format_number(gaps[0])} to {format_number(gaps[-1])}"
         text += f"; infinite, so without a point, at eps_in {where}"
     return text + "."
 
@@ -299,5 +304,9 @@ def _gaps(values: Sequence[float]) -> list[float | None]:
     return [float(value) if math.isfinite(value) else None for value in values]
 
 
-def _ends(low: str, high: str) -> str:
+def _interval(curve: Curve, name: str, position: int) -> str:
+    low, high = (_FORMATS[name](curve.at(end, position)) for end in _INTERVALS[name])
     return f"{low} to {high}" if low else ""
+
+
+_FORMATS = {"eps_out": format_radius, "smoothing_loss": format_number}

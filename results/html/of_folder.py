@@ -16,7 +16,7 @@ from results.attacks import LOWER_BOUND
 from results.certified_fraction import FractionCurve, certified_fractions
 from results.finished import MAX_SHOWN, Answers, FinishedCertification, Question, rows_by_index, spread
 from results.folder import CertificationFolder
-from results.html.charts import number, up
+from results.html.charts import format_number, format_radius
 from results.html.content import Curve, Report, ReportExample
 from results.plots.examples import difference, example_pictures, guarantees
 from results.rows import Row, attacked_rows
@@ -211,7 +211,7 @@ def _radii(by_index: Mapping[int, Sequence[Row]], answers: Answers) -> tuple[lis
 def _median_curve(
     by_index: Mapping[int, Sequence[Row]], eps_in: Sequence[float], eps_out: Sequence[Sequence[float]]
 ) -> Curve:
-    """The medians of the examples. Abstentions count as inf."""
+    """Return the medians of the examples. Abstentions count as inf."""
     examples = [group[0] for group in by_index.values()]
     loss = upper_median([row.smoothing_loss for row in examples])
     count, sigma = len(eps_in), examples[0].sigma
@@ -261,9 +261,9 @@ def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *,
     data = config.get("data")
     source = f" of {data['class']}" if isinstance(data, Mapping) and "class" in data else ""
     count, position = curve.num_examples, curve.marked_positions[0]
-    eps_in, eps_out = number(curve.eps_in[position]), curve.eps_out[position]
+    eps_in, eps_out = format_number(curve.eps_in[position]), curve.eps_out[position]
     moves = (
-        f"the smoothed output of the median example is certified to move by at most {up(eps_out)}"
+        f"the smoothed output of the median example is certified to move by at most {format_radius(eps_out)}"
         if math.isfinite(eps_out)
         else "the median example has no certificate"
     )
@@ -278,17 +278,17 @@ def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *,
 
 
 def _of_the_base_output(config: Mapping[str, Any]) -> list[str]:
-    """What the base output is where the base model is not smoothed as it is."""
+    """Say what the base output is where the base model is not smoothed as it is."""
     if "clip_norm" not in config:
         return []
     return [
-        f"Outputs further than clip_norm = {number(config['clip_norm'])} from zero are scaled down to it. This clipped "
-        "model is what is smoothed: base output and smoothing loss are those of the clipped model."
+        f"Outputs further than clip_norm = {format_number(config['clip_norm'])} from zero are scaled down to it. This "
+        "clipped model is what is smoothed: base output and smoothing loss are those of the clipped model."
     ]
 
 
 def _not_promised(config: Mapping[str, Any], coverage: Coverage) -> list[str]:
-    """What a reader might take the promise for."""
+    """Say what a reader might take the promise for."""
     smoother = config.get("smoother", DEFAULT_SMOOTHER)
     items = [
         "Nothing about the base model alone: the promise is about the smoothed function, whose output is the "

@@ -22,13 +22,13 @@ from center_smoothing.files import atomic_write
 from results.finished import spread
 from results.html.charts import (
     example_chart,
+    format_number,
+    format_radius,
     fraction_charts,
     fraction_steps,
     median_charts,
     medians,
-    number,
     thinned,
-    up,
 )
 from results.html.content import Report, ReportExample
 from results.plots.examples import Picture, as_image
@@ -51,7 +51,7 @@ def write(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def render(report: Report) -> str:
-    """The page of a report: a whole HTML document without a reference to anything outside of it."""
+    """Return the page of a report: a whole HTML document without a reference to anything outside of it."""
     charts = median_charts(report.curves, reference_lines=report.reference_lines)
     fractions, steps = fraction_charts(report.fractions), thinned(report.fractions)
     all_examples = [_example(example, f"example-{number}") for number, example in enumerate(report.examples)]
@@ -92,17 +92,17 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters.update(up=up, number=number, sortable=_sortable)
+    environment.filters.update(radius=format_radius, number=format_number, sortable=_sortable)
     return environment
 
 
 def _sortable(value: float) -> str:
-    """All digits of a number, as JavaScript reads them."""
+    """Format all digits of a number, as JavaScript reads them."""
     return repr(float(value)) if math.isfinite(value) else "Infinity"
 
 
 def _example(example: ReportExample, identity: str) -> dict[str, Any]:
-    """What the template shows of one example."""
+    """Return what the template shows of one example."""
     pictures = []
     for picture in example.pictures:
         height, width, _ = picture.array.shape
@@ -148,18 +148,18 @@ def _size(example: dict[str, Any]) -> int:
 
 
 def _in_one_line(rows: Sequence[Row]) -> str:
-    """The certificates of an example in one line: its least and its largest eps_in."""
+    """Say the certificates of an example in one line: at its least and its largest eps_in."""
     if not rows:
         return ""
     if rows[0].abstained:
         return "Abstained: no certificate."
     ends = sorted(rows, key=lambda row: row.eps_in)[:: max(len(rows) - 1, 1)]
-    radii = ", ".join(f"eps_out {up(row.eps_out)} at eps_in {number(row.eps_in)}" for row in ends)
-    return f"{radii}. Smoothing loss {number(rows[0].smoothing_loss)}."
+    radii = ", ".join(f"eps_out {format_radius(row.eps_out)} at eps_in {format_number(row.eps_in)}" for row in ends)
+    return f"{radii}. Smoothing loss {format_number(rows[0].smoothing_loss)}."
 
 
 def _data_address(picture: Picture) -> str:
-    """The picture inside its own address: PNG, or JPEG for a large one where that is smaller."""
+    """Put a picture inside its own address: PNG, or JPEG for a large one where that is smaller."""
     image = as_image(picture.array)
     encoded = {"png": _encoded(image, "PNG")}
     if max(image.size) > _SMALL:

@@ -55,7 +55,7 @@ def draw_certificates(
 
 
 def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Picture]]]) -> None:
-    """A column for each example, a row for each of its pictures."""
+    """Draw a column for each example, a row for each of its pictures."""
     axes = figure.subplots(max(len(pictures) for _, pictures in examples), len(examples), squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -68,14 +68,14 @@ def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Pict
 
 
 def _in_lines(name: str) -> str:
-    """The name of a picture, narrow enough to stand beside it."""
+    """Break the name of a picture, so that it is narrow enough to stand beside it."""
     for word in ("smoothed", "clipped"):
         name = name.replace(f"{word} ", f"{word}\n")
     return name
 
 
 def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> None:
-    """Photos with boxes, each with its caption."""
+    """Draw photos with boxes, each with its caption."""
     figure.suptitle(photos[0][1].note, fontsize=8)
     columns = min(_PHOTOS_IN_ROW, len(photos))
     axes = figure.subplots(-(-len(photos) // columns), columns, squeeze=False)

@@ -104,7 +104,7 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
 
 
 def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) -> NDArray[np.float32]:
-    """A photo with two boxes drawn on it, the smoothed one thin and on top; an empty box is not drawn.
+    """Draw two boxes on a photo, the smoothed one thin and on top; an empty box is not drawn.
 
     Args:
         image: (C, H, W) in [0, 1].
@@ -124,7 +124,7 @@ def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) 
 
 
 def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Picture:
-    """The picture of |first - second|, largest over the channels, white at its largest.
+    """Return the picture of |first - second|, largest over the channels, white at its largest.
 
     Args:
         first: (H, W, C).
@@ -157,7 +157,7 @@ def _guarantee(row: Row, *, found: bool) -> str:
 
 
 def guaranteed_overlap(eps_out: float) -> str:
-    """The least overlap (IoU) that a certified Jaccard distance leaves, never above the true one.
+    """Format the least overlap (IoU) that a certified Jaccard distance leaves, never above the true one.
 
     Example:
         >>> guaranteed_overlap(0.1234)
@@ -167,7 +167,7 @@ def guaranteed_overlap(eps_out: float) -> str:
 
 
 def is_image(shape: Sequence[int]) -> bool:
-    """Whether an output of this shape is shown as a picture: (C, H, W), grey or in colours."""
+    """Return whether an output of this shape is shown as a picture: (C, H, W), grey or in colours."""
     return len(shape) == 3 and shape[0] in (1, 3) and 0 not in shape
 
 

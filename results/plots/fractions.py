@@ -41,7 +41,7 @@ def write_fractions(folder: CertificationFolder, curves: Sequence[FractionCurve]
 
 
 def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool = False) -> Figure:
-    """Step lines of the certified fraction against eps_out, one for each eps_in; side by side for several h.
+    """Draw step lines of the certified fraction against eps_out, one for each eps_in; side by side for several h.
 
     A colour for each eps_in, and a style for each folder where several are compared.
 
@@ -107,7 +107,7 @@ def _finish(axis: Axes, heading: str, *, right: float, overlap: bool) -> None:
 
 
 def _label_right_end(axis: Axes, ends: Sequence[tuple[int, int]]) -> None:
-    """The shares that the lines end at, as ticks of the right side; of those too close to each other the larger one."""
+    """Label the shares that the lines end at on the right side; of those too close to each other the larger one."""
     ticks: list[tuple[float, str]] = []
     for count, total in sorted(set(ends), key=lambda end: end[0] / end[1], reverse=True):
         if not ticks or ticks[-1][0] - count / total >= _APART:
@@ -118,7 +118,7 @@ def _label_right_end(axis: Axes, ends: Sequence[tuple[int, int]]) -> None:
 
 
 def _colours(count: int) -> list[tuple[float, ...]]:
-    """From dark to light by eps_in, none of them too light for white paper."""
+    """Return colours from dark to light, none of them too light for white paper."""
     return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0.0, 0.75, max(count, 2)))]
 
 

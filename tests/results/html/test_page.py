@@ -25,7 +25,7 @@ from results import numbers
 from results.certified_fraction import FractionCurve, certified_fractions
 from results.folder import CertificationFolder
 from results.html import Curve, Report, ReportExample, render, report_of_folder, report_of_folders, write
-from results.html.charts import fraction_charts, up
+from results.html.charts import format_radius, fraction_charts
 from results.plots.examples import Picture, difference
 from results.rows import Row
 from results.summary import summarise
@@ -390,8 +390,8 @@ def test_several_curves_are_drawn_with_bands_and_reference_lines() -> None:
 
 @given(st.floats(min_value=0.0, max_value=1e9))
 def test_radii_are_never_shown_smaller(value: float) -> None:
-    assert float(up(value)) >= value
-    assert float(up(value)) <= max(value * 1.011, 1e-14) or float(up(value)) - value <= 0.011
+    assert float(format_radius(value)) >= value
+    assert float(format_radius(value)) <= max(value * 1.011, 1e-14) or float(format_radius(value)) - value <= 0.011
 
 
 def test_examples_are_sortable_by_all_digits() -> None:
