@@ -116,12 +116,13 @@ class CertificateBase(ABC):
         """
         return self._answer("eps_out", eps_out, coverage, lambda value, answers: self._eps_in(value, coverage, answers))
 
-    def box(self, eps_in: float, *, coverage: Coverage = "pointwise") -> tuple[Tensor, Tensor] | None:
+    def box(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> tuple[Tensor, Tensor] | None:
         """Return between which numbers each coordinate of the smoothed output stays; None where no box is certified.
 
         Args:
             eps_in: input radius, at least 0, in units of x.
             coverage: as in :meth:`eps_out`.
+            answers: how many are counted for ``"bonferroni"``.
 
         Returns:
             The lower and the upper ends, (*out) each; infinite where there are none. All coordinates hold together.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -72,11 +72,24 @@ class Job:
         grid = self.smoother.outputs.grid
         if grid is None:
             return None
-        with torch.no_grad(), value_errors("--data must hold examples that the model takes"):
+        with _model_takes_examples():
             images = (self.examples[position]["image"] for position in range(len(self.examples)))
             points = (point_of(self.original, image) for image in images)
             changes = [grid_change(point, grid) for point in points]
         return max(largest for largest, _ in changes), max(norm for _, norm in changes)
+
+    def look_at_outputs(self) -> None:
+        """Evaluate the model once where its budget depends on what outputs are like, for the plan to say what holds.
+
+        Raises:
+            ValueError: if the model does not take the first example, or the budget cannot certify an eps_in.
+        """
+        if not self.smoother.budget.depends_on_outputs:
+            return
+        with _model_takes_examples():
+            self.smoother.look_at(point_of(self.original, self.examples[0]["image"]))
+        for radius in self.eps_in:
+            named.check_certifiable(self.smoother.budget, sigma=self.smoother.sigma, eps_in=radius)
 
     @property
     def evaluations(self) -> int:
@@ -177,6 +190,7 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
     ]
     for job in jobs:
         check_inside(job.folder.path, path)
+        job.look_at_outputs()
     if len(jobs) > 1:
         check_same(CertificationFolder(path), merged_config(jobs), subject.sha256)
     return CertificationFolder(path), jobs
@@ -216,6 +230,13 @@ def _smoothing(options: Arguments, levels: Mapping[float, Sequence[float]]) -> S
     config = {"budget": budget.as_dict(), **bounds, **rules}
     name = "-".join([budget.method, *(f"{flag}={value:g}" for flag, value in bounds.items())])
     return Smoothing(kind.kind, partial(make, budget=budget, **given), config, name, rules)
+
+
+@contextmanager
+def _model_takes_examples() -> Iterator[None]:
+    """Name --data in the error of a model that does not take an example, and leave no gradients."""
+    with torch.no_grad(), value_errors("--data must hold examples that the model takes"):
+        yield
 
 
 def _not_none(**given: float | None) -> dict[str, float]:

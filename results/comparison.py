@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from center_smoothing.budget import Coverage
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from results import html, queries
 from results.attacks import LOWER_BOUND
 from results.certified_fraction import certified_fractions
@@ -26,8 +27,8 @@ from results.terminal import result_lines
 
 # What a reader of certificates of both must know.
 TWO_FUNCTIONS = (
-    "Center and mean are two different smoothed functions, each with a promise of its own: a certificate of the center "
-    "says nothing about the mean, nor the other way round, and neither says how far the two are apart."
+    "These are different smoothed functions, each with a promise of its own: a certificate of one of them says nothing "
+    "about another, and none says how far they are apart."
 )
 # Outputs of folders that differ in one of these have distances in other units.
 _UNITS = ("distance", "distance_sha256")
@@ -81,7 +82,9 @@ def rows_at(finished: FinishedCertification, eps_in: Sequence[float], *, coverag
 def settings(finished: FinishedCertification) -> dict[str, Any]:
     """Return everything that the certificates depend on, under dotted names."""
     kept = {name: value for name, value in finished.config.items() if name not in _NO_DIFFERENCE}
-    return flatten({"checkpoint_sha256": finished.summary.get("checkpoint_sha256"), "smoother": "center", **kept})
+    return flatten(
+        {"checkpoint_sha256": finished.summary.get("checkpoint_sha256"), "smoother": DEFAULT_SMOOTHER, **kept}
+    )
 
 
 def _labels(places: Sequence[Path]) -> list[str]:

@@ -78,6 +78,8 @@ class FinishedCertification:
         answers: by question.
         non_finite: how often the model returned NaN or inf, by index.
         outputs: image, base output and smoothed output of the shown examples, by index and name.
+        boxes: between which outputs (2, *out) the smoothed output of a shown example stays at the first eps_in; only of
+            certificates that have such boxes.
         budget: of the certificates; None before they are read.
     """
 
@@ -87,6 +89,7 @@ class FinishedCertification:
     answers: Mapping[Question, Answers] = field(default_factory=dict)
     non_finite: Mapping[int, int] = field(default_factory=dict)
     outputs: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
     budget: Budget | None = None
 
     @classmethod
@@ -126,13 +129,18 @@ class FinishedCertification:
         with damaged(self.folder.path):
             restored = certificate_loader(self.config)
         answers: dict[Question, dict[int, tuple[float, ...]]] = {question: {} for question in questions}
-        non_finite, outputs, budget = {}, {}, None
+        non_finite, outputs, boxes, budget = {}, {}, {}, None
         for position, (index, rows) in enumerate(self.by_index.items()):
             with damaged(self.folder.path):
                 certificate, arrays = self.folder.read_example(rows[0], restored)
                 check_rows(rows, certificate, self.config)
                 if position < _FIRST or index in shown:
                     outputs[index] = {name: arrays[name] for name in PICTURES}
+                    box = certificate.box(
+                        rows[0].eps_in, coverage=self.config.get("coverage", "pointwise"), answers=len(rows)
+                    )
+                    if box is not None:
+                        boxes[index] = np.stack([ends.double().numpy() for ends in box])
             budget, non_finite[index] = certificate.budget, certificate.non_finite
             for question, found in answers.items():
                 found[index] = question.answer(certificate)
@@ -144,6 +152,7 @@ class FinishedCertification:
             },
             non_finite=non_finite,
             outputs=outputs,
+            boxes=boxes,
             budget=budget,
         )
 

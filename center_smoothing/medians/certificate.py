@@ -83,9 +83,9 @@ class MedianCertificate(CertificateBase):
         """How many certification outputs were drawn."""
         return len(self.distances)
 
-    def box(self, eps_in: float, *, coverage: Coverage = "pointwise") -> tuple[Tensor, Tensor]:
+    def box(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> tuple[Tensor, Tensor]:
         """Return the ends (*out) and (*out) between which the medians stay; see :meth:`CertificateBase.box`."""
-        place = None if self.abstained else self._place(float(eps_in) / self.sigma, coverage, 1)
+        place = None if self.abstained else self._place(float(eps_in) / self.sigma, coverage, answers)
         if place is None:
             nothing = torch.full_like(self.low[0], torch.inf)
             return -nothing, nothing

@@ -18,7 +18,7 @@ from results.finished import MAX_SHOWN, Answers, FinishedCertification, Question
 from results.folder import CertificationFolder
 from results.html.charts import format_number, format_radius
 from results.html.content import Curve, Report, ReportExample
-from results.plots.examples import difference, example_pictures, guarantees
+from results.plots.examples import difference, example_pictures, guarantees, is_image, movement
 from results.rows import Row, attacked_rows
 
 T = TypeVar("T")
@@ -243,6 +243,9 @@ def _example(
     shown = list(found.pictures)
     if len(shown) == 3 and shown[1].array.shape == shown[2].array.shape:
         shown.append(difference(shown[1].array, shown[2].array, name="|base - smoothed|"))
+    box = finished.boxes.get(index)
+    if box is not None and is_image(box.shape[1:]) and bool(np.isfinite(box).all()):
+        shown.append(movement(box, eps_in=finished.by_index[index][0].eps_in))
     promised = [
         f"At eps_in = {row.eps_in:g}: {guarantee}"
         for row, guarantee in zip(rows, guarantees(finished, rows) if finished.holds_boxes else (), strict=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from results.finished import FinishedCertification
+from results.numbers import format_up
 from results.rows import Row
 
 _NAMES = {"image": "input", "base": "base output", "smoothed": "smoothed output"}
@@ -140,6 +141,21 @@ def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Pictu
     if largest == 0.0:
         return Picture(name, np.zeros_like(absolute), "no difference")
     return Picture(name, np.nan_to_num(absolute / largest, nan=1.0, posinf=1.0), f"white = {largest:.2g}")
+
+
+def movement(box: NDArray[np.float64], *, eps_in: float) -> Picture:
+    """The picture of how far each pixel can move, largest over the channels, white at its largest.
+
+    Args:
+        box: (2, C, H, W), the lower and the upper ends of what is certified, finite.
+        eps_in: input radius of the box.
+
+    Returns:
+        A picture with one channel, whose note says which movement is white, rounded up.
+    """
+    low, high = np.moveaxis(box, 1, -1)
+    note = f"certified at eps_in = {eps_in:g}, white = {format_up(float((high - low).max()))}"
+    return replace(difference(high, low, name="how far each pixel can move"), note=note)
 
 
 def guarantees(finished: FinishedCertification, rows: Sequence[Row]) -> list[str]:
