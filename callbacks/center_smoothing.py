@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, cast
 
 import numpy as np
@@ -12,9 +13,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from center_smoothing import CenterSmoother, Distance, SmoothingBudget, TotalVariation
+from center_smoothing import SMOOTHERS, Budget, Distance, Smoother, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 from center_smoothing.sampling import BatchSize
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from lightning_modules import point_of
 from results.numbers import rounded_up
 from results.plots.examples import is_image, side_by_side
@@ -32,12 +34,14 @@ class CenterSmoothing(Callback):
     Args:
         sigma: noise level, in units of the point that the module smooths at.
         h: eps_in / sigma, one certified radius each.
-        distance: between outputs.
+        distance: between outputs; default: total variation.
+        smoother: which of ``center_smoothing.SMOOTHERS`` is certified; default: the paper's function.
+        clip_norm: of means, and of means alone: outputs further from zero are scaled down to it.
         num_examples: how many validation images, shared among the processes.
-        n: ranked outputs per image.
-        m: certification outputs per image; the check uses all of them.
-        k: pilot outputs per image.
-        delta: margin of the smoothed function; default: the least at which it abstains on at most 1% of inputs.
+        n: ranked or averaged outputs per image; of medians an even number becomes the next odd one.
+        m: certification outputs per image; the check of a center uses all of them.
+        k: pilot outputs per image, of centers alone; default: 32.
+        delta: margin of a center; default: the least at which it abstains on at most 1% of inputs.
         alpha_1: failure probability of the smoothed output.
         alpha_2: failure probability of the certificate.
         every_n_validations: certify after every n-th validation.
@@ -45,7 +49,8 @@ class CenterSmoothing(Callback):
         batch_size: noisy copies per call of the module, or "auto".
 
     Raises:
-        ValueError: for arguments out of range, and for an h that the budget cannot certify, with the m that would.
+        ValueError: for arguments out of range, and for an h that the budget cannot certify, with the m that would; of
+            medians in the sanity check, when an output is seen.
     """
 
     def __init__(
@@ -53,10 +58,12 @@ class CenterSmoothing(Callback):
         sigma: float,
         h: Sequence[float] = (1.0, 1.5, 2.0),
         distance: Distance | None = None,
+        smoother: str = DEFAULT_SMOOTHER,
+        clip_norm: float | None = None,
         num_examples: int = 8,
         n: int = 400,
         m: int = 900,
-        k: int = 32,
+        k: int | None = None,
         delta: float | None = None,
         alpha_1: float = 0.005,
         alpha_2: float = 0.005,
@@ -74,15 +81,23 @@ class CenterSmoothing(Callback):
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
         if len(h) == 0:
             raise ValueError("h must name at least one ratio eps_in / sigma, got none")
-        given: dict[str, Any] = {} if delta is None else {"delta": delta}
-        self.budget = SmoothingBudget(n=n, m=m, k=k, n_check=m, alpha_1=alpha_1, alpha_2=alpha_2, **given)
-        for ratio in h:
-            plan = self.budget.plan(ratio)
-            if not plan.certifiable:
-                raise ValueError(f"m must be at least {plan.least_m:.0f} to certify h={ratio}, got {m}")
+        if smoother not in SMOOTHERS:
+            raise ValueError(f"smoother must be one of {', '.join(SMOOTHERS)}, got {smoother!r}")
+        self.smoother = SMOOTHERS[smoother]
+        if self.smoother.needs_bound != (clip_norm is not None):
+            wanted = "given, so that outputs are bounded," if self.smoother.needs_bound else "left out"
+            raise ValueError(f"clip_norm must be {wanted} with smoother={smoother!r}, got {clip_norm!r}")
+        given = {name: value for name, value in {"k": k, "delta": delta}.items() if value is not None}
+        for name in set(given) - {field.name for field in fields(self.smoother.budget_type)}:  # type: ignore[arg-type]
+            raise ValueError(f"{name} must be left out with smoother={smoother!r}, got {given[name]!r}")
+        self.budget = self.smoother.budget_type.for_validation(n=n, m=m, alpha_1=alpha_1, alpha_2=alpha_2, **given)
         self.sigma = sigma
         self.h = [float(ratio) for ratio in h]
+        self._check_certifiable(self.budget)
         self.distance = TotalVariation() if distance is None else distance
+        if self.smoother.needs:
+            self.smoother.check_distance(self.distance)
+        self.bounds: dict[str, float] = {} if clip_norm is None else {"clip_norm": clip_norm}
         self.num_examples = num_examples
         self.every_n_validations = every_n_validations
         self.seed = seed
@@ -100,6 +115,8 @@ class CenterSmoothing(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Certify, and log."""
         if trainer.sanity_checking:
+            if self.budget.depends_on_outputs:
+                self._make_smoother(trainer, pl_module)
             return
         self._validations += 1
         self.latest = {}
@@ -130,10 +147,33 @@ class CenterSmoothing(Callback):
         """Restore it."""
         self.latest = dict(state_dict["latest"])
 
-    def _certify(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        smoother = CenterSmoother(
-            pl_module, self.distance, sigma=self.sigma, budget=self.budget, seed=self.seed, batch_size=self.batch_size
+    def _check_certifiable(self, budget: Budget) -> None:
+        for ratio in self.h:
+            plan = budget.plan(ratio)
+            if not plan.certifiable:
+                raise ValueError(f"m must be at least {plan.least_m:.0f} to certify h={ratio}, got {budget.m}")
+
+    def _make_smoother(self, trainer: Trainer, pl_module: LightningModule) -> Smoother:
+        """Return the smoother of the module, once it is seen that it can certify such outputs as the module's."""
+        make: Callable[..., Smoother] = self.smoother
+        smoother = make(
+            pl_module,
+            self.distance,
+            sigma=self.sigma,
+            budget=self.budget,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            **self.bounds,
         )
+        if self.budget.depends_on_outputs:
+            for example in self._examples(trainer)[:1]:
+                image = example["image"].to(pl_module.device, cast(torch.dtype, pl_module.dtype))
+                smoother.look_at(point_of(pl_module, image))
+            self._check_certifiable(smoother.budget)
+        return smoother
+
+    def _certify(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        smoother = self._make_smoother(trainer, pl_module)
         metrics = [*self.radii, self.losses, self.abstentions]
         for metric in metrics:
             metric.reset()

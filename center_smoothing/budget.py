@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -142,6 +142,18 @@ class Budget(ABC):
     def without_averages(self) -> Self:
         """Return the same budget for outputs that cannot be averaged."""
         return self
+
+    @classmethod
+    def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
+        """Return a small budget, for certificates that are made again and again during a training.
+
+        Args:
+            n: outputs of the smoothed function, about.
+            m: certification outputs.
+            given: other arguments of the class.
+        """
+        make: Callable[..., Self] = cls
+        return make(n=n, m=m, **given)
 
     def for_output(self, output: Tensor) -> Self:
         """Return the same budget for a function with such outputs (*out)."""
@@ -452,6 +464,11 @@ class SmoothingBudget(Budget):
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, from which ``SmoothingBudget(**values)`` makes an equal budget."""
         return {**asdict(self), "tuple_sizes": list(self.tuple_sizes)}
+
+    @classmethod
+    def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
+        """Return a small budget; the check has all m outputs. Arguments as in :meth:`Budget.for_validation`."""
+        return cls(**{"n": n, "m": m, "n_check": m, "k": 32, **given})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -84,7 +84,7 @@ def _parser(*, with_classes: bool) -> ArgumentParser:
     add_choice("--noise", ("gaussian", "discrete"), default="gaussian", help=of_noise)
     add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
     add_choice("--budget", BUDGETS, default="standard", help=f"one of {', '.join(BUDGETS)}")
-    add_typed("--n", count, help="ranked outputs, or outputs that are averaged")
+    add_typed("--n", count, help="ranked outputs, or those of a mean or median")
     add_typed("--m", argument_types.counts, help="certification outputs; several, to compare them with --plan")
     add_typed("--k", count, help="pilot outputs, the candidate centers")
     add_typed("--delta", positive_number, help="margin; default: the least that abstains on at most 1%% of inputs")

@@ -113,6 +113,11 @@ class MedianBudget(Budget):
         """Noisy copies that the base function is evaluated on per smoothed output."""
         return self.n
 
+    @classmethod
+    def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
+        """Return a small budget; an even n becomes the next odd number. As :meth:`Budget.for_validation`."""
+        return cls(n=n + (n % 2 == 0), m=m, **given)
+
     def for_output(self, output: Tensor) -> MedianBudget:
         """Return the same budget, shared by the numbers of such an output (*out)."""
         return replace(self, numbers=output.numel())

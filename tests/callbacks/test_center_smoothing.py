@@ -18,7 +18,7 @@ from torch import Tensor
 
 from callbacks import CenterSmoothing
 from callbacks.center_smoothing import _float32_up
-from center_smoothing import CenterSmoother, Lp, SmoothingBudget, TotalVariation
+from center_smoothing import CenterSmoother, Hausdorff, Lp, SmoothingBudget, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 from datamodules import ImageDataModule, IndexedImages
 from lightning_modules import NoisyAutoencoder, NoisyModule
@@ -421,3 +421,38 @@ def test_pictures_are_logged_by_the_first_process_alone() -> None:
     logger = Pictures()
     run(callback(), tiny_model(), loggers=[logger], rank=1, world_size=2)
     assert logger.images == []
+
+
+def test_medians_and_means_are_certified_in_place_of_centers() -> None:
+    medians = run(callback(smoother="median", k=None, n=60, m=300, distance=Lp(math.inf)), tiny_model())
+    centers = run(callback(m=300, distance=Lp(math.inf)), tiny_model())
+    means = run(callback(smoother="mean", k=None, clip_norm=5.0), tiny_model())
+    assert list(medians) == list(means) == list(centers) == KEYS
+    assert 0.0 < medians["val/certified_radius"] < centers["val/certified_radius"]
+    assert medians["val/certified_radius"] <= medians["val/certified_radius/h=0.5"] < math.inf
+    assert 0.0 < means["val/certified_radius"] <= 10.0001
+
+
+def test_medians_that_cannot_be_certified_are_refused_in_the_sanity_check() -> None:
+    smoothing = callback(smoother="median", k=None, h=(1.0,), m=90)  # which is enough for an output of one number
+    with pytest.raises(ValueError, match=r"m must be at least \d\d+ to certify h=1.0, got 90"):
+        run(smoothing, tiny_model(), sanity_checking=True)
+    assert run(callback(smoother="median", k=None), tiny_model(), sanity_checking=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"smoother": "mode"}, "smoother must be one of center, mean, median, got 'mode'"),
+        ({"smoother": "median", "k": 8}, "k must be left out with smoother='median', got 8"),
+        (
+            {"smoother": "mean", "k": None},
+            "clip_norm must be given, so that outputs are bounded, with smoother='mean'",
+        ),
+        ({"clip_norm": 3.0}, "clip_norm must be left out with smoother='center', got 3.0"),
+        ({"smoother": "median", "k": None, "distance": Hausdorff()}, "distance must be one that is bounded over boxes"),
+    ],
+)
+def test_arguments_of_another_smoother_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        callback(**given)

@@ -151,8 +151,8 @@ def test_the_plan_knows_how_many_numbers_an_output_has(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--distance=hausdorff",), "--smoother=median needs a distance that is bounded over boxes of outputs (tv, tv-l2, "
-         "angular, l1, l2, linf, jaccard, mask-jaccard, cosine, squared-l2), got hausdorff: what is certified"),
+        (("--distance=hausdorff",), "--smoother=median needs a distance that is bounded over boxes of outputs (tv, "),
+        (("--distance=wasserstein1",), "cosine, squared-l2), got wasserstein1: what is certified of medians is a box"),
         (("--n=100",), "n must be odd, so that there is a middle one, got 100; 101 does"),
         (("--k=8",), "--k is of centers alone: it must be left out with --smoother=median"),
         (("--clip-norm=3",), "--clip-norm bounds the outputs of means: it needs --smoother mean, got median"),
