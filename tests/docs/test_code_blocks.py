@@ -41,7 +41,7 @@ TINY_TRAINING = [
     "--center_smoothing.m=300",
     "--center_smoothing.k=8",
 ]
-TINY_CERTIFICATION = ["--accelerator=cpu", "--num-examples=1", "--n=501", "--m=1000", "--batch-size=250"]
+TINY_CERTIFICATION = ["--accelerator=cpu", "--num-examples=1", "--n=501", "--m=1100", "--batch-size=250"]
 # Of the paper's method, whose bounds need a larger margin and a smaller h for so few samples.
 TINY_PAPER = ["--delta=0.3", "--h=0.5"]
 
