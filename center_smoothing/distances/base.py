@@ -226,7 +226,8 @@ class Distance(ABC):
         """
         if self.averages and outputs.is_floating_point():
             return self.averages_of_tuples(outputs)
-        members = self.embed(outputs.flatten(0, 1)).unflatten(0, outputs.shape[:2])
+        members = self.embed(outputs.flatten(0, 1))
+        members = members.reshape(*outputs.shape[:2], *members.shape[1:])
         sums = members.new_zeros(outputs.shape[:2])
         for j in range(outputs.shape[1]):
             others = members[:, [j]].expand_as(members)
