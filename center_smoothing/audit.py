@@ -200,7 +200,7 @@ def check_outputs(
     finite, total, chosen = 0, 0, None
     for number, (x, example) in enumerate(zip(points, examples, strict=True)):
         count = _POINTS if number == 0 else _MORE_POINTS
-        drawn = torch.cat(list(outputs.draw(x, example=example, stage=Stage.CALIBRATION, count=count)))
+        drawn = torch.cat(list(outputs.draw_values(x, example=example, stage=Stage.CALIBRATION, count=count)))
         kept = drawn[distance.are_outputs(drawn).to(drawn.device)]
         finite, total = finite + len(kept), total + count
         if chosen is None and len(kept) >= 3:

@@ -61,6 +61,7 @@ class Budget(ABC):
         depends_on_outputs: whether what can be certified depends on what outputs are like, see :meth:`for_output`.
         n: outputs that the smoothed function is made of.
         m: certification outputs, at most.
+        group: so many noisy outputs are aggregated into one (theory T13).
         looks: how often they are looked at; sampling may stop at each look.
         alpha_1: failure probability of the smoothed output.
         alpha_2: failure probability of the certificate.
@@ -70,6 +71,7 @@ class Budget(ABC):
     depends_on_outputs: ClassVar[bool] = False
     n: int
     m: int
+    group: int = 1
     looks: int = 1
     alpha_1: float
     alpha_2: float
@@ -88,6 +90,10 @@ class Budget(ABC):
     def alpha(self) -> float:
         """Failure probability of the whole promise: alpha_1 + alpha_2."""
         return self.alpha_1 + self.alpha_2
+
+    def shift(self, h: float) -> float:
+        """Return how far the noise of a group moves, in units of sigma: sqrt(group) h (theory T13)."""
+        return math.sqrt(self.group) * h
 
     @property
     @abstractmethod
@@ -189,7 +195,7 @@ class Plan:
 
     Attributes:
         h: eps_in / sigma.
-        p: mass that the ball B(z, R) must hold (theory T3).
+        p: mass that the ball B(z, R) must hold (theory T3), of groups at sqrt(group) h.
         rank: R is the rank-th smallest of m distances; m + 1 where m is too small.
         least_m: least m with a certificate at this h; inf where float64 cannot tell p from 1.
         evaluations: noisy copies that the base function f is evaluated on per example.
@@ -218,8 +224,9 @@ class Plan:
 class SmoothingBudget(Budget):
     """Sample sizes, margin and failure probabilities of a smoothed function and of its certificate.
 
-    ``n``, ``k``, ``candidates``, ``tuple_sizes``, ``n_check``, ``delta``, ``alpha_1`` and ``method`` are part of the
-    smoothed function: a certificate speaks of the outputs at x and at x' computed with the same values (theory T1).
+    ``n``, ``k``, ``group``, ``candidates``, ``tuple_sizes``, ``n_check``, ``delta``, ``alpha_1`` and ``method`` are
+    part of the smoothed function: a certificate speaks of the outputs at x and at x' computed with the same values
+    (theory T1). An output is one of the base function, or with ``group`` an aggregate of so many.
 
     Args:
         n: ranked outputs.
@@ -233,6 +240,9 @@ class SmoothingBudget(Budget):
         n_check: outputs that check the center's mass. Default: n. They are shared with the certification outputs
             (theory T8), so that any n_check <= m costs nothing more.
         candidates: at most so many candidates for each tuple size.
+        group: J, outputs of the base function that are aggregated into one (:meth:`Distance.aggregate`, theory T13),
+            each of which takes J evaluations. Certified radii fall about like 1 / sqrt(J) up to sqrt(J) h = 2. 1 is
+            the paper's function.
         tuple_sizes: J, ascending: averages of J pilot outputs are candidates, and probes of the certificate (theory
             T7). Pilot outputs themselves are candidates in any case. () leaves T7 out.
         looks: how often the certification outputs are looked at, each time at twice as many, the last time at all m;
@@ -258,6 +268,7 @@ class SmoothingBudget(Budget):
     alpha_1: float = 0.005
     alpha_2: float = 0.005
     n_check: int = None  # type: ignore[assignment]  # likewise
+    group: int = 1
     candidates: int = 56
     tuple_sizes: tuple[int, ...] = None  # type: ignore[assignment]  # likewise
     looks: int = 1
@@ -268,7 +279,7 @@ class SmoothingBudget(Budget):
         make_plain(self)
         if self.method not in margins.METHODS:
             raise ValueError(f"method must be one of {', '.join(margins.METHODS)}, got {self.method!r}")
-        for name in ("n", "m", "candidates", "looks"):
+        for name in ("n", "m", "group", "candidates", "looks"):
             check_count(name, getattr(self, name))
         defaults = {"n_check": self.n, "k": min(256, max(32, self.n // 8))}
         for name, default in defaults.items():
@@ -280,8 +291,9 @@ class SmoothingBudget(Budget):
         object.__setattr__(self, "tuple_sizes", _check_tuple_sizes(self.tuple_sizes, self.method))
         if self.method == "paper" and self.n_check != self.n:
             raise ValueError(f"n_check must equal n={self.n} for method='paper', got {self.n_check}")
-        if self.method == "paper" and self.looks != 1:
-            raise ValueError(f"looks must be 1 for method='paper', got {self.looks}")
+        for name in ("group", "looks"):
+            if self.method == "paper" and getattr(self, name) != 1:
+                raise ValueError(f"{name} must be 1 for method='paper', got {getattr(self, name)}")
         if self.looks > 1 and self.look_sizes[0] < self.n_check:
             raise ValueError(
                 f"looks must be such that the first of them, at {self.look_sizes[0]} outputs, has the "
@@ -319,12 +331,12 @@ class SmoothingBudget(Budget):
         """
         if self.method == "paper":
             return self.evaluations_to_smooth + self.certification_outputs
-        return self.k + self.n + self.certification_outputs
+        return self.group * (self.k + self.n + self.certification_outputs)
 
     @property
     def evaluations_to_smooth(self) -> int:
         """Noisy copies that the base function is evaluated on per smoothed output (theory T1)."""
-        return (0 if self.method == "paper" else self.k) + self.n + self.n_check
+        return self.group * ((0 if self.method == "paper" else self.k) + self.n + self.n_check)
 
     @property
     def certification_outputs(self) -> int:
@@ -414,7 +426,7 @@ class SmoothingBudget(Budget):
             answers: how many are counted for ``"bonferroni"``.
         """
         alpha_2 = self.alpha_2 / self.looks / (answers if coverage == "bonferroni" else 1)
-        return _ranks(self, float(h), self.m if m is None else plain(m), coverage == "dkw", alpha_2)
+        return _ranks(self, self.shift(float(h)), self.m if m is None else plain(m), coverage == "dkw", alpha_2)
 
     def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
         """Return whether R is one of m distances at h."""
@@ -423,7 +435,8 @@ class SmoothingBudget(Budget):
     @property
     def settings(self) -> str:
         """What a plan says of it besides n, m and alpha."""
-        return f"{'' if self.method == 'paper' else f'k={self.k}, '}delta={self.delta:g}"
+        pilot = "" if self.method == "paper" else f"k={self.k}, "
+        return f"{pilot}{'' if self.group == 1 else f'group={self.group}, '}delta={self.delta:g}"
 
     @property
     def stops(self) -> str:
@@ -447,7 +460,7 @@ class SmoothingBudget(Budget):
             ValueError: if h is negative or NaN.
         """
         h = plain(h)
-        p = bounds.gaussian_shift_up(0.5 + self.delta, h)
+        p = bounds.gaussian_shift_up(0.5 + self.delta, self.shift(h))
         ranks = self.ranks(h)
         least = bounds.dkw_least_m if self.method == "paper" else bounds.order_statistic_least_m
         return Plan(
@@ -462,8 +475,12 @@ class SmoothingBudget(Budget):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, from which ``SmoothingBudget(**values)`` makes an equal budget."""
-        return {**asdict(self), "tuple_sizes": list(self.tuple_sizes)}
+        """Return plain values, from which ``SmoothingBudget(**values)`` makes an equal budget; no group where it is 1.
+
+        So those of the paper's function stay what they were before there were groups.
+        """
+        values = {**asdict(self), "tuple_sizes": list(self.tuple_sizes)}
+        return {name: value for name, value in values.items() if name != "group" or value != 1}
 
     @classmethod
     def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
@@ -515,7 +532,10 @@ class SmoothingBudget(Budget):
 
 @lru_cache(maxsize=65536)
 def _ranks(budget: SmoothingBudget, h: float, m: int, whole_curve: bool, alpha_2: float) -> Ranks:
-    """Half of alpha_2 for R and half for the probes, shared by their sizes; all for R where no probe can help."""
+    """Return the ranks at a shift h, see :meth:`Budget.shift`.
+
+    Half of alpha_2 goes to R and half to the probes, shared by their sizes; all to R where no probe can help.
+    """
     find = bounds.dkw_rank if whole_curve or budget.method == "paper" else bounds.order_statistic_rank
     p, sizes = bounds.gaussian_shift_up(0.5 + budget.delta, h), budget.tuple_sizes
     if whole_curve:  # the split must be the same at every h, as all of them count

@@ -48,7 +48,8 @@ def evaluating(model: object) -> Iterator[None]:
 class NoisyOutputs(NoisyInputs):
     """Draw f(x + delta), delta ~ N(0, sigma^2 I), in batches whose numbers do not depend on the batch size.
 
-    With a grid x is rounded to it, and noise and sum are exact (theory T10).
+    With a grid x is rounded to it, and noise and sum are exact (theory T10). With a group an output is what is made of
+    so many values of f (theory T13).
 
     Args:
         model: callable (N, *in) -> (N, *out), tensors or arrays, or what can be made one.
@@ -59,6 +60,11 @@ class NoisyOutputs(NoisyInputs):
             second, and kept.
         progress: called with the number of copies after each call of the model.
         after: a function of outputs (N, *out), of each by itself, that belongs to the base function, such as clipping.
+        group: how many values of f, at consecutive noisy copies, an output is made of.
+        aggregate: what makes it, (N, group, *out) -> (N, *out), each group by itself; without use for a group of 1.
+
+    Raises:
+        ValueError: as :class:`NoisyInputs` does, for another batch_size, and for a larger group without an aggregate.
 
     Attributes:
         most_at_once: noisy copies that the memory of the device allows for in a call, once it ran out; else None.
@@ -74,8 +80,12 @@ class NoisyOutputs(NoisyInputs):
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
         after: Callable[[Tensor], Tensor] | None = None,
+        group: int = 1,
+        aggregate: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(sigma=sigma, seed=seed, grid=grid)
+        if group > 1 and aggregate is None:
+            raise ValueError(f"aggregate must be given for group={group}, got None")
         batch_size = plain(batch_size)
         if batch_size != "auto" and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
             raise ValueError(f"batch_size must be 'auto' or a whole number of at least 1, got {batch_size!r}")
@@ -83,6 +93,7 @@ class NoisyOutputs(NoisyInputs):
         self.batch_size = batch_size
         self.progress = progress
         self.after = after
+        self.group, self.aggregate = group, aggregate
         self.most_at_once: int | None = None
         self._works = False  # whether a call of the model came to an end
 
@@ -93,9 +104,10 @@ class NoisyOutputs(NoisyInputs):
             return self._call(self.rounded(x).unsqueeze(0).clone())[0].clone()  # as in draw
 
     def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
-        """Yield ``count`` outputs in batches (N, *out).
+        """Yield ``count`` outputs in batches (N, *out), of groups the aggregates.
 
-        The noise of the i-th output depends on (seed, example, stage, i) alone.
+        The noise of the i-th output depends on (seed, example, stage, i) alone; of groups of J that of copies i J to
+        i J + J - 1.
 
         Args:
             x: (*in), a floating-point tensor without NaN or inf.
@@ -106,6 +118,15 @@ class NoisyOutputs(NoisyInputs):
         Raises:
             ValueError: if x is not finite, or the model returns anything but a tensor (N, *out).
         """
+        values = self.draw_values(x, example=example, stage=stage, count=count * self.group)
+        if self.aggregate is None or self.group == 1:
+            yield from values
+            return
+        for rows in regrouped(values, self.group * BLOCK):
+            yield self.aggregate(rows.reshape(-1, self.group, *rows.shape[1:]))
+
+    def draw_values(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
+        """Yield ``count`` values of f itself in batches (N, *out), whatever the group; otherwise as :meth:`draw`."""
         check_point(x)
         if self.batch_size == "auto":
             self.batch_size = self._fastest_batch_size(x)
@@ -233,6 +254,18 @@ class NoisyOutputs(NoisyInputs):
         began = time.perf_counter()
         self._call(batch).flatten()[0].item()  # reading one number waits for the device
         return time.perf_counter() - began
+
+
+def regrouped(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield the same rows in tensors of ``size`` rows, the last perhaps smaller, whatever the batches were."""
+    rest: Tensor | None = None
+    for batch in batches:
+        rows = batch if rest is None or len(rest) == 0 else torch.cat([rest, batch])
+        whole = len(rows) - len(rows) % size
+        yield from torch.split(rows[:whole], size) if whole else ()
+        rest = rows[whole:]
+    if rest is not None and len(rest):
+        yield rest
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -56,17 +56,18 @@ class CenterSmoother(Smoother):
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
+        budget, distance = SmoothingBudget() if budget is None else budget, as_distance(distance)
+        self.budget = budget if distance.averages else budget.without_averages()
         super().__init__(
             model,
-            as_distance(distance),
+            distance,
             sigma=sigma,
             seed=seed,
             grid=grid,
             batch_size=batch_size,
             progress=progress,
+            group=budget.group,
         )
-        budget = SmoothingBudget() if budget is None else budget
-        self.budget = budget if self.distance.averages else budget.without_averages()
 
     def smooth(self, x: Tensor, *, example: int = 0) -> SmoothedOutput:
         """Return the smoothed function at x: Algorithm 1, theory T1 and T2.

@@ -52,6 +52,7 @@ class Smoother(ABC):
         batch_size: BatchSize,
         progress: Callable[[int], None] | None,
         after: Callable[[Tensor], Tensor] | None = None,
+        group: int = 1,
     ) -> None:
         self.distance = distance
         self.outputs = NoisyOutputs(
@@ -62,6 +63,8 @@ class Smoother(ABC):
             batch_size=batch_size,
             progress=progress,
             after=after,
+            group=group,
+            aggregate=distance.aggregate,
         )
 
     @classmethod

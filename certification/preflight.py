@@ -159,9 +159,9 @@ def _calibration_outputs(run: Run, image: Tensor, index: int, *, compare: bool) 
             original = job.smoother.distance.encoded(job.original)
             same: dict[str, Any] = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid}
             plain = NoisyOutputs(original, **same, after=outputs.after, batch_size=_CALIBRATION)
-            expected = torch.cat(list(plain.draw(x, **given)))
+            expected = torch.cat(list(plain.draw_values(x, **given)))
     with value_errors(f"{flags} does not work with this model here" if compare else unfit):
-        drawn = torch.cat(list(outputs.draw(x, **given)))
+        drawn = torch.cat(list(outputs.draw_values(x, **given)))
         if compare:
             for check in (check_determinism, check_independence):
                 _refuse(check(outputs, x, example=index, rtol=rounding_tolerance(run)), index)

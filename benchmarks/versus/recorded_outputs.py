@@ -50,8 +50,18 @@ class RecordedOutputs(NoisyOutputs):
     function is more than the recorded one.
     """
 
-    def __init__(self, recording: Recording, *, after: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__(lambda outputs: outputs, sigma=recording.sigma, batch_size=recording.batch_size)
+    def __init__(
+        self,
+        recording: Recording,
+        *,
+        after: Callable[[Tensor], Tensor] | None = None,
+        group: int = 1,
+        aggregate: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        size = recording.batch_size
+        super().__init__(
+            lambda outputs: outputs, sigma=recording.sigma, batch_size=size, group=group, aggregate=aggregate
+        )
         self._recording = recording
         self._after = after or (lambda outputs: outputs)
         self._not_spent = 0.0
@@ -67,7 +77,7 @@ class RecordedOutputs(NoisyOutputs):
         """Return the clock when outputs of that stage were first asked for, and after the use of the last one."""
         return self._used[stage]
 
-    def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
+    def draw_values(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
         """Yield the first ``count`` recorded outputs of a stage in batches (N, *out).
 
         Raises:
@@ -104,7 +114,9 @@ class RecordedSmoother(CenterSmoother):
         chosen: tuple[Tensor, float] | None = None,
     ) -> None:
         super().__init__(lambda outputs: outputs, distance, sigma=recording.sigma, budget=budget)
-        self.outputs: RecordedOutputs = RecordedOutputs(recording)
+        self.outputs: RecordedOutputs = RecordedOutputs(
+            recording, group=self.budget.group, aggregate=self.distance.aggregate
+        )
         self._chosen = chosen
 
     def _select(self, x: Tensor, example: int) -> tuple[Tensor, float]:

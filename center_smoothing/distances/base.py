@@ -194,6 +194,47 @@ class Distance(ABC):
         self._check_tuples(outputs)
         return sum_over_tuples(outputs) / outputs.shape[1]
 
+    def aggregate(self, outputs: Tensor) -> Tensor:
+        """Return one output for each group: what a smoothed function of groups is made of (theory T13).
+
+        The mean (:meth:`averages_of_tuples`) where floating-point outputs can be averaged, else the medoid: the output
+        with the least sum of distances to the others, of several the first. :meth:`_aggregate` may know another way.
+
+        Args:
+            outputs: (N, J, *out), J at least 1. A group depends on nothing else in the tensor.
+
+        Returns:
+            (N, *out) of the same dtype. Of a group that holds what is no output, the first such: a group is none then
+            (theory T9).
+
+        Example:
+            >>> from center_smoothing import Lp
+            >>> Lp(2).aggregate(torch.tensor([[[0.0], [1.0], [5.0]]])), Lp(2).aggregate(torch.tensor([[[0], [1], [5]]]))
+            (tensor([[2.]]), tensor([[1]]))
+        """
+        valid = self.are_outputs(outputs.flatten(0, 1)).reshape(outputs.shape[:2]).to(outputs.device)
+        if _known_at_once(valid) and bool(valid.all()):
+            return self._aggregate(outputs)
+        rows, first = torch.arange(len(outputs), device=outputs.device), valid.to(torch.uint8).argmin(dim=1)
+        shape = (-1, *[1] * (outputs.ndim - 2))
+        return torch.where(valid.all(dim=1).reshape(shape), self._aggregate(outputs), outputs[rows, first])
+
+    def _aggregate(self, outputs: Tensor) -> Tensor:
+        """Return one output for each group, (N, J, *out) -> (N, *out) of the same dtype.
+
+        Rows of groups that hold what is no output are overwritten afterwards.
+        """
+        if self.averages and outputs.is_floating_point():
+            return self.averages_of_tuples(outputs)
+        members = self.embed(outputs.flatten(0, 1))
+        members = members.reshape(*outputs.shape[:2], *members.shape[1:])
+        sums = members.new_zeros(outputs.shape[:2])
+        for j in range(outputs.shape[1]):
+            others = members[:, [j]].expand_as(members)
+            sums += self.paired(members.flatten(0, 1), others.flatten(0, 1)).reshape(sums.shape)
+        medoids = sums.argmin(dim=1).to(outputs.device)
+        return outputs[torch.arange(len(outputs), device=outputs.device), medoids]
+
     def _check_tuples(self, outputs: Tensor) -> None:
         if not self.averages:
             raise ValueError(f"distance must be one whose outputs can be averaged, got {self!r}")

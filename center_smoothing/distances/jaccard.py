@@ -66,6 +66,20 @@ class BoxJaccard(Distance):
         others = (~empty).sum(dim=1, keepdim=True).clamp_min(1)
         return sum_over_tuples(outputs.masked_fill(empty[..., None], 0.0)) / others
 
+    def _aggregate(self, outputs: Tensor) -> Tensor:
+        """Return the coordinate-wise median of each group's boxes that are not empty, (N, J, 4) -> (N, 4).
+
+        ``NO_BOX`` where half of them or more are empty. Of whole numbers, which have no halves, the medoid.
+        """
+        if not outputs.is_floating_point():
+            return super()._aggregate(outputs)
+        empty = self.is_empty(outputs.flatten(0, 1)).reshape(outputs.shape[:2])
+        boxes = (~empty).sum(dim=1)[:, None, None]
+        middle = torch.cat([(boxes - 1).clamp_min(0) // 2, boxes // 2], dim=1).expand(-1, -1, 4)
+        ordered = outputs.masked_fill(empty[..., None], torch.inf).sort(dim=1).values
+        median = ordered.gather(1, middle).sum(dim=1) / 2
+        return median.masked_fill(2 * boxes[:, 0] <= outputs.shape[1], 0.0)  # NO_BOX
+
     def _embed(self, z: Tensor) -> Tensor:
         boxes = z.masked_fill(self.is_empty(z)[:, None], 0.0)  # NO_BOX
         overflow = torch.isinf(boxes[:, 2:] - boxes[:, :2]).any(dim=1, keepdim=True)
@@ -101,8 +115,10 @@ class MaskJaccard(Distance):
 
     def averages_of(self, outputs: Tensor) -> Tensor:
         """Return the majority vote (1, *shape): 1 where more than half of the masks have the pixel, else 0."""
-        votes = _pixels(outputs).sum(dim=0, keepdim=True)
-        return (2 * votes > len(outputs)).to(outputs.dtype)
+        return self._aggregate(outputs.unsqueeze(0))
+
+    def _aggregate(self, outputs: Tensor) -> Tensor:
+        return (2 * _pixels(outputs).sum(dim=1) > outputs.shape[1]).to(outputs.dtype)
 
     def embed(self, z: Tensor) -> Tensor:
         """Map masks (N, *shape) to zeros and ones (N, pixels) in float64; non-finite outputs become NaN."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -57,8 +56,9 @@ class MeanBudget(Budget):
     Args:
         n: outputs that are averaged.
         m: certification outputs.
-        group: so many certification outputs are averaged before a distance is taken; it must divide n and m. With
-            2 or 4 certified radii are smaller at small h (up to about 1 and 0.5) and larger beyond.
+        group: so many certification outputs are averaged before a distance is taken (theory T13); it must divide n and
+            m, which count single outputs. The smoothed function is the same with any. With 2 or 4 certified radii are
+            smaller at small h (up to about 1 and 0.5) and larger beyond.
         alpha_1: failure probability of the mean at x', in (0, 1/2].
         alpha_2: failure probability of the certificate at x, in (0, 1/2].
 
@@ -122,10 +122,6 @@ class MeanBudget(Budget):
     def num_terms(self) -> int:
         """How many means of ``group`` outputs make up the mean of n: n / group."""
         return self.n // self.group
-
-    def shift(self, h: float) -> float:
-        """How far the noise of a group moves, in units of sigma: sqrt(group) h."""
-        return math.sqrt(self.group) * h
 
     @property
     def num_fourth_moments(self) -> int:

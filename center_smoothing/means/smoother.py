@@ -18,7 +18,7 @@ from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
 from center_smoothing.means.directions import Directions, outputs_at_once
 from center_smoothing.noise import BLOCK, Stage, check_point
-from center_smoothing.sampling import BaseFunction, BatchSize
+from center_smoothing.sampling import BaseFunction, BatchSize, regrouped
 from center_smoothing.scalars import format_up, plain, rounded_up
 from center_smoothing.smoother_base import Smoother, StoppingRule
 
@@ -168,7 +168,7 @@ class MeanSmoother(Smoother):
         """Return the mean of n outputs, and the first of these (N, *out)."""
         pilot: list[Tensor] = []
         total = torch.zeros(())
-        for block in map(to_float64, _regrouped(self._draw(x, example, Stage.MEAN, self.budget.n), BLOCK)):
+        for block in map(to_float64, regrouped(self._draw(x, example, Stage.MEAN, self.budget.n), BLOCK)):
             if len(pilot) * BLOCK < outputs_at_once(block[0].numel()):
                 pilot.append(block)
             total = block.sum(dim=0) + total.to(block.device)
@@ -297,21 +297,9 @@ def _key(x: Tensor, example: int) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
-def _regrouped(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """The same rows in tensors of ``size`` rows, so that sums over them do not depend on the batch size."""
-    rest: Tensor | None = None
-    for batch in batches:
-        rows = batch if rest is None or len(rest) == 0 else torch.cat([rest, batch])
-        whole = len(rows) - len(rows) % size
-        yield from torch.split(rows[:whole], size) if whole else ()
-        rest = rows[whole:]
-    if rest is not None and len(rest):
-        yield rest
-
-
 def _added(batches: Iterator[Tensor], directions: Directions, size: int) -> Iterator[Tensor]:
     """Yield the same rows, each once it is added to the moments."""
-    for rows in _regrouped(batches, size):
+    for rows in regrouped(batches, size):
         directions.add(rows)
         yield rows
 
@@ -321,5 +309,5 @@ def _averaged(batches: Iterator[Tensor], group: int) -> Iterator[Tensor]:
     if group == 1:
         yield from batches
         return
-    for rows in _regrouped(batches, group * max(1, BLOCK // group)):
+    for rows in regrouped(batches, group * max(1, BLOCK // group)):
         yield to_float64(rows).reshape(-1, group, *rows.shape[1:]).mean(dim=1)

@@ -16,6 +16,7 @@ BUDGETS = {
     "exact, n_check < m < n": SmoothingBudget(n=101, m=60, k=16, n_check=40, **{**SMALL, "delta": 0.35}),
     "exact, no probes": SmoothingBudget(n=101, m=150, k=16, tuple_sizes=(), **SMALL),
     "exact, looks": SmoothingBudget(n=101, m=810, k=16, looks=4, **SMALL),
+    "exact, groups": SmoothingBudget(n=101, m=150, k=16, group=5, **SMALL),
     "paper": SmoothingBudget(n=101, m=150, method="paper", **SMALL),
     "paper, m < n": SmoothingBudget(n=101, m=30, method="paper", **SMALL),
     "mean": MeanBudget(n=60, m=120),
