@@ -6,21 +6,21 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
 from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from certification.request import Arguments, Computing
-from command_line import argument_types, class_paths, process
-from command_line.argument_types import choice, count, positive_number, radius
+from command_line import argument_types, class_paths
+from command_line.argument_types import Parser, count, positive_number, radius
 from command_line.named import BUDGETS, DISTANCES, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
@@ -35,109 +35,81 @@ _ATTACK_FLAGS = ("attack_steps", "attack_starts", "attack_samples")
 _NAMES_A_CLASS = re.compile("--(mo|da|con)")
 
 
-def _parser(*, with_classes: bool) -> ArgumentParser:
+def _parser(*, with_classes: bool) -> Parser:
     """Return the parser of certify.py; without classes it knows nothing of models and data, nor imports them."""
-    model, data = _class_types() if with_classes else (str | None, str | None)
-    parser = ArgumentParser(
+    model: Any = str | None
+    data: Any = str | None
+    if with_classes:
+        from datamodules import ImageDataModule
+        from lightning_modules import BaseModel
+
+        model, data = BaseModel | None, ImageDataModule | None
+    parser = Parser(
         prog="certify.py",
         description="Certify a checkpoint or a pretrained model: "
         "``python certify.py --ckpt runs/latest/checkpoints/best.ckpt``.",
         exit_on_error=False,
     )
-    add = parser.add_argument
-
-    def add_typed(flag: str, kind: Callable[[str], Callable[[object], Any]], *, help: str, **given: Any) -> None:  # noqa: ANN401
-        add(flag, type=kind(flag), help=help, **given)  # its errors name the flag
-
-    def add_choice(flag: str, options: Sequence[str], *, help: str, default: str | None) -> None:
-        add(flag, type=choice(flag, *options), help=help, default=default)
-
+    add, add_typed, add_choice = parser.add_argument, parser.add_typed, parser.add_choice
     ratios, tries = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), AttackBudget()
     add("--config", action="config", help="YAML file with any of these arguments")
     add("--ckpt", type=str | None, help="checkpoint that train.py wrote, or its run folder")
-    add(
-        "--model",
-        type=model,
-        help="pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file; "
-        "--model.help FaceDetector shows its arguments",
-    )
-    add(
-        "--from",
-        type=process.folders,
-        help="answer --eps-in or --h, --eps-out or both from a finished folder, no sampling; of several side by side",
-    )
-    of_eps_in = "input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h"
-    add_typed("--eps-in", radius, nargs="+", help=of_eps_in)
+    text = "pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file; "
+    add("--model", type=model, help=f"{text}--model.help FaceDetector shows its arguments")
+    text = "answer --eps-in or --h, --eps-out or both from a finished folder, no sampling; of several side by side"
+    add("--from", type=argument_types.folders, help=text)
+    text = "input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h"
+    add_typed("--eps-in", radius, nargs="+", help=text)
     add_typed("--h", radius, nargs="+", help=f"input radii as multiples of sigma; default {ratios}")
-    of_eps_out = "with --from: output radii, in units of the distance, answered by the largest certified input radii"
-    add_typed("--eps-out", radius, nargs="+", help=of_eps_out)
-    of_examples = "test examples, drawn with the seed, or all"
-    add("--num-examples", type=argument_types.num_examples, default=50, help=of_examples)
-    of_distance = f"one of {', '.join(DISTANCES)}, or your own: my_package.my_distance"
-    add("--distance", type=distance_name, default="tv", help=of_distance)
-    of_smoother = f"what of the noisy outputs is certified: one of {', '.join(SMOOTHERS)}"
-    add_choice("--smoother", list(SMOOTHERS), default=DEFAULT_SMOOTHER, help=of_smoother)
+    text = "with --from: output radii, in units of the distance, answered by the largest certified input radii"
+    add_typed("--eps-out", radius, nargs="+", help=text)
+    text = "test examples, drawn with the seed, or all"
+    add("--num-examples", type=argument_types.num_examples, default=50, help=text)
+    add("--distance", type=distance_name, default="tv", help="between outputs; your own: my_package.my_distance")
+    add_choice("--smoother", SMOOTHERS, DEFAULT_SMOOTHER, "what of the noisy outputs is certified")
     add_typed("--clip-norm", positive_number, help="of means: outputs further from zero are scaled down to it")
     add_typed("--output-bound", positive_number, help="of means: no two outputs are further apart, as you know")
     add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
-    of_noise = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
-    add_choice("--noise", ("gaussian", "discrete"), default="gaussian", help=of_noise)
+    text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
+    add_choice("--noise", ("gaussian", "discrete"), "gaussian", text)
     add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
-    add_choice("--budget", BUDGETS, default="standard", help=f"one of {', '.join(BUDGETS)}")
+    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities, from configs/certify/")
     add_typed("--n", count, help="ranked outputs, or those of a mean or median")
     add_typed("--m", argument_types.counts, help="certification outputs; several, to compare them with --plan")
     add_typed("--k", count, help="pilot outputs, the candidate centers")
-    add_typed("--delta", positive_number, help="margin; default: the least that abstains on at most 1%% of inputs")
+    add_typed("--delta", positive_number, help="margin; default: the least that abstains on at most 1% of inputs")
     add_typed("--alpha1", positive_number, help="failure probability of the smoothed output")
     add_typed("--alpha2", positive_number, help="failure probability of the certificate")
-    add_choice("--method", METHODS, default=None, help="paper: the paper's algorithms to the letter")
-    of_rtol = "stop where more samples cannot lower eps_out by more than this share"
-    add_typed("--rtol", positive_number, help=of_rtol)
-    of_decision = "stop where eps_out is certified to be at most this, or cannot be with --m samples any more"
-    add_typed("--eps-out-at-most", radius, help=of_decision)
+    add_choice("--method", METHODS, None, "paper: the paper's algorithms to the letter")
+    text = "stop where more samples cannot lower eps_out by more than this share"
+    add_typed("--rtol", positive_number, help=text)
+    text = "stop where eps_out is certified to be at most this, or cannot be with --m samples any more"
+    add_typed("--eps-out-at-most", radius, help=text)
     add("--plan", action="store_true", help="only say what it costs and can certify; loads no data, writes nothing")
     add("--audit", action="store_true", help="also check what certificates take for granted; exit code 1 on failures")
-    of_attack = (
-        "pgd: search each certified ball for an input that moves the smoothed output; exit code 1 if one moves it "
-        "further than certified"
-    )
-    add_choice("--attack", ("none", "pgd"), default="none", help=of_attack)
+    text = "pgd: search each certified ball for an input that moves the smoothed output; exit code 1 if one moves it "
+    add_choice("--attack", ("none", "pgd"), "none", f"{text}further than certified")
     add_typed("--attack-steps", count, help=f"of each start of an attack; default {tries.steps}")
     add_typed("--attack-starts", count, help=f"of each attack; default {tries.starts}")
     add_typed("--attack-samples", count, help=f"noisy copies of a step; default {tries.samples}")
-    of_limit = "with --plan: print the n, m, k and delta that fill it: 90s, 30m, 2h"
-    add_typed("--time-limit", argument_types.time_span, help=of_limit)
-    of_coverage = "each answer by itself, or all at one sigma together"
-    add_choice("--coverage", COVERAGES, default="pointwise", help=of_coverage)
+    text = "with --plan: print the n, m, k and delta that fill it: 90s, 30m, 2h"
+    add_typed("--time-limit", argument_types.time_span, help=text)
+    add_choice("--coverage", COVERAGES, "pointwise", "each answer by itself, or all at one sigma together")
     add("--data", type=data, help="data module, e.g. MNIST; default: what the model was trained on")
-    add(
-        "--out",
-        type=str | None,
-        help="folder to write; default: certification/ beside the checkpoint's folder; with --from a CSV file, or for "
-        "the report of several",
-    )
+    text = "folder to write; default: certification/ beside the checkpoint's folder; with --from a CSV file, or for "
+    add("--out", type=str | None, help=f"{text}the report of several")
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
-    of_batches = "noisy copies per call of the model, or auto"
-    add("--batch-size", type=argument_types.batch_size, default="auto", help=of_batches)
+    add("--batch-size", type=argument_types.batch_size, default="auto", help="noisy copies per call of the model")
     add("--trust", action="store_true", help="let configuration files name classes of other packages, and import them")
     add("--accelerator", type=str, default="auto", help="as in lightning.pytorch.Trainer, like the next four")
     add("--devices", type=str, default="1")
-    add("--num-nodes", type=count("--num-nodes"), default=1)
+    add_typed("--num-nodes", count, default=1)
     add("--strategy", type=str, default="auto")
     add("--precision", type=str, default="32-true")
     add("--fold-batch-norm", type=bool, default=True, help="make it part of the layer before it: faster, same function")
     add("--channels-last", type=bool, default=True, help="memory layout of convolutions: faster on CPUs, same function")
-    of_compile = f"torch.compile of the base model, one of {', '.join(COMPILE)}"
-    add_choice("--compile", COMPILE, default="off", help=of_compile)
+    add_choice("--compile", COMPILE, "off", "torch.compile of the base model")
     return parser
-
-
-def _class_types() -> tuple[Any, Any]:
-    """Return the types of --model and --data."""
-    from datamodules import ImageDataModule
-    from lightning_modules import BaseModel
-
-    return BaseModel | None, ImageDataModule | None
 
 
 def parse(args: Sequence[str] | None) -> Arguments:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from center_smoothing import SMOOTHERS, Decided, Distance, FunctionDistance, Smoother, TightEnough
+from center_smoothing import SMOOTHERS, Decided, Smoother, TightEnough
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.noise import grid_change
@@ -26,9 +26,8 @@ from certification.trainer import is_first_process
 from command_line import named, process
 from command_line.errors import value_errors
 from lightning_modules import BaseModel, point_of
-from lightning_modules.imported import source_of
-from results import files
 from results.folder import CertificationFolder, check_same
+from results.identity import distance_config
 from results.untrusted_files import check_inside, check_links
 
 
@@ -143,9 +142,8 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
         "seed": options.seed,
         **({} if options.grid is None else {"noise": "discrete", "grid": options.grid}),
         **({} if options.attack is None else {"attack": {"method": "pgd", **asdict(options.attack)}}),
-        "distance": repr(distance),
+        **distance_config(distance),
         "relaxation": distance.relaxation,
-        **_code_of(options.distance, distance),
         "coverage": options.coverage,
         "precision": options.computing.precision,
         # the same function up to rounding, which may decide where a certificate is close
@@ -210,13 +208,6 @@ def radii_by_sigma(jobs: Sequence[Job]) -> dict[float, list[float]]:
     return {job.smoother.sigma: job.eps_in for job in jobs}
 
 
-def _code_of(name: str, distance: Distance) -> dict[str, str]:
-    """Tell a user's distance from others, so that their results are not mixed."""
-    function = distance.function if isinstance(distance, FunctionDistance) else distance
-    source = None if name in named.DISTANCES else source_of(function)
-    return {} if source is None else {"distance_sha256": files.sha256(source)}
-
-
 def _smoothing(options: Arguments, levels: Mapping[float, Sequence[float]]) -> Smoothing:
     """Return the smoothed function of the arguments, where it can certify all that is asked."""
     kind, rules = SMOOTHERS[options.smoother], _not_none(rtol=options.rtol, eps_out_at_most=options.eps_out_at_most)
@@ -256,8 +247,10 @@ def _default_folder(
     smoothing: Smoothing,
     levels: dict[float, list[float]],
 ) -> Path:
-    """Return where results go by default: the same command finds the same folder again."""
-    configs = {smoothing.kind: {**config, **smoothing.config}}
+    """Return where results go by default: the same command finds the same folder again, also one begun long ago."""
+    config = {**config, **smoothing.config}
+    code = config.pop("distance_identity").get("sha256")
+    configs = {smoothing.kind: config if code is None else {**config, "distance_sha256": code}}
     identity = json.dumps([configs, sorted(levels.items()), subject.sha256, options.batch_size], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     name = "-".join([options.distance, smoothing.name, digest])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+from jsonargparse import ArgumentParser
 
 T = TypeVar("T")
 
@@ -13,32 +15,71 @@ T = TypeVar("T")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def positive_number(name: str) -> Callable[[object], float]:
+class ArgumentType(Generic[T]):
+    """A type of an argument, named in ``--help``.
+
+    Args:
+        flag: the argument.
+        wanted: what it takes, in words; what follows "such as" is for errors alone.
+        convert: from what is given to what it means; None if it cannot be taken.
+
+    Example:
+        >>> ArgumentType("--sigma", "a positive number such as 0.25", float)
+        positive number
+    """
+
+    def __init__(self, flag: str, wanted: str, convert: Callable[[object], T | None]) -> None:
+        self.flag, self.wanted, self.convert = flag, wanted, convert
+
+    def __call__(self, value: object) -> T:
+        """Convert a value, or raise ArgumentTypeError."""
+        converted = self.convert(value)
+        if converted is None:
+            raise ArgumentTypeError(f"{self.flag} must be {self.wanted}, got {value!r}")
+        return converted
+
+    def __repr__(self) -> str:
+        return self.wanted.partition(" such as")[0].removeprefix("a ")
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors name the flag as it is typed."""
+
+    def add_typed(self, flag: str, kind: Callable[[str], ArgumentType[Any]], **given: Any) -> None:  # noqa: ANN401
+        """Add a flag of one of the types below; the rest is as of ``add_argument``."""
+        self.add_argument(flag, type=kind(flag), **given)
+
+    def add_choice(self, flag: str, options: Iterable[str], default: str | None, help: str) -> None:
+        """Add a flag of one of a few words."""
+        self.add_argument(flag, type=choice(flag, *dict.fromkeys(options)), default=default, help=help)
+
+
+def positive_number(name: str) -> ArgumentType[float]:
     """Return the type of an argument that takes a finite number above 0.
 
     Example:
         >>> positive_number("--sigma")("0.25")
         0.25
     """
-    return _argument(name, "a positive number such as 0.25", lambda value: _number(value, above=0.0))
+    return ArgumentType(name, "a positive number such as 0.25", lambda value: _number(value, above=0.0))
 
 
-def radius(name: str) -> Callable[[object], float]:
+def radius(name: str) -> ArgumentType[float]:
     """Return the type of an argument that takes a finite number of at least 0."""
-    return _argument(name, "a number of at least 0 such as 0.5", lambda value: _number(value, least=0.0))
+    return ArgumentType(name, "a number of at least 0 such as 0.5", lambda value: _number(value, least=0.0))
 
 
-def count(name: str) -> Callable[[object], int]:
+def count(name: str) -> ArgumentType[int]:
     """Return the type of an argument that takes a whole number of at least 1, also as 1e4 or 10_000.
 
     Example:
         >>> count("--n")("1e4")
         10000
     """
-    return _argument(name, "a whole number of at least 1", _count)
+    return ArgumentType(name, "a whole number of at least 1", _count)
 
 
-def counts(name: str) -> Callable[[object], list[int]]:
+def counts(name: str) -> ArgumentType[list[int]]:
     """Return the type of an argument that takes one or several whole numbers of at least 1: see :func:`join_values`.
 
     Example:
@@ -47,11 +88,18 @@ def counts(name: str) -> Callable[[object], list[int]]:
     """
     one = count(name)
 
-    def check(value: object) -> list[int]:
+    def convert(value: object) -> list[int]:
         values = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
         return [one(each) for each in values]
 
-    return check
+    return ArgumentType(name, "one or several whole numbers of at least 1", convert)
+
+
+def _folders(value: object) -> list[str] | None:
+    values: list[Any] = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(each, str) for each in values):
+        return None
+    return [folder for each in values for folder in each.split("\0")]
 
 
 def join_values(words: Sequence[str], flag: str, by: str = ",") -> list[str]:
@@ -98,7 +146,7 @@ def _turn(argument: Sequence[str]) -> int:
     return 2 if "." in flag else 1
 
 
-def time_span(name: str) -> Callable[[object], float]:
+def time_span(name: str) -> ArgumentType[float]:
     """Return the type of an argument that takes a time above 0, in seconds or with a unit: 90, 90s, 30m, 1.5h.
 
     Example:
@@ -109,31 +157,20 @@ def time_span(name: str) -> Callable[[object], float]:
     def convert(value: object) -> float | None:
         text = str(value)
         unit = _SECONDS.get(text[-1:])
-        return _number(value, above=0.0) if unit is None else _seconds(text[:-1], unit)
+        number = _number(value if unit is None else text[:-1], above=0.0)
+        return None if number is None else number * (unit or 1.0)
 
-    return _argument(name, "a time such as 90s, 30m or 2h", convert)
+    return ArgumentType(name, "a time such as 90s, 30m or 2h", convert)
 
 
-def choice(name: str, *options: str) -> Callable[[object], str]:
+def choice(name: str, *options: str) -> ArgumentType[str]:
     """Return the type of an argument that takes one of a few words.
 
     Example:
         >>> choice("--method", "exact", "paper")("paper")
         'paper'
     """
-    return _argument(name, f"one of {', '.join(options)}", lambda value: str(value) if value in options else None)
-
-
-def _argument(name: str, wanted: str, convert: Callable[[object], T | None]) -> Callable[[object], T]:
-    """Return a type that raises ArgumentTypeError, with the argument's name, where ``convert`` gives None."""
-
-    def check(value: object) -> T:
-        converted = convert(value)
-        if converted is None:
-            raise ArgumentTypeError(f"{name} must be {wanted}, got {value!r}")
-        return converted
-
-    return check
+    return ArgumentType(name, f"one of {', '.join(options)}", lambda value: str(value) if value in options else None)
 
 
 def _number(value: object, *, above: float = -math.inf, least: float = -math.inf) -> float | None:
@@ -147,22 +184,17 @@ def _number(value: object, *, above: float = -math.inf, least: float = -math.inf
     return number if above < number < math.inf and number >= least else None
 
 
-def _seconds(text: str, unit: float) -> float | None:
-    number = _number(text, above=0.0)
-    return None if number is None else number * unit
-
-
 def _count(value: object) -> int | None:
     number = _number(value, least=1.0)
     return int(number) if number is not None and number < 2**63 and number == int(number) else None
 
 
-def _word_or_count(name: str, word: str) -> Callable[[object], int | str]:
-    return _argument(
-        name, f"{word} or a whole number of at least 1", lambda value: word if value == word else _count(value)
-    )
+def _word_or_count(name: str, word: str) -> ArgumentType[int | str]:
+    wanted = f"{word} or a whole number of at least 1"
+    return ArgumentType(name, wanted, lambda value: word if value == word else _count(value))
 
 
-# The types of --batch-size and --num-examples.
+# The types of --batch-size, --num-examples and --from.
 batch_size = _word_or_count("--batch-size", "auto")
 num_examples = _word_or_count("--num-examples", "all")
+folders = ArgumentType("--from", "one or several folders", _folders)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -28,6 +27,7 @@ from center_smoothing import (
 from center_smoothing.distances import as_distance
 from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from command_line import class_paths
+from command_line.argument_types import ArgumentType
 
 _BUDGETS = Path(__file__).resolve().parents[1] / "configs" / "certify"
 # The names that --budget takes.
@@ -53,6 +53,12 @@ DISTANCES: dict[str, Distance] = {
     "probability-tv": ProbabilityTV(),
     "wasserstein1": Wasserstein1(),
 }
+# The type of --distance.
+distance_name = ArgumentType(
+    "--distance",
+    f"one of {', '.join(DISTANCES)}, or the name of your own such as my_package.my_distance",
+    lambda value: value if isinstance(value, str) and (value in DISTANCES or class_paths.is_dotted(value)) else None,
+)
 
 
 def budgets_of(smoother: str) -> list[str]:
@@ -122,21 +128,6 @@ def check_smoother(
             f"--smoother={smoother} needs {wanted}, got {' and '.join(bounding) or 'none'}: "
             f"{'; '.join(_BOUNDS[flag] for flag in bounds)}"
         )
-
-
-def distance_name(value: object) -> str:
-    """Parse --distance: one of ``DISTANCES``, or the dotted name of a user's own.
-
-    Example:
-        >>> distance_name("tv")
-        'tv'
-    """
-    if value in DISTANCES or (isinstance(value, str) and class_paths.is_dotted(value)):
-        return str(value)
-    raise ArgumentTypeError(
-        f"--distance must be one of {', '.join(DISTANCES)}, or the name of your own such as my_package.my_distance, "
-        f"got {value!r}"
-    )
 
 
 @cache

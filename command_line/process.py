@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import warnings
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,19 +24,6 @@ from command_line.errors import OTHER_PROCESS, RunState, describe_error, printab
 _WANDB_PATIENCE = 4.0
 # Seconds in which a process finds out by itself that another one has ended.
 _PATIENCE = 15.0
-
-
-def folders(value: object) -> list[str]:
-    r"""Convert an argument that takes one or several folders: see :func:`join_values`.
-
-    Example:
-        >>> folders("runs/a\0runs/b"), folders("runs/a")
-        (['runs/a', 'runs/b'], ['runs/a'])
-    """
-    values: list[Any] = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(each, str) for each in values):
-        raise ArgumentTypeError(f"--from must be one or several folders, got {value!r}")
-    return [folder for each in values for folder in each.split("\0")]
 
 
 def wandb_offline() -> str | None:

@@ -16,6 +16,7 @@ from command_line import argument_types, errors, named, process
 from experiments import trained_models
 from results import files
 from results.folder import CertificationFolder
+from results.identity import first_difference
 
 # Noisy copies per call of a model: measured anew after a restart, another size would change the last digits.
 _BATCH_SIZE = 64
@@ -87,7 +88,7 @@ def is_certified(checkpoint: Path | None, folder: CertificationFolder, recorded:
     summary = folder.read_summary()
     if checkpoint is None or summary is None or not summary.get("results"):
         return False
-    same = all(summary["config"].get(key) == value for key, value in recorded.items())
+    same = first_difference(summary["config"], recorded, tuple(recorded)) is None
     whole = len(folder.finished(recorded["eps_in"])) == recorded["num_examples"]
     return same and whole and summary.get("checkpoint_sha256") == files.sha256(checkpoint)
 

@@ -33,6 +33,7 @@ from experiments.plan import Plan, Point
 from experiments.steps import Step, run
 from results import html
 from results.files import locked
+from results.identity import distance_config
 from results.numbers import rounded_up
 
 # Which configuration of configs/ trains what.
@@ -188,8 +189,8 @@ def _certify_command(plan: Plan, sigma: float) -> list[str]:
 
 def _is_certified(plan: Plan, sigma: float) -> bool:
     checkpoint, folder = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(sigma)
-    distance, budget = repr(named.DISTANCES[plan.distance]), plan.budget.as_dict()
-    recorded = _wanted(plan, sigma) | {"distance": distance, "coverage": "pointwise", "budget": budget}
+    distance, budget = distance_config(named.DISTANCES[plan.distance]), plan.budget.as_dict()
+    recorded = _wanted(plan, sigma) | distance | {"coverage": "pointwise", "budget": budget}
     return is_certified(checkpoint, folder, recorded)
 
 

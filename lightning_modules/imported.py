@@ -39,7 +39,7 @@ class ImportedModel(BaseModel):
     ) -> None:
         super().__init__()
         self.save_hyperparameters({"name": name, **({"arguments": dict(arguments)} if arguments else {})})
-        self.sha256 = _sha256(function, file)
+        self.sha256 = fingerprint(function, file)
         self.function = as_base_function(function)
 
     def forward(self, x: Tensor) -> Any:  # noqa: ANN401  # outputs may be of any kind
@@ -114,7 +114,7 @@ def model_in(path: Path, *, trusted: bool) -> ImportedModel:
         logger.setLevel(level)
 
 
-def _sha256(function: object, file: Path | None) -> str:
+def fingerprint(function: object, file: Path | None = None) -> str:
     """Hash the weights and the code: what must stay the same while a certification goes on."""
     digest = hashlib.sha256()
     if isinstance(function, nn.Module) and not isinstance(function, torch.jit.ScriptModule):

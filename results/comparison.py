@@ -17,6 +17,7 @@ from results.attacks import LOWER_BOUND
 from results.certified_fraction import certified_fractions
 from results.finished import Answers, FinishedCertification, Question
 from results.folder import CertificationFolder
+from results.identity import first_difference
 from results.numbers import format_down, percent
 from results.plots.certificates import draw_curves
 from results.plots.fractions import write_fractions
@@ -30,10 +31,8 @@ TWO_FUNCTIONS = (
     "These are different smoothed functions, each with a promise of its own: a certificate of one of them says nothing "
     "about another, and none says how far they are apart."
 )
-# Outputs of folders that differ in one of these have distances in other units.
-_UNITS = ("distance", "distance_sha256")
-# Settings that are answered anew, or say no more than others.
-_NO_DIFFERENCE = ("eps_in", "coverage", "relaxation")
+# Settings that are answered anew, or the same in all folders that can be compared.
+_NO_DIFFERENCE = ("eps_in", "coverage", "relaxation", "distance_identity", "distance_sha256")
 _SHOWN = 40  # characters of a setting that differs
 
 
@@ -48,13 +47,13 @@ def open_all(paths: Sequence[str]) -> dict[str, FinishedCertification]:
     if len(set(places)) < len(places):
         raise ValueError(f"--from must name different folders to compare them, got {' '.join(paths)}")
     compared = [FinishedCertification.open(folder) for folder in folders]
-    for name in _UNITS:
-        values = [each.config.get(name) for each in compared]
-        if len(set(values)) > 1:
-            got = " and ".join(str(value) for value in dict.fromkeys(values))
+    for each in compared[1:]:
+        difference = first_difference(compared[0].config, each.config, ("distance",))
+        if difference is not None:
+            name, one, other = difference
             raise ValueError(
-                f"--from must name folders of one distance to compare them, got {name} {got}: their radii are in "
-                "different units"
+                f"--from must name folders of one distance to compare them, got {name} {one} and {other}: their radii "
+                "are in different units"
             )
     return dict(zip(_labels(places), compared, strict=True))
 

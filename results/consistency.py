@@ -32,6 +32,8 @@ def check_summary(summary: object) -> None:
     for name in ("model", "distance", "coverage"):
         if not isinstance(summary["config"].get(name, ""), str):
             raise TypeError(f"config.{name} is not a word")
+    if not isinstance(summary["config"].get("distance_identity", {}), dict):
+        raise TypeError("config.distance_identity is not an object")
 
 
 def check_rows(rows: Sequence[Row], certificate: CertificateBase, config: Mapping[str, Any]) -> None:

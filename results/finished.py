@@ -15,6 +15,7 @@ from center_smoothing.budget import Budget, Coverage
 from center_smoothing.promise import promise_line
 from results.consistency import check_rows
 from results.folder import PICTURES, CertificationFolder, damaged
+from results.identity import is_distance
 from results.loader import certificate_loader
 from results.rows import Row
 
@@ -181,7 +182,7 @@ class FinishedCertification:
     @property
     def holds_boxes(self) -> bool:
         """Whether the outputs are boxes."""
-        return bool(self.config.get("distance") == repr(BoxJaccard()))
+        return is_distance(self.config, BoxJaccard())
 
     @property
     def smoother(self) -> type[Smoother]:

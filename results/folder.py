@@ -19,6 +19,7 @@ from center_smoothing.files import atomic_write
 from center_smoothing.safe_arrays import read_npy, read_npz
 from results.consistency import check_summary
 from results.files import locked
+from results.identity import first_difference
 from results.loader import CertificateLoader, certificate_loader
 from results.rows import Row, columns_of
 from results.untrusted_files import check_inside, check_links, read_json, read_text
@@ -265,15 +266,11 @@ def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoin
             raise ValueError(f"--out must be an empty or a certification folder, got {folder.path}: no summary.json")
         return False
     there = {**summary.get("config", {}), "checkpoint_sha256": summary.get("checkpoint_sha256")}
-    wanted = {**json.loads(json.dumps(config)), "checkpoint_sha256": checkpoint_sha256}
-    for key in {**wanted, **there}:
-        before, now = there.get(key), wanted.get(key)
-        if before != now:
-            if isinstance(before, dict) and isinstance(now, dict):  # name the one setting that differs
-                inner = next(name for name in {**now, **before} if before.get(name) != now.get(name))
-                key, before, now = f"{key}.{inner}", before.get(inner), now.get(inner)
-            raise ValueError(
-                f"--out must be another folder, got {folder.path}: it holds a certification with "
-                f"{key}={before!r}, not {now!r}"
-            )
+    difference = first_difference(there, {**config, "checkpoint_sha256": checkpoint_sha256})
+    if difference is not None:
+        name, before, now = difference
+        raise ValueError(
+            f"--out must be another folder, got {folder.path}: it holds a certification with {name}={before!r}, "
+            f"not {now!r}"
+        )
     return True

@@ -1,6 +1,7 @@
 """Types of arguments."""
 
 import math
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
@@ -8,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import certify
+import train
 from command_line import argument_types
+from experiments import consistency, figure4
 
 
 @pytest.mark.parametrize(
@@ -116,3 +120,12 @@ def test_types_name_the_argument_that_they_were_made_for(
 ) -> None:
     with pytest.raises(ArgumentTypeError, match=r"^--some-name must"):
         make("--some-name")(value)
+
+
+@pytest.mark.parametrize("main", [certify.main, train.main, figure4.main, consistency.main])
+def test_help_says_what_flags_take(main: Callable[[list[str]], object], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(type: positive number, default: " in printed
+    assert not re.search(r"<(function|class|locals)|0x[0-9a-f]{6}", printed)

@@ -236,11 +236,18 @@ def test_the_plan_comes_first_and_the_promise_last(
 def test_a_finished_folder_is_kept_without_sampling(
     certified: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (certified / "certificates.csv").read_bytes()
+    before, summary = ((certified / name).read_bytes() for name in ("certificates.csv", "summary.json"))
+    older = json.loads(summary)
+    assert older["config"].pop("distance_identity") == {
+        "class": "center_smoothing.TotalVariation",
+        "settings": {"p": 1},
+    }
+    (certified / "summary.json").write_text(json.dumps(older))  # as it was before distances had an identity
     monkeypatch.setattr("center_smoothing.CenterSmoother.certify", None)
     run(checkpoint, certified, "--h", "0", "1")
     assert (certified / "certificates.csv").read_bytes() == before
-    assert json.loads((certified / "summary.json").read_text())["samples_per_second"] > 0
+    assert json.loads((certified / "summary.json").read_text()) == json.loads(summary)
+    assert older["samples_per_second"] > 0
 
 
 def test_the_same_command_goes_on_after_an_interruption(certified: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_another_code_is_another_model(package: str, capsys: pytest.CaptureFixtu
     certified(*command, out="refused")
     path = Path(f"{package}.py")
     path.write_text(path.read_text() + "\n")
-    assert "distance_sha256" in refused(capsys, *command)
+    assert "distance_identity.sha256" in refused(capsys, *command)
 
 
 def test_texts_are_certified_and_can_be_read(package: str, capsys: pytest.CaptureFixture[str]) -> None:
