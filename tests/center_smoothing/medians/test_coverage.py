@@ -15,7 +15,7 @@ from center_smoothing.noise import Stage
 from tests.center_smoothing.refutation import refuted
 
 Model = Callable[[Tensor], Tensor]
-RUNS = 150
+RUNS = 80
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +54,9 @@ def failures_of(
     return outside, beyond
 
 
-def many(alpha: float = 0.2) -> MedianBudget:
+def many(alpha: float = 0.2, m: int = 5_000) -> MedianBudget:
     """A budget with enough certification outputs for chance at x' to decide."""
-    return MedianBudget(n=41, m=12_000, alpha_1=0.95 * alpha, alpha_2=0.05 * alpha)
+    return MedianBudget(n=41, m=m, alpha_1=0.95 * alpha, alpha_2=0.05 * alpha)
 
 
 def few(alpha: float = 0.2) -> MedianBudget:
@@ -155,7 +155,7 @@ def test_non_finite_outputs_that_are_left_out_would_be_noticed(monkeypatch: pyte
     monkeypatch.setattr(
         order_statistics._UpperTail, "add", lambda self, numbers: original(self, numbers.nan_to_num(nan=-1e9))
     )
-    outside, _ = failures_of(undefined, ALONG, 0.5, many(0.05), runs=60)
+    outside, _ = failures_of(undefined, ALONG, 0.5, many(0.05, m=12_000), runs=60)
     assert refuted(outside, 60, 0.05)
 
 
