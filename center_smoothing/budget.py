@@ -217,7 +217,17 @@ class Plan:
     @property
     def theorem(self) -> str:
         """Which statement of docs/theory.md gives eps_out."""
-        return f"T7, J={','.join(map(str, self.tuple_sizes))}" if self.tuple_sizes else "T3"
+        return theorem(self.tuple_sizes)
+
+
+def theorem(tuple_sizes: Sequence[int]) -> str:
+    """Return which statement of docs/theory.md bounds the other ball, from the tuple sizes whose probes do.
+
+    Example:
+        >>> theorem([1, 3]), theorem([])
+        ('T7 J=1+3', 'T3')
+    """
+    return f"T7 J={'+'.join(map(str, tuple_sizes))}" if tuple_sizes else "T3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +266,7 @@ class SmoothingBudget(Budget):
         >>> budget = SmoothingBudget(n=1_000, m=2_000, delta=0.13)
         >>> plan = budget.plan(h=2.0)
         >>> plan.evaluations, plan.rank, plan.least_m, plan.theorem
-        (3125, 1992, 536.0, 'T7, J=1')
+        (3125, 1992, 536.0, 'T7 J=1')
     """
 
     methods: ClassVar[tuple[str, ...]] = margins.METHODS

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from center_smoothing.budget import Coverage, Ranks, SmoothingBudget
+from center_smoothing.budget import Coverage, Ranks, SmoothingBudget, theorem
 from center_smoothing.certificate_base import ROUNDING, CertificateBase, is_ascending, last_where
 from center_smoothing.certification_sample import ProbeDistances, kept_ranks
 
@@ -108,10 +108,9 @@ class Certificate(CertificateBase):
         """The factor gamma (1 + 2 gamma) of theory T3: eps_out is at most factor * R. 3 R for a metric."""
         return self.relaxation * (1.0 + 2.0 * self.relaxation)
 
-    def theorem(self, eps_in: float) -> str:
-        """Return which statement of docs/theory.md gives the pointwise eps_out(eps_in): "T7, J=1,2", say, or "T3"."""
-        used = [str(size) for size, _, _ in self._ranks(float(eps_in) / self.sigma, "pointwise", 1).probes]
-        return f"T7, J={','.join(used)}" if used else "T3"
+    def theorem(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> str:
+        """Return which statement of docs/theory.md gives eps_out(eps_in): "T7 J=1+2", say, or "T3"."""
+        return theorem([size for size, _, _ in self._ranks(float(eps_in) / self.sigma, coverage, answers).probes])
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the probes' distances by name, for :meth:`from_kept`."""

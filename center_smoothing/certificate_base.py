@@ -130,8 +130,14 @@ class CertificateBase(ABC):
         return None
 
     @abstractmethod
-    def theorem(self, eps_in: float) -> str:
-        """Return which statement of docs/theory.md gives the pointwise eps_out(eps_in): "T3", say."""
+    def theorem(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> str:
+        """Return which statement of docs/theory.md gives eps_out(eps_in): "T3", say.
+
+        Args:
+            eps_in: input radius, at least 0, in units of x.
+            coverage: of the answer, as in :meth:`eps_out`.
+            answers: how many distinct eps_in are asked together.
+        """
 
     @abstractmethod
     def kept_arrays(self) -> dict[str, NDArray[Any]]:

@@ -27,7 +27,6 @@ class Smoother(ABC):
         certificate_type: of its certificates.
         needs: what its distances must be, in words; empty for those that take any.
         why: the reason, in words.
-        needs_bound: whether ``clip_norm`` or ``bound`` must be given.
         distance: between outputs.
         budget: sample sizes and failure probabilities.
         outputs: draws noisy outputs of the base function.
@@ -38,7 +37,6 @@ class Smoother(ABC):
     certificate_type: ClassVar[type[CertificateBase]]
     needs: ClassVar[str] = ""
     why: ClassVar[str] = ""
-    needs_bound: ClassVar[bool] = False
     budget: Budget
 
     def __init__(
@@ -73,6 +71,11 @@ class Smoother(ABC):
         return True
 
     @classmethod
+    def needs_bound(cls, distance: Distance) -> bool:
+        """Return whether ``clip_norm`` or ``bound`` must be given with a distance; else neither may be."""
+        return False
+
+    @classmethod
     def check_distance(cls, distance: object) -> None:
         """Raise ValueError unless an object is a distance that the smoothed function :meth:`takes`."""
         if not isinstance(distance, Distance):
@@ -81,6 +84,11 @@ class Smoother(ABC):
             raise ValueError(
                 f"distance must be one {cls.needs}, as TotalVariation() and Lp() are, got {distance!r}: {cls.why}"
             )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What its certificates depend on besides model, distance, noise and budget, in plain values."""
+        return {}
 
     @property
     def sigma(self) -> float:

@@ -161,30 +161,28 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
         CertificationFolder(path).remove_partial_files()
     model, base_function = accelerated(subject.model, options)
     names = getattr(subject.data, "names", None)
+    shared = {"seed": options.seed, "grid": options.grid, "batch_size": options.batch_size}
+    smoothers = [smoothing.make(base_function, distance, sigma=sigma, **shared) for sigma in levels]
     jobs = [
         Job(
             model=model,
             original=subject.model,
             examples=examples,
             indices=indices,
-            smoother=smoothing.make(
-                base_function,
-                distance,
-                sigma=sigma,
-                seed=options.seed,
-                grid=options.grid,
-                batch_size=options.batch_size,
-            ),
+            smoother=smoother,
             folder=CertificationFolder(path / f"sigma={sigma!r}" if len(levels) > 1 else path),
             eps_in=radii,
             coverage=options.coverage,
-            config={"smoother": smoothing.kind, **config, **smoothing.config, "sigma": sigma, "eps_in": radii},
+            config={
+                **{"smoother": smoothing.kind, **config, **smoothing.config, **smoother.config},
+                **{"sigma": sigma, "eps_in": radii},
+            },
             checkpoint_sha256=subject.sha256,
             names={} if names is None else {index: names[index] for index in indices},
             stop=_stopping_rule(smoothing.rules, radii, options.coverage),
             attack=options.attack,
         )
-        for sigma, radii in levels.items()
+        for smoother, (sigma, radii) in zip(smoothers, levels.items(), strict=True)
     ]
     for job in jobs:
         check_inside(job.folder.path, path)

@@ -111,18 +111,22 @@ def check_smoother(
         ValueError: if not, with what to change.
     """
     bounding, foreign = ([flag for flag, value in flags.items() if value is not None] for flags in (bounds, of_centers))
-    kind = SMOOTHERS[smoother]
-    if bounding and not kind.needs_bound:
-        bounded = " or ".join(name for name, other in SMOOTHERS.items() if other.needs_bound)
-        raise ValueError(f"{bounding[0]} bounds the outputs of means: it needs --smoother {bounded}, got {smoother}")
-    if not kind.takes(distance_by_name(distance)):
+    kind, between = SMOOTHERS[smoother], distance_by_name(distance)
+    if bounding and not kind.needs_bound(between):
+        bounded = " or ".join(name for name, other in SMOOTHERS.items() if other.needs_bound(between))
+        raise ValueError(
+            f"{bounding[0]} bounds the outputs of means: it needs --smoother {bounded}, got {smoother}"
+            if bounded
+            else f"{bounding[0]} must be left out with --distance={distance}: means are then of outputs of norm 1"
+        )
+    if not kind.takes(between):
         fitting = ", ".join(name for name, known in DISTANCES.items() if kind.takes(known))
         raise ValueError(f"--smoother={smoother} needs a distance {kind.needs} ({fitting}), got {distance}: {kind.why}")
     if budget not in (found := budgets_of(smoother)):
         raise ValueError(f"--budget must be one of {', '.join(found)} for --smoother={smoother}, got {budget}")
     if foreign and smoother != DEFAULT_SMOOTHER:
         raise ValueError(f"{foreign[0]} is of centers alone: it must be left out with --smoother={smoother}")
-    if kind.needs_bound and len(bounding) != 1:
+    if kind.needs_bound(between) and len(bounding) != 1:
         wanted = " or ".join(bounds) if len(bounds) == 1 else f"exactly one of {' and '.join(bounds)}"
         raise ValueError(
             f"--smoother={smoother} needs {wanted}, got {' and '.join(bounding) or 'none'}: "

@@ -123,7 +123,8 @@ def _plan(figure: str, distance: str, options: Namespace) -> Plan:
     name = f"{figure}-{options.data}-{options.task}-{options.budget}"
     if options.smoother != DEFAULT_SMOOTHER:
         name += f"-{options.smoother}"
-        name += "" if options.clip_norm is None else f"-clip_norm={options.clip_norm:g}"
+    if options.clip_norm is not None:
+        name += f"-clip_norm={options.clip_norm:g}"
     out = Path(options.out) if options.out is not None else Path(options.runs) / "figures" / name
     process.make_writable(out, "--out")
     return Plan(

@@ -73,7 +73,7 @@ def rows_at(finished: FinishedCertification, eps_in: Sequence[float], *, coverag
     for index, radii in answers.by_index.items():
         known = {name: getattr(finished.by_index[index][0], name) for name in COLUMNS}
         for radius, eps_out in zip(eps_in, radii, strict=True):
-            row = Row(**{**known, "eps_in": radius, "eps_out": eps_out, "seconds": 0.0})
+            row = Row(**{**known, "eps_in": radius, "eps_out": eps_out, "theorem": "", "seconds": 0.0})
             found.append(own.get((index, radius), row))
     return found
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from center_smoothing import CertificateBase
 from results.rows import Row
 
@@ -51,8 +49,8 @@ def check_rows(rows: Sequence[Row], certificate: CertificateBase, config: Mappin
         ValueError: for a row that is another one, with both.
     """
     asked, budget = [float(radius) for radius in config["eps_in"]], certificate.budget
-    radii = np.atleast_1d(certificate.eps_out(asked, coverage=config.get("coverage", "pointwise"))).tolist()
-    expected = dict(zip(asked, radii, strict=True))
+    coverage = config.get("coverage", "pointwise")
+    expected = {row.eps_in: row for row in Row.of(0, certificate, eps_in=asked, coverage=coverage, seconds=0.0)}
     wanted = (config["sigma"], budget.n, certificate.m, budget.delta, budget.method, certificate.abstained)
     for row in rows:
         if hasattr(row, "attack_eps") != ("attack" in config):
@@ -60,9 +58,14 @@ def check_rows(rows: Sequence[Row], certificate: CertificateBase, config: Mappin
         there = (row.sigma, row.n, row.m, row.delta, row.method, row.abstained)
         if there != wanted:
             raise ValueError(f"example {row.index} has sigma, n, m, delta, method, abstained {there}, not {wanted}")
-        eps_out = expected.get(row.eps_in)
+        wanted_row = expected.get(row.eps_in)
+        eps_out, theorem = (None, "") if wanted_row is None else (wanted_row.eps_out, wanted_row.theorem)
         if eps_out is None or not math.isclose(row.eps_out, eps_out, rel_tol=_TOLERANCE):
             raise ValueError(
                 f"example {row.index} has eps_out={row.eps_out!r} at eps_in={row.eps_in!r}, "
                 f"its distances give {eps_out!r}"
+            )
+        if row.theorem not in ("", theorem):
+            raise ValueError(
+                f"example {row.index} is certified by {row.theorem} at eps_in={row.eps_in!r}, not {theorem}"
             )

@@ -194,6 +194,11 @@ class FinishedCertification:
         """Whether the base outputs are those of a clipped model."""
         return "clip_norm" in self.config
 
+    @property
+    def is_normalised(self) -> bool:
+        """Whether the base outputs are those of a model that is scaled to norm 1."""
+        return bool(self.config.get("normalised", False))
+
 
 def rows_by_index(rows: Sequence[Row]) -> dict[int, list[Row]]:
     """Return the rows of each example, in the order of the first ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -14,6 +15,9 @@ from center_smoothing.budget import Coverage
 
 # The smoothed function of each method.
 _SMOOTHERS = {method: kind for kind, smoother in SMOOTHERS.items() for method in smoother.budget_type.methods}
+
+# What certificates call the theorems that they answer by; "" in the rows of older folders.
+_THEOREM = re.compile(r"(none|T\d+( J=\d+(\+\d+)*)?)?")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Row:
         m: certification outputs that were drawn.
         delta: margin of the smoothed function; 0 for means.
         method: "exact" or "paper", or "mean".
+        theorem: which statement of docs/theory.md gives ``eps_out``, "none" where there is no certificate; empty in
+            folders that were written before there was this column.
         seconds: that the example took, for all its eps_in together, without attacks.
     """
 
@@ -44,6 +50,7 @@ class Row:
     m: int
     delta: float
     method: str
+    theorem: str
     seconds: float
 
     @property
@@ -59,6 +66,7 @@ class Row:
             and 0.0 < self.sigma < math.inf
             and all(radius >= 0.0 for radius in radii)
             and self.method in _SMOOTHERS
+            and _THEOREM.fullmatch(self.theorem) is not None
         )
 
     def as_text(self) -> list[str]:
@@ -72,6 +80,7 @@ class Row:
         """Return the rows of one certified example, one for each of the ``eps_in``, in their order."""
         budget = certificate.budget
         radii = np.atleast_1d(certificate.eps_out(eps_in, coverage=coverage))
+        answers = len(set(eps_in))
         return [
             cls(
                 index=index,
@@ -84,6 +93,11 @@ class Row:
                 m=certificate.m,
                 delta=budget.delta,
                 method=budget.method,
+                theorem=(
+                    certificate.theorem(radius_in, coverage=coverage, answers=answers)
+                    if radius_out < math.inf
+                    else "none"
+                ),
                 seconds=seconds,
             )
             for radius_in, radius_out in zip(eps_in, radii, strict=True)
@@ -91,14 +105,17 @@ class Row:
 
     @classmethod
     def from_text(cls, cells: Sequence[str]) -> Row | None:
-        """Return the row that :meth:`as_text` wrote, or None for a line that was cut off."""
+        """Return the row that :meth:`as_text` wrote, with theorems or from before them; None for a cut-off line."""
+        if len(cells) + 1 in (len(COLUMNS), len(COLUMNS + ATTACK_COLUMNS)):
+            place = COLUMNS.index("theorem")
+            cells = [*cells[:place], "", *cells[place:]]
         last, attacked = len(COLUMNS) - 1, len(cells) == len(COLUMNS + ATTACK_COLUMNS)
         if not (attacked or len(cells) == len(COLUMNS)) or cells[5] not in ("True", "False") or "." not in cells[last]:
             return None
         try:
             sigma, eps_in, eps_out, loss = (float(cell) for cell in cells[1:5])
             index, n, m = (int(cells[position]) for position in (0, 6, 7))
-            rest = n, m, float(cells[8]), cells[9], float(cells[last])
+            rest = n, m, float(cells[8]), cells[9], cells[10], float(cells[last])
             row = Row(index, sigma, eps_in, eps_out, loss, cells[5] == "True", *rest)
             if attacked:
                 attack: dict[str, Any] = dict(zip(ATTACK_COLUMNS, map(float, cells[last + 1 :]), strict=True))

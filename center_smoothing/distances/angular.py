@@ -7,13 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, replace_where
+from center_smoothing.distances.base import Distance, replace_where, to_float64
+from center_smoothing.distances.l2_form import ANGLE, L2Form
 from center_smoothing.distances.lp import Lp, euclidean
 
 # Chords beyond this are of angles well above a right angle, which the chord to the opposite point measures better.
 _WIDE = 1.7
-# Covers the rounding of a radius and a length: angles near a right one change much with their sine.
-_SINE_ROUNDING = 1.0 + 2.0**-28
 
 
 class Angular(Distance):
@@ -29,10 +28,14 @@ class Angular(Distance):
         tensor([0.5000], dtype=torch.float64)
     """
 
+    @property
+    def l2_form(self) -> L2Form:
+        """How it follows from the l2 distance of directions."""
+        return ANGLE
+
     def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
         """Return the angle of the cone around the center that holds the smallest l2 ball around the box."""
-        sine = sine_of_box(center, low, high)
-        return math.asin(sine) / math.pi if sine < 1.0 else 1.0
+        return radius_of_box(ANGLE, center, low, high)
 
     def _embed(self, z: Tensor) -> Tensor:
         return unit_vectors(z)
@@ -48,15 +51,11 @@ class Angular(Distance):
         return angle[:, 0, 0]
 
 
-def sine_of_box(center: Tensor, low: Tensor, high: Tensor) -> float:
-    """Bound the sine of the angle between the center and whatever lies in a box, see :meth:`Distance.box_radius`.
-
-    Returns:
-        The l2 radius of the box over the length of the center, rounded up; at 1 or above any angle is possible.
-    """
-    norm, radius = Lp(2), Lp(2).box_radius(center, low, high)
+def radius_of_box(form: L2Form, center: Tensor, low: Tensor, high: Tensor) -> float:
+    """Return a bound on a distance of that form over a box, see :meth:`Distance.box_radius`: from the l2 radius."""
+    norm = Lp(2)
     length = float(norm(torch.zeros_like(center)[None], center[None]))
-    return math.inf if length == 0.0 else radius / length * _SINE_ROUNDING
+    return form.radius(norm.box_radius(center, low, high), length)
 
 
 def unit_vectors(z: Tensor) -> Tensor:
@@ -64,11 +63,19 @@ def unit_vectors(z: Tensor) -> Tensor:
 
     The further axis, at right angles to all the others, is the direction of a zero output.
     """
-    flat = z.flatten(1)
+    directions = directions_of(z).flatten(1)
+    return torch.cat([directions, (directions == 0.0).all(dim=1, keepdim=True).to(directions.dtype)], dim=1)
+
+
+def directions_of(z: Tensor) -> Tensor:
+    """Scale outputs to l2 norm 1, up to rounding: (N, *out) -> (N, *out) float64.
+
+    Zero outputs stay zero, those that are not finite become NaN.
+    """
+    flat = to_float64(z).flatten(1)
     flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
-    is_zero = (norm == 0.0).to(flat.dtype)
-    return torch.cat([flat / (norm + is_zero), is_zero], dim=1)
+    return torch.div(flat, norm.masked_fill(norm == 0.0, 1.0)).reshape(z.shape)
 
 
 def _angle(chord: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from center_smoothing.distances.l2_form import L2Form
+
 # Pairs of a block whose distances, all with all, give those of the pairs: 8 comparisons for one that counts, and an
 # eighth of the calls.
 _BLOCK_PAIRED = 8
@@ -53,6 +55,14 @@ class Distance(ABC):
         """
         return None
 
+    @property
+    def l2_form(self) -> L2Form | None:
+        """How it follows from the l2 distance of outputs, or of their directions; None where it does not.
+
+        Means are then certified in l2, and the radius is converted (theory T12).
+        """
+        return None
+
     def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
         """Bound d(center, y) for all y between two outputs, coordinate by coordinate; medians need it (theory T14).
 
@@ -80,7 +90,7 @@ class Distance(ABC):
         if "_compare" in vars(cls) and "_compare_paired" not in vars(cls):
             cls._compare_paired = Distance._compare_paired  # type: ignore[method-assign]  # chosen by class
         if not _OF_THE_DISTANCE.isdisjoint(vars(cls)):
-            for name in {"norm", "box_radius"} - set(vars(cls)):
+            for name in {"norm", "l2_form", "box_radius"} - set(vars(cls)):
                 setattr(cls, name, getattr(Distance, name))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from center_smoothing.distances.angular import sine_of_box, unit_vectors
+from center_smoothing.distances.angular import radius_of_box, unit_vectors
 from center_smoothing.distances.base import Distance, furthest
+from center_smoothing.distances.l2_form import COSINE, SQUARED, L2Form
 from center_smoothing.distances.lp import root_of_squares
 
 
@@ -26,6 +25,11 @@ class SquaredL2(Distance):
     relaxation = 2.0
     convex = True
     degree = 2.0
+
+    @property
+    def l2_form(self) -> L2Form:
+        """How it follows from the l2 distance."""
+        return SQUARED
 
     def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
         """Return the distance to the furthest corner."""
@@ -59,10 +63,14 @@ class Cosine(SquaredL2):
     convex = False
     degree = 1.0
 
+    @property
+    def l2_form(self) -> L2Form:
+        """How it follows from the l2 distance of directions."""
+        return COSINE
+
     def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
         """Return 1 - cos of the angle of the cone around the center that holds the smallest l2 ball around the box."""
-        sine = sine_of_box(center, low, high)
-        return sine * sine / (1.0 + math.sqrt(1.0 - sine * sine)) if sine < 1.0 else 2.0
+        return radius_of_box(COSINE, center, low, high)
 
     def _embed(self, z: Tensor) -> Tensor:
         return unit_vectors(z)

@@ -15,6 +15,7 @@ from torch import Tensor
 from center_smoothing import bounds
 from center_smoothing.budget import Coverage
 from center_smoothing.certificate_base import ROUNDING, CertificateBase, last_where
+from center_smoothing.distances.l2_form import L2_FORMS, L2Form
 from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.directions import DirectionalMoments
 
@@ -44,13 +45,16 @@ class MeanCertificate(CertificateBase):
 
     Attributes:
         distances: (m / group,) float64, ascending: d(center, f(x + noise)) of the certification outputs, or of means of
-            ``group`` of them each; inf where one was not finite.
+            ``group`` of them each; inf where one was not finite. In l2, as the bound and the moments are, with an
+            ``l2_form``.
         sigma: noise level, in units of x.
         bound: B, which no distance from the center exceeds. Non-finite outputs count as if at B.
         budget: the sample sizes and failure probabilities that were used.
         output: the smoothed output at x.
         smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
         moments: of the certification outputs along each direction (theory T12); None where the distance is no norm.
+        l2_form: how the distance follows from the l2 distance; None where everything is in the distance itself.
+        center_norm: ||center||, on which radii depend with an ``l2_form``.
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -60,6 +64,8 @@ class MeanCertificate(CertificateBase):
     output: MeanOutput
     smoothing_loss: float
     moments: DirectionalMoments | None = None
+    l2_form: L2Form | None = None
+    center_norm: float = 0.0
 
     non_finite_count_as: ClassVar[str] = "at the bound on distances"
     _BUDGET: ClassVar[str] = "mean_budget"
@@ -67,21 +73,27 @@ class MeanCertificate(CertificateBase):
     def __post_init__(self) -> None:
         """Check what a file may have got wrong."""
         self._check_arguments((self.budget.num_distances,), positive=("sigma", "bound"))
+        if not 0.0 <= self.center_norm < math.inf:
+            raise ValueError(f"center_norm must be a finite number of at least 0, got {self.center_norm!r}")
 
     @property
     def m(self) -> int:
         """How many certification outputs were drawn."""
         return self.budget.m
 
-    def theorem(self, eps_in: float) -> str:
+    def theorem(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> str:
         """Return which statement of docs/theory.md gives eps_out(eps_in): "T11" or "T12"."""
         h = float(eps_in) / self.sigma
         return "T12" if self._by_directions(h) < self._by_distances(h) else "T11"
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the bound and the moments by name, for :meth:`from_kept`."""
-        kept = {"bound": np.array(self.bound, dtype=np.float64)}
-        return kept if self.moments is None else {**kept, "moments": self.moments.as_array()}
+        """Return the bound, the moments and what converts radii by name, for :meth:`from_kept`."""
+        kept: dict[str, NDArray[Any]] = {"bound": np.array(self.bound, dtype=np.float64)}
+        if self.moments is not None:
+            kept["moments"] = self.moments.as_array()
+        if self.l2_form is not None:
+            kept |= {"l2_form": np.array(self.l2_form.name), "center_norm": np.array(self.center_norm)}
+        return kept
 
     @classmethod
     def from_kept(
@@ -101,6 +113,8 @@ class MeanCertificate(CertificateBase):
             output=MeanOutput(center, bool(described["abstained"])),
             smoothing_loss=float(described["smoothing_loss"]),
             moments=DirectionalMoments.from_array(kept["moments"]) if "moments" in kept else None,
+            l2_form=L2_FORMS[str(kept["l2_form"])] if "l2_form" in kept else None,
+            center_norm=float(kept.get("center_norm", 0.0)),
         )
 
     def _described(self) -> dict[str, float]:
@@ -124,7 +138,8 @@ class MeanCertificate(CertificateBase):
             return math.inf
         moved = min(self._by_distances(h), self._by_directions(h))
         rounded = max(_MEAN_ROUNDING, self.budget.n * 2.0**-52) * self.bound
-        return math.nextafter((moved + rounded) * ROUNDING, math.inf)
+        radius = math.nextafter((moved + rounded) * ROUNDING, math.inf)
+        return radius if self.l2_form is None else self.l2_form.radius(radius, self.center_norm)
 
     def _by_distances(self, h: float) -> float:
         """Return how far the mean moves at most, by the distances from it (T11)."""

@@ -1,4 +1,4 @@
-"""Mean smoothing, for distances that are convex in the output: the smoothed function and its certificate."""
+"""Mean smoothing: the smoothed function and its certificate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from center_smoothing.certificate_base import ROUNDING
+from center_smoothing.distances.angular import directions_of
 from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.distances.lp import Lp
 from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
 from center_smoothing.means.directions import Directions, outputs_at_once
@@ -31,12 +34,13 @@ class MeanSmoother(Smoother):
 
     This is another function than the center that :class:`CenterSmoother` gives, with certificates of its own
     (theory T11 and T12). It takes a distance that is convex in the output and a bound on distances, of which one of
-    ``clip_norm`` and ``bound`` must be given.
+    ``clip_norm`` and ``bound`` must be given; or one that depends on the directions of outputs alone, ``Angular()`` or
+    ``Cosine()``: then outputs are scaled to l2 norm 1, zero outputs stay zero, and no bound is given.
 
     Args:
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
-        distance: between outputs, convex in the output.
+        distance: between outputs.
         sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MeanBudget()``.
         clip_norm: outputs z with d(0, z) above it are scaled towards zero, down to it. The clipped model is what is
@@ -51,16 +55,15 @@ class MeanSmoother(Smoother):
         progress: called with the number of noisy copies after each call of the model.
 
     Raises:
-        ValueError: for a distance that is not convex, for both or none of clip_norm and bound, and for arguments out
-            of range.
+        ValueError: for a distance that it does not take, for both or none of clip_norm and bound where one is needed,
+            for any of them where none is, and for arguments out of range.
     """
 
     kind = "mean"
     budget_type = MeanBudget
     certificate_type = MeanCertificate
-    needs = "that is convex in the output"
+    needs = "that is convex in the output or depends on directions alone"
     why = "by that distance a mean may be further away than each of its outputs"
-    needs_bound = True
     budget: MeanBudget
 
     def __init__(
@@ -78,7 +81,13 @@ class MeanSmoother(Smoother):
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self.check_distance(distance)
-        if (clip_norm is None) == (bound is None):
+        given = sum(value is not None for value in (clip_norm, bound))
+        if given > 0 and not self.needs_bound(distance):
+            raise ValueError(
+                f"clip_norm and bound must be left out with {distance!r}, whose means are of outputs of norm 1; "
+                f"got clip_norm={clip_norm!r} and bound={bound!r}"
+            )
+        if given != 1 and self.needs_bound(distance):
             raise ValueError(
                 "give either clip_norm, to scale outputs z with d(0, z) > clip_norm towards zero, or bound, if you "
                 f"know that no two outputs are further apart; got clip_norm={clip_norm!r} and bound={bound!r}"
@@ -86,6 +95,17 @@ class MeanSmoother(Smoother):
         self.budget = MeanBudget() if budget is None else budget
         self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
         self.bound = None if bound is None else _positive("bound", bound)
+        # what means are certified in, and what no output exceeds in it; None where that is not known
+        self._norm: Distance = distance if distance.l2_form is None else Lp(2.0)
+        self._reach: float | None = None
+        after: Callable[[Tensor], Tensor] | None = None
+        if not self.needs_bound(distance):
+            self._reach, after = 1.0, directions_of
+        elif self.clip_norm is not None:
+            self._reach, after = (
+                _in_norm(self.clip_norm, distance),
+                partial(clip, distance=distance, norm=self.clip_norm),
+            )
         super().__init__(
             model,
             distance,
@@ -94,21 +114,28 @@ class MeanSmoother(Smoother):
             grid=grid,
             batch_size=batch_size,
             progress=progress,
-            after=None if self.clip_norm is None else partial(clip, distance=distance, norm=self.clip_norm),
+            after=after,
         )
 
     @classmethod
     def takes(cls, distance: Distance) -> bool:
-        """Return whether a distance is convex in the output."""
-        return distance.convex
+        """Return whether a distance is convex in the output, or depends on the directions of outputs alone."""
+        return distance.convex or not cls.needs_bound(distance)
+
+    @classmethod
+    def needs_bound(cls, distance: Distance) -> bool:
+        """Return whether outputs are taken as they are, and not scaled to norm 1, which bounds them."""
+        return distance.l2_form is None or distance.l2_form.inverse is not None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Whether means are of outputs that are scaled to norm 1."""
+        return {} if self.needs_bound(self.distance) else {"normalised": True}
 
     @property
     def largest_bound(self) -> float:
-        """What B is at most, at whatever x: 2 gamma clip_norm, or the bound that was promised (theory T11)."""
-        if self.clip_norm is None:
-            assert self.bound is not None  # one of the two is given
-            return self.bound * ROUNDING
-        return 2.0 * self.distance.relaxation * self.clip_norm * ROUNDING
+        """What B is at most, at whatever x (theory T11); in l2 where the distance has an ``l2_form``."""
+        return self._bound_around(self._reach)
 
     def smooth(self, x: Tensor, *, example: int = 0) -> MeanOutput:
         """Return the smoothed function at x: the mean of n outputs.
@@ -136,10 +163,11 @@ class MeanSmoother(Smoother):
                 and a distance that is what it declares permit.
         """
         output, pilot = self._mean(x, example)
-        bound, directions = self._bound_around(output.center), None
-        if self.distance.norm is not None and not output.abstained:
+        norm = self._norm(torch.zeros_like(output.center)[None], output.center[None]).item()
+        bound, directions = self._bound_around(norm), None
+        if self._norm.norm is not None and not output.abstained:
             count = self.budget.num_fourth_moments
-            directions = Directions(self.distance, output.center, pilot, fourth_count=count)
+            directions = Directions(self._norm, output.center, pilot, fourth_count=count)
         distances = self._distances(x, example, output, bound, directions)
         distances.sort()
         return MeanCertificate(
@@ -150,13 +178,16 @@ class MeanSmoother(Smoother):
             output=output,
             smoothing_loss=self._smoothing_loss(x, output),
             moments=None if directions is None else directions.moments(),
+            l2_form=self.distance.l2_form,
+            center_norm=norm,
         )
 
     @property
     def plan_settings(self) -> str:
         """What bounds the outputs."""
-        bound = self.clip_norm is None
-        return f"output_bound={self.bound:g}" if bound else f"clip_norm={self.clip_norm:g}"
+        if not self.needs_bound(self.distance):
+            return "outputs of norm 1"
+        return f"output_bound={self.bound:g}" if self.clip_norm is None else f"clip_norm={self.clip_norm:g}"
 
     def plan_table(self, h: Sequence[float]) -> list[str]:
         """Return the mass at each h that no sample shows, as text under a heading, and what it adds to eps_out."""
@@ -180,26 +211,24 @@ class MeanSmoother(Smoother):
         """Outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""
         return map(self.distance.only_outputs, self.outputs.draw(x, example=_key(x, example), stage=stage, count=count))
 
-    def _bound_around(self, center: Tensor) -> float:
-        """B: what no computed distance from the center exceeds, rounded up (theory T11)."""
-        if self.clip_norm is None:
+    def _bound_around(self, norm: float | None) -> float:
+        """B: what no computed distance from a center of this norm exceeds, rounded up (theory T11)."""
+        if self._reach is None or norm is None:
             assert self.bound is not None  # one of the two is given
-            return self.bound * ROUNDING
-        center = center.unsqueeze(0)
-        norm = self.distance(torch.zeros_like(center), center).item()
-        return self.distance.relaxation * (norm + self.clip_norm) * ROUNDING
+            return _in_norm(self.bound, self.distance) * ROUNDING
+        return self._norm.relaxation * (norm + self._reach) * ROUNDING
 
     def _distances(
         self, x: Tensor, example: int, output: MeanOutput, bound: float, directions: Directions | None
     ) -> NDArray[np.float64]:
         """Distances (m / group,) of the means of groups of fresh outputs from the center, as they are drawn."""
         distances, filled = np.empty(self.budget.num_distances), 0
-        embedded = self.distance.embed(output.center.unsqueeze(0))
+        embedded = self._norm.embed(output.center.unsqueeze(0))
         draws = self._draw(x, example, Stage.CERTIFICATION, self.budget.m)
         if directions is not None:
             draws = _added(draws, directions, outputs_at_once(output.center.numel()))
         for outputs in _averaged(draws, self.budget.group):
-            part = self.distance.compare(self.distance.embed(outputs), embedded)[:, 0]
+            part = self._norm.compare(self._norm.embed(outputs), embedded)[:, 0]
             if not output.abstained:
                 self._check_within(bound, part, outputs)
             distances[filled : filled + len(part)] = part.cpu().numpy()
@@ -214,7 +243,7 @@ class MeanSmoother(Smoother):
         beyond &= torch.isfinite(outputs).flatten(1).all(dim=1).to(beyond.device)
         if not bool(beyond.any()):
             return
-        found = f"the {self.distance!r} from the mean to an output is {float(distances[beyond].max())}"
+        found = f"the {self._norm!r} from the mean to an output is {float(distances[beyond].max())}"
         if self.bound is not None:
             raise ValueError(
                 f"bound must be at least every distance between two outputs, got {self.bound!r}, but {found}; give a "
@@ -275,6 +304,12 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     clipped = outputs.clone()
     clipped[far] = scaled
     return clipped
+
+
+def _in_norm(value: float, distance: Distance) -> float:
+    """Return what a value of a distance is in what means are certified in."""
+    form = distance.l2_form
+    return value if form is None or form.inverse is None else form.inverse(value)
 
 
 def _has_zero(distance: Distance, outputs: Tensor) -> bool:

@@ -91,7 +91,7 @@ class MedianCertificate(CertificateBase):
             return -nothing, nothing
         return self.low[place], self.high[place]
 
-    def theorem(self, eps_in: float) -> str:
+    def theorem(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> str:
         """Return which statement of docs/theory.md gives eps_out(eps_in): "T14"."""
         return "T14"
 

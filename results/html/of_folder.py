@@ -282,6 +282,11 @@ def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *,
 
 def _of_the_base_output(config: Mapping[str, Any]) -> list[str]:
     """Say what the base output is where the base model is not smoothed as it is."""
+    if config.get("normalised"):
+        return [
+            "Outputs are scaled to norm 1. This scaled model is smoothed: the smoothed output is the mean of such "
+            "outputs."
+        ]
     if "clip_norm" not in config:
         return []
     return [

@@ -96,9 +96,13 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
         return ExamplePictures([Picture("input with boxes", with_boxes(image, base, smoothed), note)], words)
     pictures, words = [], []
     names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if finished.is_clipped else _NAMES["base"]}
+    # outputs of norm 1 are too dark for the eye: one scale for both
+    scale = float(np.nan_to_num(np.maximum(base, smoothed)).max()) if finished.is_normalised else 0.0
     for array, name in zip((image, base, smoothed), names.values(), strict=True):
         if is_image(array.shape):
-            pictures.append(Picture(name, np.moveaxis(array, 0, -1)))
+            scaled = array is not image and scale > 0.0
+            shown, note = (array / scale, f"of norm 1, white = {scale:.2g}") if scaled else (array, "")
+            pictures.append(Picture(name, np.moveaxis(shown, 0, -1), note))
         else:
             words.append(_in_words(name, array))
     return ExamplePictures(pictures, words)

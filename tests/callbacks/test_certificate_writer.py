@@ -20,7 +20,7 @@ from lightning_modules.base import Batch
 from results.folder import CertificationFolder
 
 BUDGET = SmoothingBudget(n=60, m=120, k=8, delta=0.4)
-HEADER = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,seconds"
+HEADER = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,theorem,seconds"
 
 
 @pytest.fixture

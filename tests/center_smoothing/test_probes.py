@@ -155,7 +155,7 @@ def test_outputs_without_averages_pay_for_no_tuple_size_that_they_do_not_have(
         CenterSmoother(lambda z: (4.0 * z).to(dtype), Lp(2), sigma=1.0, budget=budget, batch_size=64).certify(x)
         for budget in (SMALL, dataclasses.replace(SMALL, tuple_sizes=(1,)))
     )
-    assert alone.theorem(0.3) == found.theorem(0.3) == "T7, J=1"
+    assert alone.theorem(0.3) == found.theorem(0.3) == "T7 J=1"
     assert found.eps_out(curve, coverage=coverage) == pytest.approx(alone.eps_out(curve, coverage=coverage), rel=0)
     np.testing.assert_array_equal(found.probes[1], alone.probes[1])
     described = {"sigma": 1.0, "relaxation": 1.0, "abstained": False, "smoothing_loss": 0.0}

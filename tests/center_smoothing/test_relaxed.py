@@ -113,5 +113,10 @@ def test_means_are_certified_by_squared_l2() -> None:
         torch.tanh, SquaredL2(), sigma=0.25, budget=MeanBudget(n=1000, m=4000), clip_norm=2.0, batch_size=64
     )
     certificate = smoother.certify(vectors([0.3, -0.2])[0])
-    assert certificate.bound <= smoother.largest_bound == pytest.approx(8.0)
-    assert 0.0 < certificate.eps_out(0.25) < certificate.bound
+    assert certificate.bound <= smoother.largest_bound == pytest.approx(2.0 * 2.0**0.5)  # in l2
+    assert 0.0 < certificate.eps_out(0.25) < certificate.bound**2
+    in_l2 = MeanSmoother(
+        torch.tanh, Lp(2), sigma=0.25, budget=MeanBudget(n=1000, m=4000), clip_norm=2.0**0.5, batch_size=64
+    )
+    radius = in_l2.certify(vectors([0.3, -0.2])[0]).eps_out(0.25)
+    assert certificate.eps_out(0.25) == pytest.approx(radius**2, rel=1e-6)

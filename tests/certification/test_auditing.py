@@ -15,7 +15,7 @@ from results.rows import Row
 BUDGET = SmoothingBudget(n=100, m=400, k=8)
 CENTER = CenterSmoother(torch.tanh, Lp(2), sigma=0.25, budget=BUDGET)
 MEAN = MeanSmoother(torch.tanh, Lp(2), sigma=0.25, clip_norm=1.0)
-ROW = Row(0, 0.25, 0.25, 1.0, 0.1, False, 100, 400, 0.3, "exact", 0.0)
+ROW = Row(0, 0.25, 0.25, 1.0, 0.1, False, 100, 400, 0.3, "exact", "T3", 0.0)
 
 
 def run_with(*rows: Row, smoother: CenterSmoother | MeanSmoother = CENTER, coverage: str = "pointwise") -> Any:  # noqa: ANN401

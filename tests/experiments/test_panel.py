@@ -217,8 +217,10 @@ def test_means_are_certifications_of_their_own_and_another_norm_is_refused(
     assert table(folder) == table(panel)
 
 
-def test_figure_5_has_no_means_and_says_why(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    named = "--smoother=mean needs a distance that is convex in the output.*got angular"
+def test_figure_5_takes_means_of_directions_and_no_norm_to_clip_to(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = "--clip-norm must be left out with --distance=angular: means are then of outputs of norm 1"
     refused([*arguments(images, tmp_path), *MEANS], named, capsys, figure5.main)
     assert not list(tmp_path.iterdir())
 

@@ -21,7 +21,7 @@ radii = st.lists(radius, min_size=1, max_size=30)
 
 
 def row(index: int, eps_out: float, *, eps_in: float = 0.25, sigma: float = 0.25, abstained: bool = False) -> Row:
-    return Row(index, sigma, eps_in, eps_out, 0.5, abstained, 60, 120, 0.4, "exact", 1.0)
+    return Row(index, sigma, eps_in, eps_out, 0.5, abstained, 60, 120, 0.4, "exact", "T3", 1.0)
 
 
 def curve(values: Sequence[float]) -> FractionCurve:

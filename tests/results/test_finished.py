@@ -24,7 +24,7 @@ BUDGET = SmoothingBudget(n=60, m=200, k=8, delta=0.4)
 
 
 def row(index: int, eps_out: float = 1.5) -> Row:
-    return Row(index, 0.25, 0.1, eps_out, 0.5, False, 60, 200, 0.4, "exact", 1.0)
+    return Row(index, 0.25, 0.1, eps_out, 0.5, False, 60, 200, 0.4, "exact", "T3", 1.0)
 
 
 @pytest.fixture

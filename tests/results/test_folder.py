@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from center_smoothing import CenterSmoother, Certificate, Lp, SmoothingBudget
 from results.folder import CertificationFolder
-from results.rows import Row
+from results.rows import AttackedRow, Row
 from results.summary import summarise
 
 BUDGET = SmoothingBudget(n=60, m=120, k=8, delta=0.4)
-HEADER = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,seconds\n"
+HEADER = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,theorem,seconds\n"
 
 positive = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False, allow_nan=False)
 radii = st.floats(min_value=0.0, allow_nan=False)
@@ -34,13 +34,15 @@ rows = st.builds(
     m=st.integers(1, 10**9),
     delta=st.floats(min_value=1e-9, max_value=0.4999),
     method=st.sampled_from(["exact", "paper"]),
+    theorem=st.sampled_from(["", "none", "T3", "T7 J=1", "T7 J=1+3", "T12"]),
     seconds=st.integers(0, 10**7).map(lambda milliseconds: milliseconds / 1000),
 )
 
 
 def row(index: int = 0, eps_in: float = 0.25, eps_out: float = 1.5, **kwargs: Any) -> Row:  # noqa: ANN401
     given = {"smoothing_loss": 0.5, "abstained": False, "seconds": 1.0, **kwargs}
-    return Row(index=index, sigma=0.25, eps_in=eps_in, eps_out=eps_out, n=60, m=120, delta=0.4, method="exact", **given)
+    common = {"sigma": 0.25, "n": 60, "m": 120, "delta": 0.4, "method": "exact", "theorem": "T3"}
+    return Row(index=index, eps_in=eps_in, eps_out=eps_out, **common, **given)
 
 
 def line(value: Row) -> str:
@@ -383,3 +385,24 @@ def test_damaged_configuration_is_refused_with_the_folder(config: dict[str, Any]
 def test_nothing_is_written_before_a_method_is_called(tmp_path: Path) -> None:
     CertificationFolder(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_from_before_there_were_theorems_are_read(folder: CertificationFolder) -> None:
+    attacked = AttackedRow.of_row(row(2), attack_eps=0.5, base_attack_eps=2.0)
+    given = [row(0), row(1, eps_out=math.inf), attacked]
+    old = [",".join(cell for place, cell in enumerate(each.as_text()) if place != 10) + "\n" for each in given]
+    folder.table.write_text(HEADER.replace("theorem,", "") + "".join(old))
+    assert folder.rows() == [replace(each, theorem="") for each in given]
+    folder.append([row(3)])
+    assert folder.rows()[-1] == row(3)
+    touch(folder, 0, 1, 2, 3)
+    folder.merge([0, 1, 3], [0.25])
+    assert folder.table.read_text().splitlines(keepends=True)[0] == HEADER
+    assert folder.rows() == [replace(given[0], theorem=""), replace(given[1], theorem=""), row(3)]
+
+
+@pytest.mark.parametrize("theorem", ["T", "T3,", "3", "T7 J=1,3", "<b>T3</b>", "nan", "t3"])
+def test_a_theorem_is_one_of_ours(theorem: str) -> None:
+    cells = row(0).as_text()
+    cells[10] = theorem
+    assert Row.from_text(cells) is None

@@ -128,6 +128,15 @@ def test_means_come_back_from_disk_with_all_answers(tmp_path: Path, coverage: Co
         assert row.eps_out == made[row.index].eps_out(row.eps_in)
 
 
+def test_a_row_by_another_theorem_than_its_certificate_is_damaged(means: CertificationFolder) -> None:
+    text = means.table.read_text()
+    means.table.write_text(text.replace(",T12,", ",,").replace(",T11,", ",,"))
+    assert FinishedCertification.open(means).read().rows[0].theorem == ""
+    means.table.write_text(text.replace(",T12,", ",T3,").replace(",T11,", ",T3,"))
+    with pytest.raises(ValueError, match="is certified by T3 at eps_in="):
+        FinishedCertification.open(means).read()
+
+
 def test_without_its_bound_a_mean_is_damaged(means: CertificationFolder) -> None:
     with np.load(means.outputs(2)) as arrays:
         kept = {name: arrays[name] for name in arrays.files if name != "bound"}

@@ -29,7 +29,7 @@ SHAPES = {"grey": (1, 8, 8), "rgb": (3, 8, 8), "vector": (5,), "many channels": 
 
 
 def row(index: int, eps_in: float, eps_out: float, smoothing_loss: float = 0.5, abstained: bool = False) -> Row:
-    return Row(index, 0.25, eps_in, eps_out, smoothing_loss, abstained, 1000, 2000, 0.12, "exact", 1.0)
+    return Row(index, 0.25, eps_in, eps_out, smoothing_loss, abstained, 1000, 2000, 0.12, "exact", "T3", 1.0)
 
 
 def rows_of(values: Sequence[float]) -> list[Row]:
@@ -215,7 +215,7 @@ def test_what_is_guaranteed_of_boxes_and_of_no_box(boxes: CertificationFolder) -
 
 
 def test_figure_of_boxes_has_the_photos_with_their_guarantee_and_an_axis_of_overlap(boxes: CertificationFolder) -> None:
-    rows = [Row(index, 0.1, 0.2, 0.05 + index, 0.01, index == 2, 10, 10, 0.1, "exact", 1.0) for index in range(3)]
+    rows = [Row(index, 0.1, 0.2, 0.05 + index, 0.01, index == 2, 10, 10, 0.1, "exact", "T3", 1.0) for index in range(3)]
     figure = draw_certificates(read(boxes, rows), rows, summarise(rows, sigma=0.1), "boxes")
     shown = texts(figure)
     assert "#0: IoU of at least 0.950\nat eps_in=0.2, sigma=0.1" in shown
@@ -227,7 +227,9 @@ def test_figure_of_boxes_has_the_photos_with_their_guarantee_and_an_axis_of_over
 def test_several_noise_levels_give_a_line_for_each_h(folder: CertificationFolder) -> None:
     rows, results = [], []
     for sigma, radii in ((0.133333333, (0.133333333, 0.2)), (0.4, (0.4, 0.6))):
-        group = [Row(0, sigma, eps_in, 10 * eps_in / sigma, 1.0, False, 9, 9, 0.1, "exact", 1.0) for eps_in in radii]
+        group = [
+            Row(0, sigma, eps_in, 10 * eps_in / sigma, 1.0, False, 9, 9, 0.1, "exact", "T3", 1.0) for eps_in in radii
+        ]
         rows += group
         results += summarise(group, sigma)
     write_outputs(folder, [0], (5,))

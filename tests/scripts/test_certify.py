@@ -29,7 +29,7 @@ ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
 SWEEP = ["--h", "0.5", "1", "--eps-in", "0.2", "0.4"]
 GOLDEN = [2.44, 3.18, 2.95]
-COLUMNS = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,seconds"
+COLUMNS = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,theorem,seconds"
 
 
 def run(checkpoint: Path, out: Path, *arguments: str) -> Path:

@@ -22,7 +22,7 @@ ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h", "0.5", "1"]
 ATTACK = ["--attack=pgd", "--attack-steps=4", "--attack-starts=2", "--attack-samples=8"]
 HEADER = (
-    "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,seconds,"
+    "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,theorem,seconds,"
     "attack_eps,attack_ratio,base_attack_eps"
 )
 
@@ -63,7 +63,7 @@ def test_the_columns_of_attacks_stand_last_and_nothing_is_contradicted(attacked:
 def test_the_certificates_are_those_without_an_attack(attacked: Path, checkpoint: Path, tmp_path: Path) -> None:
     certify.main([f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY])
     ours = table(tmp_path)
-    names = HEADER.replace("seconds,", "").split(",")[:10]
+    names = HEADER.replace("seconds,", "").split(",")[:11]
     assert [list(row) for row in ours] == [names] * 4
     assert [{name: row[name] for name in names} for row in table(attacked)] == ours
 
@@ -182,21 +182,23 @@ def test_discrete_noise_is_attacked_on_its_grid(checkpoint: Path, tmp_path: Path
 
 def test_a_row_that_was_cut_off_is_none() -> None:
     row = AttackedRow.of_row(
-        Row(3, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", 1.5), attack_eps=3.25, base_attack_eps=7.125
+        Row(3, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", "T3", 1.5), attack_eps=3.25, base_attack_eps=7.125
     )
     cells = row.as_text()
     assert Row.from_text(cells) == row
-    assert Row.from_text([*cells[:12], "0.5", cells[13]]) is None
-    assert Row.from_text([*cells[:13], "cut"]) is None
-    assert Row.from_text(cells[:12]) is None
-    assert Row.from_text([*cells[:11], "nan", "nan", "1.0"]) is None
+    assert Row.from_text([*cells[:13], "0.5", cells[14]]) is None
+    assert Row.from_text([*cells[:14], "cut"]) is None
+    assert all(Row.from_text(cells[:count]) is None for count in (11, 13, 14))
+    assert Row.from_text([*cells[:12], "nan", "nan", "1.0"]) is None
 
 
 def test_a_line_that_was_cut_off_is_not_read_as_a_row(tmp_path: Path) -> None:
     folder = CertificationFolder(tmp_path)
     rows = [
         AttackedRow.of_row(
-            Row(index, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", 1.5), attack_eps=3.25, base_attack_eps=7.125
+            Row(index, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", "T3", 1.5),
+            attack_eps=3.25,
+            base_attack_eps=7.125,
         )
         for index in range(2)
     ]

@@ -67,6 +67,7 @@ def means(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rows_of_means_say_so(means: Path) -> None:
     found = rows(means)
     assert len(found) == 6
+    assert {row["theorem"] for row in found} <= {"T11", "T12"}
     assert {(row["method"], row["delta"], row["n"], row["m"]) for row in found} == {("mean", "0.0", "100", "400")}
     assert all(0.0 < float(row["eps_out"]) < 40.0 for row in found)
     assert names(means) == FILES | {".lock", "distances", "outputs", "wandb"}
@@ -191,6 +192,37 @@ def test_means_go_on_where_they_were_interrupted(
     assert rows(run(checkpoint, tmp_path / "half", *MEANS, "--h", "0", "1")) == rows(means)
 
 
+@pytest.mark.parametrize("distance", ["angular", "cosine"])
+def test_means_of_directions_need_no_norm_to_clip_to(
+    distance: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    attack = ["--attack=pgd", "--attack-steps=2", "--attack-starts=1", "--attack-samples=4"]
+    asked = ["--smoother=mean", f"--distance={distance}", "--h", "0.5", "1", "--num-examples=1"]
+    folder = run(checkpoint, tmp_path, *asked, *attack)
+    printed = capsys.readouterr().out
+    assert "n=100, m=400, outputs of norm 1, alpha" in printed
+    assert summary(folder)["config"]["normalised"] is True
+    found = table(folder / "certificates.csv")
+    for row in found:
+        assert 0.0 < float(row["attack_eps"]) < float(row["eps_out"]) < 1.0
+    with np.load(folder / "outputs" / f"{found[0]['index']}.npz") as arrays:
+        base, smoothed = arrays["base"], arrays["smoothed"]
+        assert np.linalg.norm(base) == pytest.approx(1.0)
+        assert arrays["center_norm"] == pytest.approx(np.linalg.norm(smoothed), rel=1e-6)
+    loss = named.DISTANCES[distance](*(torch.from_numpy(each)[None] for each in (base, smoothed))).item()
+    assert float(found[0]["smoothing_loss"]) == pytest.approx(loss, rel=1e-4)
+    page = (folder / "report.html").read_text()
+    assert "Outputs are scaled to norm 1." in page
+    assert "of norm 1, white = " in page
+    certify.main([f"--from={folder}", "--h", "0.5"])
+    assert f"eps_in={found[0]['eps_in']}" in capsys.readouterr().out
+    monkeypatch.setattr("center_smoothing.MeanSmoother.certify", None)
+    before = (folder / "certificates.csv").read_bytes()
+    run(checkpoint, folder, *asked, *attack)
+    assert (folder / "certificates.csv").read_bytes() == before
+
+
 def test_a_promised_bound_is_recorded_and_one_that_does_not_hold_is_an_error(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,9 +277,16 @@ def test_budgets_of_means(name: str, n: int, m: int) -> None:
         (["--output-bound=1"], ["--output-bound bounds the outputs of means", "got center"]),
         (
             [*MEANS, "--distance=angular"],
-            ["convex in the output (tv, tv-l2, l1, l2, linf, squared-l2, probability-tv, wasserstein1)", "got angular"],
+            ["--clip-norm must be left out with --distance=angular", "of norm 1"],
         ),
-        ([*MEANS, "--distance=jaccard"], ["--smoother=mean", "convex", "got jaccard"]),
+        (["--smoother=mean", "--output-bound=1", "--distance=cosine"], ["--output-bound must be left out"]),
+        (
+            [*MEANS, "--distance=jaccard"],
+            [
+                "--smoother=mean needs a distance that is convex in the output or depends on directions alone "
+                "(tv, tv-l2, angular, l1, l2, linf, cosine, squared-l2, probability-tv, wasserstein1), got jaccard: by"
+            ],
+        ),
         ([*MEANS, "--distance=mask-jaccard"], ["convex", "got mask-jaccard", "further away than each of its outputs"]),
         ([*MEANS, "--method=paper"], ["--method is of centers alone", "--smoother=mean"]),
         ([*MEANS, "--rtol=0.1"], ["--rtol is of centers alone"]),

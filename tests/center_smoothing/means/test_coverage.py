@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import integrate, stats
 from torch import Tensor
 
-from center_smoothing import Distance, Lp, MeanBudget, MeanSmoother, TotalVariation, bounds
+from center_smoothing import Angular, Distance, Lp, MeanBudget, MeanSmoother, SquaredL2, TotalVariation, bounds
 from center_smoothing.means import budget as mean_budget
 from center_smoothing.means import certificate as mean_certificate
 from center_smoothing.means.certificate import tail_steps
@@ -240,6 +240,8 @@ CASES: dict[str, tuple[Model, Distance, Tensor, Tensor, dict[str, float]]] = {
     "heavy": (heavy, Lp(2), X2, vector(1.0, 1.0), {"clip_norm": 5.0}),
     "picture": (picture, TotalVariation(), torch.zeros(4, dtype=torch.float64), torch.ones(4), {"bound": 8.0}),
     "undefined": (undefined, Lp(2), X2, ALONG, {"clip_norm": 4.0}),
+    "directions": (lambda z: 1.0 + z @ STRETCH.T, Angular(), X2, torch.linalg.svd(STRETCH).Vh[0], {}),
+    "squares": (lambda z: z @ STRETCH.T, SquaredL2(), X2, torch.linalg.svd(STRETCH).Vh[0], {"clip_norm": 144.0}),
 }
 
 

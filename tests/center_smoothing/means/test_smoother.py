@@ -422,10 +422,10 @@ def test_a_mean_is_no_further_away_than_the_average_output(distance: Distance) -
         assert to_mean <= distance.pairwise(z, center).mean().item() * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("distance", [Angular(), BoxJaccard(), MaskJaccard()], ids=repr)
+@pytest.mark.parametrize("distance", [BoxJaccard(), MaskJaccard()], ids=repr)
 def test_distances_that_are_not_convex_are_refused(distance: Distance) -> None:
     with pytest.raises(
-        ValueError, match=rf"as TotalVariation\(\) and Lp\(\) are, got {type(distance).__name__}\(\): by that"
+        ValueError, match=rf"as TotalVariation\(\) and Lp\(\) are, got {type(distance).__name__}\(\): by"
     ):
         MeanSmoother(curved, distance, sigma=1.0, bound=1.0)
 
@@ -492,8 +492,8 @@ def test_golden() -> None:
 @pytest.mark.parametrize("relaxed", [False, True])
 def test_the_largest_bound_is_never_below_that_of_a_certificate(relaxed: bool) -> None:
     made = smoother(lambda z: 100.0 * torch.ones_like(z), SquaredL2() if relaxed else Lp(2), clip_norm=1.5)
-    assert made.largest_bound == pytest.approx(6.0 if relaxed else 3.0)
-    assert (0.5 if relaxed else 0.99) * made.largest_bound <= made.certify(point()).bound <= made.largest_bound
+    assert made.largest_bound == pytest.approx(2.0 * 1.5**0.5 if relaxed else 3.0)
+    assert 0.99 * made.largest_bound <= made.certify(point()).bound <= made.largest_bound
     assert smoother(curved, Lp(2), clip_norm=None, bound=8.0).largest_bound == pytest.approx(8.0)
 
 

@@ -126,7 +126,7 @@ def figure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
         Row(
             index=0, sigma=0.1, eps_in=0.1, eps_out=1.0, smoothing_loss=0.5, abstained=False,
-            n=1000, m=2000, delta=0.12, method="exact", seconds=1.0,
+            n=1000, m=2000, delta=0.12, method="exact", theorem="T3", seconds=1.0,
         )
     ]  # fmt: skip
     pictures = [Picture(HOSTILE, np.zeros((8, 8, 3)), note=HOSTILE)]

@@ -75,7 +75,7 @@ def row(index: int, eps_in: float, eps_out: float, *, abstained: bool = False) -
     loss = math.inf if abstained else 0.5
     return Row(
         index=index, sigma=0.25, eps_in=eps_in, eps_out=eps_out, smoothing_loss=loss, abstained=abstained,
-        n=1000, m=2000, delta=0.12, method="exact", seconds=1.0,
+        n=1000, m=2000, delta=0.12, method="exact", theorem="T3", seconds=1.0,
     )  # fmt: skip
 
 
