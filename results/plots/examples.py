@@ -144,7 +144,7 @@ def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Pictu
 
 
 def movement(box: NDArray[np.float64], *, eps_in: float) -> Picture:
-    """The picture of how far each pixel can move, largest over the channels, white at its largest.
+    """Return the picture of how far each pixel can move, largest over the channels, white at its largest.
 
     Args:
         box: (2, C, H, W), the lower and the upper ends of what is certified, finite.
