@@ -56,10 +56,7 @@ class CertificateWriter(BasePredictionWriter):
                 example.index, example.certificate, eps_in=self.eps_in, coverage=self.coverage, seconds=example.seconds
             )
             if example.attacks:
-                attacked = [
-                    AttackedRow.of_row(row, attack_eps=attack.eps, base_attack_eps=attack.base_eps)
-                    for row, attack in zip(rows, example.attacks, strict=True)
-                ]
+                attacked = [AttackedRow.of_row(row, attack) for row, attack in zip(rows, example.attacks, strict=True)]
                 write_counterexample(self.folder, example, attacked, seed=self.seed)
                 rows = [*attacked]
             self.folder.append(rows, part=part)

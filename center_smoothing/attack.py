@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -69,10 +70,15 @@ class AttackBudget:
 class Attack:
     """What an attack around one input reached.
 
+    Of two runs at one x the smoothed outputs are apart as well. ``eps`` is what a certificate promises something about;
+    ``shift`` tells what the attack has done.
+
     Attributes:
         perturbed: x', (*in), with ||x' - x||_2 <= eps_in.
         output: the smoothed function at x'.
         eps: d between the smoothed outputs at x and x'; 0 where one of them abstained, of which nothing is promised.
+        shift: the same with the output at x under the noise of that at x', so that it is the change of the input that
+            shows and not the draw of the noise.
         base_perturbed: (*in), within the same ball: what the attack on the base function alone found, without noise.
         base_eps: d between the outputs of the base function at x and there.
         gradient_free: whether a search had to do without gradients of the model or the distance.
@@ -81,6 +87,7 @@ class Attack:
     perturbed: Tensor = field(repr=False)
     output: Output = field(repr=False)
     eps: float
+    shift: float
     base_perturbed: Tensor = field(repr=False)
     base_eps: float
     gradient_free: bool
@@ -97,11 +104,13 @@ def attack(
 ) -> Attack:
     """Move the smoothed output as far as a search within the ball can, and the base output by the same search.
 
-    Projected gradient ascent on E d(f(x' + noise), center): fresh noise at each step, steps of one l2 length. The best
-    point by an estimate on common noise is smoothed with the smoother's own budget. That run has noise of its own: its
-    number of an example is a hash of ``example`` and ``eps_in``, and the search draws from other ones. So the promise
-    covers this x', though it was chosen knowing the certificate (docs/theory.md, "Noise and the adversary"): with
-    probability at least 1 - alpha ``eps`` is at most ``certificate.eps_out(eps_in)``, unless a bound is wrong.
+    Projected gradient ascent on E d(f(x' + noise), center): fresh noise at each step, steps of one l2 length. Where
+    the smoothed output follows the mean of outputs, and there is a gradient, it is ascent on how far that mean moves
+    under common noise, d(E f(x' + noise), E f(x + noise)). The best point by an estimate on common noise is smoothed
+    with the smoother's own budget. That run has noise of its own: its number of an example is a hash of ``example`` and
+    ``eps_in``, and the search draws from other ones. So the promise covers this x', though it was chosen knowing the
+    certificate (docs/theory.md, "Noise and the adversary"): with probability at least 1 - alpha ``eps`` is at most
+    ``certificate.eps_out(eps_in)``, unless a bound is wrong.
 
     Args:
         smoother: that gave the certificate.
@@ -130,7 +139,9 @@ def attack(
     budget = AttackBudget() if budget is None else budget
     x, outputs, distance = x.detach(), smoother.outputs, smoother.distance
     given = (x, eps_in, budget, example)
-    of_smoothed = _Search(_Objective(outputs, distance, certificate.output.center, noisy=True), *given)
+    center = certificate.output.center
+    single = _Objective(outputs, distance, center, noisy=True)
+    of_smoothed = _Search(_MeanObjective(outputs, distance, center, x) if smoother.follows_mean else single, *given)
     perturbed = x if certificate.abstained else of_smoothed.best()  # else there is no center to move
     base = outputs.base_output(x)
     of_base = _Search(_Objective(outputs, distance, base, noisy=False), *given)
@@ -138,12 +149,14 @@ def attack(
         (distance(outputs.base_output(point)[None], base[None]).item(), point) for point in (of_base.best(), perturbed)
     ]
     base_eps, base_perturbed = max(found, key=lambda pair: pair[0])
-    output = smoother.smooth(perturbed, example=_key("smooth", example, eps_in))
-    eps = 0.0
-    if not (certificate.abstained or output.abstained):
-        eps = distance(certificate.output.center[None], output.center[None]).item()
+    key = _key("smooth", example, eps_in)
+    output, alike = smoother.smooth(perturbed, example=key), smoother.smooth_alike(x, perturbed, example=key)
+    eps, shift = (
+        0.0 if here.abstained or output.abstained else distance(here.center[None], output.center[None]).item()
+        for here in (certificate.output, alike)
+    )
     gradient_free = of_base.gradient_free or of_smoothed.gradient_free
-    return Attack(perturbed, output, eps, base_perturbed, base_eps, gradient_free)
+    return Attack(perturbed, output, eps, shift, base_perturbed, base_eps, gradient_free)
 
 
 def has_gradient(smoother: Smoother, x: Tensor) -> bool:
@@ -234,7 +247,7 @@ class _Objective:
         while done < len(copies):
             part = copies[done : done + self._at_once].detach().clone().requires_grad_()
             try:
-                slopes = self._slopes(part)
+                slopes = self._slopes(part, key, slice(done, done + len(part)))
             except RuntimeError as error:
                 # what is no lack of memory is that of a backward pass, or else the search without gradients raises it
                 if len(part) == 1 or not is_out_of_memory(error):
@@ -264,29 +277,71 @@ class _Objective:
     def _copies(self, point: Tensor, key: int, count: int) -> Tensor:
         return self.outputs.noisy_copies(point, example=key, stage=Stage.ATTACK, count=count)
 
-    def _slopes(self, part: Tensor) -> Tensor | None:
-        """Sum (*in) of the gradients at copies (N, *in), of those where it is finite."""
+    def _slopes(self, part: Tensor, key: int, place: slice) -> Tensor | None:
+        """Sum (*in) of the gradients at copies (N, *in), at that place of their draw, of those where it is finite."""
         with evaluating(self.outputs.model), torch.enable_grad():
-            embedded = self.distance.embed(self.outputs._call(part.clone()))  # the model may write on its input
-            distances = self.distance.compare(embedded, self._target)[:, 0]
-            distances = distances[torch.isfinite(distances)]
-            if not distances.requires_grad:
+            total = self._total(self.outputs._call(part.clone()), key, place)  # the model may write on its input
+            if not total.requires_grad:
                 return None
-            slopes: Tensor = torch.autograd.grad(distances.sum(), part, allow_unused=True, materialize_grads=True)[0]
+            slopes: Tensor = torch.autograd.grad(total, part, allow_unused=True, materialize_grads=True)[0]
         return slopes[torch.isfinite(slopes).flatten(1).all(dim=1)].sum(dim=0)
 
+    def _total(self, outputs: Tensor, key: int, place: slice) -> Tensor:
+        """Add up the finite distances of outputs (N, *out)."""
+        distances = self.distance.compare(self.distance.embed(outputs), self._target)[:, 0]
+        return distances[torch.isfinite(distances)].sum()
+
     def _distances(self, copies: Tensor) -> Tensor:
-        found = []
+        outputs = map(self.distance.embed, self._outputs(copies))
+        return torch.cat([self.distance.compare(part, self._target)[:, 0] for part in outputs])
+
+    def _outputs(self, copies: Tensor) -> Iterator[Tensor]:
+        """Yield outputs (N, *out) at copies, in parts."""
         for part in torch.split(copies, _AT_ONCE):
             with evaluating(self.outputs.model):
-                embedded = self.distance.embed(self.outputs._call_in_parts(part.clone))
-            found.append(self.distance.compare(embedded, self._target)[:, 0])
+                outputs = self.outputs._call_in_parts(part.clone)
             self._advance(len(part))
-        return torch.cat(found)
+            yield outputs
 
     def _advance(self, evaluations: int) -> None:
         if self.outputs.progress is not None:
             self.outputs.progress(evaluations)
+
+
+class _MeanObjective(_Objective):
+    """The distance by which the mean of outputs under noise moves from x, under the same noise at both points.
+
+    Noise that is not common to both moves the mean of a few outputs further than most attacks do. Many copies are
+    taken in parts for a gradient, and each part has a mean of its own.
+
+    Args:
+        outputs: draws them.
+        distance: between outputs.
+        center: (*out), from which the search without gradients goes away, by single outputs.
+        x: (*in).
+    """
+
+    def __init__(self, outputs: NoisyOutputs, distance: Distance, center: Tensor, x: Tensor) -> None:
+        super().__init__(outputs, distance, center, noisy=True)
+        self._x = x
+
+    def value(self, point: Tensor, key: int, count: int) -> float:
+        """Return the distance of the means of finite outputs; -1 where there are none."""
+        there, here = (torch.cat(list(self._outputs(self._copies(z, key, count)))) for z in (point, self._x))
+        return float(self._between(there, here).nan_to_num(nan=-1.0, posinf=-1.0))
+
+    def _total(self, outputs: Tensor, key: int, place: slice) -> Tensor:
+        with torch.no_grad():
+            copies = self._copies(self._x, key, place.stop)[place]
+            here = torch.cat(list(self._outputs(copies)))
+        return self._between(outputs, here) * len(outputs)
+
+    def _between(self, there: Tensor, here: Tensor) -> Tensor:
+        """Return the distance () of the means of outputs (N, *out), those of which both are finite; NaN without any."""
+        there, here = to_float64(there), to_float64(here)
+        finite = (torch.isfinite(there) & torch.isfinite(here)).flatten(1).all(dim=1)
+        moved, start = (z[finite].mean(dim=0, keepdim=True) for z in (there, here))
+        return self.distance.compare(self.distance.embed(moved), self.distance.embed(start))[0, 0]
 
 
 class _Search:

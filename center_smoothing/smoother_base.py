@@ -27,6 +27,7 @@ class Smoother(ABC):
         certificate_type: of its certificates.
         needs: what its distances must be, in words; empty for those that take any.
         why: the reason, in words.
+        follows_mean: whether the smoothed output is the mean of outputs, or near it: attacks then move that mean.
         distance: between outputs.
         budget: sample sizes and failure probabilities.
         outputs: draws noisy outputs of the base function.
@@ -35,6 +36,7 @@ class Smoother(ABC):
     kind: ClassVar[str]
     budget_type: ClassVar[type[Budget]]
     certificate_type: ClassVar[type[CertificateBase]]
+    follows_mean: ClassVar[bool] = False
     needs: ClassVar[str] = ""
     why: ClassVar[str] = ""
     budget: Budget
@@ -106,6 +108,13 @@ class Smoother(ABC):
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
+
+    def smooth_alike(self, x: Tensor, other: Tensor, *, example: int = 0) -> Output:
+        """Return the smoothed function at x (*in) under the very noise of ``smooth(other, example=example)``.
+
+        What sets the two apart is not the draw of the noise, but what it is added to.
+        """
+        return self.smooth(x, example=example)
 
     @abstractmethod
     def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> CertificateBase:

@@ -98,7 +98,7 @@ class Job:
     @property
     def evaluations_of_attack(self) -> int:
         """Evaluations of the base function for an attack at one eps_in, about so many; 0 without attacks."""
-        return 0 if self.attack is None else self.attack.evaluations + self.smoother.budget.evaluations_to_smooth
+        return 0 if self.attack is None else self.attack.evaluations + 2 * self.smoother.budget.evaluations_to_smooth
 
     @property
     def kind(self) -> str:

@@ -27,7 +27,7 @@ def plan_line(budget: AttackBudget, *, evaluations: int) -> str:
 
     Args:
         budget: of each attack.
-        evaluations: of one attack, that of the smoothed output at its end included.
+        evaluations: of one attack, those of the smoothed outputs at its end included.
     """
     return (
         f"  attack: pgd, {budget.steps} steps from {budget.starts} starts, {budget.samples} samples a step: about "
@@ -36,7 +36,10 @@ def plan_line(budget: AttackBudget, *, evaluations: int) -> str:
 
 
 def result_lines(rows: Sequence[Row]) -> list[str]:
-    """Return a table of the ratios by noise level and eps_in; empty where nothing was attacked."""
+    """Return a table of the ratios by noise level and eps_in, and how often there was no gradient.
+
+    Empty where nothing was attacked.
+    """
     groups: dict[tuple[float, float], list[AttackedRow]] = {}
     for row in attacked_rows(rows):
         groups.setdefault((row.sigma, row.eps_in), []).append(row)
@@ -52,6 +55,11 @@ def result_lines(rows: Sequence[Row]) -> list[str]:
             f"{sigma:>15.4g} {eps_in:>8.4g} {upper_median(reached):>15.4g} {upper_median(ratios):>13.3f} "
             f"{max(ratios):>14.3f} {upper_median(base):>11.4g}"
         )
+    attacked = attacked_rows(rows)
+    without = sum(row.attack_gradient_free for row in attacked)
+    if without:
+        weaker = "searches had to do without gradients somewhere, which is a weaker attack"
+        lines.append(f"attack: {without} of {len(attacked)} {weaker}")
     return lines
 
 

@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 
 from center_smoothing import SMOOTHERS, CertificateBase
+from center_smoothing.attack import Attack
 from center_smoothing.budget import Coverage
 
 # The smoothed function of each method.
@@ -18,6 +18,7 @@ _SMOOTHERS = {method: kind for kind, smoother in SMOOTHERS.items() for method in
 
 # What certificates call the theorems that they answer by; "" in the rows of older folders.
 _THEOREM = re.compile(r"(none|T\d+( J=\d+(\+\d+)*)?)?")
+_TRUTH = {"True": True, "False": False}
 
 
 @dataclass(frozen=True)
@@ -105,22 +106,25 @@ class Row:
 
     @classmethod
     def from_text(cls, cells: Sequence[str]) -> Row | None:
-        """Return the row that :meth:`as_text` wrote, with theorems or from before them; None for a cut-off line."""
-        if len(cells) + 1 in (len(COLUMNS), len(COLUMNS + ATTACK_COLUMNS)):
+        """Return the row that :meth:`as_text` wrote, also before there were theorems; None for a cut-off line."""
+        plain, earlier = len(COLUMNS) - 1, len(COLUMNS) - 1 + _EARLIER_ATTACK_COLUMNS
+        if len(cells) in (plain, earlier):
             place = COLUMNS.index("theorem")
             cells = [*cells[:place], "", *cells[place:]]
-        last, attacked = len(COLUMNS) - 1, len(cells) == len(COLUMNS + ATTACK_COLUMNS)
-        if not (attacked or len(cells) == len(COLUMNS)) or cells[5] not in ("True", "False") or "." not in cells[last]:
+        elif len(cells) not in (len(COLUMNS), len(COLUMNS + ATTACK_COLUMNS)):
+            return None
+        last, attack = len(COLUMNS) - 1, cells[len(COLUMNS) :]
+        if cells[5] not in _TRUTH or "." not in cells[last]:
             return None
         try:
             sigma, eps_in, eps_out, loss = (float(cell) for cell in cells[1:5])
             index, n, m = (int(cells[position]) for position in (0, 6, 7))
             rest = n, m, float(cells[8]), cells[9], cells[10], float(cells[last])
             row = Row(index, sigma, eps_in, eps_out, loss, cells[5] == "True", *rest)
-            if attacked:
-                attack: dict[str, Any] = dict(zip(ATTACK_COLUMNS, map(float, cells[last + 1 :]), strict=True))
-                row = AttackedRow(**vars(row), **attack)
-        except ValueError:
+            if attack:
+                reached = map(float, attack[:4])
+                row = AttackedRow(*vars(row).values(), *reached, *(_TRUTH[cell] for cell in attack[4:]))
+        except (ValueError, KeyError):
             return None
         return row if row._is_valid() else None
 
@@ -131,13 +135,22 @@ class AttackedRow(Row):
 
     Attributes:
         attack_eps: distance between the smoothed outputs at x and at the attacked input; 0 where one abstained.
-        attack_ratio: of ``attack_eps`` to ``eps_out``, see :func:`attack_ratio`.
+        attack_ratio: of ``attack_shift`` to ``eps_out``, see :func:`attack_ratio`.
         base_attack_eps: distance between the base outputs that an attack on the base model alone reached.
+        attack_shift: as ``attack_eps``, but of outputs under the same noise; rows from before there was one have that.
+        attack_gradient_free: whether a search had to do without gradients somewhere.
     """
 
     attack_eps: float
     attack_ratio: float
     base_attack_eps: float
+    attack_shift: float = None  # type: ignore[assignment]  # None is resolved in __post_init__, readers see a number
+    attack_gradient_free: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill in what rows of earlier versions do not tell."""
+        if self.attack_shift is None:
+            object.__setattr__(self, "attack_shift", self.attack_eps)
 
     @property
     def contradicts(self) -> bool:
@@ -145,26 +158,35 @@ class AttackedRow(Row):
         return self.attack_eps > self.eps_out
 
     def _is_valid(self) -> bool:
-        ratio = attack_ratio(self.attack_eps, self.eps_out)
+        ratio = attack_ratio(self.attack_shift, self.eps_out)
         return (
             super()._is_valid()
             and self.attack_eps >= 0.0
+            and self.attack_shift >= 0.0
             and self.base_attack_eps >= 0.0
             and self.attack_ratio == ratio
         )
 
     @classmethod
-    def of_row(cls, row: Row, *, attack_eps: float, base_attack_eps: float) -> AttackedRow:
+    def of_row(cls, row: Row, attack: Attack) -> AttackedRow:
         """Return a row with what an attack reached."""
-        ratio = attack_ratio(attack_eps, row.eps_out)
-        return cls(**vars(row), attack_eps=attack_eps, attack_ratio=ratio, base_attack_eps=base_attack_eps)
+        return cls(
+            **vars(row),
+            attack_eps=attack.eps,
+            attack_ratio=attack_ratio(attack.shift, row.eps_out),
+            base_attack_eps=attack.base_eps,
+            attack_shift=attack.shift,
+            attack_gradient_free=attack.gradient_free,
+        )
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
 ATTACK_COLUMNS = tuple(field.name for field in fields(AttackedRow))[len(COLUMNS) :]
+# So many of them had the rows of earlier versions.
+_EARLIER_ATTACK_COLUMNS = 3
 
 
-def attack_ratio(attack_eps: float, eps_out: float) -> float:
+def attack_ratio(attack_shift: float, eps_out: float) -> float:
     """Return which share of a certified radius an attack reached: above 1 one of the two is wrong.
 
     0 where nothing is certified, and so nothing contradicted.
@@ -173,9 +195,9 @@ def attack_ratio(attack_eps: float, eps_out: float) -> float:
         >>> attack_ratio(3.0, 12.0), attack_ratio(3.0, math.inf), attack_ratio(0.0, 0.0), attack_ratio(1.0, 0.0)
         (0.25, 0.0, 0.0, inf)
     """
-    if attack_eps == 0.0 or math.isinf(eps_out):
+    if attack_shift == 0.0 or math.isinf(eps_out):
         return 0.0
-    return attack_eps / eps_out if eps_out > 0.0 else math.inf
+    return attack_shift / eps_out if eps_out > 0.0 else math.inf
 
 
 def attacked_rows(rows: Iterable[Row]) -> list[AttackedRow]:

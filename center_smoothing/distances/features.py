@@ -29,9 +29,9 @@ class FeatureDistance(Distance):
     with other features that are NaN or infinite count as not finite.
 
     Of a module, or the module of a bound method, a copy is made: in eval mode, and not affected by later training. It
-    moves to the device of the outputs. phi is called without gradients and without mixed precision, always on
-    ``batch_size`` outputs, filled up with zeros: so equal outputs have equal features, in whatever batches they come.
-    Features that are compared with each other are held in float64, 8 bytes each.
+    moves to the device of the outputs. phi is called without mixed precision, with gradients only where outputs require
+    them, and always on ``batch_size`` outputs, filled up with zeros: so equal outputs have equal features, in whatever
+    batches they come. Features that are compared with each other are held in float64, 8 bytes each.
 
     Args:
         phi: callable (N, *out) -> (N, *features), each row a function of its own output alone.
@@ -89,12 +89,12 @@ class FeatureDistance(Distance):
         Raises:
             ValueError: if phi returns another shape.
         """
-        outputs = to_float64(outputs.detach()).to(self.dtype)
+        outputs = to_float64(outputs).to(self.dtype)
         finite = torch.isfinite(outputs.flatten(1)).all(dim=1)
         outputs = outputs.masked_fill(~finite.reshape(-1, *[1] * (outputs.ndim - 1)), 0.0)
         filling = -len(outputs) % self.batch_size or self.batch_size * (len(outputs) == 0)
         filled = torch.cat([outputs, outputs.new_zeros((filling, *outputs.shape[1:]))])
-        with _exactly(outputs.device):
+        with _exactly(outputs.device, gradients=outputs.requires_grad):
             owner = owner_of(self.phi)
             if owner is not None:
                 owner.to(outputs.device)
@@ -104,7 +104,7 @@ class FeatureDistance(Distance):
         return features.masked_fill_(~finite.reshape(-1, *[1] * (features.ndim - 1)), torch.nan)
 
     def _called(self, block: Tensor) -> Tensor:
-        return as_outputs(self.phi(block), block, "phi").detach().clone()  # it may be a buffer that phi fills again
+        return as_outputs(self.phi(block), block, "phi").clone()  # it may be a buffer that phi fills again
 
     def _embed(self, z: Tensor) -> Tensor:
         return self.distance.embed(self.features(z))
@@ -198,8 +198,9 @@ class NormalisedLayers(nn.Module):
         found: dict[str, list[Tensor]] = {name: [] for name in self.layers}
 
         def keep(name: str, module: nn.Module, inputs: object, output: object) -> None:
-            # at once: the next layer may work in place
-            found[name].append(normalised(_checked(name, output, len(x))))
+            # at once: the next layer may work in place, on what a gradient needs too
+            features = _checked(name, output, len(x))
+            found[name].append(normalised(features.clone() if features.requires_grad else features))
 
         with ExitStack() as hooks:
             for name in self.layers:
@@ -270,9 +271,9 @@ def _frozen(phi: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Te
 
 
 @contextmanager
-def _exactly(device: torch.device) -> Iterator[None]:
-    """Turn off gradients and mixed precision."""
-    with torch.no_grad(), ExitStack() as stack:
+def _exactly(device: torch.device, *, gradients: bool) -> Iterator[None]:
+    """Turn off mixed precision, and gradients where none are asked for."""
+    with torch.set_grad_enabled(gradients), ExitStack() as stack:
         if torch.amp.is_autocast_available(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         yield

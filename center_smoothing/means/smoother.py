@@ -60,6 +60,7 @@ class MeanSmoother(Smoother):
     """
 
     kind = "mean"
+    follows_mean = True
     budget_type = MeanBudget
     certificate_type = MeanCertificate
     needs = "that is convex in the output or depends on directions alone"
@@ -150,7 +151,11 @@ class MeanSmoother(Smoother):
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
-        return self._mean(x, example)[0]
+        return self._mean(x, _key(x, example))[0]
+
+    def smooth_alike(self, x: Tensor, other: Tensor, *, example: int = 0) -> MeanOutput:
+        """Return the mean at x of outputs under the noise at another point, see :meth:`Smoother.smooth_alike`."""
+        return self._mean(x, _key(other, example))[0]
 
     def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> MeanCertificate:
         """Return the smoothed function at x and what holds around it (theory T11 and T12).
@@ -162,7 +167,7 @@ class MeanSmoother(Smoother):
             ValueError: as in :meth:`smooth`, and if an output is further away than ``bound``, or than ``clip_norm``
                 and a distance that is what it declares permit.
         """
-        output, pilot = self._mean(x, example)
+        output, pilot = self._mean(x, _key(x, example))
         norm = self._norm(torch.zeros_like(output.center)[None], output.center[None]).item()
         bound, directions = self._bound_around(norm), None
         if self._norm.norm is not None and not output.abstained:
@@ -195,11 +200,11 @@ class MeanSmoother(Smoother):
         heading = f"{'tail':>9} {'tail * B':>9}  the part of eps_out that no sample shows, B <= {rounded_up(bound)}"
         return [heading] + [f"{rounded_up(tail, 6):>9} {format_up(tail * bound):>9}" for tail in tails]
 
-    def _mean(self, x: Tensor, example: int) -> tuple[MeanOutput, Tensor]:
+    def _mean(self, x: Tensor, key: int) -> tuple[MeanOutput, Tensor]:
         """Return the mean of n outputs, and the first of these (N, *out)."""
         pilot: list[Tensor] = []
         total = torch.zeros(())
-        for block in map(to_float64, regrouped(self._draw(x, example, Stage.MEAN, self.budget.n), BLOCK)):
+        for block in map(to_float64, regrouped(self._draw(x, key, Stage.MEAN, self.budget.n), BLOCK)):
             if len(pilot) * BLOCK < outputs_at_once(block[0].numel()):
                 pilot.append(block)
             total = block.sum(dim=0) + total.to(block.device)
@@ -207,9 +212,9 @@ class MeanSmoother(Smoother):
         abstained = not bool(torch.isfinite(mean).all())
         return MeanOutput(torch.zeros_like(mean) if abstained else mean, abstained), torch.cat(pilot)
 
-    def _draw(self, x: Tensor, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
+    def _draw(self, x: Tensor, key: int, stage: Stage, count: int) -> Iterator[Tensor]:
         """Outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""
-        return map(self.distance.only_outputs, self.outputs.draw(x, example=_key(x, example), stage=stage, count=count))
+        return map(self.distance.only_outputs, self.outputs.draw(x, example=key, stage=stage, count=count))
 
     def _bound_around(self, norm: float | None) -> float:
         """B: what no computed distance from a center of this norm exceeds, rounded up (theory T11)."""
@@ -224,7 +229,7 @@ class MeanSmoother(Smoother):
         """Distances (m / group,) of the means of groups of fresh outputs from the center, as they are drawn."""
         distances, filled = np.empty(self.budget.num_distances), 0
         embedded = self._norm.embed(output.center.unsqueeze(0))
-        draws = self._draw(x, example, Stage.CERTIFICATION, self.budget.m)
+        draws = self._draw(x, _key(x, example), Stage.CERTIFICATION, self.budget.m)
         if directions is not None:
             draws = _added(draws, directions, outputs_at_once(output.center.numel()))
         for outputs in _averaged(draws, self.budget.group):

@@ -61,6 +61,7 @@ class MedianSmoother(Smoother):
     """
 
     kind = "median"
+    follows_mean = True
     budget_type = MedianBudget
     certificate_type = MedianCertificate
     needs = "that is bounded over boxes of outputs"

@@ -20,6 +20,9 @@ from center_smoothing import (
     MaskJaccard,
     MeanBudget,
     MeanSmoother,
+    MedianBudget,
+    MedianSmoother,
+    Smoother,
     SmoothingBudget,
     TotalVariation,
 )
@@ -177,6 +180,57 @@ def test_means_are_attacked_too() -> None:
     found = attack(smoother, x, certificate, eps_in=0.4, budget=QUICK)
     assert found.eps == pytest.approx(largest * 0.4, rel=0.15)
     assert found.eps <= certificate.eps_out(0.4)
+
+
+def smoothers_of_means(model: Callable[[Tensor], Tensor], distance: Distance) -> list[Smoother]:
+    return [
+        MeanSmoother(model, distance, sigma=0.25, budget=MeanBudget(n=64, m=64), bound=1e3, batch_size=64),
+        MedianSmoother(model, distance, sigma=0.25, budget=MedianBudget(n=65, m=65), batch_size=65),
+    ]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_means_and_medians_are_attacked_as_what_they_are(place: int) -> None:
+    matrix, largest = linear()
+    smoother, x = smoothers_of_means(lambda z: z @ matrix.T, Lp(2))[place], torch.linspace(-1.0, 1.0, 20)
+    found = attack(smoother, x, smoother.certify(x), eps_in=0.4, budget=AttackBudget(steps=12, starts=1, samples=2))
+    assert float((matrix @ (found.perturbed - x)).norm()) > 0.99 * largest * 0.4  # single outputs would take many more
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_shift_is_without_the_noise_of_two_runs(place: int) -> None:
+    matrix, _ = linear()
+    smoother, x = smoothers_of_means(lambda z: z @ matrix.T, Lp(2))[place], torch.linspace(-1.0, 1.0, 20)
+    found = attack(smoother, x, smoother.certify(x), eps_in=0.05, budget=QUICK)
+    assert found.shift == pytest.approx(float((matrix @ (found.perturbed - x)).norm()), rel=1e-4)
+    assert found.eps > 1.5 * found.shift
+    assert attack(smoother, x, smoother.certify(x), eps_in=0.0, budget=QUICK).shift == 0.0
+
+
+def test_the_shift_of_a_center_has_the_noise_of_one_run() -> None:
+    found = attacked(lambda z: z, Lp(2), torch.zeros(6), 0.1)
+    assert found.shift == pytest.approx(0.1, rel=0.5)
+    assert attacked(lambda z: z, Lp(2), torch.zeros(6), 0.0).shift == 0.0
+
+
+def test_an_attack_on_means_takes_memory_and_missing_outputs_as_they_come() -> None:
+    def model(x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and len(x) > 5:
+            raise torch.OutOfMemoryError("out of memory")
+        return torch.where(x[:, :1] > 0.4, torch.nan, 3.0 * x)
+
+    for smoother in smoothers_of_means(model, Lp(2))[1:]:
+        found = attack(smoother, torch.zeros(3), smoother.certify(torch.zeros(3)), eps_in=0.2, budget=QUICK)
+        assert not found.gradient_free
+        assert found.shift > 0.9 * 0.6
+
+
+def test_means_without_a_gradient_are_attacked_by_single_outputs() -> None:
+    x = torch.full((2,), -0.1)
+    for smoother in smoothers_of_means(lambda z: (z > 0.0).to(z.dtype), Lp(1)):
+        found = attack(smoother, x, smoother.certify(x), eps_in=0.3, budget=QUICK)
+        assert found.gradient_free
+        assert found.shift > 0.3
 
 
 def test_what_abstains_is_no_contradiction() -> None:

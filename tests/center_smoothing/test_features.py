@@ -22,6 +22,7 @@ from center_smoothing import (
     TotalVariation,
     check_distance,
 )
+from center_smoothing.attack import has_gradient
 from center_smoothing.distances.features import normalised
 
 
@@ -139,8 +140,8 @@ def test_a_bound_method_is_called_of_a_copy_of_its_module() -> None:
     assert encoder.training
 
 
-def test_mixed_precision_and_gradients_do_not_reach_the_features() -> None:
-    z = noise(4, 3, 8, 8).requires_grad_()
+def test_mixed_precision_does_not_reach_the_features() -> None:
+    z = noise(4, 3, 8, 8)
     distance = Perceptual(network(), ["1", "5"])
     expected = distance.pairwise(z, z)
     assert not expected.requires_grad
@@ -221,7 +222,7 @@ def test_means_are_certified_by_features_of_an_affine_map_alone() -> None:
     assert distance.embed(x[None]).dtype == distance.features(x[None]).dtype == torch.float64
     smoother = MeanSmoother(torch.tanh, distance, sigma=0.25, budget=budget, clip_norm=2.0, batch_size=64)
     assert 0.0 < smoother.certify(x).eps_out(0.25) < smoother.largest_bound
-    with pytest.raises(ValueError, match="distance must be convex in the output"):
+    with pytest.raises(ValueError, match="distance must be one that is convex in the output"):
         MeanSmoother(torch.tanh, FeatureDistance(phi, SquaredL2()), sigma=0.25, clip_norm=2.0)
 
 
@@ -302,3 +303,28 @@ def test_bad_arguments() -> None:
             Perceptual(net, layers)
     with pytest.raises(ValueError, match=r"layers must have outputs \(32, channels, \.\.\.\), got \(32,\) of"):
         Perceptual(nn.Flatten(0), [""]).embed(torch.zeros(4, 1))
+
+
+OF_FEATURES = [
+    Perceptual(network(), ["1", "5"], dtype=torch.float64),
+    FeatureDistance(network(), Angular(), dtype=torch.float64),
+]
+
+
+@pytest.mark.parametrize("distance", OF_FEATURES, ids=repr)
+def test_gradients_pass_through_the_features(distance: FeatureDistance) -> None:
+    z, center = noise(4, 3, 8, 8).double(), noise(1, 3, 8, 8).double() + 0.5
+    z, embedded = z.requires_grad_(), distance.embed(center)
+    values = distance.compare(distance.embed(z), embedded)[:, 0]
+    (slope,) = torch.autograd.grad(values.sum(), z)
+    with torch.no_grad():
+        step = 1e-6 * slope / slope.flatten(1).norm(dim=1)[:, None, None, None]
+        risen = distance.compare(distance.embed(z + step), embedded)[:, 0]
+    expected = (slope * step).flatten(1).sum(dim=1).double()
+    torch.testing.assert_close(risen - values, expected, rtol=1e-2, atol=1e-12)
+    assert bool((expected > 0.0).all())
+
+
+def test_an_attack_follows_the_gradient_of_features() -> None:
+    smoother = CenterSmoother(torch.tanh, Perceptual(network(), ["1"]), sigma=0.1, budget=SmoothingBudget(n=60, m=120))
+    assert has_gradient(smoother, noise(3, 8, 8))

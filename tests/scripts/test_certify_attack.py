@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import certify
-from center_smoothing import Certificate
-from center_smoothing.attack import AttackBudget
+from center_smoothing import Certificate, SmoothedOutput
+from center_smoothing.attack import Attack, AttackBudget
+from results import attacks
 from results.folder import CertificationFolder
 from results.rows import AttackedRow, Row
 
@@ -23,7 +24,7 @@ TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "-
 ATTACK = ["--attack=pgd", "--attack-steps=4", "--attack-starts=2", "--attack-samples=8"]
 HEADER = (
     "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,theorem,seconds,"
-    "attack_eps,attack_ratio,base_attack_eps"
+    "attack_eps,attack_ratio,base_attack_eps,attack_shift,attack_gradient_free"
 )
 
 
@@ -55,7 +56,11 @@ def test_the_columns_of_attacks_stand_last_and_nothing_is_contradicted(attacked:
     assert len(rows) == 4
     for row in rows:
         assert 0.0 < float(row["attack_eps"]) <= float(row["eps_out"])
-        assert float(row["attack_ratio"]) == float(row["attack_eps"]) / float(row["eps_out"])
+        assert float(row["attack_ratio"]) == float(row["attack_shift"]) / float(row["eps_out"])
+        assert (
+            0.0 < float(row["attack_shift"]) < float(row["attack_eps"])
+        )  # most of that is the noise of two small runs
+        assert row["attack_gradient_free"] == "False"
         assert float(row["base_attack_eps"]) > 0.0
     assert not (attacked / "counterexamples").exists()
 
@@ -91,7 +96,7 @@ def test_wandb_has_what_was_reached(attacked: Path, wandb_history: Callable[[Pat
 def test_the_terminal_has_the_ratios(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(checkpoint, tmp_path, "--num-examples=1")
     lines = capsys.readouterr().out.splitlines()
-    cost = AttackBudget(steps=4, starts=2, samples=8).evaluations + 8 + 100 + 100  # and that of a smoothed output
+    cost = AttackBudget(steps=4, starts=2, samples=8).evaluations + 2 * (8 + 100 + 100)  # and two smoothed outputs
     assert (
         f"  attack: pgd, 4 steps from 2 starts, 8 samples a step: about {cost:,} evaluations more for each example and "
         "eps_in, a gradient counted as three"
@@ -165,7 +170,9 @@ def test_a_forged_certificate_is_contradicted(
         assert variation.tolist() == pytest.approx(found["distance"].tolist(), rel=1e-6)
 
 
-@pytest.mark.parametrize("smoother", [["--smoother=mean", "--clip-norm=20"], ["--k=8"]])
+@pytest.mark.parametrize(
+    "smoother", [["--smoother=mean", "--clip-norm=20"], ["--smoother=median", "--n=101"], ["--k=8"]]
+)
 def test_at_several_levels_all_are_attacked(checkpoint: Path, tmp_path: Path, smoother: list[str]) -> None:
     arguments = ["--num-examples=1", "--eps-in", "0.1", "0.2", "--h=1", *smoother]
     certify.main([f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY[:2], *TINY[3:-3], *ATTACK, *arguments])
@@ -180,31 +187,51 @@ def test_discrete_noise_is_attacked_on_its_grid(checkpoint: Path, tmp_path: Path
     assert all(float(row["attack_eps"]) > 0.0 for row in table(tmp_path))
 
 
-def test_a_row_that_was_cut_off_is_none() -> None:
-    row = AttackedRow.of_row(
-        Row(3, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", "T3", 1.5), attack_eps=3.25, base_attack_eps=7.125
-    )
+def attacked_row(index: int = 3, *, gradient_free: bool = False) -> AttackedRow:
+    row = Row(index, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", "T3", 1.5)
+    output = SmoothedOutput(torch.zeros(1), 1.0, 0.6, False)
+    return AttackedRow.of_row(row, Attack(torch.zeros(1), output, 3.25, 2.5, torch.zeros(1), 7.125, gradient_free))
+
+
+@pytest.mark.parametrize("gradient_free", [True, False])
+def test_a_row_that_was_cut_off_is_none(gradient_free: bool) -> None:
+    row = attacked_row(gradient_free=gradient_free)
     cells = row.as_text()
+    assert row.attack_ratio == 0.2
     assert Row.from_text(cells) == row
-    assert Row.from_text([*cells[:13], "0.5", cells[14]]) is None
-    assert Row.from_text([*cells[:14], "cut"]) is None
-    assert all(Row.from_text(cells[:count]) is None for count in (11, 13, 14))
+    assert Row.from_text([*cells[:13], "0.5", *cells[14:]]) is None
+    for cut in range(12, 17):
+        assert Row.from_text([*cells[:cut], "cut"]) is None
+        assert Row.from_text([*cells[:cut], "", "cut"]) is None
+    assert all(Row.from_text(cells[:cut]) is None for cut in (11, 13, 14, 15, 16))
     assert Row.from_text([*cells[:12], "nan", "nan", "1.0"]) is None
+
+
+def test_rows_of_an_earlier_version_are_read() -> None:
+    cells = attacked_row().as_text()
+    found = Row.from_text([*cells[:10], *cells[11:13], "0.26", "7.125"])
+    assert isinstance(found, AttackedRow)
+    assert (found.attack_eps, found.attack_shift, found.attack_ratio, found.base_attack_eps) == (
+        3.25,
+        3.25,
+        0.26,
+        7.125,
+    )
+
+
+def test_how_many_searches_had_no_gradient_is_counted() -> None:
+    rows = [attacked_row(index, gradient_free=index < 2) for index in range(3)]
+    line = "attack: 2 of 3 searches had to do without gradients somewhere, which is a weaker attack"
+    assert attacks.result_lines(rows)[-1] == line
+    assert line not in attacks.result_lines(rows[2:])
 
 
 def test_a_line_that_was_cut_off_is_not_read_as_a_row(tmp_path: Path) -> None:
     folder = CertificationFolder(tmp_path)
-    rows = [
-        AttackedRow.of_row(
-            Row(index, 0.25, 0.25, 12.5, 0.5, False, 60, 120, 0.4, "exact", "T3", 1.5),
-            attack_eps=3.25,
-            base_attack_eps=7.125,
-        )
-        for index in range(2)
-    ]
+    rows = [attacked_row(index) for index in range(2)]
     folder.append(rows[:1])
     whole = folder.table.read_bytes()
-    for lost in range(1, len(rows[0].as_text()[-1]) + 20):
+    for lost in range(1, len(",".join(rows[0].as_text()[-4:])) + 20):
         folder.table.write_bytes(whole[:-lost])
         folder.append(rows[1:])
         assert folder.rows() == rows[1:]
