@@ -36,7 +36,7 @@ class CenterSmoothing(Callback):
         h: eps_in / sigma, one certified radius each.
         distance: between outputs; default: total variation.
         smoother: which of ``center_smoothing.SMOOTHERS`` is certified; default: the paper's function.
-        clip_norm: of means, and of means alone: outputs further from zero are scaled down to it.
+        clip_norm: of means, by distances that are not bounded: outputs further from zero are scaled down to it.
         num_examples: how many validation images, shared among the processes.
         n: ranked or averaged outputs per image; of medians an even number becomes the next odd one.
         m: certification outputs per image; the check of a center uses all of them.
@@ -84,9 +84,12 @@ class CenterSmoothing(Callback):
         if smoother not in SMOOTHERS:
             raise ValueError(f"smoother must be one of {', '.join(SMOOTHERS)}, got {smoother!r}")
         self.smoother = SMOOTHERS[smoother]
-        if self.smoother.needs_bound != (clip_norm is not None):
-            wanted = "given, so that outputs are bounded," if self.smoother.needs_bound else "left out"
-            raise ValueError(f"clip_norm must be {wanted} with smoother={smoother!r}, got {clip_norm!r}")
+        self.distance = TotalVariation() if distance is None else distance
+        bounded = self.smoother.needs_bound(self.distance)
+        if bounded != (clip_norm is not None):
+            wanted = "given, so that outputs are bounded," if bounded else "left out"
+            of = f"smoother={smoother!r} and distance={self.distance!r}"
+            raise ValueError(f"clip_norm must be {wanted} with {of}, got {clip_norm!r}")
         given = {name: value for name, value in {"k": k, "delta": delta}.items() if value is not None}
         for name in set(given) - {field.name for field in fields(self.smoother.budget_type)}:  # type: ignore[arg-type]
             raise ValueError(f"{name} must be left out with smoother={smoother!r}, got {given[name]!r}")
@@ -94,7 +97,6 @@ class CenterSmoothing(Callback):
         self.sigma = sigma
         self.h = [float(ratio) for ratio in h]
         self._check_certifiable(self.budget)
-        self.distance = TotalVariation() if distance is None else distance
         if self.smoother.needs:
             self.smoother.check_distance(self.distance)
         self.bounds: dict[str, float] = {} if clip_norm is None else {"clip_norm": clip_norm}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from callbacks import CenterSmoothing
 from callbacks.center_smoothing import _float32_up
-from center_smoothing import CenterSmoother, Hausdorff, Lp, SmoothingBudget, TotalVariation
+from center_smoothing import Angular, CenterSmoother, Hausdorff, Lp, SmoothingBudget, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 from datamodules import ImageDataModule, IndexedImages
 from lightning_modules import NoisyAutoencoder, NoisyModule
@@ -449,7 +449,8 @@ def test_medians_that_cannot_be_certified_are_refused_in_the_sanity_check() -> N
             {"smoother": "mean", "k": None},
             "clip_norm must be given, so that outputs are bounded, with smoother='mean'",
         ),
-        ({"clip_norm": 3.0}, "clip_norm must be left out with smoother='center', got 3.0"),
+        ({"smoother": "mean", "k": None, "distance": Angular(), "clip_norm": 3.0}, "left out with smoother='mean'"),
+        ({"clip_norm": 3.0}, "clip_norm must be left out with smoother='center' and distance=.*, got 3.0"),
         ({"smoother": "median", "k": None, "distance": Hausdorff()}, "distance must be one that is bounded over boxes"),
     ],
 )
