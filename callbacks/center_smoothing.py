@@ -41,6 +41,7 @@ class CenterSmoothing(Callback):
         n: ranked or averaged outputs per image; of medians an even number becomes the next odd one.
         m: certification outputs per image; the check of a center uses all of them.
         k: pilot outputs per image, of centers alone; default: 32.
+        group: so many evaluations are aggregated into one output (theory T13); default: 1, the paper's function.
         delta: margin of a center; default: the least at which it abstains on at most 1% of inputs.
         alpha_1: failure probability of the smoothed output.
         alpha_2: failure probability of the certificate.
@@ -64,6 +65,7 @@ class CenterSmoothing(Callback):
         n: int = 400,
         m: int = 900,
         k: int | None = None,
+        group: int = 1,
         delta: float | None = None,
         alpha_1: float = 0.005,
         alpha_2: float = 0.005,
@@ -90,7 +92,8 @@ class CenterSmoothing(Callback):
             wanted = "given, so that outputs are bounded," if bounded else "left out"
             of = f"smoother={smoother!r} and distance={self.distance!r}"
             raise ValueError(f"clip_norm must be {wanted} with {of}, got {clip_norm!r}")
-        given = {name: value for name, value in {"k": k, "delta": delta}.items() if value is not None}
+        optional = {"k": k, "delta": delta, "group": None if group == 1 else group}
+        given = {name: value for name, value in optional.items() if value is not None}
         for name in set(given) - {field.name for field in fields(self.smoother.budget_type)}:  # type: ignore[arg-type]
             raise ValueError(f"{name} must be left out with smoother={smoother!r}, got {given[name]!r}")
         self.budget = self.smoother.budget_type.for_validation(n=n, m=m, alpha_1=alpha_1, alpha_2=alpha_2, **given)

@@ -150,6 +150,11 @@ class Budget(ABC):
         return self
 
     @classmethod
+    def count_in_groups(cls, outputs: int, group: int) -> int:
+        """Return n or m for about so many outputs of the base function in groups: here how many groups there are."""
+        return max(1, outputs // group)
+
+    @classmethod
     def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
         """Return a small budget, for certificates that are made again and again during a training.
 
@@ -458,6 +463,12 @@ class SmoothingBudget(Budget):
     def abstains(self) -> str:
         """When the smoothed function abstains, in words."""
         return f"on at most {rounded_up(100 * self.abstention_probability(), 1)}% of inputs"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader has to know of the smoothed output, sentences."""
+        aggregates = f"The smoothed output is the center of aggregates of {self.group} outputs under noise each."
+        return [] if self.group == 1 else [aggregates]
 
     def abstention_probability(self) -> float:
         """Return an upper bound on the chance of abstaining for every f whose outputs are at finite distances."""

@@ -9,14 +9,14 @@ nothing else: what a certificate promises holds for every budget that was fixed 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scipy import special
 
 from center_smoothing import bounds
-from center_smoothing.budget import Coverage, SmoothingBudget
+from center_smoothing.budget import Budget, Coverage, SmoothingBudget
 from center_smoothing.scalars import make_plain
 from center_smoothing.stopping import with_looks
 
@@ -28,6 +28,8 @@ _MIN_N = 100
 _MAX_PILOT = 256
 # Of one example: more evaluations than these are beyond everybody.
 _MAX_M = 10**9
+# Where groups pay most, and how many of them make a good center (docs/results.md).
+_SUITED_SHIFT, _MIN_GROUPS, _MAX_GROUP = 2.0, 400, 64
 
 
 def predicted_eps_out(
@@ -35,8 +37,9 @@ def predicted_eps_out(
 ) -> float:
     """Predict eps_out of the model at h, in standard deviations of the outputs; inf where nothing is certified.
 
-    R and t of theory T3 and T7 at the expected levels of their order statistics. The smoothed output is taken as the
-    pilot's mean, or, where outputs cannot be averaged, as the candidate that is nearest to the middle.
+    R and t of theory T3 and T7 at the expected levels of their order statistics. Groups are aggregated by their mean.
+    The smoothed output is taken as the pilot's mean, or, where outputs cannot be averaged, as the candidate that is
+    nearest to the middle.
 
     Args:
         budget: to be judged.
@@ -59,7 +62,7 @@ def predicted_eps_out(
     for size, among, within in ranks.probes:
         squared_norm = _squared_norm_quantile(among / (budget.probes + 1)) / size
         others.append(_distance_quantile(within / (budget.compared(budget.m) + 1), squared_norm))
-    return radius + min(others)
+    return (radius + min(others)) / math.sqrt(budget.group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +100,44 @@ class Demand:
         else:
             _budget(_MAX_M // 10, {"delta": 0.4, **self.fixed})
 
+    @property
+    def group(self) -> int:
+        """How many outputs are aggregated into one; 1 where it is not fixed."""
+        return int(self.fixed.get("group") or 1)
+
     def predicted(self, budget: SmoothingBudget) -> float:
         """Return the geometric mean of the predicted eps_out at all h: each counts by its share. inf if any is."""
         how: dict[str, Any] = {"averages": self.averages, "coverage": self.coverage, "answers": self.answers}
         logarithms = [math.log(predicted_eps_out(budget, h, **how)) for h in self.h]
         return math.exp(sum(logarithms) / len(logarithms))
+
+
+def suited_group(make: Callable[[int], Budget], h: Sequence[float]) -> int:
+    """Return how many outputs to aggregate into one (theory T13), from what is asked and the budget alone.
+
+    The largest J up to 64 with sqrt(J) h at most 2 at the smallest positive h, at least 400 groups for the smoothed
+    output, and a certificate at every h.
+
+    Args:
+        make: the budget with groups of J; it may raise ValueError where there is none.
+        h: the eps_in / sigma that are asked.
+
+    Returns:
+        J; 1 where no other suits.
+
+    Example:
+        >>> suited_group(lambda J: SmoothingBudget(n=10_000 // J, m=20_000 // J, group=J), [0.5])
+        16
+    """
+    smallest = min((each for each in h if each > 0.0), default=math.inf)
+    for group in range(int(min(_MAX_GROUP, (_SUITED_SHIFT / smallest) ** 2 * (1.0 + 1e-9))), 1, -1):
+        try:
+            budget = make(group)
+        except ValueError:
+            continue
+        if budget.n >= _MIN_GROUPS and all(budget.plan(each).certifiable for each in h):
+            return group
+    return 1
 
 
 def best_budget(demand: Demand, evaluations: float) -> SmoothingBudget | None:
@@ -120,7 +156,7 @@ def best_budget(demand: Demand, evaluations: float) -> SmoothingBudget | None:
     """
     best, least = None, math.inf
     for n in _sizes(demand):
-        if 2 * n > evaluations:
+        if 2 * n * demand.group > evaluations:
             break
         for smallest in _smallest_budgets(n, demand):
             for budget in _with_more(smallest, smallest.m, demand):
@@ -134,12 +170,12 @@ def best_budget(demand: Demand, evaluations: float) -> SmoothingBudget | None:
 
 def least_evaluations(demand: Demand) -> float:
     """Return the least number of evaluations at which :func:`best_budget` finds a budget; inf beyond 10^9."""
-    p = bounds.gaussian_shift_up(0.5, max(demand.h))
+    p = bounds.gaussian_shift_up(0.5, math.sqrt(demand.group) * max(demand.h))
     if bounds.order_statistic_least_m(p, demand.fixed.get("alpha_2", SmoothingBudget.alpha_2)) > _MAX_M:
         return math.inf
     least: float = math.inf
     for n in _sizes(demand):
-        if 2 * n >= least:
+        if 2 * n * demand.group >= least:
             break
         for smallest in _smallest_budgets(n, demand):
             enough = max(smallest.plan(h).least_m for h in demand.h)

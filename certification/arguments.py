@@ -77,6 +77,8 @@ def _parser(*, with_classes: bool) -> Parser:
     add_typed("--n", count, help="ranked outputs, or those of a mean or median")
     add_typed("--m", argument_types.counts, help="certification outputs; several, to compare them with --plan")
     add_typed("--k", count, help="pilot outputs, the candidate centers")
+    text = "noisy outputs that are aggregated into one, or auto: as the smallest h asks; default 1"
+    add("--group", type=argument_types.group, help=text)
     add_typed("--delta", positive_number, help="margin; default: the least that abstains on at most 1% of inputs")
     add_typed("--alpha1", positive_number, help="failure probability of the smoothed output")
     add_typed("--alpha2", positive_number, help="failure probability of the certificate")
@@ -224,6 +226,7 @@ def _check_smoother(options: Namespace) -> None:
     if options["from"] is None:
         names = ("method", "k", "delta", "rtol", "eps_out_at_most")
         of_centers = {f"--{name.replace('_', '-')}": options[name] for name in names}
+        of_centers["--group auto"] = True if options.group == "auto" else None
         if options.smoother != DEFAULT_SMOOTHER and options.plan:
             raise ValueError(
                 f"--plan compares budgets of centers: it must be left out with --smoother={options.smoother}, whose "
@@ -269,6 +272,11 @@ def _check_planning(options: Namespace) -> None:
         )
     if options.m is not None and options.time_limit is not None:
         raise ValueError("--m must be left out with --time-limit, which chooses it")
+    if options.group == "auto" and options.time_limit is not None:
+        raise ValueError(
+            "--group must be a number with --time-limit, such as 4 for h of 1 and 16 for h of 0.5, got auto, which "
+            "chooses it by n and m"
+        )
     if options.m is not None and len(options.m) > 1 and not options.plan:
         got = " ".join(map(str, options.m))
         raise ValueError(f"--m must be one number, or several to compare them with --plan, got {got}")

@@ -93,7 +93,8 @@ def choose(
     return budget, [
         f"time limit {numbers.duration(seconds)}: {evaluations:,.0f} evaluations for each of {examples * levels} "
         f"inputs at {speed}",
-        f"  --n {budget.n} --m {budget.m} --k {budget.k} --delta {budget.delta!r}",
+        f"  --n {budget.n} --m {budget.m} --k {budget.k} --delta {budget.delta!r}"
+        f"{'' if budget.group == 1 else f' --group {budget.group}'}",
         f"  have of all that fit the least predicted eps_out at h={h}",
         "  (predicted for Gaussian outputs in 16 dimensions: that guides the choice, and no certificate rests on it)",
     ]

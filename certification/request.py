@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from center_smoothing import Budget, Distance
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.margins import METHODS
-from center_smoothing.planner import Demand
+from center_smoothing.planner import Demand, suited_group
 from center_smoothing.stopping import with_looks
 from command_line import named
 
@@ -61,6 +62,7 @@ class Arguments:
     n: int | None
     m: list[int] | None
     k: int | None
+    group: int | str | None
     delta: float | None
     alpha1: float | None
     alpha2: float | None
@@ -87,7 +89,7 @@ class Arguments:
 
     @property
     def budget_flags(self) -> dict[str, Any]:
-        """What flags say of the budget of centers, but for m."""
+        """What flags say of the budget of centers, but for m and the group."""
         flags = {"n": self.n, "k": self.k, "delta": self.delta, "alpha1": self.alpha1, "alpha2": self.alpha2}
         return {**flags, "method": self.method}
 
@@ -128,7 +130,7 @@ class Request:
     @property
     def fixed(self) -> dict[str, Any]:
         """What of the budget --time-limit does not choose, under the names of :class:`SmoothingBudget`."""
-        flags = self.options.budget_flags
+        flags = {**self.options.budget_flags, "group": self.group}
         values = {"method": METHODS[0], **named.budget_values(self.options.budget, **flags), "n": self.options.n}
         return {name: value for name, value in values.items() if name != "m" and value is not None}
 
@@ -144,12 +146,24 @@ class Request:
             fixed=self.fixed,
         )
 
+    @cached_property
+    def group(self) -> int | None:
+        """Of --group; of auto what suits the smallest h, and the largest m of several."""
+        group, m = self.options.group, max(self.options.m or [0]) or None
+        if group != "auto":
+            return None if group is None else int(group)
+        return suited_group(lambda each: self._named_budget(m=m, group=each), self.ratios)
+
     def budget(self, m: int | None) -> Budget:
         """Return the one of --budget and the flags, at this m or the file's.
 
         Raises:
             ValueError: as :class:`SmoothingBudget` does, and where sampling could never stop early.
         """
-        budget = named.budget(self.options.budget, self.options.smoother, m=m, **self.options.budget_flags)
+        budget = self._named_budget(m=m, group=self.group)
         budget = budget if self.distance.averages else budget.without_averages()
         return with_looks(budget, self.ratios[-1]) if self.options.stops else budget
+
+    def _named_budget(self, *, m: int | None, group: int | None) -> Any:  # noqa: ANN401  # of the smoother's type
+        flags = {**self.options.budget_flags, "m": m, "group": group}
+        return named.budget(self.options.budget, self.options.smoother, **flags)

@@ -194,7 +194,8 @@ def _word_or_count(name: str, word: str) -> ArgumentType[int | str]:
     return ArgumentType(name, wanted, lambda value: word if value == word else _count(value))
 
 
-# The types of --batch-size, --num-examples and --from.
+# The types of the arguments of these names.
 batch_size = _word_or_count("--batch-size", "auto")
+group = _word_or_count("--group", "auto")
 num_examples = _word_or_count("--num-examples", "all")
 folders = ArgumentType("--from", "one or several folders", _folders)

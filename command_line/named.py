@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -72,10 +73,13 @@ def budget_values(name: str, smoother: str = DEFAULT_SMOOTHER, **given: Any) -> 
     Args:
         name: one of :func:`budgets_of` the smoother.
         smoother: one of ``SMOOTHERS``.
-        given: what differs from the file, under the names of the flags (n, m, k, delta, alpha1, alpha2, method); None
-            leaves the file's value.
+        given: what differs from the file, under the names of the flags (n, m, k, group, delta, alpha1, alpha2, method);
+            None leaves the file's value. With a group the file's n and m shrink, so that as much is evaluated.
     """
     values: dict[str, Any] = yaml.safe_load((_folder(smoother) / f"{name}.yaml").read_text())
+    if given.get("group") is not None:
+        kind = SMOOTHERS[smoother].budget_type
+        values.update({size: kind.count_in_groups(values[size], given["group"]) for size in ("n", "m")})
     values.update({key: value for key, value in given.items() if value is not None})
     return {{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(key, key): value for key, value in values.items()}
 
@@ -87,6 +91,8 @@ def budget(name: str, smoother: str = DEFAULT_SMOOTHER, **given: Any) -> Any:  #
         ValueError: as the smoother's type of budgets does.
     """
     make: Callable[..., Any] = SMOOTHERS[smoother].budget_type
+    if given.get("group") is not None and "group" not in inspect.signature(make).parameters:
+        raise ValueError(f"--group must be left out with --smoother={smoother}, got {given['group']}")
     return make(**budget_values(name, smoother, **given))
 
 

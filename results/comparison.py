@@ -81,6 +81,7 @@ def rows_at(finished: FinishedCertification, eps_in: Sequence[float], *, coverag
 def settings(finished: FinishedCertification) -> dict[str, Any]:
     """Return everything that the certificates depend on, under dotted names."""
     kept = {name: value for name, value in finished.config.items() if name not in _NO_DIFFERENCE}
+    kept["budget"] = {"group": 1, **kept["budget"]}
     return flatten(
         {"checkpoint_sha256": finished.summary.get("checkpoint_sha256"), "smoother": DEFAULT_SMOOTHER, **kept}
     )

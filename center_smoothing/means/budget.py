@@ -113,6 +113,11 @@ class MeanBudget(Budget):
         """Noisy copies that the base function is evaluated on per smoothed output."""
         return self.n
 
+    @classmethod
+    def count_in_groups(cls, outputs: int, group: int) -> int:
+        """Return as many outputs, those that whole groups are made of: n and m count outputs."""
+        return max(group, outputs - outputs % group)
+
     @property
     def num_distances(self) -> int:
         """How many distances the certificate rests on: m / group."""
