@@ -519,7 +519,7 @@ class SmoothingBudget(Budget):
         return self.tuples(1)
 
     def _alpha_hit(self) -> float:
-        """What of alpha_1 is left at x' for each tuple size: that no candidate of it is good (theory T7)."""
+        """Return what of alpha_1 is left at x' for each tuple size: that no candidate of it is good (theory T7)."""
         theta = 0.5 + self.delta
         spent = (1.0 - theta) ** self._samples
         spent += (1 + len(self.tuple_sizes)) * bounds.binomial_shortfall(self.n, theta, self.half)
@@ -572,7 +572,7 @@ def _ranks(budget: SmoothingBudget, h: float, m: int, whole_curve: bool, alpha_2
 def _probe_ranks(
     budget: SmoothingBudget, h: float, m: int, sizes: tuple[int, ...], whole_curve: bool, alpha: float
 ) -> tuple[tuple[int, int, int], ...]:
-    """The tuple sizes that m outputs are enough for at h, each with its two ranks (theory T7)."""
+    """Return the tuple sizes that m outputs are enough for at h, each with its two ranks (theory T7)."""
     number, compared = budget.probes, budget.compared(m)
     if not (sizes and number and compared):
         return ()

@@ -143,7 +143,7 @@ class NoisyOutputs(NoisyInputs):
         return outputs
 
     def _call_in_parts(self, inputs: Callable[[], Tensor]) -> Tensor:
-        """Outputs (N, *out) of a batch, in as many calls as the memory of the device makes necessary.
+        """Return outputs (N, *out) of a batch, in as many calls as the memory of the device makes necessary.
 
         Args:
             inputs: makes the batch (N, *in), again for each attempt: the model may have written on the last one.
@@ -172,12 +172,12 @@ class NoisyOutputs(NoisyInputs):
             free_caches(device)
 
     def _call(self, batch: Tensor) -> Tensor:
-        """Outputs (N, *out) of a batch, which belongs to the model from here on: it may write on it."""
+        """Return outputs (N, *out) of a batch, which belongs to the model from here on: it may write on it."""
         outputs = as_outputs(self.model(batch), batch) if self._works else self._first_outputs(batch)
         return outputs if self.after is None else self.after(outputs)
 
     def _first_outputs(self, batch: Tensor) -> Tensor:
-        """Outputs (N, *out) of the first call of all, which shows whether x itself was a batch."""
+        """Return outputs (N, *out) of the first call of all, which shows whether x itself was a batch."""
         point = batch[0].clone()
         try:
             outputs = as_outputs(self.model(batch), batch).clone()  # the next call may fill them again
@@ -198,7 +198,7 @@ class NoisyOutputs(NoisyInputs):
         return outputs
 
     def _is_like_a_batch(self, point: Tensor, output: Tensor) -> bool:
-        """Whether the output (*out) at a point (*in) is the model's for the point's rows, taken as a batch.
+        """Return whether the output (*out) at a point (*in) is the model's for the point's rows, taken as a batch.
 
         Of an image, functions of each pixel give the same for each channel alone; it is one input nevertheless.
         """
@@ -212,14 +212,14 @@ class NoisyOutputs(NoisyInputs):
         return torch.allclose(a, b, rtol=1e-4, equal_nan=True)
 
     def _outputs_of_rows(self, rows: Tensor) -> Tensor | None:
-        """Outputs (B, *out) of rows (B, *in); None where the model takes no such batch."""
+        """Return outputs (B, *out) of rows (B, *in); None where the model takes no such batch."""
         try:
             return as_outputs(self.model(rows.clone()), rows)
         except Exception:  # whatever a model raises for inputs that do not fit
             return None
 
     def _fastest_batch_size(self, x: Tensor) -> int:
-        """The batch size with the most evaluations a second: measured here, on this x, in about a second."""
+        """Return the batch size with the most evaluations a second, measured here, on this x, in about a second."""
         with evaluating(self.model):
             self._call_in_parts(partial(self._noisy_batch, x, BLOCK))  # the first call of all may compile the model
         best, best_rate, began = BLOCK, 0.0, time.perf_counter()
@@ -240,12 +240,12 @@ class NoisyOutputs(NoisyInputs):
         return best
 
     def _noisy_batch(self, x: Tensor, size: int) -> Tensor:
-        """Something to measure on: ``size`` noisy copies, one block of noise over and over."""
+        """Return something to measure on: ``size`` noisy copies, one block of noise over and over."""
         copies = self.noisy_copies(x, example=0, stage=Stage.CALIBRATION, count=BLOCK)
         return copies.repeat(-(-size // BLOCK), *[1] * x.ndim)[:size]
 
     def _rate(self, x: Tensor, size: int) -> float:
-        """Evaluations a second, from the faster of two calls after one that does not count."""
+        """Return evaluations a second, from the faster of two calls after one that does not count."""
         with evaluating(self.model):
             seconds = [self._seconds(self._noisy_batch(x, size)) for _ in range(3)]
         return size / max(min(seconds[1:]), 1e-9)
@@ -269,7 +269,7 @@ def regrouped(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, or the CPU's allocator, had no memory left."""
+    """Return whether a device, or the CPU's allocator, had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in _NO_MEMORY)
 
 

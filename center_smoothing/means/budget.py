@@ -220,7 +220,7 @@ def tail_counts(m: int) -> NDArray[np.int64]:
 
 
 def split(alpha: float, levels: int) -> NDArray[np.float64]:
-    """The failure probability of each bound, (levels,), the one beyond the largest sample first.
+    """Return the failure probability of each bound, (levels,), the one beyond the largest sample first.
 
     Example:
         >>> split(0.1, 3)

@@ -100,7 +100,7 @@ def largest_shift(h: float, second: float, fourth: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _dual_point(h_step: int, ratio_step: int) -> tuple[float, float]:
-    """A and C that are about the best for rho_2 = 1, at a point of the grid; any others are right too."""
+    """Return the A and C that are about the best for rho_2 = 1 at a point of the grid; any others are right too."""
     h, ratio = h_step * _STEP_H, math.exp(ratio_step * _STEP_RATIO)
     edges = np.linspace(_LEFT, _RIGHT, 401)
     y = np.abs(np.expm1(h * (edges[1:] + edges[:-1]) / 2.0 - h * h / 2.0))
@@ -118,7 +118,7 @@ def _dual_point(h_step: int, ratio_step: int) -> tuple[float, float]:
 
 
 def _dual_value(h: float, ratio: float, a: float, c: float) -> float:
-    """E psi(|l - 1|) + A / 2 + C ratio^4 / 4 from above, for l(xi) = exp(h xi - h^2 / 2) and any A > 0, C > 0."""
+    """Bound E psi(|l - 1|) + A / 2 + C ratio^4 / 4 from above, for l(xi) = exp(h xi - h^2 / 2) and any A > 0, C > 0."""
     left, right = np.linspace(_LEFT, h / 2.0, _CELLS_LEFT + 1), np.linspace(h / 2.0, _RIGHT, _CELLS_RIGHT + 1)
     # left of h / 2, where l = 1, |l - 1| falls: the left end of each cell bounds it
     falling = _conjugate(-np.expm1(h * left - h * h / 2.0), a, c)
@@ -137,7 +137,7 @@ def _dual_value(h: float, ratio: float, a: float, c: float) -> float:
 
 
 def _conjugate(y: NDArray[np.float64], a: float, c: float) -> NDArray[np.float64]:
-    """psi(y) = sup over g of y g - A g^2 / 2 - C g^4 / 4, from above, for y >= 0."""
+    """Bound psi(y) = sup over g of y g - A g^2 / 2 - C g^4 / 4 from above, for y >= 0."""
     scale = math.sqrt(a / (3.0 * c))
     g = 2.0 * scale * np.sinh(np.arcsinh(1.5 * y / (a * scale)) / 3.0)
     residual = y - a * g - c * g**3
@@ -147,7 +147,7 @@ def _conjugate(y: NDArray[np.float64], a: float, c: float) -> NDArray[np.float64
 
 
 def _masses(edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The standard normal masses of the cells between ascending edges, without cancellation in the tails."""
+    """Return the standard normal masses of the cells between ascending edges, without cancellation in the tails."""
     masses: NDArray[np.float64] = np.where(
         edges[:-1] > 0.0, -np.diff(special.ndtr(-edges)), np.diff(special.ndtr(edges))
     )
@@ -183,7 +183,7 @@ def largest_eigenvalue_upper(matrix: Tensor, rounding: float = 0.0) -> float:
 
 
 def _largest_eigenvalue(matrix: Tensor) -> float:
-    """An estimate of the largest eigenvalue."""
+    """Estimate the largest eigenvalue."""
     if len(matrix) <= _SMALL:
         return float(torch.linalg.eigvalsh(matrix)[-1])
     array = matrix.cpu().numpy()
@@ -268,12 +268,12 @@ class DirectionalMoments:
         return min(bound, (expectation + deviation + bound * far / n) * (1.0 + 1e-12))
 
     def _first_moment(self, rho_2: float, alpha: float) -> float:
-        """E <s, V> for one direction s, from above: the sample's mean and Bernstein's inequality (step 4)."""
+        """Bound E <s, V> for one direction s from above: the sample's mean and Bernstein's inequality (step 4)."""
         level = -math.log(alpha) / self.count
         return self.offset + rho_2 * math.sqrt(2.0 * level) + 2.0 * self.largest * level / 3.0
 
     def _deviation(self, h: float, n: int, expectation: float, rho_4: float, alpha: float) -> float:
-        """The norm of (mean of n V' - E V') from above: Bousquet's inequality (step 5)."""
+        """Bound the norm of (mean of n V' - E V') from above: Bousquet's inequality (step 5)."""
         if h > _LARGEST_H:
             return math.inf
         mean, level = self.spread / math.sqrt(n), -math.log(alpha) / n
@@ -379,7 +379,7 @@ class Directions:
         )
 
     def _embedded(self, differences: Tensor) -> Tensor:
-        """L(differences), which is linear: (N, *out) -> (N, *embedded)."""
+        """Return L(differences), which is linear: (N, *out) -> (N, *embedded)."""
         return self._distance.embed(differences)
 
     def _norms(self, embedded: Tensor) -> Tensor:
@@ -389,14 +389,14 @@ class Directions:
         return embedded / self._weights.sqrt()
 
     def _of_weighted(self, second: Tensor) -> Tensor:
-        """W^(-1/2) L M L^T W^(-1/2) of second moments M of the outputs: (P, P) -> (D, D)."""
+        """Return W^(-1/2) L M L^T W^(-1/2) of second moments M of the outputs: (P, P) -> (D, D)."""
         half = self._weighted(self._embedded(second.reshape(-1, *self._center.shape))).flatten(1)
         whole = self._weighted(self._embedded(half.T.reshape(-1, *self._center.shape))).flatten(1)
         return (whole + whole.T) / 2.0
 
 
 def _weights(norm: str | None, deviations: Tensor) -> Tensor:
-    """Weights w of the coordinates of embedded outputs: their standard deviations, for sums of them, or 1."""
+    """Return weights w of the coordinates of embedded outputs: their standard deviations, for sums of them, or 1."""
     if norm in ("l2", "linf"):
         return deviations.new_ones(())
     squares = deviations.square().mean(dim=0)

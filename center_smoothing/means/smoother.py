@@ -213,11 +213,11 @@ class MeanSmoother(Smoother):
         return MeanOutput(torch.zeros_like(mean) if abstained else mean, abstained), torch.cat(pilot)
 
     def _draw(self, x: Tensor, key: int, stage: Stage, count: int) -> Iterator[Tensor]:
-        """Outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""
+        """Yield outputs (N, *out) in batches, with NaN for what is none: in a mean it could not be told any more."""
         return map(self.distance.only_outputs, self.outputs.draw(x, example=key, stage=stage, count=count))
 
     def _bound_around(self, norm: float | None) -> float:
-        """B: what no computed distance from a center of this norm exceeds, rounded up (theory T11)."""
+        """Return B, which no computed distance from a center of this norm exceeds, rounded up (theory T11)."""
         if self._reach is None or norm is None:
             assert self.bound is not None  # one of the two is given
             return _in_norm(self.bound, self.distance) * ROUNDING
@@ -226,7 +226,7 @@ class MeanSmoother(Smoother):
     def _distances(
         self, x: Tensor, example: int, output: MeanOutput, bound: float, directions: Directions | None
     ) -> NDArray[np.float64]:
-        """Distances (m / group,) of the means of groups of fresh outputs from the center, as they are drawn."""
+        """Return distances (m / group,) from the center to means of groups of fresh outputs, as they are drawn."""
         distances, filled = np.empty(self.budget.num_distances), 0
         embedded = self._norm.embed(output.center.unsqueeze(0))
         draws = self._draw(x, _key(x, example), Stage.CERTIFICATION, self.budget.m)
@@ -318,7 +318,7 @@ def _in_norm(value: float, distance: Distance) -> float:
 
 
 def _has_zero(distance: Distance, outputs: Tensor) -> bool:
-    """Whether zeros, of the shape of outputs (N, *out), are an output of the distance."""
+    """Return whether zeros, of the shape of outputs (N, *out), are an output of the distance."""
     return bool(distance.are_outputs(outputs.new_zeros((1, *outputs.shape[1:]))))
 
 
@@ -330,7 +330,7 @@ def _positive(name: str, value: float) -> float:
 
 
 def _key(x: Tensor, example: int) -> int:
-    """A number for the noise of this example at this x: the promise needs noise at x' that is independent of x's."""
+    """Return a number for the noise of this example at this x: the promise needs independent noise at x'."""
     check_point(x)
     digest = hashlib.blake2b(f"{example}/{x.dtype}/{tuple(x.shape)}/".encode(), digest_size=16)
     digest.update(x.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -345,7 +345,7 @@ def _added(batches: Iterator[Tensor], directions: Directions, size: int) -> Iter
 
 
 def _averaged(batches: Iterator[Tensor], group: int) -> Iterator[Tensor]:
-    """Means of ``group`` consecutive rows each; the rows themselves for 1."""
+    """Yield means of ``group`` consecutive rows each; the rows themselves for 1."""
     if group == 1:
         yield from batches
         return

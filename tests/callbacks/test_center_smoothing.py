@@ -423,11 +423,13 @@ def test_pictures_are_logged_by_the_first_process_alone() -> None:
     assert logger.images == []
 
 
-def test_medians_and_means_are_certified_in_place_of_centers() -> None:
+def test_medians_means_and_centers_of_groups_are_certified_in_place_of_centers() -> None:
     medians = run(callback(smoother="median", k=None, n=60, m=300, distance=Lp(math.inf)), tiny_model())
     centers = run(callback(m=300, distance=Lp(math.inf)), tiny_model())
+    groups = run(callback(m=300, group=4, distance=Lp(math.inf)), tiny_model())
     means = run(callback(smoother="mean", k=None, clip_norm=5.0), tiny_model())
-    assert list(medians) == list(means) == list(centers) == KEYS
+    assert list(medians) == list(means) == list(centers) == list(groups) == KEYS
+    assert 0.0 < groups["val/certified_radius"] < centers["val/certified_radius"]
     assert 0.0 < medians["val/certified_radius"] < centers["val/certified_radius"]
     assert medians["val/certified_radius"] <= medians["val/certified_radius/h=0.5"] < math.inf
     assert 0.0 < means["val/certified_radius"] <= 10.0001
@@ -449,6 +451,7 @@ def test_medians_that_cannot_be_certified_are_refused_in_the_sanity_check() -> N
             {"smoother": "mean", "k": None},
             "clip_norm must be given, so that outputs are bounded, with smoother='mean'",
         ),
+        ({"smoother": "median", "k": None, "group": 2}, "group must be left out with smoother='median', got 2"),
         ({"smoother": "mean", "k": None, "distance": Angular(), "clip_norm": 3.0}, "left out with smoother='mean'"),
         ({"clip_norm": 3.0}, "clip_norm must be left out with smoother='center' and distance=.*, got 3.0"),
         ({"smoother": "median", "k": None, "distance": Hausdorff()}, "distance must be one that is bounded over boxes"),
