@@ -61,6 +61,11 @@ class AttackBudget:
         return self.starts * (self.steps * _GRADIENT * (self.samples + 1) + comparisons * (2 * self.samples + 1))
 
     @property
+    def evaluations_at_x(self) -> int:
+        """Evaluations at x itself that the search takes besides for smoothers that follow the mean of outputs."""
+        return self.starts * (self.steps + 2 * -(-self.steps // self._every)) * self.samples
+
+    @property
     def _every(self) -> int:
         """Steps between comparisons."""
         return max(1, self.steps // _COMPARISONS)

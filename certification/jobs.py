@@ -98,7 +98,10 @@ class Job:
     @property
     def evaluations_of_attack(self) -> int:
         """Evaluations of the base function for an attack at one eps_in, about so many; 0 without attacks."""
-        return 0 if self.attack is None else self.attack.evaluations + 2 * self.smoother.budget.evaluations_to_smooth
+        if self.attack is None:
+            return 0
+        at_x = self.attack.evaluations_at_x if self.smoother.follows_mean else 0
+        return self.attack.evaluations + at_x + 2 * self.smoother.budget.evaluations_to_smooth
 
     @property
     def kind(self) -> str:
