@@ -184,7 +184,7 @@ class MeanSmoother(Smoother):
             smoothing_loss=self._smoothing_loss(x, output),
             moments=None if directions is None else directions.moments(),
             l2_form=self.distance.l2_form,
-            center_norm=norm,
+            center_norm=0.0 if self.distance.l2_form is None else norm,  # by some distances zero is no output
         )
 
     @property
