@@ -510,8 +510,12 @@ class SmoothingBudget(Budget):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the budget of :meth:`as_dict`; files without ``tuple_sizes`` are from before there were any."""
-        return cls(**{"tuple_sizes": (), **values})
+        """Return the budget of :meth:`as_dict`; files without ``tuple_sizes`` are from before there were any.
+
+        Raises:
+            KeyError: if k or delta is missing, by which a budget of centers is told from one of means.
+        """
+        return cls(**{"tuple_sizes": (), **values, "k": values["k"], "delta": values["delta"]})
 
     @property
     def _samples(self) -> int:

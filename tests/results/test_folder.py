@@ -388,9 +388,9 @@ def test_nothing_is_written_before_a_method_is_called(tmp_path: Path) -> None:
 
 
 def test_rows_from_before_there_were_theorems_are_read(folder: CertificationFolder) -> None:
-    attacked = AttackedRow.of_row(row(2), attack_eps=0.5, base_attack_eps=2.0)
+    attacked = AttackedRow(**vars(row(2)), attack_eps=0.75, attack_ratio=0.5, base_attack_eps=2.0)
     given = [row(0), row(1, eps_out=math.inf), attacked]
-    old = [",".join(cell for place, cell in enumerate(each.as_text()) if place != 10) + "\n" for each in given]
+    old = [",".join(cell for place, cell in enumerate(each.as_text()[:15]) if place != 10) + "\n" for each in given]
     folder.table.write_text(HEADER.replace("theorem,", "") + "".join(old))
     assert folder.rows() == [replace(each, theorem="") for each in given]
     folder.append([row(3)])
