@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from lightning.pytorch.loggers import WandbLogger
-
 from command_line import class_paths, errors, process
 from datamodules import ImageDataModule
 from lightning_modules import NoisyModule
@@ -58,9 +56,7 @@ def main(args: Sequence[str] | None = None) -> Path:
             cli.begin_logging()
             fit(cli, checkpoint)
             state.kept = lambda: f"the training is finished and kept in {cli.run_folder}"
-            for logger in cli.trainer.loggers:
-                if isinstance(logger, WandbLogger) and cli.trainer.is_global_zero:
-                    logger.experiment.finish()
+            cli.end_logging()
             if cli.trainer.is_global_zero:
                 print_report(cli)
         return cli.run_folder
