@@ -5,6 +5,7 @@ from center_smoothing.budget import Budget, Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certificate_base import CertificateBase
 from center_smoothing.distances import (
+    DISTANCES,
     NO_BOX,
     Angular,
     BoxJaccard,
@@ -37,6 +38,7 @@ from center_smoothing.smoothers import SMOOTHERS
 from center_smoothing.stopping import Decided, TightEnough
 
 __all__ = [
+    "DISTANCES",
     "NO_BOX",
     "SMOOTHERS",
     "Angular",

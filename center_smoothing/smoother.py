@@ -11,7 +11,7 @@ from torch import Tensor
 from center_smoothing.budget import SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certification_sample import CertificationSample, averaged_sizes
-from center_smoothing.distances import Distance, as_distance
+from center_smoothing.distances import DistanceLike, as_distance
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import BaseFunction, BatchSize
 from center_smoothing.selection import select
@@ -25,7 +25,8 @@ class CenterSmoother(Smoother):
         model: the base function: any callable (N, *in) -> (N, *out), or an estimator or exported program, see
             :func:`center_smoothing.base_functions.as_base_function`. Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
-        distance: between outputs: a :class:`Distance`, or a function of two batches of outputs, (N,).
+        distance: between outputs: a :class:`Distance`, the name of one such as "l2" (see ``DISTANCES``), or a function
+            of two batches of outputs, (N,).
         sigma: noise level, in units of x.
         budget: sample sizes, margin and failure probabilities; default ``SmoothingBudget()``.
         seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
@@ -47,7 +48,7 @@ class CenterSmoother(Smoother):
     def __init__(
         self,
         model: BaseFunction,
-        distance: Distance | Callable[[Tensor, Tensor], Tensor],
+        distance: DistanceLike,
         *,
         sigma: float,
         budget: SmoothingBudget | None = None,

@@ -78,10 +78,8 @@ class Smoother(ABC):
         return False
 
     @classmethod
-    def check_distance(cls, distance: object) -> None:
-        """Raise ValueError unless an object is a distance that the smoothed function :meth:`takes`."""
-        if not isinstance(distance, Distance):
-            raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}")
+    def check_distance(cls, distance: Distance) -> None:
+        """Raise ValueError unless a distance is one that the smoothed function :meth:`takes`."""
         if not cls.takes(distance):
             raise ValueError(
                 f"distance must be one {cls.needs}, as TotalVariation() and Lp() are, got {distance!r}: {cls.why}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from center_smoothing import DISTANCES
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
@@ -21,7 +22,7 @@ from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from certification.request import Arguments, Computing
 from command_line import argument_types, class_paths
 from command_line.argument_types import Parser, count, positive_number, radius
-from command_line.named import BUDGETS, DISTANCES, check_smoother, distance_name, noise_level
+from command_line.named import BUDGETS, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
     from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule

@@ -10,21 +10,7 @@ from typing import Any
 
 import yaml
 
-from center_smoothing import (
-    SMOOTHERS,
-    Angular,
-    BoxJaccard,
-    Budget,
-    Cosine,
-    Distance,
-    Hausdorff,
-    Lp,
-    MaskJaccard,
-    ProbabilityTV,
-    SquaredL2,
-    TotalVariation,
-    Wasserstein1,
-)
+from center_smoothing import DISTANCES, SMOOTHERS, Budget, Distance
 from center_smoothing.distances import as_distance
 from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from command_line import class_paths
@@ -37,22 +23,6 @@ BUDGETS = sorted(path.stem for path in _BUDGETS.glob("*.yaml"))
 _BOUNDS = {
     "--clip-norm": "--clip-norm scales outputs that are further from zero than that down to it, as part of the model",
     "--output-bound": "--output-bound is for who knows that no two outputs are further apart",
-}
-# The names that --distance takes.
-DISTANCES: dict[str, Distance] = {
-    "tv": TotalVariation(p=1),
-    "tv-l2": TotalVariation(p=2),
-    "angular": Angular(),
-    "l1": Lp(1.0),
-    "l2": Lp(2.0),
-    "linf": Lp(float("inf")),
-    "jaccard": BoxJaccard(),
-    "mask-jaccard": MaskJaccard(),
-    "cosine": Cosine(),
-    "squared-l2": SquaredL2(),
-    "hausdorff": Hausdorff(),
-    "probability-tv": ProbabilityTV(),
-    "wasserstein1": Wasserstein1(),
 }
 # The type of --distance.
 distance_name = ArgumentType(

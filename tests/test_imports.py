@@ -60,6 +60,9 @@ CORE = {
     "smoothers": {"means", "medians", "smoother", "smoother_base"},
     "audit": {"distances", "noise", "sampling"},
     "attack": {"certificate_base", "distances", "noise", "sampling", "scalars", "smoother_base"},
+    "lightning": {
+        *("budget", "certificate_base", "distances", "metrics", "sampling", "scalars", "smoother_base", "smoothers"),
+    },
     "metrics": {"bounds", "budget", "certificate", "distances", "sampling", "smoother", "upper_median"},
 }
 OF_THE_CORE_NEVER = {
@@ -67,7 +70,11 @@ OF_THE_CORE_NEVER = {
     "torchmetrics",
 }
 # But for these, of which pretrained.py imports them inside of its functions.
-EXCEPTIONS = {"metrics.py": {"torchmetrics"}, "distances/pretrained.py": {"torchvision", "torchmetrics"}}
+EXCEPTIONS = {
+    "lightning.py": {"lightning"},
+    "metrics.py": {"torchmetrics"},
+    "distances/pretrained.py": {"torchvision", "torchmetrics"},
+}
 
 
 def imports(path: str, source: str) -> Iterator[tuple[str, bool]]:
@@ -160,6 +167,8 @@ def test_every_part_is_looked_at() -> None:
         ("center_smoothing/means/budget.py", "from center_smoothing.smoother import CenterSmoother"),
         ("center_smoothing/sampling.py", "def f():\n    import lightning.pytorch"),
         ("center_smoothing/smoother.py", "import torchmetrics"),
+        ("center_smoothing/metrics.py", "from lightning.pytorch import Callback"),
+        ("center_smoothing/smoother.py", "import center_smoothing.lightning"),
         ("center_smoothing/distances/pretrained.py", "from torchvision import models"),
         ("center_smoothing/smoother.py", "from callbacks import CenterSmoothing"),
         ("center_smoothing/new.py", "from center_smoothing.bounds import dkw_rank"),
@@ -184,6 +193,7 @@ def test_a_wrong_import_is_reported(path: str, source: str) -> None:
         ("center_smoothing/budget.py", "from .bounds import dkw_rank\nfrom center_smoothing import margins"),
         ("center_smoothing/distances/lp.py", "from . import base\nfrom center_smoothing.distances import base"),
         ("center_smoothing/distances/pretrained.py", "def f():\n    from torchvision import models"),
+        ("center_smoothing/lightning.py", "from lightning.pytorch import Callback"),
         ("center_smoothing/metrics.py", "import torchmetrics\nfrom center_smoothing.certificate import Certificate"),
         ("results/plots/new.py", "import matplotlib\nfrom lightning_modules import Certifier\nimport results.folder"),
         ("certify.py", "import certification.session, callbacks, datamodules, center_smoothing, wandb"),

@@ -17,6 +17,7 @@ from center_smoothing.certificate_base import ROUNDING
 from center_smoothing.distances.angular import directions_of
 from center_smoothing.distances.base import Distance, to_float64
 from center_smoothing.distances.lp import Lp
+from center_smoothing.distances.named import DistanceLike, as_distance
 from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
 from center_smoothing.means.directions import Directions, outputs_at_once
@@ -40,7 +41,7 @@ class MeanSmoother(Smoother):
     Args:
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
-        distance: between outputs.
+        distance: between outputs, or its name such as "l2", one of ``DISTANCES``.
         sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MeanBudget()``.
         clip_norm: outputs z with d(0, z) above it are scaled towards zero, down to it. The clipped model is what is
@@ -70,7 +71,7 @@ class MeanSmoother(Smoother):
     def __init__(
         self,
         model: BaseFunction,
-        distance: Distance,
+        distance: DistanceLike,
         *,
         sigma: float,
         budget: MeanBudget | None = None,
@@ -81,6 +82,7 @@ class MeanSmoother(Smoother):
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
+        distance = as_distance(distance)
         self.check_distance(distance)
         given = sum(value is not None for value in (clip_norm, bound))
         if given > 0 and not self.needs_bound(distance):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from center_smoothing.certificate_base import ROUNDING
 from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.distances.named import DistanceLike, as_distance
 from center_smoothing.medians.budget import MedianBudget
 from center_smoothing.medians.certificate import MedianCertificate, MedianOutput
 from center_smoothing.medians.order_statistics import OrderStatistics, sorted_coordinates
@@ -36,7 +37,8 @@ class MedianSmoother(Smoother):
     Args:
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
-        distance: between outputs, one that is bounded over boxes (:attr:`Distance.bounds_boxes`).
+        distance: between outputs, or its name such as "l2": one that is bounded over boxes
+            (:attr:`Distance.bounds_boxes`).
         sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MedianBudget()``.
         seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
@@ -71,7 +73,7 @@ class MedianSmoother(Smoother):
     def __init__(
         self,
         model: BaseFunction,
-        distance: Distance,
+        distance: DistanceLike,
         *,
         sigma: float,
         budget: MedianBudget | None = None,
@@ -80,6 +82,7 @@ class MedianSmoother(Smoother):
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
+        distance = as_distance(distance)
         self.check_distance(distance)
         self.budget = MedianBudget() if budget is None else budget
         super().__init__(
