@@ -37,6 +37,8 @@ from center_smoothing.smoother_base import Smoother
 from center_smoothing.smoothers import SMOOTHERS
 from center_smoothing.stopping import Decided, TightEnough
 
+__version__ = "0.1.0"
+
 __all__ = [
     "DISTANCES",
     "NO_BOX",

@@ -188,7 +188,7 @@ class NoisyOutputs(NoisyInputs):
                     f"{len(point)}, and no batch of such; smooth each x[i] by itself ({_first_line(error)})"
                 ) from error
             shape = tuple(batch.shape)
-            error.add_note(f"the model was called with a batch of shape {shape}: copies of an x of shape {shape[1:]}")
+            error.add_note(f"the model was called with {batch.dtype} of shape {shape}, copies of an x of {shape[1:]}")
             raise
         self._works = True
         if self._is_like_a_batch(point, outputs[0]):

@@ -12,7 +12,7 @@ from center_smoothing.budget import SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certification_sample import CertificationSample, averaged_sizes
 from center_smoothing.distances import DistanceLike, as_distance
-from center_smoothing.noise import Stage
+from center_smoothing.noise import Point, Stage, as_point
 from center_smoothing.sampling import BaseFunction, BatchSize
 from center_smoothing.selection import select
 from center_smoothing.smoother_base import Smoother, StoppingRule
@@ -70,11 +70,11 @@ class CenterSmoother(Smoother):
             group=budget.group,
         )
 
-    def smooth(self, x: Tensor, *, example: int = 0) -> SmoothedOutput:
+    def smooth(self, x: Point, *, example: int = 0) -> SmoothedOutput:
         """Return the smoothed function at x: Algorithm 1, theory T1 and T2.
 
         Args:
-            x: (*in), without a batch dimension.
+            x: (*in), without a batch dimension; a tensor or an array of floating-point numbers.
             example: with the seed it determines the noise; the index in the data set, say.
 
         Returns:
@@ -83,10 +83,11 @@ class CenterSmoother(Smoother):
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
+        x = as_point(x)
         center, radius = self._select(x, example)
         return self._check(center, radius, self._check_distances(x, example, center))
 
-    def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> Certificate:
+    def certify(self, x: Point, *, example: int = 0, stop: StoppingRule | None = None) -> Certificate:
         """Return the smoothed function at x and what holds around it: Algorithm 2, theory T3 to T8.
 
         The certificate answers eps_out = gamma (R + min(2 gamma R, t)), 3 R at most for a metric: R is an order
@@ -100,6 +101,7 @@ class CenterSmoother(Smoother):
             stop: asked at each of the budget's looks but the last whether its certificate will do. It may decide by
                 whatever it likes: alpha_2 is shared by the looks.
         """
+        x = as_point(x)
         center, radius = self._select(x, example)
         used = self.budget.with_sizes(averaged_sizes(self.budget, center))
         sample = CertificationSample(used, self.distance, center)

@@ -74,7 +74,7 @@ def _parser(*, with_classes: bool) -> Parser:
     text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
     add_choice("--noise", ("gaussian", "discrete"), "gaussian", text)
     add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
-    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities, from configs/certify/")
+    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities by name")
     add_typed("--n", count, help="ranked outputs, or those of a mean or median")
     add_typed("--m", argument_types.counts, help="certification outputs; several, to compare them with --plan")
     add_typed("--k", count, help="pilot outputs, the candidate centers")
