@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from center_smoothing import DISTANCES
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
@@ -21,7 +22,7 @@ from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from certification.request import Arguments, Computing
 from command_line import argument_types, class_paths
 from command_line.argument_types import Parser, count, positive_number, radius
-from command_line.named import BUDGETS, DISTANCES, check_smoother, distance_name, noise_level
+from command_line.named import BUDGETS, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
     from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule
@@ -73,7 +74,7 @@ def _parser(*, with_classes: bool) -> Parser:
     text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
     add_choice("--noise", ("gaussian", "discrete"), "gaussian", text)
     add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
-    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities, from configs/certify/")
+    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities by name")
     add_typed("--n", count, help="ranked outputs, or those of a mean or median")
     add_typed("--m", argument_types.counts, help="certification outputs; several, to compare them with --plan")
     add_typed("--k", count, help="pilot outputs, the candidate centers")
