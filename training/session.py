@@ -16,7 +16,8 @@ from command_line import process
 from lightning_modules import BASE_MODELS
 from results.numbers import rounded_up
 from training import resuming
-from training.cli import CERTIFY, TRAIN, TrainingCLI
+from training.arguments import CERTIFY, TRAIN
+from training.cli import TrainingCLI
 
 
 def fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
@@ -47,8 +48,11 @@ def _script(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def print_report(cli: TrainingCLI) -> None:
-    """Print where things are, how good the best checkpoint is, and what to type next."""
+def conclude(cli: TrainingCLI) -> None:
+    """End the run of W&B; print where things are, how good the best checkpoint is, and what to type next."""
+    for logger in cli.trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
     best = cli.run_folder / "checkpoints" / "best.ckpt"
     print(f"run folder: {cli.run_folder}")
     if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline is not None:
