@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from callbacks.certification_progress import tracked
 from center_smoothing import SMOOTHERS, Budget, Distance, Smoother, TotalVariation
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 from center_smoothing.sampling import BatchSize
@@ -185,7 +186,7 @@ class CenterSmoothing(Callback):
             if trainer.world_size > 1:  # states are gathered where the processes talk; not every device has float64
                 metric.to(pl_module.device)
         pictures: dict[int, list[Tensor]] = {}
-        for example in self._examples(trainer):
+        for example in tracked(trainer, self._examples(trainer)):
             image, index = (
                 example["image"].to(pl_module.device, cast(torch.dtype, pl_module.dtype)),
                 int(example["index"]),

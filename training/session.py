@@ -40,12 +40,9 @@ def going_on(cli: TrainingCLI) -> str:
     """Say how to go on with a training that has not ended."""
     if not (cli.run_folder / "checkpoints" / "last.ckpt").is_file():
         return "no epoch has ended yet: there is nothing to go on with"
-    return f"go on with `python {shlex.quote(str(_script(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}`"
-
-
-def _script(path: Path) -> Path:
-    """Return a script as seen from here, where that is shorter."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return (
+        f"go on with `python {shlex.quote(str(process.from_here(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}`"
+    )
 
 
 def conclude(cli: TrainingCLI) -> None:
@@ -68,10 +65,8 @@ def conclude(cli: TrainingCLI) -> None:
         line += f", val/certified_radius {rounded_up(latest['val/certified_radius'])}"
     print(line)
     ratios = " ".join(f"{ratio:g}" for ratio in cli.config.center_smoothing.h)
-    print("certify it with:")
-    print(
-        f"  {shlex.join(['python', str(_script(CERTIFY)), *_certified_by(cli, best)])} --h {ratios} --num-examples 10"
-    )
+    words = ["python", str(process.from_here(CERTIFY)), *_certified_by(cli, best)]
+    print(f"certify it with:\n  {shlex.join(words)} --h {ratios} --num-examples 10")
 
 
 def _certified_by(cli: TrainingCLI, best: Path) -> list[str]:
