@@ -10,11 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from command_line import class_paths, errors, process
-from datamodules import ImageDataModule
-from lightning_modules import NoisyModule
-from training import resuming
-from training.cli import DEFAULT_CONFIG, RUN_ID, TrainingCLI
-from training.session import fit, going_on, print_report
+from training import arguments
 
 
 def main(args: Sequence[str] | None = None) -> Path:
@@ -26,10 +22,17 @@ def main(args: Sequence[str] | None = None) -> Path:
     Raises:
         SystemExit: with code 2 and one line on bad input.
     """
-    words = list(sys.argv[1:] if args is None else args)
-    launched_by_us = RUN_ID not in os.environ
+    launched_by_us = arguments.RUN_ID not in os.environ
     try:
         with process.interruptible(), ExitStack() as locks, errors.user_errors() as state:
+            words = arguments.read(sys.argv[1:] if args is None else args)
+            # here, as they import Lightning, which neither --help nor an unknown flag waits for
+            from datamodules import ImageDataModule
+            from lightning_modules import NoisyModule
+            from training import resuming
+            from training.cli import TrainingCLI
+            from training.session import conclude, fit, going_on
+
             process.quiet_libraries()
             process.keep_freed_memory()
             process.end_with_children(state)
@@ -37,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> Path:
             with class_paths.restricted(words):
                 resumed = resuming.parse_resume_flag(words)
                 if resumed is not None and launched_by_us:
-                    os.environ[RUN_ID] = resuming.run_id(resumed)
+                    os.environ[arguments.RUN_ID] = resuming.run_id(resumed)
                 cli = TrainingCLI(
                     NoisyModule,
                     ImageDataModule,
@@ -47,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> Path:
                     load_from_checkpoint_support=False,
                     save_config_callback=None,
                     seed_everything_default=0,
-                    parser_kwargs={"default_config_files": [str(DEFAULT_CONFIG)], "exit_on_error": False},
+                    parser_kwargs=arguments.PARSER,
                     args=words if resumed is None else [*resuming.arguments(resumed), *words],
                     run=False,
                 )
@@ -56,13 +59,12 @@ def main(args: Sequence[str] | None = None) -> Path:
             cli.begin_logging()
             fit(cli, checkpoint)
             state.kept = lambda: f"the training is finished and kept in {cli.run_folder}"
-            cli.end_logging()
             if cli.trainer.is_global_zero:
-                print_report(cli)
+                conclude(cli)
         return cli.run_folder
     finally:
         if launched_by_us:
-            os.environ.pop(RUN_ID, None)
+            os.environ.pop(arguments.RUN_ID, None)
 
 
 if __name__ == "__main__":

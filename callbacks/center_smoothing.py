@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from callbacks.certification_progress import tracked
 from center_smoothing import CertificateBase, Distance, Smoother, TotalVariation
 from center_smoothing import lightning as for_any_module
 from lightning_modules import point_of
@@ -37,6 +38,11 @@ class CenterSmoothing(for_any_module.CenterSmoothing):
     def point(self, trainer: Trainer, pl_module: LightningModule, position: int, batch: Any) -> tuple[int, Tensor]:  # noqa: ANN401  # as its base
         """Return the index of an image in the data set, and its point (*in)."""
         return int(batch["index"]), point_of(pl_module, batch["image"][0].to(pl_module.dtype))
+
+    def _examples(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[tuple[int, Tensor, Any]]:
+        """Yield the examples of this process, as fast as they are certified, and show how far they are."""
+        share = -(-self.num_examples // trainer.world_size)
+        return tracked(trainer, super()._examples(trainer, pl_module), total=share)
 
     def show(
         self, trainer: Trainer, smoother: Smoother, found: Mapping[int, tuple[Any, Tensor, CertificateBase]]

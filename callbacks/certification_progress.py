@@ -1,18 +1,24 @@
-"""How far a certification is, in samples: one example alone may take minutes."""
+"""How far a certification is, in examples and samples: one example alone may take minutes."""
 
 from __future__ import annotations
 
+import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
+
+from results.numbers import duration
+
+Example = TypeVar("Example")
 
 
 class CertificationProgress(ProgressBar):
-    """A bar with samples per second and time left on a terminal, else one line per finished example.
+    """A bar over the examples with samples per second and time left on a terminal, else a line per finished example.
 
     Args:
         evaluations: of the base function per example, at most.
@@ -26,7 +32,9 @@ class CertificationProgress(ProgressBar):
         self.samples = 0
         self.seconds = 0.0
         self._began: float | None = None
-        self._done = 0
+        self._before = finished
+        self._of_this_example = 0
+        self._world_size = 1
         self._shown = True
         self._bar: Progress | None = None
         self._task: Any = None
@@ -48,38 +56,26 @@ class CertificationProgress(ProgressBar):
         """Count noisy samples; the smoother calls it."""
         if self._began is not None:
             self.samples += samples
+            self._of_this_example += samples
             self.seconds = time.perf_counter() - self._began
-            if self._bar is not None:
-                self._bar.update(self._task, advance=samples, rate=f"{self.samples_per_second:,.0f} samples/s")
+            self._update()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock and, on a terminal, the bar."""
-        self._began = time.perf_counter()
-        if self._shown and Console().is_terminal:
-            todo = int(sum(trainer.num_predict_batches)) * self.evaluations
-            self._bar = Progress(
-                TextColumn("certifying"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("left"),
-            )
-            self._task = self._bar.add_task("certifying", total=todo, rate="")
+        self._began, self._world_size = time.perf_counter(), trainer.world_size
+        if self._shown and sys.stderr.isatty():
+            columns = TextColumn("certifying"), BarColumn(), TextColumn("{task.description}")
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=self.total, completed=self.finished)
             self._bar.start()
 
-    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:  # noqa: ANN401  # Lightning's signature
-        """Print one line per finished example."""
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401  # Lightning's signature
+        """Count a finished example; where there is no bar print a line."""
         self.finished += trainer.world_size
-        self._done += 1
-        if self._bar is not None:  # an example may have stopped before all its samples
-            self._bar.update(self._task, completed=self._done * self.evaluations)
-        if self._shown:
-            left = max(0, self.total - self.finished) * self.seconds / self._done
-            line = f"{min(self.finished, self.total)} of {self.total} examples, "
-            rate = self.samples_per_second * trainer.world_size
-            line += f"{rate:,.0f} samples/s, {left / trainer.world_size:,.0f} s left"
-            (self._bar.console.print if self._bar is not None else print)(line)
+        self._of_this_example = 0
+        self._update()
+        if self._shown and self._bar is None:
+            print(self._line(), flush=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the bar."""
@@ -89,7 +85,38 @@ class CertificationProgress(ProgressBar):
         """Stop the bar."""
         self._stop()
 
+    def _done(self) -> float:
+        """Return how many examples are done, with the part of those at work."""
+        return min(self.finished + self._world_size * min(self._of_this_example / self.evaluations, 1.0), self.total)
+
+    def _line(self) -> str:
+        done = self._done()
+        left = (self.total - done) * self.seconds / max(done - self._before, 1e-9)
+        rate = self.samples_per_second * self._world_size
+        return (
+            f"{min(self.finished, self.total)} of {self.total} examples, {rate:,.0f} samples/s, {duration(left)} left"
+        )
+
+    def _update(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done(), description=self._line())
+
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def tracked(trainer: Trainer, examples: Iterable[Example], *, total: int) -> Iterator[Example]:
+    """Yield examples one by one, and show on the bar of a training, where it has one, how many are certified."""
+    bar = getattr(trainer.progress_bar_callback, "progress", None)
+    if not isinstance(bar, Progress):
+        yield from examples
+        return
+    task = bar.add_task("Certifying", total=total)
+    try:
+        for example in examples:
+            yield example
+            bar.advance(task)
+    finally:
+        bar.remove_task(task)

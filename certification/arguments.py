@@ -20,8 +20,9 @@ from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
 from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from certification.request import Arguments, Computing
-from command_line import argument_types, class_paths
+from command_line import argument_types, class_paths, flags
 from command_line.argument_types import Parser, count, positive_number, radius
+from command_line.flags import package_version
 from command_line.named import BUDGETS, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
@@ -32,8 +33,13 @@ DEFAULT_H = (1.0, 1.5, 2.0)
 DEFAULT_GRID = 4080
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 _ATTACK_FLAGS = ("attack_steps", "attack_starts", "attack_samples")
-# Arguments that may name a class of models or data, also abbreviated.
-_NAMES_A_CLASS = re.compile("--(mo|da|con)")
+# Arguments that may name a class of models or data.
+_NAMES_A_CLASS = re.compile(r"--(model|data|config)\b")
+_EPILOG = """examples:
+  python certify.py --ckpt runs/latest --h 1 1.5 2 --num-examples 10
+  python certify.py --ckpt runs/latest --plan --m 2000 20_000
+  python certify.py --from FOLDER --eps-in 0.1 0.7 --eps-out 60
+"""
 
 
 def _parser(*, with_classes: bool) -> Parser:
@@ -47,77 +53,93 @@ def _parser(*, with_classes: bool) -> Parser:
         model, data = BaseModel | None, ImageDataModule | None
     parser = Parser(
         prog="certify.py",
-        description="Certify a checkpoint or a pretrained model: "
-        "``python certify.py --ckpt runs/latest/checkpoints/best.ckpt``.",
+        usage="certify.py --ckpt CKPT [flags], certify.py --model MODEL [flags] or certify.py --from FOLDER [flags]",
+        description="Certify how far the smoothed outputs of a model can move, for each of a number of test examples.",
+        epilog=_EPILOG,
+        version=package_version(),
         exit_on_error=False,
     )
-    add, add_typed, add_choice = parser.add_argument, parser.add_typed, parser.add_choice
     ratios, tries = " ".join(f"{ratio:g}" for ratio in DEFAULT_H), AttackBudget()
-    add("--config", action="config", help="YAML file with any of these arguments")
-    add("--ckpt", type=str | None, help="checkpoint that train.py wrote, or its run folder")
-    text = "pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file; "
-    add("--model", type=model, help=f"{text}--model.help FaceDetector shows its arguments")
-    text = "answer --eps-in or --h, --eps-out or both from a finished folder, no sampling; of several side by side"
-    add("--from", type=argument_types.folders, help=text)
-    text = "input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h"
-    add_typed("--eps-in", radius, nargs="+", help=text)
+
+    add, add_typed, add_choice = parser.add_group("The six to begin with")
+    add("--ckpt", type=str | None, help="checkpoint that train.py wrote, or its run folder, such as runs/latest")
+    add("--distance", type=distance_name, default="tv", help="between outputs; your own: my_package.my_distance")
     add_typed("--h", radius, nargs="+", help=f"input radii as multiples of sigma; default {ratios}")
-    text = "with --from: output radii, in units of the distance, answered by the largest certified input radii"
-    add_typed("--eps-out", radius, nargs="+", help=text)
     text = "test examples, drawn with the seed, or all"
     add("--num-examples", type=argument_types.num_examples, default=50, help=text)
-    add("--distance", type=distance_name, default="tv", help="between outputs; your own: my_package.my_distance")
+    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities by name")
+    text = "folder to write; default: certification/ beside the checkpoint's folder; with --from a CSV file, or for "
+    add("--out", type=str | None, help=f"{text}the report of several")
+
+    add, add_typed, add_choice = parser.add_group("What to certify")
+    text = "pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file; "
+    add("--model", type=model, help=f"{text}--model.help FaceDetector shows its arguments")
+    add("--data", type=data, help="data module, e.g. MNIST; default: what the model was trained on")
+    add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
+    add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
     add_choice("--smoother", SMOOTHERS, DEFAULT_SMOOTHER, "what of the noisy outputs is certified")
     add_typed("--clip-norm", positive_number, help="of means: outputs further from zero are scaled down to it")
     add_typed("--output-bound", positive_number, help="of means: no two outputs are further apart, as you know")
-    add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
-    text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
-    add_choice("--noise", ("gaussian", "discrete"), "gaussian", text)
-    add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
-    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities by name")
+    text = "noisy outputs that are aggregated into one, or auto: as the smallest h asks; default 1"
+    add("--group", type=argument_types.group, help=text)
+
+    add, add_typed, add_choice = parser.add_group("What to promise")
+    text = "input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h"
+    add_typed("--eps-in", radius, nargs="+", help=text)
+    add_choice("--coverage", COVERAGES, "pointwise", "each answer by itself, or all at one sigma together")
+    add_typed("--alpha1", positive_number, help="failure probability of the smoothed output")
+    add_typed("--alpha2", positive_number, help="failure probability of the certificate")
+
+    add, add_typed, add_choice = parser.add_group("Sample sizes")
     add_typed("--n", count, help="ranked outputs, or those of a mean or median")
     add_typed("--m", argument_types.counts, help="certification outputs; several, to compare them with --plan")
     add_typed("--k", count, help="pilot outputs, the candidate centers")
-    text = "noisy outputs that are aggregated into one, or auto: as the smallest h asks; default 1"
-    add("--group", type=argument_types.group, help=text)
     add_typed("--delta", positive_number, help="margin; default: the least that abstains on at most 1% of inputs")
-    add_typed("--alpha1", positive_number, help="failure probability of the smoothed output")
-    add_typed("--alpha2", positive_number, help="failure probability of the certificate")
-    add_choice("--method", METHODS, None, "paper: the paper's algorithms to the letter")
     text = "stop where more samples cannot lower eps_out by more than this share"
     add_typed("--rtol", positive_number, help=text)
     text = "stop where eps_out is certified to be at most this, or cannot be with --m samples any more"
     add_typed("--eps-out-at-most", radius, help=text)
+
+    add, add_typed, add_choice = parser.add_group("Output")
     add("--plan", action="store_true", help="only say what it costs and can certify; loads no data, writes nothing")
+    text = "with --plan: print the n, m, k and delta that fill it: 90s, 30m, 2h"
+    add_typed("--time-limit", argument_types.time_span, help=text)
+    text = "answer --eps-in or --h, --eps-out or both from a finished folder, no sampling; of several side by side"
+    add("--from", type=argument_types.folders, help=text)
+    text = "with --from: output radii, in units of the distance, answered by the largest certified input radii"
+    add_typed("--eps-out", radius, nargs="+", help=text)
+
+    add, add_typed, add_choice = parser.add_group("Speed")
+    add("--batch-size", type=argument_types.batch_size, default="auto", help="noisy copies per call of the model")
+    add("--accelerator", type=str, default="auto", help="auto, cpu, gpu or another one of Lightning's")
+    add("--devices", type=str, default="1", help="how many, auto for all, or which: 0,2")
+    add_typed("--num-nodes", count, default=1, help="how many machines")
+    add("--strategy", type=str, default="auto", help="of several processes: ddp or another one of Lightning's")
+    add("--precision", type=str, default="32-true", help="of the model: another one is another function")
+    add("--fold-batch-norm", type=bool, default=True, help="make it part of the layer before it: faster, same function")
+    add("--channels-last", type=bool, default=True, help="memory layout of convolutions: faster on CPUs, same function")
+    add_choice("--compile", COMPILE, "off", "torch.compile of the base model")
+
+    add, add_typed, add_choice = parser.end_with("Advanced")
+    add("--config", action="config", help="YAML file with any of these arguments; what is typed wins over it")
+    add("--trust", action="store_true", help="let configuration files name classes of other packages, and import them")
+    text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
+    add_choice("--noise", ("gaussian", "discrete"), "gaussian", text)
+    add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
+    add_choice("--method", METHODS, None, "paper: the paper's algorithms to the letter")
     add("--audit", action="store_true", help="also check what certificates take for granted; exit code 1 on failures")
     text = "pgd: search each certified ball for an input that moves the smoothed output; exit code 1 if one moves it "
     add_choice("--attack", ("none", "pgd"), "none", f"{text}further than certified")
     add_typed("--attack-steps", count, help=f"of each start of an attack; default {tries.steps}")
     add_typed("--attack-starts", count, help=f"of each attack; default {tries.starts}")
     add_typed("--attack-samples", count, help=f"noisy copies of a step; default {tries.samples}")
-    text = "with --plan: print the n, m, k and delta that fill it: 90s, 30m, 2h"
-    add_typed("--time-limit", argument_types.time_span, help=text)
-    add_choice("--coverage", COVERAGES, "pointwise", "each answer by itself, or all at one sigma together")
-    add("--data", type=data, help="data module, e.g. MNIST; default: what the model was trained on")
-    text = "folder to write; default: certification/ beside the checkpoint's folder; with --from a CSV file, or for "
-    add("--out", type=str | None, help=f"{text}the report of several")
-    add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
-    add("--batch-size", type=argument_types.batch_size, default="auto", help="noisy copies per call of the model")
-    add("--trust", action="store_true", help="let configuration files name classes of other packages, and import them")
-    add("--accelerator", type=str, default="auto", help="as in lightning.pytorch.Trainer, like the next four")
-    add("--devices", type=str, default="1")
-    add_typed("--num-nodes", count, default=1)
-    add("--strategy", type=str, default="auto")
-    add("--precision", type=str, default="32-true")
-    add("--fold-batch-norm", type=bool, default=True, help="make it part of the layer before it: faster, same function")
-    add("--channels-last", type=bool, default=True, help="memory layout of convolutions: faster on CPUs, same function")
-    add_choice("--compile", COMPILE, "off", "torch.compile of the base model")
     return parser
 
 
 def parse(args: Sequence[str] | None) -> Arguments:
     """Return the arguments, checked, with instances of the classes that they name."""
-    given_words = argument_types.files_first(sys.argv[1:] if args is None else args)
+    typed = flags.spelled(sys.argv[1:] if args is None else args, _parser(with_classes=False))
+    given_words = argument_types.files_first(typed)
     joined = argument_types.join_values(argument_types.join_values(given_words, "--m"), "--from", by="\0")
     words, model, trained = _users_model(joined)
     data = _data_that_arguments_change(words, trained)

@@ -117,20 +117,14 @@ def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, lo
         _audit_after(runs)
     jobs, parts = [run.job for run in runs], conclusion.read_back(runs)
     rows, results = conclusion.write_files(out, parts, runs[0])
-    print(*terminal.result_lines(results), *attacks.result_lines(rows), sep="\n")
     notes = [line for part in parts for line in terminal.non_finite_lines(part.finished)]
-    for line in [*notes, *_memory_lines(runs)]:
-        print(line)
-    print(parts[0].promise)
-    for line in terminal.left_out_lines(subject.data.left_out):
-        print(line)
-    files = ", ".join(path.name for path in (out.table, out.fractions, out.summary, out.picture, out.fraction_picture))
-    where = "distances/, outputs/" if len(parts) == 1 else "a folder for each sigma"
-    print(f"written: {out.path} ({files}, report.html, {where})")
+    notes += [*_memory_lines(runs), *terminal.left_out_lines(subject.data.left_out)]
+    print(*notes, *terminal.result_lines(results), *attacks.result_lines(rows), parts[0].promise, sep="\n")
     if logging is not None:
         logging.conclude(rows, results, examples=conclusion.shown_examples(parts))
         if logging.why_offline is not None:
             process.say_offline(out.path, logging.why_offline)
+    print(f"report: {process.from_here(out.path / 'report.html')}")
     where = ", ".join(str(job.folder.counterexamples) for job in jobs if job.folder.counterexamples.is_dir())
     wrong = attacks.contradiction_lines(rows, alpha=jobs[0].smoother.budget.alpha, where=where)
     if wrong:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
+import re
+from argparse import Action, ArgumentTypeError
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 T = TypeVar("T")
+_Adders = tuple[Callable[..., Any], Callable[..., None], Callable[..., None]]
 
+# Types in help, in words; of a text there is nothing to say.
+_WORDS: dict[str, str | None] = {"str": None, "str | null": None, "int": "whole number", "bool": "true or false"}
+_NO_DEFAULT = re.compile(r"(, | \()default: %\(default\)s\)$")
 # Of the units of --time-limit.
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -42,16 +47,56 @@ class ArgumentType(Generic[T]):
         return self.wanted.partition(" such as")[0].removeprefix("a ")
 
 
+class HelpFormatter(DefaultHelpFormatter):
+    """Shows types in words and no defaults that are none, and keeps the lines of what follows the flags."""
+
+    def __init__(self, prog: str, **given: Any) -> None:  # noqa: ANN401  # of argparse
+        super().__init__(prog, max_help_position=28, **given)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+    def _get_type_str(self, action: Action) -> str | None:
+        text = super()._get_type_str(action)
+        return _WORDS.get(text, text) if text else None
+
+    def _get_help_string(self, action: Action) -> str:
+        text = super()._get_help_string(action)
+        return text if action.default is not None and action.nargs != 0 else _NO_DEFAULT.sub(_closed, text)
+
+
+def _closed(found: re.Match[str]) -> str:
+    return ")" if found[1] == ", " else ""
+
+
 class Parser(ArgumentParser):
     """A parser whose errors name the flag as it is typed."""
 
-    def add_typed(self, flag: str, kind: Callable[[str], ArgumentType[Any]], **given: Any) -> None:  # noqa: ANN401
-        """Add a flag of one of the types below; the rest is as of ``add_argument``."""
-        self.add_argument(flag, type=kind(flag), **given)
+    def __init__(self, **given: Any) -> None:  # noqa: ANN401  # of jsonargparse
+        super().__init__(**{"formatter_class": HelpFormatter, **given})
 
-    def add_choice(self, flag: str, options: Iterable[str], default: str | None, help: str) -> None:
-        """Add a flag of one of a few words."""
-        self.add_argument(flag, type=choice(flag, *dict.fromkeys(options)), default=default, help=help)
+    def add_group(self, title: str) -> _Adders:
+        """Add a group of flags, and return what adds a flag to it."""
+        return _adders(self.add_argument_group(title))
+
+    def end_with(self, title: str) -> _Adders:
+        """Put ``--help`` and its like behind all groups so far, under a title, and return what adds more to them."""
+        self._optionals.title = title
+        self._action_groups = sorted(self._action_groups, key=lambda group: group is self._optionals)
+        return _adders(self)
+
+
+def _adders(group: Any) -> _Adders:  # noqa: ANN401  # of argparse
+    """Return ``add_argument``, and what adds a flag of one of the types below, and one of a few words."""
+    add: Callable[..., Any] = group.add_argument
+
+    def add_typed(flag: str, kind: Callable[[str], ArgumentType[Any]], **given: Any) -> None:  # noqa: ANN401
+        add(flag, type=kind(flag), **given)
+
+    def add_choice(flag: str, options: Iterable[str], default: str | None, help: str) -> None:
+        add(flag, type=choice(flag, *dict.fromkeys(options)), default=default, help=help)
+
+    return add, add_typed, add_choice
 
 
 def positive_number(name: str) -> ArgumentType[float]:

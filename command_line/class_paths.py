@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import re
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 import yaml
 from jsonargparse import _common, _loaders_dumpers, set_parsing_settings
+
+from command_line.flags import nearest
 
 # What a file may name. Of Lightning, what a Trainer is made of.
 _ALLOWED = (
@@ -29,6 +32,7 @@ _TAKE_A_CLASS = re.compile(
 )
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
 _DENIED = re.compile(r"Importing '([^']+)' is not allowed")
+_NOT_ACCEPTED = re.compile(r"class(?:_path)? '([\w.]+)':\W+(?:Option|Key) '(\w+)' is not accepted")
 _FILE_NAME = re.compile(r"[^\s'\",:\[\]{}]+\.(?:ya?ml|json)\b")
 
 # Of a configuration, far beyond any that is meant.
@@ -84,8 +88,13 @@ def parse_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (argparse.ArgumentError, argparse.ArgumentTypeError, ValueError, TypeError, OSError):
-        raise
+    except (argparse.ArgumentError, argparse.ArgumentTypeError, ValueError, TypeError, OSError) as error:
+        unknown = _NOT_ACCEPTED.search(str(error))
+        if unknown is None:
+            raise
+        module, _, name = unknown[1].rpartition(".")
+        names = inspect.signature(getattr(import_module(module), name)).parameters
+        raise ValueError(f"{unknown[2]} is no argument of {name}{nearest(unknown[2], names)}") from error
     except Exception as error:  # files may hold anything, and lead the parser to raise anything
         raise ValueError(f"--config must be a file with arguments, got one that leads to {error!r:.200}") from error
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 # Top-level modules of this project: what others raise is a stranger's.
 _OURS = {
     *("__main__", "benchmarks", "callbacks", "center_smoothing", "certification", "certify", "command_line"),
@@ -151,8 +149,9 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def _is_of_another_process(error: BaseException) -> bool:
-    # gloo raises a RuntimeError with its own source file's name, the others errors of their own
-    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+    # gloo raises a RuntimeError with its own source file's name, the others children of PyTorch's DistError, which is
+    # known by its name, as to import PyTorch takes seconds
+    return any(kind.__name__ == "DistError" for kind in type(error).__mro__) or "gloo/transport" in str(error)
 
 
 def _is_fault_of_ours(error: BaseException) -> bool:

@@ -96,8 +96,13 @@ def _why_unreachable(server: str, key: str) -> str | None:
 def say_offline(folder: Path, reason: str) -> None:
     """Print one line: why W&B ran offline, where the run is, how to view and to upload it."""
     runs = sorted(folder.glob("wandb/offline-run-*"))
-    where = shlex.quote(str(runs[-1] if runs else folder / "wandb"))
-    print(printable(f"W&B ran offline ({reason}): view with `wandb leet {where}`, upload with `wandb sync {where}`"))
+    view = f"view with `wandb leet {shlex.quote(str(from_here(runs[-1] if runs else folder / 'wandb')))}`"
+    print(printable(f"W&B ran offline ({reason}): {view}, upload with `wandb sync` of the same"))
+
+
+def from_here(path: Path) -> Path:
+    """Return a path as seen from the current folder, where that is shorter."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def make_writable(folder: Path, name: str) -> None:

@@ -88,12 +88,20 @@ def planning_table(
         *_aligned(_costs(budgets, inputs=inputs, samples_per_second=samples_per_second)),
         *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage, answers=answers)),
     ]
+    lines += [
+        "  p: share of the noisy outputs that the ball around the center must hold at that h",
+        "  rank of m: which of the m sorted distances from the center is the radius of that ball",
+        "  needs: with fewer certification outputs nothing is certified at that h",
+        "  theorem: what bounds the ball at a changed input, in docs/theory.md; T3 holds always, T7 is closer",
+    ]
     if len(budgets) > 1:
         lines.append(
             "  *: relative to the least at that h, predicted for Gaussian outputs in 16 dimensions: a guide only"
         )
     if coverage != "pointwise":
-        lines.append(f"  p, rank and least m are those of a single radius: --coverage {coverage} takes larger ranks")
+        lines.append(
+            f"  p, rank and what it needs are those of a single radius: --coverage {coverage} takes larger ranks"
+        )
     if budgets[-1].looks > 1:
         lines.append(f"  at most so many evaluations: may stop an example at {budgets[-1].stops}")
     return lines
@@ -124,7 +132,7 @@ def _certifiable(
     answers: int,
 ) -> list[list[str]]:
     """Return a row for each h and m."""
-    table = [["h", "eps_in", "p", "rank of m", "least m", "eps_out*", "theorem"]]
+    table = [["h", "eps_in", "p", "rank of m", "needs", "eps_out*", "theorem"]]
     how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": answers}
     for each in h:
         predicted = [predicted_eps_out(budget, each, **how) for budget in budgets]
@@ -133,10 +141,10 @@ def _certifiable(
             eps_in = "" if sigma is None else f"{each * sigma:.4g}"
             rank, theorem = f"{plan.rank}/{budget.m}", plan.theorem
             if not plan.certifiable:
-                enough = f"m must be at least {plan.least_m:.0f}" if plan.least_m < math.inf else "no m is enough"
-                rank, theorem = f"none of {budget.m}", f"none: {enough}"
+                rank, theorem = f"none of {budget.m}", "none"
+            needs = f"m >= {plan.least_m:.0f}" if plan.least_m < math.inf else "more than any m"
             relative = f"{eps_out / min(predicted):.3f}" if eps_out < math.inf else "inf"
-            table.append([f"{each:.4g}", eps_in, f"{plan.p:.6f}", rank, f"{plan.least_m:.0f}", relative, theorem])
+            table.append([f"{each:.4g}", eps_in, f"{plan.p:.6f}", rank, needs, relative, theorem])
     shown = [True, sigma is not None, True, True, True, len(budgets) > 1, True]
     return [list(compress(row, shown)) for row in table]
 

@@ -55,32 +55,40 @@ def test_the_two_lines_of_set_up() -> None:
 def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    lines = [line for block in blocks("bash")[:3] for line in block.splitlines()]
-    training, certification, ask = (line.split(" && ")[-1] for line in lines)
+    lines = [line for block in blocks("bash")[:4] for line in block.splitlines()]
+    training, watch, certification, ask = (line.split(" && ")[-1] for line in lines)
     printed = run(training, tmp_path, *TRAINING)
     next_command = printed.strip().splitlines()[-1]
     run(next_command, tmp_path, *CERTIFICATION, "--out=as-printed")
     assert (tmp_path / "runs" / "latest" / "checkpoints" / "best.ckpt").is_file()
-    printed = run(certification, tmp_path, *CERTIFICATION, "--out=certified")
-    files = re.findall(r"`(\w+\.(?:csv|json|png|html))`", README[README.index("It prints its plan") :][:900])
+    assert list((tmp_path / watch.removeprefix("wandb leet ")).glob("offline-run-*"))
+    printed = run(certification, tmp_path, *CERTIFICATION)
+    assert printed.splitlines()[-1] == "report: certified/report.html"
+    assert "report: certified/report.html" in README
+    files = re.findall(r"`(\w+\.(?:csv|json|png|html))`", README[README.index("`report.html` is one page") :][:300])
     assert len(files) >= 6
     assert set(files) <= {path.name for path in (tmp_path / "certified").iterdir()}
-    printed = run(ask.replace("FOLDER", "certified"), tmp_path)
+    printed = run(ask, tmp_path)
     assert "eps_in=0.1" in printed
     assert "eps_in=0.7" in printed
     assert "eps_out=60" in printed
 
 
-def test_the_lines_of_python_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lines_of_python_print_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = blocks("python")
-    assert sum(bool(line.strip()) for line in code.splitlines()) <= 12
+    shown = blocks("text")[0].splitlines()
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 8
     with torch.random.fork_rng():
-        torch.manual_seed(0)
         exec(code, {})
-    checked, eps_out, eps_in = capsys.readouterr().out.splitlines()
-    assert "all axioms hold" in checked
-    assert 0.0 < float(eps_out) < 4.0
-    assert float(eps_in) > 0.0
+    printed = capsys.readouterr().out.splitlines()
+    for line, expected in zip(printed, shown, strict=True):
+        (words, number), (those, shown_number) = line.rsplit(" ", 1), expected.rsplit(" ", 1)
+        assert words == those
+        assert float(number) == pytest.approx(float(shown_number), rel=0.02)  # another processor rounds differently
+
+
+def test_it_can_be_read_in_five_minutes() -> None:
+    assert len(README.split()) < 1100
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in DOCS)])
@@ -100,7 +108,8 @@ def test_scripts_and_configurations_that_commands_name_exist(command: str) -> No
 
 @pytest.mark.parametrize("script", [certify, train])
 def test_the_flags_in_the_tables_exist(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    (table,) = re.findall(rf"\| Flag of {script.__name__}.py .*?\n\n", README, flags=re.DOTALL)
+    page = (ROOT / "docs" / "command_line.md").read_text()
+    (table,) = re.findall(rf"\| Flag of {script.__name__}.py .*?\n\n", page, flags=re.DOTALL)
     shown = set(re.findall(r"`(--[\w.-]+)", table))
     with pytest.raises(SystemExit, match="0"):
         script.main(["--help"])

@@ -23,16 +23,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import CenterSmoothing
 from callbacks.survival import Survival
-from command_line import argument_types, class_paths, process
+from command_line import argument_types, class_paths, flags, process
 from datamodules import ImageDataModule
 from lightning_modules import NoisyModule, checkpoint_file, load_weights
 from training import resuming
+from training.arguments import RUN_ID, add_own
 from training.checkpoints import WholeCheckpoints
 
-ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_CONFIG, TRAIN, CERTIFY = ROOT / "configs" / "default.yaml", ROOT / "train.py", ROOT / "certify.py"
-# Processes that Lightning launches inherit it, so that all of them write to one run folder.
-RUN_ID = "CENTER_SMOOTHING_RUN_ID"
+# Of the groups of flags that Lightning makes, in their order.
+_TITLES = ("Lightning's Trainer", "Base model", "Data", "Certificates at validation")
 
 
 class TrainingCLI(LightningCLI):
@@ -45,28 +44,19 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is ours, and link sigma to whoever uses it."""
-        parser.add_argument(
-            "--sigma", type=argument_types.positive_number("--sigma"), default=0.25, help="noise level, in units of x"
-        )
-        parser.add_argument("--experiment", type=str, default="experiment", help="name of the folder of its runs")
-        parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
-        parser.add_argument(
-            "--trust", action="store_true", help="let configuration files name classes of other packages"
-        )
-        parser.add_argument(
-            "--resume", type=str | None, default=None, help="run folder, or its last.ckpt: go on in that run"
-        )
-        parser.add_argument(
-            "--init-from", type=str | None, default=None, help="checkpoint: start another run with its weights"
-        )
+        add_own(parser.add_argument)
         parser.add_lightning_class_args(CenterSmoothing, "center_smoothing")
+        parser._optionals.title = "Flags of train.py"
+        for group, title in zip(parser._action_groups[-len(_TITLES) :], _TITLES, strict=True):
+            group.title = title
         parser.link_arguments("sigma", "model.init_args.sigma", compute_fn=float)
         parser.link_arguments("sigma", "center_smoothing.sigma", compute_fn=float)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, so that whatever the files hold bad input is one line, and typed arguments win over them."""
         with class_paths.parse_errors():
-            super().parse_arguments(parser, argument_types.files_first(cast(Sequence[str], args)))
+            words = flags.spelled(cast(Sequence[str], args), parser)
+            super().parse_arguments(parser, argument_types.files_first(words))
             arguments = self.config.model.get("init_args", {})
             if arguments.get("image_shape", ()) is None:
                 alone = ArgumentParser()

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import WandbLogger
 
 import datamodules
 from command_line import process
 from lightning_modules import BASE_MODELS
 from results.numbers import rounded_up
 from training import resuming
-from training.cli import CERTIFY, TRAIN, TrainingCLI
+from training.arguments import CERTIFY, TRAIN
+from training.cli import TrainingCLI
 
 
 def fit(cli: TrainingCLI, checkpoint: Path | None) -> None:
@@ -39,19 +39,17 @@ def going_on(cli: TrainingCLI) -> str:
     """Say how to go on with a training that has not ended."""
     if not (cli.run_folder / "checkpoints" / "last.ckpt").is_file():
         return "no epoch has ended yet: there is nothing to go on with"
-    return f"go on with `python {shlex.quote(str(_script(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}`"
+    return (
+        f"go on with `python {shlex.quote(str(process.from_here(TRAIN)))} --resume {shlex.quote(str(cli.run_folder))}`"
+    )
 
 
-def _script(path: Path) -> Path:
-    """Return a script as seen from here, where that is shorter."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def print_report(cli: TrainingCLI) -> None:
-    """Print where things are, how good the best checkpoint is, and what to type next."""
+def conclude(cli: TrainingCLI) -> None:
+    """End the run of W&B; print where things are, how good the best checkpoint is, and what to type next."""
+    cli.end_logging()
     best = cli.run_folder / "checkpoints" / "best.ckpt"
     print(f"run folder: {cli.run_folder}")
-    if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline is not None:
+    if cli.wandb_loggers and cli.offline is not None:
         process.say_offline(cli.run_folder, cli.offline)
     if not best.is_file():
         print("no checkpoint was written: no validation ended")
@@ -64,10 +62,8 @@ def print_report(cli: TrainingCLI) -> None:
         line += f", val/certified_radius {rounded_up(latest['val/certified_radius'])}"
     print(line)
     ratios = " ".join(f"{ratio:g}" for ratio in cli.config.center_smoothing.h)
-    print("certify it with:")
-    print(
-        f"  {shlex.join(['python', str(_script(CERTIFY)), *_certified_by(cli, best)])} --h {ratios} --num-examples 10"
-    )
+    words = ["python", str(process.from_here(CERTIFY)), *_certified_by(cli, best)]
+    print(f"certify it with:\n  {shlex.join(words)} --h {ratios} --num-examples 10")
 
 
 def _certified_by(cli: TrainingCLI, best: Path) -> list[str]:

@@ -133,7 +133,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         words = ["--ckpt=runs/latest/checkpoints/best.ckpt", "--h", "0.5", "1", "--out=FOLDER"]
         certify.main([*words, *TINY_CERTIFICATION])
         certify.main([*words, *TINY_CERTIFICATION, "--smoother=mean", "--clip-norm=20", "--out=MEANS"])
-        (folder / "CENTERS").symlink_to(folder / "FOLDER")
+        for name in ("CENTERS", "certified"):
+            (folder / name).symlink_to(folder / "FOLDER")
         (folder / "CKPT").symlink_to(folder / "runs" / "latest" / "checkpoints" / "best.ckpt")
         images = np.random.default_rng(0).integers(0, 256, size=(24, 32, 32, 3), dtype=np.uint8)
         (folder / "IMAGES").mkdir()
@@ -231,7 +232,7 @@ def _certify(words: list[str]) -> None:
         if "own_network.Denoiser" in words:  # whose training is the line before
             words = [word.replace("runs/latest", "own-runs/latest") for word in words]
         paper = TINY_PAPER if "paper" in words else []
-        out = Path("certified", f"{len(list(Path('certified').glob('*')))}")
+        out = Path("more", f"{len(list(Path('more').glob('*')))}")
         attack = ["--attack-steps=2", "--attack-starts=1", "--attack-samples=4"] if "--attack" in words else []
         certify.main([*words, *TINY_CERTIFICATION, *paper, *attack, f"--out={out}"])
         assert (out / "report.html").is_file()

@@ -169,7 +169,7 @@ def test_what_was_left_out_is_said_at_the_end(certified: Done) -> None:
     assert line.startswith("left out: 'a_cut_off.jpg', image file is truncated")
     positions = [
         next(position for position, text in enumerate(certified.lines) if start in text)
-        for start in ("5 of 5 examples", "promise", "left out", "written: ")
+        for start in ("5 of 5 examples", "left out", "promise", "report: ")
     ]
     assert positions == sorted(positions)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import train
 from lightning_modules import load_checkpoint
-from training import cli
+from training import arguments as own
 
 KEYS = {
     "val/loss",
@@ -83,7 +83,7 @@ def test_last_lines_name_folder_scores_and_the_next_command(
     monkeypatch.chdir(tmp_path)
     run = train.main([*tiny_training, "--trainer.max_epochs=1", "--sigma=0.5"])
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[-1].strip() == (f"python {cli.CERTIFY} --ckpt {run}/checkpoints/best.ckpt --h 1 1.5 --num-examples 10")
+    assert lines[-1].strip() == (f"python {own.CERTIFY} --ckpt {run}/checkpoints/best.ckpt --h 1 1.5 --num-examples 10")
     assert f"run folder: {run}" in lines
     assert any(line.startswith("W&B ran offline (no API key): view with `wandb leet ") for line in lines)
     assert any("val/loss" in line and "val/certified_radius" in line for line in lines[-3:])
@@ -132,7 +132,11 @@ def test_sigma_that_is_no_positive_number_is_refused(
         (["--model=Foo"], "--model"),
         (["--trainer.max_epochs=many"], "--trainer.max_epochs"),
         (["--runs=/dev/null/runs"], "--runs must be a folder that can be written to, got /dev/null/runs"),
-        (["--nonsense=1"], "--nonsense"),
+        (
+            ["--trainer.max_epochz=1"],
+            "is no flag of train.py: the nearest is --trainer.max_epochs,",
+        ),
+        (["--model.latnet-dim=1"], "latnet_dim is no argument of NoisyAutoencoder: the nearest is latent_dim"),
     ],
 )
 def test_bad_arguments_give_one_line_and_exit_code_2(
@@ -153,7 +157,7 @@ def test_typed_arguments_before_the_config_and_images_of_another_shape(
     for number in range(8):
         Image.new("RGB", (10, 10), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
     typed = ["--sigma=0.5", "--data.mode=grey", "--data.image_size=[8,8]", f"--data.root={tmp_path}"]
-    file = cli.ROOT / "configs" / "image_folder_autoencoder.yaml"
+    file = own.ROOT / "configs" / "image_folder_autoencoder.yaml"
     run = train.main([*tiny_training, *typed, "--config", str(file), f"--runs={tmp_path / 'it is my run'}"])
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["sigma"], config["model"]["init_args"]["image_shape"]) == (0.5, [1, 8, 8])

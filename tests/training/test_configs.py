@@ -48,7 +48,7 @@ class ParsingOnly(cli.TrainingCLI):
 
 @pytest.fixture(autouse=True)
 def _train_stops_after_parsing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(train, "TrainingCLI", ParsingOnly)
+    monkeypatch.setattr(cli, "TrainingCLI", ParsingOnly)
     monkeypatch.setattr(process, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(process, "quiet_libraries", lambda **_: None)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
