@@ -258,7 +258,10 @@ def test_outputs_that_are_not_one_per_input_are_refused(model: Callable[[Tensor]
     [
         (torch.tensor([1.0, math.nan]), "x must be finite, got 1 NaN or infinite of 2 values"),
         (torch.tensor([-math.inf, math.nan]), "x must be finite, got 2 NaN or infinite of 2 values"),
-        (torch.zeros(2, dtype=torch.uint8), "x must be a floating-point tensor in the units of sigma, got torch.uint8"),
+        (
+            torch.zeros(2, dtype=torch.uint8),
+            "x must be a floating-point tensor or array in the units of sigma, got torch.uint8",
+        ),
         ([0.0, 1.0], "x must be a floating-point tensor .* got list"),
         (torch.zeros(2).to_sparse(), "x must be a floating-point tensor .* got torch.sparse_coo"),
     ],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from center_smoothing import Angular, ProbabilityTV
-from examples import common
+from examples import common, lightning_module
 from examples.class_probabilities import lead
 from examples.image_retrieval import Gallery
 from examples.segmentation_masks import SIDE, parts, photo
@@ -32,6 +32,7 @@ def _trained_for_two_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     fit = common.fit
     short = lambda *args, epochs, **more: fit(*args, epochs=min(2, epochs), **more)  # noqa: E731
     monkeypatch.setattr(common, "fit", short)
+    monkeypatch.setattr(lightning_module, "EPOCHS", 1)
 
 
 def main_of(name: str) -> Any:  # noqa: ANN401  # a module's function
