@@ -109,7 +109,7 @@ class CertificationProgress(ProgressBar):
 
 def tracked(trainer: Trainer, examples: Iterable[Example], *, total: int) -> Iterator[Example]:
     """Yield examples one by one, and show on the bar of a training, where it has one, how many are certified."""
-    bar = getattr(trainer.progress_bar_callback, "progress", None)
+    bar = getattr(getattr(trainer, "progress_bar_callback", None), "progress", None)
     if not isinstance(bar, Progress):
         yield from examples
         return
@@ -117,6 +117,6 @@ def tracked(trainer: Trainer, examples: Iterable[Example], *, total: int) -> Ite
     try:
         for example in examples:
             yield example
-            bar.advance(task)
+            bar.update(task, advance=1, refresh=True)  # Lightning shows its bar anew for its own batches alone
     finally:
         bar.remove_task(task)
