@@ -67,7 +67,8 @@ def _parser(*, with_classes: bool) -> Parser:
     add("--num-examples", type=argument_types.num_examples, default=50, help=text)
     add("--distance", type=distance_name, default="tv", help="between outputs; your own: my_package.my_distance")
     add_choice("--smoother", SMOOTHERS, DEFAULT_SMOOTHER, "what of the noisy outputs is certified")
-    add_typed("--clip-norm", positive_number, help="of means: outputs further from zero are scaled down to it")
+    text = "of means: outputs further from zero are scaled down to it; auto: as training images suggest"
+    add("--clip-norm", type=argument_types.clip_norm, help=text)
     add_typed("--output-bound", positive_number, help="of means: no two outputs are further apart, as you know")
     add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
     text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
@@ -227,11 +228,7 @@ def _check_smoother(options: Namespace) -> None:
         names = ("method", "k", "delta", "rtol", "eps_out_at_most")
         of_centers = {f"--{name.replace('_', '-')}": options[name] for name in names}
         of_centers["--group auto"] = True if options.group == "auto" else None
-        if options.smoother != DEFAULT_SMOOTHER and options.plan:
-            raise ValueError(
-                f"--plan compares budgets of centers: it must be left out with --smoother={options.smoother}, whose "
-                "plan is printed before it samples"
-            )
+        of_centers["--time-limit"] = options.time_limit
         check_smoother(
             options.smoother, distance=options.distance, budget=options.budget, bounds=bounds, of_centers=of_centers
         )
