@@ -42,7 +42,7 @@ def only_plan(
     examples = None if options.num_examples == "all" else int(options.num_examples)
     ms: list[int | None] = [*sorted(set(options.m or []))] or [None]
     speed = None if model is None else measure(request, model, function)
-    advice = recommended_lines(request.distance, request.ratios)
+    advice = recommended_lines(options.distance, request.distance, request.ratios)
     if options.smoother != DEFAULT_SMOOTHER:
         smoothers = [_planned_smoother(request, model, request.budget(m)) for m in ms]
         lines = [line for each in smoothers for line in _lines_of(each, levels, examples, speed)]

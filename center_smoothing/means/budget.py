@@ -75,8 +75,8 @@ class MeanBudget(Budget):
 
     methods: ClassVar[tuple[str, ...]] = ("mean",)
 
-    n: int = 10_000
-    m: int = 100_000
+    n: int = 30_000
+    m: int = 90_000
     group: int = 1
     alpha_1: float = 0.005
     alpha_2: float = 0.005

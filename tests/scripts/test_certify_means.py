@@ -273,7 +273,7 @@ def test_the_default_folder_is_named_after_what_was_smoothed(
     assert [name.rsplit("-", 1)[0] for name in folders] == ["tv-mean-clip_norm=20", "tv-mean-clip_norm=30"]
 
 
-@pytest.mark.parametrize(("name", "n", "m"), [("quick", 1_000, 10_000), ("standard", 10_000, 100_000)])
+@pytest.mark.parametrize(("name", "n", "m"), [("quick", 1_000, 10_000), ("standard", 30_000, 90_000)])
 def test_budgets_of_means(name: str, n: int, m: int) -> None:
     budget = named.budget(name, "mean")
     assert (budget.n, budget.m, budget.group) == (n, m, 1)
