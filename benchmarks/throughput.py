@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from center_smoothing import DISTANCES, CenterSmoother, Distance, SmoothingBudget
+from center_smoothing import DISTANCES, CenterSmoother, Distance, MeanBudget, MeanSmoother, SmoothingBudget, TotalVariation
+from center_smoothing.means.smoother import distances_from_zero
 from center_smoothing.noise import BLOCK, Stage
 from center_smoothing.sampling import NoisyOutputs, evaluating
 from command_line import process
@@ -49,13 +50,15 @@ class Variant:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Print three tables."""
+    """Print three tables, and what means take besides forward passes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", help="checkpoint of train.py; default: an untrained autoencoder")
     parser.add_argument("--distance", choices=DISTANCES, default="tv", help="between outputs")
     parser.add_argument("--n", type=int, default=1_000, help="ranked outputs")
     parser.add_argument("--m", type=int, default=2_000, help="certification outputs")
     parser.add_argument("--k", type=int, help="pilot outputs; default: the budget's")
+    parser.add_argument("--mean-n", type=int, help="outputs of a mean; default: those of --budget standard")
+    parser.add_argument("--mean-m", type=int, help="certification outputs of a mean; default: likewise")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions in turns")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes about a minute more")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
@@ -73,6 +76,9 @@ def main(args: Sequence[str] | None = None) -> None:
     ways = variants(model, compiled=options.compile)
     throughput(ways, x, distance, budget, repeats=options.repeats)
     parts(ways[3], x, distance, budget)
+    colours = NoisyAutoencoder(sigma=0.25, image_shape=(3, 32, 32))
+    for base, image in ((model, x), (colours, torch.rand(3, 32, 32))):
+        means(base, image, TotalVariation(), named.budget("standard", "mean", n=options.mean_n, m=options.mean_m))
 
 
 def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
@@ -175,6 +181,27 @@ def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, 
     share = rest / (rest + budget.evaluations * forward_time)
     print(f"  all but the forward passes at n={budget.n:,}, m={budget.m:,}: {share:.1%} of the run")
     print(f"  of it: distances to candidates {ranking / rest:.0%}, to center and probes {certification / rest:.0%}")
+
+
+def means(model: NoisyModule, x: Tensor, distance: Distance, budget: MeanBudget) -> None:
+    """Measure what the certificate of a mean takes besides forward passes, with outputs that cost nothing."""
+    way = Variant("", fold_batch_norm(model.eval()).to(memory_format=torch.channels_last))
+    (outputs,) = NoisyOutputs(way.function, sigma=0.25, batch_size=256).draw(
+        x, example=0, stage=Stage.RANKING, count=256
+    )
+
+    def recorded(noisy: Tensor) -> Tensor:
+        return outputs[: len(noisy)]
+
+    clip_norm = float(distances_from_zero(outputs, distance).max())
+    smoother = MeanSmoother(recorded, distance, sigma=0.25, budget=budget, clip_norm=clip_norm, batch_size=256)
+    rest = seconds(lambda: smoother.certify(x))
+    images = 4096
+    forward = forward_seconds(way, x, images, 256) * budget.evaluations / images
+    print(
+        f"\nmean of {outputs[0].numel():,} numbers, {distance!r}, n={budget.n:,}, m={budget.m:,}: {rest:.1f} s besides "
+        f"{forward:.0f} s of forward passes, {rest / forward:.1%} of them"
+    )
 
 
 def operations(function: nn.Module, x: Tensor) -> int:

@@ -78,7 +78,8 @@ def _parser(*, with_classes: bool) -> Parser:
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
     add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
     add_choice("--smoother", SMOOTHERS, DEFAULT_SMOOTHER, "what of the noisy outputs is certified")
-    add_typed("--clip-norm", positive_number, help="of means: outputs further from zero are scaled down to it")
+    text = "of means: outputs further from zero are scaled down to it; auto: as training images suggest"
+    add("--clip-norm", type=argument_types.clip_norm, help=text)
     add_typed("--output-bound", positive_number, help="of means: no two outputs are further apart, as you know")
     text = "noisy outputs that are aggregated into one, or auto: as the smallest h asks; default 1"
     add("--group", type=argument_types.group, help=text)
@@ -250,11 +251,7 @@ def _check_smoother(options: Namespace) -> None:
         names = ("method", "k", "delta", "rtol", "eps_out_at_most")
         of_centers = {f"--{name.replace('_', '-')}": options[name] for name in names}
         of_centers["--group auto"] = True if options.group == "auto" else None
-        if options.smoother != DEFAULT_SMOOTHER and options.plan:
-            raise ValueError(
-                f"--plan compares budgets of centers: it must be left out with --smoother={options.smoother}, whose "
-                "plan is printed before it samples"
-            )
+        of_centers["--time-limit"] = options.time_limit
         check_smoother(
             options.smoother, distance=options.distance, budget=options.budget, bounds=bounds, of_centers=of_centers
         )

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from center_smoothing.budget import Coverage
 from center_smoothing.noise import grid_change
 from center_smoothing.smoother_base import StoppingRule
 from certification.arguments import noise_levels
+from certification.clip_norm import clip_norm_of_training, recorded_clip_norm
 from certification.request import Arguments, Request
 from certification.subject import Subject, accelerated, draw_examples
-from certification.trainer import is_first_process
+from certification.trainer import is_first_process, print_once
 from command_line import named, process
 from command_line.errors import value_errors
 from lightning_modules import BaseModel, point_of
@@ -163,6 +164,12 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
         locks.enter_context(CertificationFolder(path).locked())
         CertificationFolder(path).remove_partial_files()
     model, base_function = accelerated(subject.model, options)
+    if options.clip_norm == "auto":
+        norm = recorded_clip_norm(CertificationFolder(path))
+        if norm is None:
+            norm = clip_norm_of_training(options, subject.data, model, base_function, distance, sigma=max(levels))
+        print_once(f"clip norm: {norm:g}, from training images")
+        smoothing = _smoothing(replace(options, clip_norm=norm), levels)
     names = getattr(subject.data, "names", None)
     shared = {"seed": options.seed, "grid": options.grid, "batch_size": options.batch_size}
     smoothers = [smoothing.make(base_function, distance, sigma=sigma, **shared) for sigma in levels]
@@ -220,7 +227,8 @@ def _smoothing(options: Arguments, levels: Mapping[float, Sequence[float]]) -> S
     given = {name.removeprefix("output_"): value for name, value in bounds.items()}
     make: Callable[..., Smoother] = kind
     config = {"budget": budget.as_dict(), **bounds, **rules}
-    name = "-".join([budget.method, *(f"{flag}={value:g}" for flag, value in bounds.items())])
+    shown = {flag: value if isinstance(value, str) else f"{value:g}" for flag, value in bounds.items()}
+    name = "-".join([budget.method, *(f"{flag}={value}" for flag, value in shown.items())])
     return Smoothing(kind.kind, partial(make, budget=budget, **given), config, name, rules)
 
 
@@ -231,7 +239,7 @@ def _model_takes_examples() -> Iterator[None]:
         yield
 
 
-def _not_none(**given: float | None) -> dict[str, float]:
+def _not_none(**given: Any) -> dict[str, Any]:  # noqa: ANN401  # as the arguments
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from center_smoothing import SmoothingBudget
+from center_smoothing import SMOOTHERS, Budget, Smoother, SmoothingBudget
 from center_smoothing.planner import Demand, best_budget, least_evaluations
 from center_smoothing.sampling import BaseFunction
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
+from certification.recommended import recommended_lines
 from certification.request import Request
-from certification.speed import Speed, measure
-from lightning_modules import BaseModel
+from certification.speed import Speed, example_image, measure
+from lightning_modules import BaseModel, point_of
 from results import numbers, terminal
 
 # A speed differs a little each time: the time that an error message offers has to do the next time too.
@@ -38,9 +41,14 @@ def only_plan(
     options, levels, why = request.options, request.levels, list[str]()
     examples = None if options.num_examples == "all" else int(options.num_examples)
     ms: list[int | None] = [*sorted(set(options.m or []))] or [None]
-    # only centers are planned for, which the arguments were checked for
-    budgets = [cast(SmoothingBudget, request.budget(m)) for m in ms] if options.time_limit is None else []
     speed = None if model is None else measure(request, model, function)
+    advice = recommended_lines(options.distance, request.distance, request.ratios)
+    if options.smoother != DEFAULT_SMOOTHER:
+        smoothers = [_planned_smoother(request, model, request.budget(m)) for m in ms]
+        lines = [line for each in smoothers for line in _lines_of(each, levels, examples, speed)]
+        return [*lines, *advice, _measured(model, speed)]
+    # only centers from here on, and only of centers a time limit chooses the budget
+    budgets = [cast(SmoothingBudget, request.budget(m)) for m in ms] if options.time_limit is None else []
     if options.time_limit is not None:
         if speed is None or examples is None:
             raise ValueError(
@@ -59,7 +67,36 @@ def only_plan(
         inputs=None if examples is None else examples * len(levels),
         samples_per_second=None if speed is None else speed.samples_per_second * speed.processes,
     )
-    return [*why, *table, _measured(model, speed)]
+    return [*why, *table, *advice, _measured(model, speed)]
+
+
+def _planned_smoother(request: Request, model: BaseModel | None, budget: Budget) -> Smoother:
+    """Return a smoother that is good for a plan: its base function is never smoothed.
+
+    Of an unknown norm to clip to it is 1, and outputs of an unknown model are single numbers.
+    """
+    options = request.options
+    bounds = {"clip_norm": 1.0 if options.clip_norm == "auto" else options.clip_norm, "bound": options.output_bound}
+    given = {name: value for name, value in bounds.items() if value is not None}
+    make: Callable[..., Smoother] = SMOOTHERS[options.smoother]
+    function = (lambda x: x) if model is None else model
+    smoother = make(function, request.distance, sigma=next(iter(request.levels)), budget=budget, **given)
+    image = None if model is None else example_image(options, model)
+    if model is not None and image is not None and budget.depends_on_outputs:
+        smoother.look_at(point_of(model, image))
+    return smoother
+
+
+def _lines_of(
+    smoother: Smoother, levels: Mapping[float, Sequence[float]], examples: int | None, speed: Speed | None
+) -> list[str]:
+    """Return the plan of means or medians."""
+    found = terminal.plan_lines(smoother, levels=levels, num_examples=examples)
+    if speed is not None:
+        seconds = smoother.budget.evaluations / (speed.samples_per_second * speed.processes)
+        in_all = "" if examples is None else f", {numbers.duration(seconds * examples * len(levels))} in all"
+        found.append(f"  about {seconds:.3g} s per input{in_all}")
+    return found
 
 
 def choose(

@@ -54,7 +54,7 @@ class Arguments:
     distance: str
     # how
     smoother: str
-    clip_norm: float | None
+    clip_norm: float | str | None
     output_bound: float | None
     sigma: float | None
     grid: int | None

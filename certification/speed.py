@@ -12,7 +12,7 @@ from torch import Tensor
 from center_smoothing import Distance
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import BaseFunction, NoisyOutputs
-from certification.request import Request
+from certification.request import Arguments, Request
 from certification.trainer import make_trainer
 from command_line.errors import value_errors
 from lightning_modules import BaseModel, point_of
@@ -46,10 +46,21 @@ class Speed:
         return f"{self.samples_per_second:,.0f} samples/s in batches of {self.batch_size}"
 
 
+def example_image(options: Arguments, model: BaseModel) -> Tensor | None:
+    """Return a random image (C, H, W), or the first of the data where the model does not say which images it takes."""
+    shape = model.example_shape()
+    if shape is not None:
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    if options.data is None:
+        return None
+    options.data.prepare_data()
+    options.data.setup("test")
+    image: Tensor = options.data.test_set[0]["image"]
+    return image
+
+
 def measure(request: Request, model: BaseModel, function: BaseFunction | None) -> Speed | None:
     """Measure on noisy copies of an image, in about two seconds or a few batches; None without one.
-
-    The image is a random one, or the first of the data where the model does not say which images it takes.
 
     Args:
         request: whose noise, distance and batch size are taken.
@@ -59,14 +70,8 @@ def measure(request: Request, model: BaseModel, function: BaseFunction | None) -
     Raises:
         ValueError: if the model or the distance cannot do with the image, or this machine is not as the arguments say.
     """
-    options, shape = request.options, model.example_shape()
-    if shape is not None:
-        image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    elif options.data is not None:
-        options.data.prepare_data()
-        options.data.setup("test")
-        image = options.data.test_set[0]["image"]
-    else:
+    options, image = request.options, example_image(request.options, model)
+    if image is None:
         return None
     trainer, size = make_trainer(options.computing), "x".join(map(str, image.shape))
     given: dict[str, Any] = {"sigma": max(request.levels), "grid": options.grid, "batch_size": options.batch_size}
@@ -75,7 +80,7 @@ def measure(request: Request, model: BaseModel, function: BaseFunction | None) -
     with value_errors(f"--data must hold examples that the model takes, got {tuple(image.shape)}"):
         with trainer.precision_plugin.forward_context():
             rate = samples_per_second(outputs, point_of(model, image), request.distance, seconds=_SECONDS)
-    images = f"the first test image, {size}" if shape is None else f"random images {size}"
+    images = f"the first test image, {size}" if model.example_shape() is None else f"random images {size}"
     return Speed(rate, int(outputs.batch_size), trainer.world_size, images)
 
 

@@ -239,8 +239,13 @@ def _word_or_count(name: str, word: str) -> ArgumentType[int | str]:
     return ArgumentType(name, wanted, lambda value: word if value == word else _count(value))
 
 
+def _auto_or_positive(value: object) -> float | str | None:
+    return "auto" if value == "auto" else _number(value, above=0.0)
+
+
 # The types of the arguments of these names.
 batch_size = _word_or_count("--batch-size", "auto")
+clip_norm = ArgumentType[float | str]("--clip-norm", "auto or a positive number", _auto_or_positive)
 group = _word_or_count("--group", "auto")
 num_examples = _word_or_count("--num-examples", "all")
 folders = ArgumentType("--from", "one or several folders", _folders)

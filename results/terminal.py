@@ -16,29 +16,30 @@ from results.numbers import duration, format_up, rounded_up
 _NAMES = 10
 
 
-def plan_lines(smoother: Smoother, *, levels: Mapping[float, Sequence[float]], num_examples: int) -> list[str]:
+def plan_lines(smoother: Smoother, *, levels: Mapping[float, Sequence[float]], num_examples: int | None) -> list[str]:
     """Return what will be sampled and what that can certify, before any sampling.
 
     Args:
         smoother: at one of the noise levels.
         levels: the eps_in that are answered at each sigma.
-        num_examples: certified at each sigma.
+        num_examples: certified at each sigma; None where that is not known.
     """
     budget, asked = smoother.budget, [(sigma, radius) for sigma, radii in levels.items() for radius in radii]
     heading, *table = smoother.plan_table([radius / sigma for sigma, radius in asked])
+    examples = "all" if num_examples is None else num_examples
     lines = [
-        f"plan: {num_examples} examples, {smoother.distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
+        f"plan: {examples} examples, {smoother.distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
         f"method={budget.method}, n={budget.n}, m={budget.m}, {smoother.plan_settings}, alpha={budget.alpha:g}",
         f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {heading}",
     ]
     for (sigma, radius), columns in zip(asked, table, strict=True):
         lines.append(f"  {sigma:>8.4g} {radius / sigma:>6.4g} {radius:>8.4g} {columns}")
-    in_all = budget.evaluations * num_examples * len(levels)
+    in_all = "" if num_examples is None else f", {budget.evaluations * num_examples * len(levels):,} in all"
     if budget.looks > 1:
         lines.append(f"  may stop an example at {budget.stops}")
     lines.append(
-        f"  {'at most ' if budget.looks > 1 else ''}{budget.evaluations:,} evaluations per example and sigma, "
-        f"{in_all:,} in all; abstains {budget.abstains}"
+        f"  {'at most ' if budget.looks > 1 else ''}{budget.evaluations:,} evaluations per example and sigma"
+        f"{in_all}; abstains {budget.abstains}"
     )
     return lines
 

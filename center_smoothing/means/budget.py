@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from center_smoothing import bounds
 from center_smoothing.budget import Budget, Coverage, check_count
+from center_smoothing.means.directions import DirectionalMoments
 from center_smoothing.scalars import make_plain, plain
 
 # Each count of the grid exceeds the one before by so many hundredths of it. A finer grid follows the tail more closely,
@@ -76,11 +77,12 @@ class MeanBudget(Budget):
     # What lies beyond the largest of m outputs counts up to the bound, so m is large.
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"n": 1_000, "m": 10_000},  # about 4 s per digit on two cores
-        "standard": {"n": 10_000, "m": 100_000},
+        # with so many what no sample shows is a small part of the radius up to h = 1
+        "standard": {"n": 30_000, "m": 90_000},
     }
 
-    n: int = 10_000
-    m: int = 100_000
+    n: int = 30_000
+    m: int = 90_000
     group: int = 1
     alpha_1: float = 0.005
     alpha_2: float = 0.005
@@ -196,6 +198,18 @@ class MeanBudget(Budget):
             evaluations=self.evaluations,
             abstention_probability=self.abstention_probability(),
         )
+
+    def unseen(self, h: float) -> tuple[float, float, float]:
+        """Return what T12 adds at h = eps_in / sigma to what samples show, before any sampling.
+
+        Returns:
+            How far the expectation may move, which is what confidence in second and fourth moments costs, and how far
+            the mean of n outputs may be off from it, both as parts of b, the largest distance from an output to the
+            center. The share of the outputs at x' that count as if at the bound B, if no sample shows one.
+        """
+        part, counts = self.shared(), {"second_count": self.m, "fourth_count": self.num_fourth_moments, "outside": 0}
+        none = DirectionalMoments(count=self.m, **counts, largest=1.0, spread=1.0, offset=0.0, second=0.0, fourth=0.0)
+        return none.parts(plain(h), n=part.n, alpha_1=part.alpha_1, alpha_2=part.alpha_2)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, from which ``MeanBudget(**values)`` makes an equal budget."""

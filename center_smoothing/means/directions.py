@@ -254,6 +254,16 @@ class DirectionalMoments:
             alpha_1: failure probability at x', in (0, 1/2].
             alpha_2: failure probability of the certification sample, in (0, 1/2].
         """
+        moved, deviation, outside = self.parts(h, n=n, alpha_1=alpha_1, alpha_2=alpha_2)
+        return min(bound, (moved + deviation + bound * outside) * (1.0 + 1e-12))
+
+    def parts(self, h: float, *, n: int, alpha_1: float, alpha_2: float) -> tuple[float, float, float]:
+        """Return of what :meth:`radius` is the sum; arguments are those of it.
+
+        Returns:
+            How far the expectation moves at most (steps 2 to 4), what the mean of n outputs is off from it (5), and the
+            share of outputs that count as at the bound B (6).
+        """
         tail, second, fourth, weak, first = (alpha_2 * share for share in _SHARES)
         outside = bounds.clopper_pearson_upper(self.outside, self.count, tail)
         rho_2 = math.sqrt(hoeffding_mean_upper(self.second, self.largest**2, self.second_count, second))
@@ -264,8 +274,7 @@ class DirectionalMoments:
         expectation = min(self.largest, largest_shift(h, rho_2, rho_4) + self._first_moment(rho_2, first))
         deviation = self._deviation(h, n, expectation, weak_rho_4, alpha_1 / 2.0)
         there = float(bounds.gaussian_shifts_up(np.array([outside]), h)[0])
-        far = min(n, bounds.order_statistic_rank(n, there, alpha_1 / 2.0) - 1)
-        return min(bound, (expectation + deviation + bound * far / n) * (1.0 + 1e-12))
+        return expectation, deviation, min(n, bounds.order_statistic_rank(n, there, alpha_1 / 2.0) - 1) / n
 
     def _first_moment(self, rho_2: float, alpha: float) -> float:
         """Bound E <s, V> for one direction s from above: the sample's mean and Bernstein's inequality (step 4)."""

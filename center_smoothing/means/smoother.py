@@ -199,10 +199,20 @@ class MeanSmoother(Smoother):
         return f"output_bound={self.bound:g}" if self.clip_norm is None else f"clip_norm={self.clip_norm:g}"
 
     def plan_table(self, h: Sequence[float]) -> list[str]:
-        """Return the mass at each h that no sample shows, as text under a heading, and what it adds to eps_out."""
-        tails, bound = [self.budget.plan(each).tail_at_bound for each in h], self.largest_bound
-        heading = f"{'tail':>9} {'tail * B':>9}  the part of eps_out that no sample shows, B <= {rounded_up(bound)}"
-        return [heading] + [f"{rounded_up(tail, 6):>9} {format_up(tail * bound):>9}" for tail in tails]
+        """Return what T11 and T12 add at each h to what samples show, as text under a heading."""
+        bound, has_both = self.largest_bound, self._norm.norm is not None
+        heading = f"{'tail':>9} {'tail * B':>9}"
+        heading += f" {'K/n * B':>9} {'moments':>9} {'spread':>9}" if has_both else ""
+        lines = [f"{heading}  what no sample shows, B <= {rounded_up(bound)}"]
+        for each in h:
+            tail = (self.budget.shared() if has_both else self.budget).plan(each).tail_at_bound
+            line = f"{rounded_up(tail, 6):>9} {format_up(tail * bound):>9}"
+            if has_both:
+                moments, spread, outside = self.budget.unseen(each)
+                line += f" {format_up(outside * bound):>9}"
+                line += "".join(f" {f'{rounded_up(part, 4)} b':>9}" for part in (moments, spread))
+            lines.append(line)
+        return lines
 
     def _mean(self, x: Tensor, key: int) -> tuple[MeanOutput, Tensor]:
         """Return the mean of n outputs, and the first of these (N, *out)."""
@@ -265,6 +275,20 @@ class MeanSmoother(Smoother):
         )
 
 
+def distances_from_zero(outputs: Tensor, distance: Distance) -> Tensor:
+    """Return d(0, z) of each output z, what ``clip_norm`` bounds: (N, *out) -> (N,).
+
+    Raises:
+        ValueError: for a distance that takes no output of zeros, as those of probability vectors.
+    """
+    if not _has_zero(distance, outputs):
+        raise ValueError(
+            f"clip_norm must be left out with {distance!r}, by which zero is no output to scale others towards; give "
+            "bound instead, the largest distance between two outputs"
+        )
+    return distance.compare(distance.embed(outputs), distance.embed(torch.zeros_like(outputs[:1])))[:, 0]
+
+
 def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     """Scale outputs z with d(0, z) > norm towards zero, so that no computed d(0, z) exceeds the norm (theory T11).
 
@@ -289,18 +313,7 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """
     outputs = to_float64(outputs)
-    if not _has_zero(distance, outputs):
-        raise ValueError(
-            f"clip_norm must be left out with {distance!r}, by which zero is no output to scale others towards; give "
-            "bound instead, the largest distance between two outputs"
-        )
-
-    zero = distance.embed(torch.zeros_like(outputs[:1]))
-
-    def norms(z: Tensor) -> Tensor:
-        return distance.compare(distance.embed(z), zero).reshape(-1, *[1] * (z.ndim - 1))
-
-    lengths = norms(outputs)
+    lengths = distances_from_zero(outputs, distance).reshape(-1, *[1] * (outputs.ndim - 1))
     far = (lengths > norm).flatten()
     if not bool(far.any()):
         return outputs
@@ -309,7 +322,8 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     if distance.degree != 1.0:
         factors = factors ** (1.0 / distance.degree)
     scaled = outputs[far] * (factors * _SHRINK)
-    scaled = scaled * (norms(scaled) <= norm)  # a factor of 0 keeps NaN
+    kept = distances_from_zero(scaled, distance) <= norm
+    scaled = scaled * kept.reshape(-1, *[1] * (scaled.ndim - 1))  # a factor of 0 keeps NaN
     clipped = outputs.clone()
     clipped[far] = scaled
     return clipped

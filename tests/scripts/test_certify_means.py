@@ -159,8 +159,10 @@ def test_the_plan_of_means_says_what_it_costs_and_what_no_sample_shows(
     )
     budget = named.budget("standard", "mean", n=100, m=400)
     for line, h in zip(lines[2:4], (1.0, 2.0), strict=True):
-        tail = budget.plan(h).tail_at_bound
-        sigma, shown_h, eps_in, shown_tail, product = map(float, line.split())
+        tail = budget.shared().plan(h).tail_at_bound
+        sigma, shown_h, eps_in, shown_tail, product, *unseen = map(float, line.replace(" b", "").split())
+        moments, spread, outside = budget.unseen(h)
+        assert unseen == pytest.approx([40.0 * outside, moments, spread], abs=0.02)
         assert (sigma, shown_h, eps_in) == (0.25, h, h * 0.25)
         assert tail <= shown_tail <= tail + 1e-6
         assert 40.0 * tail <= product <= 40.0 * tail + 0.02
@@ -190,6 +192,25 @@ def test_means_go_on_where_they_were_interrupted(
     part = tmp_path / "half" / "certificates.csv"
     part.write_text("".join(part.read_text().splitlines(keepends=True)[:3]) + "1536,0.25,0.0,1")
     assert rows(run(checkpoint, tmp_path / "half", *MEANS, "--h", "0", "1")) == rows(means)
+
+
+def test_a_norm_from_training_images_is_recorded_and_taken_again(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr("certification.clip_norm._IMAGES", 8)
+    asked = ["--smoother=mean", "--clip-norm=auto", "--h=1", "--num-examples=1"]
+    folder = run(checkpoint, tmp_path, *asked)
+    norm = summary(folder)["config"]["clip_norm"]
+    assert f"clip norm: {norm:g}, from training images" in capsys.readouterr().out.splitlines()
+    (certificate,) = CertificationFolder(folder).certificates().values()
+    assert isinstance(certificate, MeanCertificate)
+    assert norm < certificate.bound < 2.0001 * norm
+    monkeypatch.setattr("certification.jobs.clip_norm_of_training", None)
+    monkeypatch.setattr("center_smoothing.MeanSmoother.certify", None)
+    before = (folder / "certificates.csv").read_bytes()
+    run(checkpoint, folder, *asked)
+    assert (folder / "certificates.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("distance", ["angular", "cosine"])
@@ -252,7 +273,7 @@ def test_the_default_folder_is_named_after_what_was_smoothed(
     assert [name.rsplit("-", 1)[0] for name in folders] == ["tv-mean-clip_norm=20", "tv-mean-clip_norm=30"]
 
 
-@pytest.mark.parametrize(("name", "n", "m"), [("quick", 1_000, 10_000), ("standard", 10_000, 100_000)])
+@pytest.mark.parametrize(("name", "n", "m"), [("quick", 1_000, 10_000), ("standard", 30_000, 90_000)])
 def test_budgets_of_means(name: str, n: int, m: int) -> None:
     budget = named.budget(name, "mean")
     assert (budget.n, budget.m, budget.group) == (n, m, 1)
@@ -279,6 +300,8 @@ def test_budgets_of_means(name: str, n: int, m: int) -> None:
             [*MEANS, "--distance=angular"],
             ["--clip-norm must be left out with --distance=angular", "of norm 1"],
         ),
+        (["--smoother=mean", "--clip-norm=auto", "--distance=cosine"], ["--clip-norm must be left out"]),
+        (["--clip-norm=auto"], ["--clip-norm bounds the outputs of means", "got center"]),
         (["--smoother=mean", "--output-bound=1", "--distance=cosine"], ["--output-bound must be left out"]),
         (
             [*MEANS, "--distance=jaccard"],
@@ -293,9 +316,9 @@ def test_budgets_of_means(name: str, n: int, m: int) -> None:
         ([*MEANS, "--eps-out-at-most=3"], ["--eps-out-at-most is of centers alone"]),
         ([*MEANS, "--k=8"], ["--k is of centers alone"]),
         ([*MEANS, "--delta=0.1"], ["--delta is of centers alone"]),
-        ([*MEANS, "--plan"], ["--plan compares budgets of centers", "--smoother=mean"]),
+        ([*MEANS, "--plan", "--time-limit=1m"], ["--time-limit is of centers alone", "--smoother=mean"]),
         ([*MEANS, "--budget=paper"], ["--budget must be one of quick, standard", "got paper"]),
-        (["--smoother=mean", "--clip-norm=0"], ["--clip-norm must be a positive number", "'0'"]),
+        (["--smoother=mean", "--clip-norm=0"], ["--clip-norm must be auto or a positive number", "'0'"]),
         (["--smoother=mean", "--output-bound=inf"], ["--output-bound must be a positive number", "'inf'"]),
     ],
 )

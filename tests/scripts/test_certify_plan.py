@@ -8,7 +8,7 @@ import torch
 
 import certify
 import lightning_modules
-from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
+from center_smoothing import CenterSmoother, MeanBudget, MedianBudget, SmoothingBudget, TotalVariation
 from center_smoothing.planner import Demand
 from center_smoothing.sampling import NoisyOutputs
 from certification import planning
@@ -93,6 +93,40 @@ def test_the_table_has_what_the_budgets_certify_at_each_h(capsys: pytest.Capture
     assert lines[-1] == "no seconds without --ckpt or --model, whose speed is measured"
     assert max(map(len, lines)) <= 120
     assert max(map(len, lines[1 : start + 11])) <= 100
+
+
+def test_means_and_medians_have_a_plan_for_each_m(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--n=1001", "--m", "3000", "9000", "--h=1", "--sigma=0.5", "--num-examples=2"]
+    lines = planned(capsys, "--smoother=mean", "--clip-norm=auto", *asked)
+    moments, spread, outside = MeanBudget(n=1001, m=9000).unseen(1.0)
+    at_9000 = lines[next(i for i, line in enumerate(lines) if "n=1001, m=9000, clip_norm=1," in line) + 2]
+    shown = [float(number) for number in at_9000.replace(" b", "").split()]
+    assert shown[:3] == [0.5, 1.0, 0.5]
+    assert shown[5:] == pytest.approx([2.0 * outside, moments, spread], abs=0.01)
+    assert any("10,001 evaluations per example and sigma, 20,002 in all" in line for line in lines)
+    lines = planned(capsys, "--smoother=median", *asked)
+    assert [MedianBudget(n=1001, m=m).plan(1.0).rank for m in (3000, 9000)] == [
+        int(line.split("/")[0].split()[-1]) for line in lines if line.startswith("       0.5")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("distance", "advice"),
+    [
+        ("tv", {"0.5, 1, 3": "--smoother mean --clip-norm auto"}),
+        ("angular", {"0.5, 1, 3": "--smoother mean"}),
+        ("l2", {"0.5, 1": "--smoother mean --clip-norm auto", "3": "--smoother median"}),
+        ("linf", {"0.5, 1, 3": "--smoother median"}),
+        ("wasserstein1", {"0.5, 1, 3": "--smoother mean --output-bound B"}),
+        ("jaccard", {"0.5": "--smoother center --group auto", "1, 3": "--smoother center"}),
+    ],
+)
+def test_a_plan_names_the_smoothed_function_to_take(
+    distance: str, advice: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = planned(capsys, f"--distance={distance}", "--n=1000", "--m=2000", "--h", "0.5", "1", "3")
+    expected = [f"recommended for {distance} at h={h}: {flags} (docs/choosing.md)" for h, flags in advice.items()]
+    assert [line for line in lines if line.startswith("recommended")] == expected
 
 
 def test_the_prediction_is_relative_to_the_best_m(capsys: pytest.CaptureFixture[str]) -> None:
