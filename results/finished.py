@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from center_smoothing import SMOOTHERS, BoxJaccard, CertificateBase, Smoother
+from center_smoothing import SMOOTHERS, BoxJaccard, CertificateBase, Distance, Smoother
 from center_smoothing.budget import Budget, Coverage
 from center_smoothing.promise import promise_line
 from results.consistency import check_rows
 from results.folder import PICTURES, CertificationFolder, damaged
-from results.identity import is_distance
+from results.identity import is_distance, known_distance
 from results.loader import certificate_loader
 from results.rows import Row
+from results.yardstick import Yardstick
 
 # So many examples are shown by pictures at most, and so many of the first ones always.
 MAX_SHOWN, _FIRST = 300, 10
@@ -82,6 +83,7 @@ class FinishedCertification:
         boxes: between which outputs (2, *out) the smoothed output of a shown example stays at the first eps_in; only of
             certificates that have such boxes.
         budget: of the certificates; None before they are read.
+        yardstick: what certified radii are compared with; empty before the outputs are read.
     """
 
     folder: CertificationFolder
@@ -92,6 +94,7 @@ class FinishedCertification:
     outputs: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
     budget: Budget | None = None
+    yardstick: Yardstick = field(default_factory=lambda: Yardstick(None))
 
     @classmethod
     def open(cls, folder: CertificationFolder) -> FinishedCertification:
@@ -116,12 +119,15 @@ class FinishedCertification:
             )
         return found
 
-    def read(self, *questions: Question, shown: Collection[int] = ()) -> FinishedCertification:
+    def read(
+        self, *questions: Question, shown: Collection[int] = (), distance: Distance | None = None
+    ) -> FinishedCertification:
         """Return the same certification with the answers of all examples, each read and checked once.
 
         Args:
             questions: to every example.
             shown: indices of examples whose outputs are kept; those of the first ones always are.
+            distance: of the yardstick; default: that of the configuration, if --distance has a name for it.
 
         Raises:
             ValueError: if the folder is damaged, its rows are not those that the distances give, or a radius of a
@@ -129,6 +135,7 @@ class FinishedCertification:
         """
         with damaged(self.folder.path):
             restored = certificate_loader(self.config)
+            yardstick = Yardstick(distance or known_distance(self.config))
         answers: dict[Question, dict[int, tuple[float, ...]]] = {question: {} for question in questions}
         non_finite, outputs, boxes, budget = {}, {}, {}, None
         for position, (index, rows) in enumerate(self.by_index.items()):
@@ -142,6 +149,7 @@ class FinishedCertification:
                     )
                     if box is not None:
                         boxes[index] = np.stack([ends.double().numpy() for ends in box])
+            yardstick.add(index, arrays["smoothed"])
             budget, non_finite[index] = certificate.budget, certificate.non_finite
             for question, found in answers.items():
                 found[index] = question.answer(certificate)
@@ -155,6 +163,7 @@ class FinishedCertification:
             outputs=outputs,
             boxes=boxes,
             budget=budget,
+            yardstick=yardstick,
         )
 
     def promise(self, coverage: Coverage) -> str:

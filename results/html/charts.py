@@ -117,6 +117,7 @@ def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
         "h": (any(len(curve.sigma) for curve in curves), "h"),
         "eps_in": (True, "eps_in"),
         "eps_out": (True, "Median eps_out"),
+        "relative": (any(len(curve.relative) for curve in curves), "Relative"),
         "interval": (any(len(curve.low) for curve in curves), _INTERVAL),
         "smoothing_loss": (any(len(curve.smoothing_loss) for curve in curves), "Median smoothing loss"),
         "loss_interval": (any(len(curve.loss_low) for curve in curves), f"{_INTERVAL} of the loss"),
@@ -136,6 +137,11 @@ def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
 def format_radius(value: float | None) -> str:
     """Format a certified radius; empty where there is none to show."""
     return "" if value is None else numbers.format_up(value)
+
+
+def format_percent(share: float | None) -> str:
+    """Format a certified radius as a share of another distance; empty where there is none."""
+    return "" if share is None else numbers.percent_up(share)
 
 
 def format_number(value: float | None) -> str:
@@ -269,6 +275,7 @@ def _median_row(curve: Curve, position: int) -> dict[str, str]:
         "h": format_number(None if sigma is None else eps_in / sigma),
         "eps_in": format_number(eps_in),
         "eps_out": format_radius(curve.eps_out[position]),
+        "relative": format_percent(curve.at("relative", position)),
         "interval": _interval(curve, "eps_out", position),
         "smoothing_loss": format_number(curve.at("smoothing_loss", position)),
         "loss_interval": _interval(curve, "smoothing_loss", position),

@@ -43,9 +43,10 @@
         opacity: 1, line: { width: 0 },
       },
     }));
-    const references = chart.references.map((reference) => ({
+    const top = Math.max(...chart.lines.flatMap((line) => [...line.y, ...line.high]));
+    const near = chart.references.filter((reference) => reference.y <= 2.5 * top);  // others would flatten the curves
+    const references = near.map((reference) => ({
       type: "scatter", mode: "lines", x: ends, y: [reference.y, reference.y], name: plain(shorten(reference.name)),
-      visible: "legendonly",  // it may be far above the curves
       text: plain(`${reference.name}: ${reference.y.toPrecision(4)}`), hoverinfo: "text",
       line: { color: colour("--muted"), width: 1.5, dash: "dot" },
     }));
