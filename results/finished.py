@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -47,6 +48,15 @@ class Question:
         ask = certificate.eps_out if self.asked == "eps_in" else certificate.eps_in
         return tuple(np.atleast_1d(ask(self.radii, coverage=self.coverage)).tolist())
 
+    def theorems(self, certificate: CertificateBase, answers: Sequence[float]) -> tuple[str, ...]:
+        """Return which theorems give the certified output radii (J,) of one example; "none" where there is none."""
+        return tuple(
+            certificate.theorem(radius, coverage=self.coverage, answers=len(self.radii))
+            if answer < math.inf
+            else "none"
+            for radius, answer in zip(self.radii, answers, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class Answers(Question):
@@ -84,6 +94,8 @@ class FinishedCertification:
             certificates that have such boxes.
         budget: of the certificates; None before they are read.
         yardstick: what certified radii are compared with; empty before the outputs are read.
+        theorems: by question for output radii, which statements of docs/theory.md give the answers (J,) of the median
+            example; "none" where there is no certificate.
     """
 
     folder: CertificationFolder
@@ -95,6 +107,7 @@ class FinishedCertification:
     boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
     budget: Budget | None = None
     yardstick: Yardstick = field(default_factory=lambda: Yardstick(None))
+    theorems: Mapping[Question, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: CertificationFolder) -> FinishedCertification:
@@ -137,6 +150,7 @@ class FinishedCertification:
             restored = certificate_loader(self.config)
             yardstick = Yardstick(distance or known_distance(self.config))
         answers: dict[Question, dict[int, tuple[float, ...]]] = {question: {} for question in questions}
+        theorems: dict[Question, tuple[str, ...]] = {}
         non_finite, outputs, boxes, budget = {}, {}, {}, None
         for position, (index, rows) in enumerate(self.by_index.items()):
             with damaged(self.folder.path):
@@ -153,6 +167,8 @@ class FinishedCertification:
             budget, non_finite[index] = certificate.budget, certificate.non_finite
             for question, found in answers.items():
                 found[index] = question.answer(certificate)
+                if index == self._median_index and question.asked == "eps_in":
+                    theorems[question] = question.theorems(certificate, found[index])
         return replace(
             self,
             answers={
@@ -164,6 +180,7 @@ class FinishedCertification:
             boxes=boxes,
             budget=budget,
             yardstick=yardstick,
+            theorems=theorems,
         )
 
     def promise(self, coverage: Coverage) -> str:
@@ -182,6 +199,12 @@ class FinishedCertification:
     def by_index(self) -> dict[int, list[Row]]:
         """The rows of each example."""
         return rows_by_index(self.rows)
+
+    @cached_property
+    def _median_index(self) -> int:
+        """The example with the median certified radius, the upper one of two in the middle, at its first eps_in."""
+        ranked = sorted(self.by_index, key=lambda index: self.by_index[index][0].eps_out)
+        return ranked[len(ranked) // 2]
 
     @property
     def sigma(self) -> float:

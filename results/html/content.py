@@ -32,6 +32,7 @@ class Curve:
         num_examples: of which these are the medians; 0 if not to be shown.
         attack_eps: medians of what attacks reached, at the marked eps_in, in their order.
         relative: (J,) ``eps_out`` as a share of the median distance between the outputs of two examples.
+        theorem: (J,) which statement of docs/theory.md gives ``eps_out`` of the median example.
     """
 
     label: str
@@ -48,6 +49,7 @@ class Curve:
     num_examples: int = 0
     attack_eps: Sequence[float] = ()
     relative: Sequence[float] = ()
+    theorem: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check that the sequences belong together."""
@@ -58,7 +60,7 @@ class Curve:
             raise ValueError(f"eps_out must have the {count} entries of eps_in, got {len(self.eps_out)}")
         for name in (
             *("smoothing_loss", "abstention_rate", "sigma"),
-            *("low", "high", "loss_low", "loss_high", "relative"),
+            *("low", "high", "loss_low", "loss_high", "relative", "theorem"),
         ):
             if len(getattr(self, name)) not in (0, count):
                 raise ValueError(f"{name} must be empty or have the {count} entries of eps_in, "

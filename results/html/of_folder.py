@@ -19,6 +19,7 @@ from results.folder import CertificationFolder
 from results.html.charts import format_number, format_radius
 from results.html.content import Curve, Report, ReportExample
 from results.plots.examples import difference, example_pictures, guarantees, is_image, movement
+from results.reading import FLOORS
 from results.rows import Row, attacked_rows
 from results.terminal import yardstick_line
 from results.yardstick import Yardstick
@@ -92,7 +93,14 @@ def report_of(
     budget = finished.budget
     assert budget is not None  # it has answers
     eps_in, eps_out = _radii(by_index, finished.answers[question])
-    curve = _median_curve(by_index, eps_in, list(eps_out.values()), between=finished.yardstick.between)
+    theorem_at = dict(zip(question.radii, finished.theorems[question], strict=True))
+    curve = _median_curve(
+        by_index,
+        eps_in,
+        list(eps_out.values()),
+        between=finished.yardstick.between,
+        theorem=[theorem_at[radius] for radius in eps_in],
+    )
     examples = [
         _example(finished, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
         for index in by_index
@@ -122,6 +130,7 @@ def report_of(
             if value is not None
         },
         notes=[
+            *_floor(curve, finished.smoother.kind),
             *(["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else []),
             *([LOWER_BOUND] if curve.attack_eps else []),
         ],
@@ -224,6 +233,7 @@ def _median_curve(
     eps_out: Sequence[Sequence[float]],
     *,
     between: float | None,
+    theorem: Sequence[str],
 ) -> Curve:
     """Return the medians of the examples, also as shares of the distance between two. Abstentions count as inf."""
     medians = [upper_median(at) for at in zip(*eps_out, strict=True)]
@@ -244,6 +254,7 @@ def _median_curve(
         num_examples=len(examples),
         attack_eps=[upper_median(at) for at in reached] if attacked else (),
         relative=[] if between is None else [median / between for median in medians],
+        theorem=theorem,
     )
 
 
@@ -296,6 +307,12 @@ def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *,
         f"For one change of an input by at most eps_in = {eps_in} (l2 norm), fixed beforehand, {moves}. "
         f"The smoothed function abstained on {abstained or 'none'} of the {count} inputs.",
     ]
+
+
+def _floor(curve: Curve, smoother: str) -> list[str]:
+    """Say why the curve of certified radii starts where it starts, and where."""
+    start = f"; here they start at {format_radius(curve.eps_out[0])}" if curve.eps_in[0] == 0.0 else ""
+    return [f"Certified radii start above 0: {FLOORS[smoother]}{start}."] if math.isfinite(curve.eps_out[0]) else []
 
 
 def _of_the_yardstick(yardstick: Yardstick) -> list[str]:
