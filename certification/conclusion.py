@@ -19,7 +19,7 @@ from results.html.of_folder import NOT_SETTINGS
 from results.plots.certificates import draw_certificates
 from results.plots.fractions import write_fractions
 from results.rows import Row
-from results.summary import results_by_line
+from results.summary import results_by_line, summarise
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,15 +49,17 @@ class JobResult:
 def read_back(runs: Sequence[Run]) -> list[JobResult]:
     """Bring the files of each run together, and read them back: each once, an example at a time."""
     concluded = [run.conclude() for run in runs]
-    shown = spread(concluded[0][0], max(1, MAX_SHOWN // len(runs)))
+    shown = spread(concluded[0], max(1, MAX_SHOWN // len(runs)))
     found = []
-    for run, (_, results) in zip(runs, concluded, strict=True):
+    for run in runs:
         job = run.job
         promise = promise_line(
             job.smoother.budget, job.smoother.distance, coverage=job.coverage, grid=job.smoother.outputs.grid
         )
         finished = FinishedCertification.open(job.folder)
-        finished = finished.read(html.curve_question(finished), shown=shown)
+        finished = finished.read(html.curve_question(finished), shown=shown, distance=job.smoother.distance)
+        results = summarise(finished.rows, job.smoother.sigma, finished.yardstick)
+        run.write_summary(results)
         found.append(JobResult(job, results, promise, finished, html.report_of(finished, promise=promise)))
     return found
 
@@ -112,6 +114,7 @@ def _curve(label: str, line: Sequence[dict[str, Any]]) -> html.Curve:
         smoothing_loss=[result["median_smoothing_loss"] for result in line],
         abstention_rate=[result["abstention_rate"] for result in line],
         sigma=[result["eps_in"] / result["h"] for result in line],
+        relative=[result["relative_eps_out"] for result in line if "relative_eps_out" in result],
         num_examples=int(line[0]["num_examples"]),
         attack_eps=[result["median_attack_eps"] for result in line if "median_attack_eps" in result],
     )

@@ -90,12 +90,11 @@ class Run:
                 print(f"interrupted; {self.kept()}")
             raise
 
-    def conclude(self) -> tuple[list[Row], list[dict[str, float | int]]]:
-        """Bring the files together: all rows, and the medians by eps_in."""
+    def conclude(self) -> list[Row]:
+        """Bring the files together, and return all rows."""
         rows = self.job.folder.merge(self.job.indices, self.job.eps_in)
-        results = summarise(rows, self.job.smoother.sigma)
-        self.write_summary(results)
-        return rows, results
+        self.write_summary(summarise(rows, self.job.smoother.sigma))
+        return rows
 
     def write_summary(
         self,

@@ -125,13 +125,18 @@ def _differing(compared: Mapping[str, FinishedCertification]) -> dict[str, dict[
     return found
 
 
-def results(rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+def results(compared: Mapping[str, FinishedCertification], rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     """Return medians and rates of each folder at each eps_in, with its label, by eps_in.
 
     Args:
-        rows: of each folder, by label.
+        compared: folders by label, with their yardsticks.
+        rows: of each.
     """
-    found = [{"label": label, **result} for label, own in rows.items() for result in summarise(own, own[0].sigma)]
+    found = [
+        {"label": label, **result}
+        for label, own in rows.items()
+        for result in summarise(own, own[0].sigma, compared[label].yardstick)
+    ]
     return sorted(found, key=lambda result: result["eps_in"])
 
 
@@ -152,7 +157,7 @@ def lines(
     """
     found = [f"{len(compared)} folders side by side, without sampling", *difference_lines(compared)]
     if rows:
-        found += ["median certified output radii, rounded up", *result_lines(results(rows))]
+        found += ["median certified output radii, rounded up", *result_lines(results(compared, rows))]
     if inputs:
         width = max(map(len, inputs))
         found += [
@@ -186,7 +191,7 @@ def write(
         coverage: of the rows.
     """
     folder, first = CertificationFolder(out), next(iter(compared.values()))
-    found, overlap = results(rows), first.holds_boxes
+    found, overlap = results(compared, rows), first.holds_boxes
     title = f"{' and '.join(compared)}, {first.config['distance']}"
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     figure.suptitle(title, fontsize=9, wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,14 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from center_smoothing import SMOOTHERS, BoxJaccard, CertificateBase, Smoother
+from center_smoothing import SMOOTHERS, BoxJaccard, CertificateBase, Distance, Smoother
 from center_smoothing.budget import Budget, Coverage
 from center_smoothing.promise import promise_line
 from results.consistency import check_rows
 from results.folder import PICTURES, CertificationFolder, damaged
-from results.identity import is_distance
+from results.identity import is_distance, known_distance
 from results.loader import certificate_loader
 from results.rows import Row
+from results.yardstick import Yardstick
 
 # So many examples are shown by pictures at most, and so many of the first ones always.
 MAX_SHOWN, _FIRST = 300, 10
@@ -45,6 +47,15 @@ class Question:
         """
         ask = certificate.eps_out if self.asked == "eps_in" else certificate.eps_in
         return tuple(np.atleast_1d(ask(self.radii, coverage=self.coverage)).tolist())
+
+    def theorems(self, certificate: CertificateBase, answers: Sequence[float]) -> tuple[str, ...]:
+        """Return which theorems give the certified output radii (J,) of one example; "none" where there is none."""
+        return tuple(
+            certificate.theorem(radius, coverage=self.coverage, answers=len(self.radii))
+            if answer < math.inf
+            else "none"
+            for radius, answer in zip(self.radii, answers, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,9 @@ class FinishedCertification:
         boxes: between which outputs (2, *out) the smoothed output of a shown example stays at the first eps_in; only of
             certificates that have such boxes.
         budget: of the certificates; None before they are read.
+        yardstick: what certified radii are compared with; empty before the outputs are read.
+        theorems: by question for output radii, which statements of docs/theory.md give the answers (J,) of the median
+            example; "none" where there is no certificate.
     """
 
     folder: CertificationFolder
@@ -92,6 +106,8 @@ class FinishedCertification:
     outputs: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
     boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
     budget: Budget | None = None
+    yardstick: Yardstick = field(default_factory=lambda: Yardstick(None))
+    theorems: Mapping[Question, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: CertificationFolder) -> FinishedCertification:
@@ -116,12 +132,15 @@ class FinishedCertification:
             )
         return found
 
-    def read(self, *questions: Question, shown: Collection[int] = ()) -> FinishedCertification:
+    def read(
+        self, *questions: Question, shown: Collection[int] = (), distance: Distance | None = None
+    ) -> FinishedCertification:
         """Return the same certification with the answers of all examples, each read and checked once.
 
         Args:
             questions: to every example.
             shown: indices of examples whose outputs are kept; those of the first ones always are.
+            distance: of the yardstick; default: that of the configuration, if --distance has a name for it.
 
         Raises:
             ValueError: if the folder is damaged, its rows are not those that the distances give, or a radius of a
@@ -129,7 +148,9 @@ class FinishedCertification:
         """
         with damaged(self.folder.path):
             restored = certificate_loader(self.config)
+            yardstick = Yardstick(distance or known_distance(self.config))
         answers: dict[Question, dict[int, tuple[float, ...]]] = {question: {} for question in questions}
+        theorems: dict[Question, tuple[str, ...]] = {}
         non_finite, outputs, boxes, budget = {}, {}, {}, None
         for position, (index, rows) in enumerate(self.by_index.items()):
             with damaged(self.folder.path):
@@ -142,9 +163,12 @@ class FinishedCertification:
                     )
                     if box is not None:
                         boxes[index] = np.stack([ends.double().numpy() for ends in box])
+            yardstick.add(index, arrays["smoothed"])
             budget, non_finite[index] = certificate.budget, certificate.non_finite
             for question, found in answers.items():
                 found[index] = question.answer(certificate)
+                if index == self._median_index and question.asked == "eps_in":
+                    theorems[question] = question.theorems(certificate, found[index])
         return replace(
             self,
             answers={
@@ -155,6 +179,8 @@ class FinishedCertification:
             outputs=outputs,
             boxes=boxes,
             budget=budget,
+            yardstick=yardstick,
+            theorems=theorems,
         )
 
     def promise(self, coverage: Coverage) -> str:
@@ -173,6 +199,12 @@ class FinishedCertification:
     def by_index(self) -> dict[int, list[Row]]:
         """The rows of each example."""
         return rows_by_index(self.rows)
+
+    @cached_property
+    def _median_index(self) -> int:
+        """The example with the median certified radius, the upper one of two in the middle, at its first eps_in."""
+        ranked = sorted(self.by_index, key=lambda index: self.by_index[index][0].eps_out)
+        return ranked[len(ranked) // 2]
 
     @property
     def sigma(self) -> float:

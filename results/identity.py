@@ -8,6 +8,7 @@ from typing import Any
 
 from center_smoothing import Distance, FunctionDistance, ObjectDistance
 from center_smoothing.distances.naming import name_of
+from command_line.named import DISTANCES
 from lightning_modules.imported import fingerprint, source_of
 from results import files
 
@@ -30,6 +31,11 @@ def distance_config(distance: Distance) -> dict[str, Any]:
 def is_distance(config: Mapping[str, Any], distance: Distance) -> bool:
     """Return whether a configuration is of a distance."""
     return first_difference(config, distance_config(distance), ("distance",)) is None
+
+
+def known_distance(config: Mapping[str, Any]) -> Distance | None:
+    """Return the distance that a configuration is of; None where --distance has no name for it."""
+    return next((known for known in DISTANCES.values() if is_distance(config, known)), None)
 
 
 def first_difference(

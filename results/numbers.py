@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from center_smoothing.scalars import TINY, format_up, rounded_up
 
-__all__ = ["duration", "format_down", "format_up", "percent", "rounded_down", "rounded_up"]
+__all__ = ["duration", "format_down", "format_up", "percent", "percent_up", "rounded_down", "rounded_up"]
 
 
 def rounded_down(value: float, digits: int = 2) -> str:
@@ -39,6 +39,16 @@ def percent(count: int, total: int) -> str:
         ('66.6%', '100%')
     """
     return f"{1000 * count // total / 10:g}%"
+
+
+def percent_up(share: float) -> str:
+    """Format a certified radius as a share of another distance, never below the true one.
+
+    Example:
+        >>> percent_up(0.2861), percent_up(float("inf"))
+        ('28.7%', 'inf')
+    """
+    return f"{rounded_up(100.0 * share, 1)}%" if share < math.inf else "inf"
 
 
 def duration(seconds: float) -> str:

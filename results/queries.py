@@ -11,7 +11,8 @@ from center_smoothing.files import atomic_write
 from results.certified_fraction import FractionCurve
 from results.finished import Answers, FinishedCertification
 from results.folder import CertificationFolder
-from results.numbers import format_down, format_up, percent
+from results.numbers import format_down, format_up, percent, percent_up
+from results.terminal import yardstick_line
 
 COLUMNS = ("index", "asked", "eps_in", "eps_out", "coverage")
 # The shares of the examples that are shown beside the median.
@@ -36,16 +37,22 @@ def lines(finished: FinishedCertification) -> list[str]:
     """
     found = [f"{len(finished.by_index)} examples of {finished.folder.path}, sigma={finished.sigma:g}, without sampling"]
     for table in finished.answers.values():
-        found += table_lines(table)
+        found += table_lines(table, between=finished.yardstick.between)
         if table.asked == "eps_in":
             found += fraction_lines(table)
-    return [*found, finished.promise(next(iter(finished.answers)).coverage)]
+    yardstick = finished.yardstick
+    line = yardstick_line(yardstick.median_to_blank, yardstick.between)
+    return [*found, *([f"yardstick: {line}"] if line else []), finished.promise(next(iter(finished.answers)).coverage)]
 
 
-def table_lines(answers: Answers) -> list[str]:
+def table_lines(answers: Answers, *, between: float | None = None) -> list[str]:
     """Return a table for the terminal: a line for each example, the median, and how many are certified.
 
     Output radii are rounded up and input radii down.
+
+    Args:
+        answers: of all examples.
+        between: median distance between outputs, of which median output radii are also shown as shares; None for none.
     """
     titles = [f"{answers.asked}={radius:g}" for radius in answers.radii]
     width = max(14, *map(len, titles))
@@ -54,6 +61,8 @@ def table_lines(answers: Answers) -> list[str]:
         curves = _curves(answers)
         heading, shown = "certified output radius eps_out, rounded up; inf: no certificate", format_up
         last = {"median": [format_up(curve.median) for curve in curves]}
+        if between is not None:
+            last["relative"] = [percent_up(curve.median / between) for curve in curves]
     else:
         heading, shown = "largest certified input radius eps_in, rounded down; 0: no certificate", format_down
         certified = [sum(radius > 0.0 for radius in column) for column in columns]

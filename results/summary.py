@@ -7,19 +7,27 @@ from typing import Any
 
 from center_smoothing.upper_median import upper_median
 from results.rows import AttackedRow, Row, attacked_rows
+from results.yardstick import Yardstick
 
 
-def summarise(rows: Sequence[Row], sigma: float) -> list[dict[str, float | int]]:
-    """Return medians and rates by eps_in, the ``results`` of summary.json. Abstentions count as inf (theory T9)."""
+def summarise(rows: Sequence[Row], sigma: float, yardstick: Yardstick | None = None) -> list[dict[str, float | int]]:
+    """Return medians and rates by eps_in, the ``results`` of summary.json. Abstentions count as inf (theory T9).
+
+    Args:
+        rows: of one noise level.
+        sigma: that noise level.
+        yardstick: what the median radii are compared with.
+    """
     results: list[dict[str, float | int]] = []
     for eps_in in dict.fromkeys(row.eps_in for row in rows):
         group = [row for row in rows if row.eps_in == eps_in]
-        attacked = attacked_rows(group)
+        attacked, median = attacked_rows(group), upper_median(row.eps_out for row in group)
         results.append(
             {
                 "eps_in": eps_in,
                 "h": round(eps_in / sigma, 6),  # the same number for all noise levels of one h
-                "median_eps_out": upper_median(row.eps_out for row in group),
+                "median_eps_out": median,
+                **({} if yardstick is None else yardstick.results(median)),
                 "median_smoothing_loss": upper_median(row.smoothing_loss for row in group),
                 "abstention_rate": sum(row.abstained for row in group) / len(group),
                 "num_examples": len(group),

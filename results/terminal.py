@@ -11,7 +11,7 @@ from center_smoothing import Distance, Smoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
 from results.finished import FinishedCertification
-from results.numbers import duration, format_up, rounded_up
+from results.numbers import duration, format_up, percent_up, rounded_up
 
 _NAMES = 10
 
@@ -160,19 +160,49 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the medians, certified radii rounded up; of several folders each line with its label."""
+    """Return the medians, certified radii rounded up, and what they are compared with.
+
+    Of several folders each line has its label.
+    """
     width = max((len(result.get("label", "")) for result in results), default=0)
+    compared = any("relative_eps_out" in result for result in results)
     lines = [
-        f"{'':<{width}}{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'smoothing loss':>15} {'abstained':>10} "
-        f"{'examples':>9}"
+        f"{'':<{width}}{'h':>6} {'eps_in':>8} {'median eps_out':>15} {'relative' if compared else '':>{9 * compared}}"
+        f"{'smoothing loss':>16} {'abstained':>10} {'examples':>9}"
     ]
     for result in results:
+        relative = percent_up(result["relative_eps_out"]) if "relative_eps_out" in result else ""
         lines.append(
             f"{result.get('label', ''):<{width}}{result['h']:>6.4g} {result['eps_in']:>8.4g} "
-            f"{format_up(result['median_eps_out']):>15} "
-            f"{result['median_smoothing_loss']:>15.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
+            f"{format_up(result['median_eps_out']):>15} {relative:>{9 * compared}}"
+            f"{result['median_smoothing_loss']:>16.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
         )
-    return lines
+    return [*lines, *_yardstick_lines(results)]
+
+
+def yardstick_line(to_blank: float | None, between: float | None) -> str:
+    """Say what certified radii are compared with, medians over the examples; empty where there is nothing."""
+    said = [
+        *([] if to_blank is None else [f"{to_blank:.4g} from a blank one (zeros)"]),
+        *([] if between is None else [f"{between:.4g} from that of another example"]),
+    ]
+    relative = "" if between is None else f"; relative: eps_out / {between:.4g}"
+    return f"a smoothed output is {' and '.join(said)} (medians){relative}" if said else ""
+
+
+def _yardstick_lines(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one line for all results, or for each folder or noise level one of its own."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        line = yardstick_line(result.get("median_to_blank"), result.get("median_between_examples"))
+        found.setdefault(line, result)
+    found.pop("", None)
+    return [
+        "yardstick"
+        + ("" if len(found) == 1 else f" of {result.get('label') or 'sigma=%.4g' % (result['eps_in'] / result['h'])}")
+        + f": {line}"
+        for line, result in found.items()
+    ]
 
 
 def non_finite_lines(finished: FinishedCertification) -> list[str]:

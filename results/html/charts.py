@@ -9,6 +9,7 @@ from typing import Any
 from results import numbers
 from results.certified_fraction import FractionCurve, panels
 from results.html.content import Curve, ReportExample
+from results.reading import theorem_changes, theorems_in_words
 
 _INTERVAL = "95% bootstrap interval"
 # The axis of input radii, and that of output radii: how a chart calls them, and how a number on them is called.
@@ -35,14 +36,16 @@ def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, floa
         if "eps_out" in names:
             lines += [_attack_line(curve, several=len(curves) > 1) for curve in curves if len(curve.attack_eps)]
         references = reference_lines if "eps_out" in names else {}
+        changes = _changes(curves[0]) if len(curves) == 1 else []
         charts.append(
             _chart(
                 f"chart-{number}",
                 title="Median " + " and ".join(_QUANTITIES[name] for name in names),
                 axes={**_EPS_IN, "y_title": "output distance"},
                 lines=lines,
-                findings=[_finding(line) for line in lines],
+                findings=[*map(_finding, lines), theorems_in_words(changes)],
                 references=references,
+                changes=changes if len(changes) > 1 else [],
                 note=f"Bands: {_INTERVAL}." if any(line["low"] for line in lines) else "",
             )
         )
@@ -117,6 +120,8 @@ def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
         "h": (any(len(curve.sigma) for curve in curves), "h"),
         "eps_in": (True, "eps_in"),
         "eps_out": (True, "Median eps_out"),
+        "relative": (any(len(curve.relative) for curve in curves), "Relative"),
+        "theorem": (any(len(curve.theorem) for curve in curves), "Theorem"),
         "interval": (any(len(curve.low) for curve in curves), _INTERVAL),
         "smoothing_loss": (any(len(curve.smoothing_loss) for curve in curves), "Median smoothing loss"),
         "loss_interval": (any(len(curve.loss_low) for curve in curves), f"{_INTERVAL} of the loss"),
@@ -138,6 +143,11 @@ def format_radius(value: float | None) -> str:
     return "" if value is None else numbers.format_up(value)
 
 
+def format_percent(share: float | None) -> str:
+    """Format a certified radius as a share of another distance; empty where there is none."""
+    return "" if share is None else numbers.percent_up(share)
+
+
 def format_number(value: float | None) -> str:
     """Format any other number; empty where there is none."""
     return "" if value is None else f"{value:.4g}"
@@ -151,6 +161,7 @@ def _chart(
     lines: list[dict[str, Any]],
     findings: Sequence[str],
     references: Mapping[str, float] | None = None,
+    changes: Sequence[tuple[float, str]] = (),
     note: str = "",
     steps: bool = False,
 ) -> dict[str, Any]:
@@ -164,6 +175,7 @@ def _chart(
         lines: of ``_line`` and its like.
         findings: what it shows in words, a sentence each.
         references: horizontal lines by name.
+        changes: vertical lines: from which x on which theorem holds.
         note: below it.
         steps: whether a line keeps its height up to its next point, instead of leading there straight.
     """
@@ -178,8 +190,9 @@ def _chart(
         "title": title,
         "lines": lines,
         "steps": steps,
+        "changes": [{"x": x, "name": name} for x, name in changes],
         "references": [{"name": name, "y": float(value)} for name, value in references.items()],
-        "finding": " ".join(said),
+        "finding": " ".join(filter(None, said)),
         "note": note,
     }
 
@@ -269,6 +282,8 @@ def _median_row(curve: Curve, position: int) -> dict[str, str]:
         "h": format_number(None if sigma is None else eps_in / sigma),
         "eps_in": format_number(eps_in),
         "eps_out": format_radius(curve.eps_out[position]),
+        "relative": format_percent(curve.at("relative", position)),
+        "theorem": curve.theorem[position] if len(curve.theorem) else "",
         "interval": _interval(curve, "eps_out", position),
         "smoothing_loss": format_number(curve.at("smoothing_loss", position)),
         "loss_interval": _interval(curve, "smoothing_loss", position),
@@ -276,6 +291,10 @@ def _median_row(curve: Curve, position: int) -> dict[str, str]:
         "attack_eps": format_number(dict(zip(curve.marked_positions, curve.attack_eps, strict=False)).get(position)),
         "num_examples": str(curve.num_examples or ""),
     }
+
+
+def _changes(curve: Curve) -> list[tuple[float, str]]:
+    return theorem_changes(curve.eps_in, curve.theorem) if len(curve.theorem) else []
 
 
 def _finding(line: Mapping[str, Any]) -> str:

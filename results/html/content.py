@@ -31,6 +31,8 @@ class Curve:
         marked: the eps_in that get a marker and a row in the table of medians; None for all.
         num_examples: of which these are the medians; 0 if not to be shown.
         attack_eps: medians of what attacks reached, at the marked eps_in, in their order.
+        relative: (J,) ``eps_out`` as a share of the median distance between the outputs of two examples.
+        theorem: (J,) which statement of docs/theory.md gives ``eps_out`` of the median example.
     """
 
     label: str
@@ -46,6 +48,8 @@ class Curve:
     marked: Sequence[float] | None = None
     num_examples: int = 0
     attack_eps: Sequence[float] = ()
+    relative: Sequence[float] = ()
+    theorem: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check that the sequences belong together."""
@@ -56,7 +60,7 @@ class Curve:
             raise ValueError(f"eps_out must have the {count} entries of eps_in, got {len(self.eps_out)}")
         for name in (
             *("smoothing_loss", "abstention_rate", "sigma"),
-            *("low", "high", "loss_low", "loss_high"),
+            *("low", "high", "loss_low", "loss_high", "relative", "theorem"),
         ):
             if len(getattr(self, name)) not in (0, count):
                 raise ValueError(f"{name} must be empty or have the {count} entries of eps_in, "
@@ -92,6 +96,8 @@ class ReportExample:
         words: about outputs that are no pictures, one line each.
         eps_in: (J,) ascending, of its own curve, in units of x. Empty if there is none.
         eps_out: (J,) its certified output radii; inf where there is none.
+        to_blank: distance of its smoothed output from a blank one; None where that says nothing.
+        between: median distance between the smoothed outputs of two examples at its noise level; None without one.
     """
 
     name: str
@@ -100,6 +106,8 @@ class ReportExample:
     words: Sequence[str] = ()
     eps_in: Sequence[float] = ()
     eps_out: Sequence[float] = ()
+    to_blank: float | None = None
+    between: float | None = None
 
     def __post_init__(self) -> None:
         """Check that the curve is one."""
@@ -123,7 +131,7 @@ class Report:
         num_examples: how many there are in all; 0 for those that are shown.
         all_rows: where the rows of all of them are.
         configuration: settings, versions and whatever else a reader needs to repeat it; may be nested.
-        reference_lines: output distances to compare with, by name: horizontal lines, shown at a click on their legend.
+        reference_lines: output distances to compare with, by name: horizontal lines, where they are not far above.
         notes: remarks below the charts, one paragraph each.
         audit: checks of an audit, each with ``check``, ``passed``, ``seen`` and ``advice``.
     """

@@ -19,7 +19,10 @@ from results.folder import CertificationFolder
 from results.html.charts import format_number, format_radius
 from results.html.content import Curve, Report, ReportExample
 from results.plots.examples import difference, example_pictures, guarantees, is_image, movement
+from results.reading import FLOORS
 from results.rows import Row, attacked_rows
+from results.terminal import yardstick_line
+from results.yardstick import Yardstick
 
 T = TypeVar("T")
 
@@ -90,7 +93,14 @@ def report_of(
     budget = finished.budget
     assert budget is not None  # it has answers
     eps_in, eps_out = _radii(by_index, finished.answers[question])
-    curve = _median_curve(by_index, eps_in, list(eps_out.values()))
+    theorem_at = dict(zip(question.radii, finished.theorems[question], strict=True))
+    curve = _median_curve(
+        by_index,
+        eps_in,
+        list(eps_out.values()),
+        between=finished.yardstick.between,
+        theorem=[theorem_at[radius] for radius in eps_in],
+    )
     examples = [
         _example(finished, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
         for index in by_index
@@ -103,7 +113,7 @@ def report_of(
             config, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
         ),
         promise=_sentence(promise.partition(": ")[2]) + ".",
-        reading=[*_READING, *_of_the_base_output(config)],
+        reading=[*_READING, *_of_the_yardstick(finished.yardstick), *_of_the_base_output(config)],
         not_promised=_not_promised(config, question.coverage),
         curves=[curve],
         fractions=certified_fractions(rows),
@@ -111,7 +121,16 @@ def report_of(
         num_examples=len(by_index),
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
         audit=summary.get("audit", ()),
+        reference_lines={
+            name: value
+            for name, value in {
+                "from a blank output, median": finished.yardstick.median_to_blank,
+                "between outputs of two examples, median": finished.yardstick.between,
+            }.items()
+            if value is not None
+        },
         notes=[
+            *_floor(curve, finished.smoother.kind),
             *(["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else []),
             *([LOWER_BOUND] if curve.attack_eps else []),
         ],
@@ -209,9 +228,15 @@ def _radii(by_index: Mapping[int, Sequence[Row]], answers: Answers) -> tuple[lis
 
 
 def _median_curve(
-    by_index: Mapping[int, Sequence[Row]], eps_in: Sequence[float], eps_out: Sequence[Sequence[float]]
+    by_index: Mapping[int, Sequence[Row]],
+    eps_in: Sequence[float],
+    eps_out: Sequence[Sequence[float]],
+    *,
+    between: float | None,
+    theorem: Sequence[str],
 ) -> Curve:
-    """Return the medians of the examples. Abstentions count as inf."""
+    """Return the medians of the examples, also as shares of the distance between two. Abstentions count as inf."""
+    medians = [upper_median(at) for at in zip(*eps_out, strict=True)]
     examples = [group[0] for group in by_index.values()]
     loss = upper_median([row.smoothing_loss for row in examples])
     count, sigma = len(eps_in), examples[0].sigma
@@ -221,13 +246,15 @@ def _median_curve(
     return Curve(
         f"sigma = {sigma:g}",
         eps_in,
-        [upper_median(at) for at in zip(*eps_out, strict=True)],
+        medians,
         smoothing_loss=[loss] * count,
         abstention_rate=[sum(row.abstained for row in examples) / len(examples)] * count,
         sigma=[sigma] * count,
         marked=asked,
         num_examples=len(examples),
         attack_eps=[upper_median(at) for at in reached] if attacked else (),
+        relative=[] if between is None else [median / between for median in medians],
+        theorem=theorem,
     )
 
 
@@ -257,6 +284,8 @@ def _example(
         words=[*found.words, *promised],
         eps_in=eps_in,
         eps_out=eps_out,
+        to_blank=finished.yardstick.to_blank.get(index),
+        between=finished.yardstick.between,
     )
 
 
@@ -278,6 +307,18 @@ def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *,
         f"For one change of an input by at most eps_in = {eps_in} (l2 norm), fixed beforehand, {moves}. "
         f"The smoothed function abstained on {abstained or 'none'} of the {count} inputs.",
     ]
+
+
+def _floor(curve: Curve, smoother: str) -> list[str]:
+    """Say why the curve of certified radii starts where it starts, and where."""
+    start = f"; here they start at {format_radius(curve.eps_out[0])}" if curve.eps_in[0] == 0.0 else ""
+    return [f"Certified radii start above 0: {FLOORS[smoother]}{start}."] if math.isfinite(curve.eps_out[0]) else []
+
+
+def _of_the_yardstick(yardstick: Yardstick) -> list[str]:
+    """Say what certified radii are compared with."""
+    line = yardstick_line(yardstick.median_to_blank, yardstick.between)
+    return [f"For comparison, not certified: {line}."] if line else []
 
 
 def _of_the_base_output(config: Mapping[str, Any]) -> list[str]:

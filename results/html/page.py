@@ -23,6 +23,7 @@ from results.finished import spread
 from results.html.charts import (
     example_chart,
     format_number,
+    format_percent,
     format_radius,
     fraction_charts,
     fraction_steps,
@@ -72,6 +73,8 @@ def render(report: Report) -> str:
             examples=examples,
             num_examples=max(report.num_examples, len(all_examples)),
             configuration=[(name, _setting(value)) for name, value in flatten(report.configuration).items()],
+            relative=any(example.between is not None for example in report.examples),
+            blank=any(example.to_blank is not None for example in report.examples),
             attacked=any(attacked_rows(example.rows) for example in report.examples),
             drawn={
                 chart["id"]: chart
@@ -92,13 +95,13 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters.update(radius=format_radius, number=format_number, sortable=_sortable)
+    environment.filters.update(radius=format_radius, number=format_number, percent=format_percent, sortable=_sortable)
     return environment
 
 
-def _sortable(value: float) -> str:
-    """Format all digits of a number, as JavaScript reads them."""
-    return repr(float(value)) if math.isfinite(value) else "Infinity"
+def _sortable(value: float | None) -> str:
+    """Format all digits of a number, as JavaScript reads them; none stands behind all others."""
+    return repr(float(value)) if value is not None and math.isfinite(value) else "Infinity"
 
 
 def _example(example: ReportExample, identity: str) -> dict[str, Any]:
@@ -122,6 +125,8 @@ def _example(example: ReportExample, identity: str) -> dict[str, Any]:
         "id": identity,
         "name": example.name,
         "rows": example.rows,
+        "to_blank": example.to_blank,
+        "between": example.between,
         "said": _in_one_line(example.rows),
         "words": example.words,
         "pictures": pictures,

@@ -29,6 +29,12 @@
     return found;
   }
 
+  // The reference lines that do not flatten the curves.
+  const near = (chart) => {
+    const top = Math.max(...chart.lines.flatMap((line) => [...line.y, ...line.high]));
+    return chart.references.filter((reference) => reference.y <= 2.5 * top);
+  };
+
   function traces(chart) {
     const ends = [0, Math.max(...chart.lines.flatMap((line) => line.x)) || 1];
     const lines = chart.lines.map((line, at) => ({
@@ -43,11 +49,10 @@
         opacity: 1, line: { width: 0 },
       },
     }));
-    const references = chart.references.map((reference) => ({
+    const references = near(chart).map((reference) => ({
       type: "scatter", mode: "lines", x: ends, y: [reference.y, reference.y], name: plain(shorten(reference.name)),
-      visible: "legendonly",  // it may be far above the curves
       text: plain(`${reference.name}: ${reference.y.toPrecision(4)}`), hoverinfo: "text",
-      line: { color: colour("--muted"), width: 1.5, dash: "dot" },
+      line: { color: colour("--muted"), width: 1.5, dash: "dot" }, showlegend: false,
     }));
     return [...chart.lines.flatMap((line, at) => bands(line, colour(`--line-${at % 6}`))), ...references, ...lines];
   }
@@ -66,8 +71,20 @@
       hoverlabel: { bgcolor: colour("--surface"), bordercolor: colour("--rule"), font: { color: ink }, align: "left" },
       xaxis: { ...axis(chart.x_title), unifiedhovertitle: { text: `${chart.x_name} %{x:${chart.x_format}}` } },
       yaxis: { ...axis(chart.y_title), tickformat: chart.y_format, ...(chart.y_range && { range: chart.y_range }) },
-      showlegend: chart.lines.length + chart.references.length > 1,
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
+      shapes: chart.changes.slice(1).map((change) => ({
+        type: "line", x0: change.x, x1: change.x, yref: "paper", y0: 0, y1: 1,
+        line: { color: colour("--muted"), width: 1.5, dash: "dot" },
+      })),
+      annotations: [
+        ...chart.changes.map((change) => ({
+          text: plain(change.name), x: change.x, yref: "paper", y: 1, yanchor: "bottom", xanchor: "left",
+        })),
+        ...near(chart).map((reference) => ({
+          text: plain(shorten(reference.name)), xref: "paper", x: 1, xanchor: "right", y: reference.y, yanchor: "bottom",
+        })),
+      ].map((text) => ({ ...text, showarrow: false, font: { size: 12, color: colour("--muted") } })),
+      showlegend: chart.lines.length > 1,
+      legend: { orientation: "h", x: 0, y: chart.changes.length ? 1.09 : 1.02, yanchor: "bottom", itemclick: false, itemdoubleclick: false },
     };
   }
 

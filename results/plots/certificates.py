@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import cycle
-from textwrap import fill
+from statistics import mode
+from textwrap import fill, wrap
 from typing import Any, cast
 
 import numpy as np
@@ -15,11 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from results.finished import FinishedCertification
 from results.numbers import format_up
 from results.plots.examples import Picture, as_image, example_pictures, guarantees
+from results.reading import FLOORS, theorem_changes, theorems_in_words
 from results.rows import Row
 from results.summary import results_by_line
 
 _OUTPUTS, _PHOTOS, _PHOTOS_IN_ROW = 5, 6, 3
-_COLOURS, _LOSS = ("#1f4e79", "#8e2f5c", "#2e7d32", "#6a1b9a"), "#b85c00"
+# Of Okabe and Ito, whose colours the colour-blind can tell apart.
+_COLOURS, _LOSS = ("#0072b2", "#cc79a7", "#009e73", "#000000"), "#d55e00"
+_CURVES, _HEIGHT = 6.5, 4.8  # inches that the curves and the figure take
 
 
 def draw_certificates(
@@ -40,12 +44,13 @@ def draw_certificates(
     indices = list(finished.outputs)[: _PHOTOS if boxes else _OUTPUTS]
     found = [(index, example_pictures(finished, index).pictures) for index in indices]
     examples = [(index, pictures) for index, pictures in found if pictures]
-    figure = Figure(figsize=(11.0 if examples else 6.0, 4.8), layout="constrained")
+    beside = 0.85 * _CURVES if boxes else _width(examples)
+    figure = Figure(figsize=(_CURVES + beside, _HEIGHT), layout="constrained")
     figure.suptitle(fill(title, int(14 * figure.get_figwidth())), fontsize=10)
     if not examples:
         draw_curves(figure.add_subplot(), rows, results, overlap=boxes)
         return figure
-    left, right = cast(Iterable[SubFigure], figure.subfigures(1, 2, width_ratios=[1.2, 1.0]))
+    left, right = cast(Iterable[SubFigure], figure.subfigures(1, 2, width_ratios=[_CURVES, beside]))
     draw_curves(left.add_subplot(), rows, results, overlap=boxes)
     if boxes:
         _draw_photos(right, [(_overlap_caption(finished, index), pictures[0]) for index, pictures in examples])
@@ -55,16 +60,23 @@ def draw_certificates(
 
 
 def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Picture]]]) -> None:
-    """Draw a column for each example, a row for each of its pictures."""
-    axes = figure.subplots(max(len(pictures) for _, pictures in examples), len(examples), squeeze=False)
+    """Draw a row for each example, a column for each of its pictures."""
+    axes = figure.subplots(len(examples), max(len(pictures) for _, pictures in examples), squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    for column, (index, pictures) in enumerate(examples):
-        axes[0, column].set_title(f"#{index}", fontsize=8)
-        for axis, picture in zip(axes[:, column], pictures, strict=False):
+    for row, (index, pictures) in enumerate(examples):
+        axes[row, 0].set_ylabel(f"#{index}", fontsize=8)
+        for axis, picture in zip(axes[row], pictures, strict=False):
             axis.imshow(as_image(picture.array), cmap="gray", vmin=0, vmax=255)
-            if column == 0:
-                axis.set_ylabel(_in_lines(picture.name), fontsize=8)
+            if row == 0:
+                axis.set_title(_in_lines(picture.name), fontsize=8)
+
+
+def _width(examples: Sequence[tuple[int, Sequence[Picture]]]) -> float:
+    """Return how many inches rows of pictures take beside the curves, so that no gaps are left between them."""
+    shapes = [[picture.array.shape for picture in pictures] for _, pictures in examples]
+    widest = max((sum(width / height for height, width, _ in row) for row in shapes), default=0.0)
+    return min(0.8 * _HEIGHT / max(len(shapes), 1) * widest + 0.5, 2.0 * _CURVES) if shapes else 0.0
 
 
 def _in_lines(name: str) -> str:
@@ -104,7 +116,7 @@ def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
     """
     drawn = results_by_line(results, several_levels=len({row.sigma for row in rows}) > 1)
     smoothers = {row.smoother for row in rows}
-    between = f" d(f(x), {smoothers.pop()})" if len(smoothers) == 1 else ""
+    between = f" d(f(x), {next(iter(smoothers))})" if len(smoothers) == 1 else ""
     for line, colour in zip(drawn, cycle(_COLOURS), strict=False):
         name = f", {line.replace('=', ' = ')}" if line else ""
         if not line:
@@ -123,13 +135,16 @@ def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
             if np.isfinite(result["median_eps_out"]):
                 at = (result["eps_in"], result["median_eps_out"])
                 text = format_up(result["median_eps_out"])
-                axis.annotate(text, at, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+                beside = {"textcoords": "offset points", "xytext": (7, -4), "ha": "left", "va": "top"}
+                axis.annotate(text, at, fontsize=8, **beside)  # where neither dots nor a rising line are
     missing = sum(not np.isfinite(row.eps_out) for row in rows)
     abstained = max((result["abstention_rate"] for result in results), default=0.0)
-    axis.set_xlabel(f"input radius eps_in (l2)   |   abstained on {abstained:.0%}, {missing} rows without certificate")
+    below = ["input radius eps_in (l2)", f"abstained on {abstained:.0%}, {missing} rows without certificate"]
+    below += [] if len(drawn) != 1 or len(smoothers) != 1 else _how_to_read(rows, floor=FLOORS[next(iter(smoothers))])
+    axis.set_xlabel("\n".join(below), fontsize=9)
     axis.set_ylabel("output distance")
     axis.set_xticks(sorted({result["eps_in"] for result in results}))
-    axis.margins(x=0.1)
+    axis.margins(x=0.13)
     axis.set_ylim(0.0, 1.25 * axis.get_ylim()[1])  # room for the legend
     axis.grid(alpha=0.3)
     if drawn:
@@ -138,6 +153,15 @@ def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
         right = axis.secondary_yaxis("right", functions=(_one_minus, _one_minus))
         right.set_ylabel("guaranteed overlap (IoU)")
         right.set_yticks([tick for tick in np.linspace(0.0, 1.0, 11) if 1.0 - tick <= axis.get_ylim()[1]])
+
+
+def _how_to_read(rows: Sequence[Row], *, floor: str) -> list[str]:
+    """Say why the curve starts above 0, and which theorem gives the radii of most examples."""
+    by_radius: dict[float, list[str]] = {}
+    for row in sorted(rows, key=lambda row: row.eps_in):
+        by_radius.setdefault(row.eps_in, []).append(row.theorem)
+    theorems = theorems_in_words(theorem_changes(by_radius, map(mode, by_radius.values())))
+    return [*wrap(f"eps_out starts above 0: {floor}.", 100), *wrap(theorems, 100)]
 
 
 def _one_minus(values: ArrayLike) -> NDArray[np.float64]:

@@ -241,7 +241,7 @@ def test_compared_folders_stand_side_by_side_on_the_terminal(
     assert not any("budget" in line for line in found)
     table = [line.split() for line in found if line.startswith(("center  ", "mean  "))]
     assert [line[0] for line in table] == 3 * ["center", "mean"]
-    for line, result in zip(table, comparison.results(rows), strict=False):
+    for line, result in zip(table, comparison.results(compared, rows), strict=False):
         assert line[3] == numbers.format_up(result["median_eps_out"])
     for line, column in zip(table[4:], (table.column(0) for table in inputs.values()), strict=True):
         assert line[2] == numbers.format_down(sorted(column)[1])

@@ -2,6 +2,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from center_smoothing import BoxJaccard, CenterSmoother, SmoothingBudget, TotalV
 from results import numbers, terminal, wandb_run
 from results.finished import FinishedCertification
 from results.folder import CertificationFolder
+from results.html import page
 from results.plots.certificates import draw_certificates
 from results.plots.examples import example_pictures, guaranteed_overlap, guarantees, with_boxes
 from results.rows import COLUMNS, Row
 from results.summary import summarise
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
+# Colours that the colour-blind can tell apart (Okabe and Ito, 2008).
+OKABE_ITO = {"#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"}
 SHAPES = {"grey": (1, 8, 8), "rgb": (3, 8, 8), "vector": (5,), "many channels": (7, 4, 4)}
 
 
@@ -273,6 +277,29 @@ def test_figure_labels_the_medians_rounded_up(folder: CertificationFolder) -> No
     shown = texts(figure).split(" | ")
     assert "12.35" in shown
     assert "inf" not in shown
+
+
+def test_numbers_stand_beside_the_dots_and_colours_are_those_of_okabe_and_ito(folder: CertificationFolder) -> None:
+    rows = rows_of([3.0, 3.1, 3.2, 3.3, 3.4])
+    write_outputs(folder, range(5), (5,))
+    figure = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title")
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    dots = axis.transData.transform([(row.eps_in, row.eps_out) for row in rows])
+    numbers_shown = [text.get_window_extent() for text in axis.texts]
+    assert len(numbers_shown) == 2
+    assert not any(box.padded(2).contains(*dot) for box in numbers_shown for dot in dots)
+    assert {line.get_color() for line in axis.get_lines()} <= OKABE_ITO
+    style = (Path(page.__file__).parent / "report.css").read_text()
+    assert set(re.findall(r"--line-\d: (#\w+)", style)) <= OKABE_ITO
+
+
+def test_figure_says_why_the_curve_starts_above_0_and_where_the_theorem_changes(folder: CertificationFolder) -> None:
+    rows = [replace(row, theorem="T7 J=1" if row.eps_in < 0.5 else "T3") for row in rows_of([3.0, 4.0])]
+    write_outputs(folder, range(2), (5,))
+    shown = texts(draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title"))
+    assert "the ball that holds half of the outputs" in shown
+    assert "Theorem: T7 J=1, from eps_in 0.5 on T3." in shown
 
 
 def test_curve_goes_by_eps_in_and_holds_every_example(folder: CertificationFolder) -> None:

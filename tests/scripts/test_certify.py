@@ -95,7 +95,10 @@ def test_the_summary_says_what_was_done(certified: Path, checkpoint: Path) -> No
         "config", "checkpoint_sha256", "versions", "device", "samples_per_second", "results",
     }  # fmt: skip
     assert [set(result) for result in summary["results"]] == 2 * [
-        {"eps_in", "h", "median_eps_out", "median_smoothing_loss", "abstention_rate", "num_examples"}
+        {
+            *("eps_in", "h", "median_eps_out", "median_smoothing_loss", "abstention_rate", "num_examples"),
+            *("relative_eps_out", "median_to_blank", "median_between_examples"),
+        }
     ]
     assert summary["samples_per_second"] > 0
     radii = sorted(float(row["eps_out"]) for row in table(certified) if float(row["eps_in"]) == 0.25)

@@ -80,7 +80,10 @@ def test_the_summary_says_what_was_smoothed_and_how(means: Path) -> None:
     assert found["config"]["budget"] == {"n": 100, "m": 400, "group": 1, "alpha_1": 0.005, "alpha_2": 0.005}
     assert not {"output_bound", "rtol", "eps_out_at_most"} & set(found["config"])
     assert [set(result) for result in found["results"]] == 2 * [
-        {"eps_in", "h", "median_eps_out", "median_smoothing_loss", "abstention_rate", "num_examples"}
+        {
+            *("eps_in", "h", "median_eps_out", "median_smoothing_loss", "abstention_rate", "num_examples"),
+            *("relative_eps_out", "median_to_blank", "median_between_examples"),
+        }
     ]
 
 

@@ -242,6 +242,41 @@ def test_the_curve_is_dense_and_agrees_with_the_certificates(
         assert curve.abstention_rate[0] == result["abstention_rate"]
 
 
+def test_the_curve_says_why_it_starts_above_0_and_where_another_theorem_takes_over(
+    certified: Callable[..., CertificationFolder],
+) -> None:
+    folder = certified(eps_in=(0.25, 0.6))
+    report = of(folder)
+    (curve,) = report.curves
+    assert any(f"here they start at {format_radius(curve.eps_out[0])}." in note for note in report.notes)
+    page = Page(
+        render(replace(report, curves=[replace(curve, theorem=["T7 J=1"] * 9 + ["T3"] * (len(curve.eps_in) - 9))]))
+    )
+    changes = page.charts()["chart-0"]["changes"]
+    assert changes == [{"x": 0.0, "name": "T7 J=1"}, {"x": curve.eps_in[9], "name": "T3"}]
+    assert f"Theorem: T7 J=1, from eps_in {curve.eps_in[9]:.4g} on T3." in page.text()
+    own = folder.certificates()[2]  # the median example: of four the third
+    finite = [place for place, radius in enumerate(own.eps_out(curve.eps_in)) if radius < math.inf]
+    assert [curve.theorem[place] for place in finite] == [own.theorem(curve.eps_in[place]) for place in finite]
+
+
+def test_radii_are_compared_with_the_outputs_of_the_folder(certified: Callable[..., CertificationFolder]) -> None:
+    folder = certified()
+    report = of(folder)
+    outputs = [torch.from_numpy(folder.read_outputs(index)["smoothed"]) for index in range(4)]
+    distance = TotalVariation()
+    blank = [float(distance(output[None], torch.zeros_like(output)[None])) for output in outputs]
+    assert [example.to_blank for example in report.examples] == pytest.approx(blank)
+    (between,) = {example.between for example in report.examples}
+    assert report.reference_lines == {
+        "from a blank output, median": pytest.approx(sorted(blank)[1]),
+        "between outputs of two examples, median": between,
+    }
+    page = Page(render(report))
+    share = numbers.percent_up(summarise(folder.rows(), sigma=0.25)[0]["median_eps_out"] / between)
+    assert page.text().count(f" {share} ") >= 2
+
+
 def test_answers_that_depend_on_their_number_are_not_multiplied(certified: Callable[..., CertificationFolder]) -> None:
     folder = certified(coverage="bonferroni")
     report = of(folder)
