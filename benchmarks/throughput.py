@@ -23,7 +23,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from center_smoothing import DISTANCES, CenterSmoother, Distance, MeanBudget, MeanSmoother, SmoothingBudget, TotalVariation
+from center_smoothing import (
+    DISTANCES,
+    CenterSmoother,
+    Distance,
+    MeanBudget,
+    MeanSmoother,
+    SmoothingBudget,
+    TotalVariation,
+)
 from center_smoothing.means.smoother import distances_from_zero
 from center_smoothing.noise import BLOCK, Stage
 from center_smoothing.sampling import NoisyOutputs, evaluating
@@ -57,8 +65,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=1_000, help="ranked outputs")
     parser.add_argument("--m", type=int, default=2_000, help="certification outputs")
     parser.add_argument("--k", type=int, help="pilot outputs; default: the budget's")
-    parser.add_argument("--mean-n", type=int, help="outputs of a mean; default: those of --budget standard")
-    parser.add_argument("--mean-m", type=int, help="certification outputs of a mean; default: likewise")
+    parser.add_argument("--mean-n", type=int, default=MeanBudget.n, help="outputs of a mean")
+    parser.add_argument("--mean-m", type=int, default=MeanBudget.m, help="certification outputs of a mean")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions in turns")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes about a minute more")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
@@ -78,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parts(ways[3], x, distance, budget)
     colours = NoisyAutoencoder(sigma=0.25, image_shape=(3, 32, 32))
     for base, image in ((model, x), (colours, torch.rand(3, 32, 32))):
-        means(base, image, TotalVariation(), named.budget("standard", "mean", n=options.mean_n, m=options.mean_m))
+        means(base, image, TotalVariation(), MeanBudget(n=options.mean_n, m=options.mean_m))
 
 
 def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from center_smoothing import Distance, FunctionDistance, ObjectDistance
+from center_smoothing import DISTANCES, Distance, FunctionDistance, ObjectDistance
 from center_smoothing.distances.naming import name_of
-from command_line.named import DISTANCES
 from lightning_modules.imported import fingerprint, source_of
 from results import files
 
