@@ -28,28 +28,29 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         with class_paths.restricted(sys.argv[1:] if args is None else args):
             options = parse(args)
         # here, as they import Lightning, which neither --help nor a wrong argument waits for
+        from certification import session
         from certification.jobs import merged_config, prepare_jobs
         from certification.run import Run
-        from certification.session import answer, audit_before, conclude, plan_lines, plan_only, preflight
         from certification.subject import load_subject
         from certification.trainer import is_first_process, print_once
 
         process.end_with_children(state)
         if options.folders:
-            return answer(options)
+            return session.answer(options)
         if options.plan:
-            print_once(*plan_only(options), sep="\n")
+            print_once(*session.plan_only(options), sep="\n")
             return None
         subject = load_subject(options)
         out, jobs = prepare_jobs(options, subject, locks)
         state.folder = out.path
-        print_once(*plan_lines(jobs), sep="\n")
+        print_once(*session.plan_lines(jobs), sep="\n")
         runs = [Run(job, options.computing) for job in jobs]
         if options.audit:
-            audit_before(runs)
-        preflight(runs)
+            session.audit_before(runs)
+        session.preflight(runs)
         if len(jobs) > 1 and out.read_summary() is None and is_first_process():
             runs[0].write_summary([], folder=out, config=merged_config(jobs))
+        logging = session.begin_logging(out, runs, subject)
         for run in runs:
             if len(runs) > 1 and run.todo:
                 print_once(f"{run.job.folder.path.name}:")
@@ -58,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         if runs[0].trainer.is_global_zero:
             kept = f"all examples are finished and kept in {out.path}; the same command writes the rest"
             state.kept = lambda: kept
-            contradicted = conclude(out, runs, subject)
+            contradicted = session.conclude(out, runs, subject, logging)
             if contradicted or not all(finding["passed"] for finding in runs[0].findings):
                 raise SystemExit(1)
     return out.path

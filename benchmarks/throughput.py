@@ -23,10 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from center_smoothing import CenterSmoother, Distance, SmoothingBudget
+from center_smoothing import DISTANCES, CenterSmoother, Distance, SmoothingBudget
 from center_smoothing.noise import BLOCK, Stage
 from center_smoothing.sampling import NoisyOutputs, evaluating
-from command_line import named, process
+from command_line import process
 from datamodules import MNIST
 from lightning_modules import CompiledModel, NoisyAutoencoder, NoisyModule, fold_batch_norm, load_checkpoint
 
@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", help="checkpoint of train.py; default: an untrained autoencoder")
-    parser.add_argument("--distance", choices=named.DISTANCES, default="tv", help="between outputs")
+    parser.add_argument("--distance", choices=DISTANCES, default="tv", help="between outputs")
     parser.add_argument("--n", type=int, default=1_000, help="ranked outputs")
     parser.add_argument("--m", type=int, default=2_000, help="certification outputs")
     parser.add_argument("--k", type=int, help="pilot outputs; default: the budget's")
@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> None:
     model.eval()
     data = MNIST()
     data.setup()
-    x, distance = data.test_set[0]["image"], named.DISTANCES[options.distance]
+    x, distance = data.test_set[0]["image"], DISTANCES[options.distance]
     print(f"{type(model).__name__}, {distance!r}, {torch.get_num_threads()} threads of {torch.__version__}")
     kept_memory(model, x)
     budget = SmoothingBudget(n=options.n, m=options.m, k=options.k)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ class CertificateWriter(BasePredictionWriter):
         eps_in: input radii, one row each.
         coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
         seed: of the noise, to be named in counterexamples.
+
+    Attributes:
+        on_rows: called with the rows of each example of this process, once they are on disk.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class CertificateWriter(BasePredictionWriter):
         self.eps_in = list(eps_in)
         self.coverage = coverage
         self.seed = seed
+        self.on_rows: Callable[[Sequence[Row]], None] = lambda rows: None
 
     def write_on_batch_end(
         self,
@@ -60,6 +64,7 @@ class CertificateWriter(BasePredictionWriter):
                 write_counterexample(self.folder, example, attacked, seed=self.seed)
                 rows = [*attacked]
             self.folder.append(rows, part=part)
+            self.on_rows(rows)
 
     def _write_arrays(self, example: CertifiedExample) -> None:
         certificate = example.certificate

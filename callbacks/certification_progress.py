@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule, Trainer
@@ -107,13 +107,13 @@ class CertificationProgress(ProgressBar):
             self._bar = None
 
 
-def tracked(trainer: Trainer, examples: Sequence[Example]) -> Iterator[Example]:
+def tracked(trainer: Trainer, examples: Iterable[Example], *, total: int) -> Iterator[Example]:
     """Yield examples one by one, and show on the bar of a training, where it has one, how many are certified."""
     bar = getattr(getattr(trainer, "progress_bar_callback", None), "progress", None)
     if not isinstance(bar, Progress):
         yield from examples
         return
-    task = bar.add_task("Certifying", total=len(examples))
+    task = bar.add_task("Certifying", total=total)
     try:
         for example in examples:
             yield example

@@ -5,6 +5,7 @@ from center_smoothing.budget import Budget, Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certificate_base import CertificateBase
 from center_smoothing.distances import (
+    DISTANCES,
     NO_BOX,
     Angular,
     BoxJaccard,
@@ -36,7 +37,10 @@ from center_smoothing.smoother_base import Smoother
 from center_smoothing.smoothers import SMOOTHERS
 from center_smoothing.stopping import Decided, TightEnough
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "DISTANCES",
     "NO_BOX",
     "SMOOTHERS",
     "Angular",

@@ -58,6 +58,7 @@ class Budget(ABC):
 
     Attributes:
         methods: what rows of results may be labelled with.
+        presets: arguments of budgets that have a name, see :meth:`preset`.
         depends_on_outputs: whether what can be certified depends on what outputs are like, see :meth:`for_output`.
         n: outputs that the smoothed function is made of.
         m: certification outputs, at most.
@@ -68,6 +69,7 @@ class Budget(ABC):
     """
 
     methods: ClassVar[tuple[str, ...]]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     depends_on_outputs: ClassVar[bool] = False
     n: int
     m: int
@@ -153,6 +155,52 @@ class Budget(ABC):
     def count_in_groups(cls, outputs: int, group: int) -> int:
         """Return n or m for about so many outputs of the base function in groups: here how many groups there are."""
         return max(1, outputs // group)
+
+    @classmethod
+    def quick(cls, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
+        """Return a budget that is enough to compare models and settings, but for the arguments given.
+
+        Example:
+            >>> from center_smoothing import MeanBudget, SmoothingBudget
+            >>> SmoothingBudget.quick().evaluations, SmoothingBudget.quick(group=4).evaluations
+            (3125, 3128)
+            >>> SmoothingBudget.standard().evaluations, MeanBudget.standard(m=200_000).evaluations
+            (30256, 210000)
+        """
+        return cls.preset("quick", **given)
+
+    @classmethod
+    def standard(cls, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
+        """Return a budget that certifies close to what any number of samples can, but for the arguments given."""
+        return cls.preset("standard", **given)
+
+    @classmethod
+    def preset(cls, name: str, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
+        """Return the budget of a name, but for the arguments given. Arguments are those of :meth:`preset_values`.
+
+        Raises:
+            ValueError: for another name, and as the class does.
+        """
+        make: Callable[..., Self] = cls
+        return make(**cls.preset_values(name, **given))
+
+    @classmethod
+    def preset_values(cls, name: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as the class takes
+        """Return the arguments of the budget of a name, and those given in place of them.
+
+        Args:
+            name: one of :attr:`presets`.
+            given: arguments of the class. With a group n and m shrink unless given, so that as much is evaluated.
+
+        Raises:
+            ValueError: for another name.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"name must be one of {', '.join(cls.presets)}, got {name!r}")
+        values = dict(cls.presets[name])
+        if "group" in given:
+            values.update({size: cls.count_in_groups(values[size], given["group"]) for size in ("n", "m")})
+        return {**values, **given}
 
     @classmethod
     def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
@@ -275,6 +323,12 @@ class SmoothingBudget(Budget):
     """
 
     methods: ClassVar[tuple[str, ...]] = margins.METHODS
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # The paper's own procedure and sample sizes (its section 5): about 35 times the cost of standard.
+        "paper": {"method": "paper", "n": 10_000, "m": 1_000_000, "delta": 0.05, "alpha_1": 0.005, "alpha_2": 0.005},
+        "quick": {"n": 1_000, "m": 2_000},  # about 1 s per digit on two cores
+        "standard": {"n": 10_000, "m": 20_000},
+    }
 
     n: int = 10_000
     m: int = 20_000

@@ -53,7 +53,7 @@ def output_radius(radius: float, other: float, gamma: float) -> float:
     return math.nextafter(gamma * (radius + min(2.0 * gamma * radius, other)) * ROUNDING, math.inf)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certificate(CertificateBase):
     """One sampling run around one input, and every answer that it holds (theory T3 to T6).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, overload
 
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from center_smoothing.budget import COVERAGES, Budget, Coverage
+from center_smoothing.certificate_display import Displayed
 from center_smoothing.files import atomic_write
 from center_smoothing.safe_arrays import read_npz
 
@@ -32,7 +33,7 @@ class Output(Protocol):
     def abstained(self) -> bool: ...  # noqa: D102
 
 
-class CertificateBase(ABC):
+class CertificateBase(Displayed):
     """One sampling run around one input, and every answer that it holds.
 
     Attributes:
@@ -64,11 +65,6 @@ class CertificateBase(ABC):
         return self.output.center
 
     @property
-    @abstractmethod
-    def m(self) -> int:
-        """How many certification outputs were drawn."""
-
-    @property
     def non_finite(self) -> int:
         """How many of the distances are those of NaN or infinite outputs."""
         return int(np.isinf(self.distances).sum())
@@ -76,12 +72,19 @@ class CertificateBase(ABC):
     @overload
     def eps_out(self, eps_in: float, *, coverage: Coverage = ...) -> float: ...
     @overload
+    def eps_out(self, *, h: float, coverage: Coverage = ...) -> float: ...
+    @overload
     def eps_out(self, eps_in: ArrayLike, *, coverage: Coverage = ...) -> NDArray[np.float64] | float: ...
-    def eps_out(self, eps_in: ArrayLike, *, coverage: Coverage = "pointwise") -> NDArray[np.float64] | float:
+    @overload
+    def eps_out(self, *, h: ArrayLike, coverage: Coverage = ...) -> NDArray[np.float64] | float: ...
+    def eps_out(
+        self, eps_in: ArrayLike | None = None, *, h: ArrayLike | None = None, coverage: Coverage = "pointwise"
+    ) -> NDArray[np.float64] | float:
         """Return the certified output radius for an input radius, rounded up; inf where there is none.
 
         Args:
             eps_in: input radius or radii, at least 0, in units of x. Fixed before the distances were seen.
+            h: the same in units of sigma, eps_in / sigma; one of the two is given.
             coverage: ``"pointwise"``, each answer by itself fails with probability at most alpha;
                 ``"bonferroni"``, all J answers of this call together do (alpha_2 / J each); ``"dkw"``, all answers
                 of all calls with this coverage together do. Of a mean all answers hold together in any case.
@@ -90,8 +93,23 @@ class CertificateBase(ABC):
             A float for a number, else float64 (J,).
 
         Raises:
-            ValueError: if an eps_in is negative or NaN, or the coverage unknown.
+            ValueError: if an eps_in or h is negative or NaN, if both or none are given, or the coverage is unknown.
+
+        Example:
+            >>> from center_smoothing import CenterSmoother, SmoothingBudget
+            >>> smoother = CenterSmoother(lambda z: 2 * z, "l2", sigma=0.25, budget=SmoothingBudget.quick())
+            >>> certificate = smoother.certify(torch.zeros(3))
+            >>> certificate.eps_out(h=2) == certificate.eps_out(0.5) > certificate.eps_out(h=1)
+            True
         """
+        if (eps_in is None) == (h is None):
+            raise ValueError(
+                f"eps_in must be given, in units of x, or h in its place, in units of sigma={self.sigma:g}, got "
+                f"eps_in={eps_in!r} and h={h!r}"
+            )
+        if eps_in is None:
+            assert h is not None
+            return self._answer("h", h, coverage, lambda value, answers: self._eps_out(value, coverage, answers))
         return self._answer(
             "eps_in", eps_in, coverage, lambda value, answers: self._eps_out(value / self.sigma, coverage, answers)
         )
@@ -204,10 +222,6 @@ class CertificateBase(ABC):
     @abstractmethod
     def _described(self) -> dict[str, float]:
         """Return what a file says of this kind besides."""
-
-    @abstractmethod
-    def _eps_out(self, h: float, coverage: Coverage, answers: int) -> float:
-        """Return the certified output radius at h = eps_in / sigma, one of so many answers."""
 
     @abstractmethod
     def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:

@@ -6,16 +6,23 @@ import hashlib
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from center_smoothing.discrete_gaussian import discrete_gaussian
 from center_smoothing.scalars import plain
 
+# An input: a tensor, or an array of numpy, which becomes one of the same type on the CPU.
+Point = Tensor | NDArray[Any]
+
 # Draws per block. The numbers depend on it: another block size is another random stream.
 BLOCK = 64
 _MAX_STEPS = 2.0**51
+_FLOATS = (np.float16, np.float32, np.float64)
 
 
 class Stage(IntEnum):
@@ -180,11 +187,29 @@ def grid_change(x: Tensor, grid: int) -> tuple[float, float]:
     return float(change.abs().max()), float(torch.linalg.vector_norm(change))
 
 
+def as_point(x: Point) -> Tensor:
+    """Return an input as a tensor: an array of float16, float32 or float64 as one of the same type.
+
+    Example:
+        >>> as_point(np.ones(2)[::-1]).dtype, as_point(np.ones(2, dtype=np.float32)).dtype
+        (torch.float64, torch.float32)
+
+    Raises:
+        ValueError: for anything but floating-point numbers.
+    """
+    if isinstance(x, Tensor):
+        return x
+    if not isinstance(x, np.ndarray) or x.dtype.newbyteorder("=") not in _FLOATS:
+        kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
+        raise ValueError(f"x must be a floating-point tensor or array in the units of sigma, got {kind}")
+    return torch.from_numpy(np.array(x, dtype=x.dtype.newbyteorder("="), order="C"))
+
+
 def check_point(x: Tensor) -> None:
     """Raise ValueError unless x is a finite floating-point tensor."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
         kind = type(x).__name__ if not isinstance(x, Tensor) else x.dtype if x.layout is torch.strided else x.layout
-        raise ValueError(f"x must be a floating-point tensor in the units of sigma, got {kind}")
+        raise ValueError(f"x must be a floating-point tensor or array in the units of sigma, got {kind}")
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())
         raise ValueError(f"x must be finite, got {bad} NaN or infinite of {x.numel()} values")

@@ -187,6 +187,8 @@ class NoisyOutputs(NoisyInputs):
                     f"x must be one input, got shape {tuple(point.shape)}: the model takes it for a batch of "
                     f"{len(point)}, and no batch of such; smooth each x[i] by itself ({_first_line(error)})"
                 ) from error
+            shape = tuple(batch.shape)
+            error.add_note(f"the model was called with {batch.dtype} of shape {shape}, copies of an x of {shape[1:]}")
             raise
         self._works = True
         if self._is_like_a_batch(point, outputs[0]):

@@ -11,8 +11,8 @@ from torch import Tensor
 from center_smoothing.budget import SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certification_sample import CertificationSample, averaged_sizes
-from center_smoothing.distances import Distance, as_distance
-from center_smoothing.noise import Stage
+from center_smoothing.distances import DistanceLike, as_distance
+from center_smoothing.noise import Point, Stage, as_point
 from center_smoothing.sampling import BaseFunction, BatchSize
 from center_smoothing.selection import select
 from center_smoothing.smoother_base import Smoother, StoppingRule
@@ -25,7 +25,8 @@ class CenterSmoother(Smoother):
         model: the base function: any callable (N, *in) -> (N, *out), or an estimator or exported program, see
             :func:`center_smoothing.base_functions.as_base_function`. Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
-        distance: between outputs: a :class:`Distance`, or a function of two batches of outputs, (N,).
+        distance: between outputs: a :class:`Distance`, the name of one such as "l2" (see ``DISTANCES``), or a function
+            of two batches of outputs, (N,).
         sigma: noise level, in units of x.
         budget: sample sizes, margin and failure probabilities; default ``SmoothingBudget()``.
         seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
@@ -47,7 +48,7 @@ class CenterSmoother(Smoother):
     def __init__(
         self,
         model: BaseFunction,
-        distance: Distance | Callable[[Tensor, Tensor], Tensor],
+        distance: DistanceLike,
         *,
         sigma: float,
         budget: SmoothingBudget | None = None,
@@ -69,11 +70,11 @@ class CenterSmoother(Smoother):
             group=budget.group,
         )
 
-    def smooth(self, x: Tensor, *, example: int = 0) -> SmoothedOutput:
+    def smooth(self, x: Point, *, example: int = 0) -> SmoothedOutput:
         """Return the smoothed function at x: Algorithm 1, theory T1 and T2.
 
         Args:
-            x: (*in), without a batch dimension.
+            x: (*in), without a batch dimension; a tensor or an array of floating-point numbers.
             example: with the seed it determines the noise; the index in the data set, say.
 
         Returns:
@@ -82,10 +83,11 @@ class CenterSmoother(Smoother):
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
+        x = as_point(x)
         center, radius = self._select(x, example)
         return self._check(center, radius, self._check_distances(x, example, center))
 
-    def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> Certificate:
+    def certify(self, x: Point, *, example: int = 0, stop: StoppingRule | None = None) -> Certificate:
         """Return the smoothed function at x and what holds around it: Algorithm 2, theory T3 to T8.
 
         The certificate answers eps_out = gamma (R + min(2 gamma R, t)), 3 R at most for a metric: R is an order
@@ -99,6 +101,7 @@ class CenterSmoother(Smoother):
             stop: asked at each of the budget's looks but the last whether its certificate will do. It may decide by
                 whatever it likes: alpha_2 is shared by the looks.
         """
+        x = as_point(x)
         center, radius = self._select(x, example)
         used = self.budget.with_sizes(averaged_sizes(self.budget, center))
         sample = CertificationSample(used, self.distance, center)

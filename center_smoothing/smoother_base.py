@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from center_smoothing.budget import Budget
 from center_smoothing.certificate_base import CertificateBase, Output
 from center_smoothing.distances.base import Distance
+from center_smoothing.noise import Point, as_point
 from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs
 
 # Whether a certificate of the smoother, at one of the budget's looks, will do.
@@ -78,10 +79,8 @@ class Smoother(ABC):
         return False
 
     @classmethod
-    def check_distance(cls, distance: object) -> None:
-        """Raise ValueError unless an object is a distance that the smoothed function :meth:`takes`."""
-        if not isinstance(distance, Distance):
-            raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}")
+    def check_distance(cls, distance: Distance) -> None:
+        """Raise ValueError unless a distance is one that the smoothed function :meth:`takes`."""
         if not cls.takes(distance):
             raise ValueError(
                 f"distance must be one {cls.needs}, as TotalVariation() and Lp() are, got {distance!r}: {cls.why}"
@@ -98,18 +97,18 @@ class Smoother(ABC):
         return self.outputs.sigma
 
     @abstractmethod
-    def smooth(self, x: Tensor, *, example: int = 0) -> Output:
+    def smooth(self, x: Point, *, example: int = 0) -> Output:
         """Return the smoothed function at x.
 
         Args:
-            x: (*in), without a batch dimension.
+            x: (*in), without a batch dimension; a tensor or an array of floating-point numbers.
             example: with the seed it determines the noise; the index in the data set, say.
 
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
 
-    def smooth_alike(self, x: Tensor, other: Tensor, *, example: int = 0) -> Output:
+    def smooth_alike(self, x: Point, other: Point, *, example: int = 0) -> Output:
         """Return the smoothed function at x (*in) under the very noise of ``smooth(other, example=example)``.
 
         What sets the two apart is not the draw of the noise, but what it is added to.
@@ -117,7 +116,7 @@ class Smoother(ABC):
         return self.smooth(x, example=example)
 
     @abstractmethod
-    def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> CertificateBase:
+    def certify(self, x: Point, *, example: int = 0, stop: StoppingRule | None = None) -> CertificateBase:
         """Return the smoothed function at x and what holds around it.
 
         Args:
@@ -126,9 +125,49 @@ class Smoother(ABC):
             stop: asked at each of the budget's looks but the last whether its certificate will do.
         """
 
-    def look_at(self, x: Tensor) -> None:
+    def certify_many(
+        self,
+        xs: Iterable[Point],
+        *,
+        examples: Sequence[int] | None = None,
+        progress: bool = False,
+        stop: StoppingRule | None = None,
+    ) -> list[CertificateBase]:
+        """Return the certificates of several inputs, one after the other.
+
+        Args:
+            xs: inputs (*in), or one tensor or array (E, *in) of them.
+            examples: their numbers, which determine the noise; default: 0, 1, 2 and so on.
+            progress: show a bar. Needs the package tqdm.
+            stop: as for :meth:`certify`.
+
+        Raises:
+            ValueError: if there are not as many numbers as inputs, if tqdm is not installed, and as :meth:`certify`.
+
+        Example:
+            >>> import torch
+            >>> from center_smoothing import CenterSmoother, SmoothingBudget
+            >>> smoother = CenterSmoother(lambda z: 2 * z, "l2", sigma=0.25, budget=SmoothingBudget.quick())
+            >>> certificates = smoother.certify_many(torch.zeros(2, 3), examples=[7, 9])
+            >>> len(certificates), any(certificate.abstained for certificate in certificates)
+            (2, False)
+        """
+        points = list(xs)
+        numbers = range(len(points)) if examples is None else examples
+        if len(numbers) != len(points):
+            raise ValueError(f"examples must be a number for each of {len(points)} inputs, got {len(numbers)}")
+        pairs: Iterable[tuple[int, Point]] = zip(numbers, points, strict=True)
+        if progress:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError as error:
+                raise ValueError("tqdm must be installed to show progress: pip install tqdm") from error
+            pairs = tqdm(pairs, desc="certifying", total=len(points), unit="example")
+        return [self.certify(x, example=int(number), stop=stop) for number, x in pairs]
+
+    def look_at(self, x: Point) -> None:
         """Evaluate f at x (*in) once, for the budget to know what its outputs are like (:meth:`Budget.for_output`)."""
-        self.budget = self.budget.for_output(self.outputs.base_output(x))
+        self.budget = self.budget.for_output(self.outputs.base_output(as_point(x)))
 
     @property
     def plan_settings(self) -> str:

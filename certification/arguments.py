@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
+from center_smoothing import DISTANCES
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
@@ -22,7 +23,7 @@ from certification.request import Arguments, Computing
 from command_line import argument_types, class_paths, flags
 from command_line.argument_types import Parser, count, positive_number, radius
 from command_line.flags import package_version
-from command_line.named import BUDGETS, DISTANCES, check_smoother, distance_name, noise_level
+from command_line.named import BUDGETS, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
     from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule
@@ -66,7 +67,7 @@ def _parser(*, with_classes: bool) -> Parser:
     add_typed("--h", radius, nargs="+", help=f"input radii as multiples of sigma; default {ratios}")
     text = "test examples, drawn with the seed, or all"
     add("--num-examples", type=argument_types.num_examples, default=50, help=text)
-    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities, from configs/certify/")
+    add_choice("--budget", BUDGETS, "standard", "sample sizes and failure probabilities by name")
     text = "folder to write; default: certification/ beside the checkpoint's folder; with --from a CSV file, or for "
     add("--out", type=str | None, help=f"{text}the report of several")
 

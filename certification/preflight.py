@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from center_smoothing import DISTANCES
 from center_smoothing.attack import has_gradient
 from center_smoothing.audit import RTOL, Finding, check_axioms, check_determinism, check_independence
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import NoisyOutputs
 from certification.run import Run
 from certification.speed import samples_per_second
-from command_line import named
 from command_line.errors import value_errors
 from lightning_modules import BaseModel, point_of
 
@@ -105,7 +105,7 @@ def _check_distance(run: Run, drawn: Tensor, index: int) -> None:
     """See that the distance takes outputs, and that a user's own one is a distance on them."""
     distance = run.job.smoother.distance
     finite = drawn[distance.are_outputs(drawn).to(drawn.device)][:_AXIOMS]
-    of_this_project = any(distance is known for known in named.DISTANCES.values())  # which are tested
+    of_this_project = any(distance is known for known in DISTANCES.values())  # which are tested
     if of_this_project or len(finite) < 3:
         return
     if distance.averages:

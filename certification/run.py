@@ -34,6 +34,7 @@ class Run:
     Attributes:
         todo: positions of the examples that are not finished.
         findings: of an audit, for summary.json.
+        writer: of the rows.
 
     Raises:
         ValueError: for a folder that holds something else, and for settings that do not work on this machine.
@@ -50,13 +51,13 @@ class Run:
             total=len(job.examples),
         )
         job.smoother.outputs.progress = self.progress.advance
-        writer = CertificateWriter(
+        self.writer = CertificateWriter(
             job.folder,
             eps_in=job.eps_in,
             coverage=job.coverage,
             seed=job.smoother.outputs.seed,
         )
-        self.trainer = make_trainer(computing, callbacks=[self.progress, writer])
+        self.trainer = make_trainer(computing, callbacks=[self.progress, self.writer])
 
     @property
     def most_examples(self) -> int:

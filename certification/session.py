@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from center_smoothing.audit import Finding
@@ -17,9 +16,10 @@ from certification.run import Run
 from certification.subject import Subject, accelerated, load_trained
 from certification.trainer import print_once
 from command_line import errors, process
-from results import attacks, comparison, html, numbers, queries, terminal, wandb_run
+from results import attacks, comparison, html, numbers, queries, terminal
 from results.finished import MAX_SHOWN, FinishedCertification, Question, spread
 from results.folder import CertificationFolder
+from results.wandb_run import WandbRun
 
 
 def plan_only(options: Arguments) -> list[str]:
@@ -83,8 +83,32 @@ def _audit_after(runs: Sequence[Run]) -> None:
         run.findings = auditing.as_plain(findings)
 
 
-def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject) -> bool:
+def begin_logging(out: CertificationFolder, runs: Sequence[Run], subject: Subject) -> WandbRun | None:
+    """Begin the run of W&B, which shows each example as it is finished; None where nothing is left to do."""
+    if not runs[0].trainer.is_global_zero or not any(run.todo for run in runs):
+        return None
+    config = {**merged_config([run.job for run in runs]), "checkpoint_sha256": subject.sha256}
+    begun: list[WandbRun] = []
+
+    def begin(why_offline: str | None = None) -> None:
+        begun.append(WandbRun(out, config=config, group=subject.training, why_offline=why_offline))
+
+    reason = process.wandb_offline() or process.wandb_refusal(begin)
+    if reason is not None:
+        begin(reason)
+    for run in runs:
+        run.writer.on_rows = begun[-1].log_example
+    return begun[-1]
+
+
+def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, logging: WandbRun | None) -> bool:
     """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B.
+
+    Args:
+        out: the folder of all runs.
+        runs: all of them finished.
+        subject: what was certified.
+        logging: the run of W&B, if anything was certified.
 
     Returns:
         Whether an attack contradicts a certificate.
@@ -96,14 +120,10 @@ def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject) ->
     notes = [line for part in parts for line in terminal.non_finite_lines(part.finished)]
     notes += [*_memory_lines(runs), *terminal.left_out_lines(subject.data.left_out)]
     print(*notes, *terminal.result_lines(results), *attacks.result_lines(rows), parts[0].promise, sep="\n")
-    if any(run.todo for run in runs):
-        config = {**merged_config(jobs), "checkpoint_sha256": subject.sha256}
-        shown = conclusion.shown_examples(parts)
-        log = partial(wandb_run.log_to_wandb, out, rows, results, examples=shown, config=config, group=subject.training)
-        reason = process.wandb_offline() or process.wandb_refusal(partial(log, offline=False))
-        if reason is not None:
-            log(offline=True)
-            process.say_offline(out.path, reason)
+    if logging is not None:
+        logging.conclude(rows, results, examples=conclusion.shown_examples(parts))
+        if logging.why_offline is not None:
+            process.say_offline(out.path, logging.why_offline)
     print(f"report: {process.from_here(out.path / 'report.html')}")
     where = ", ".join(str(job.folder.counterexamples) for job in jobs if job.folder.counterexamples.is_dir())
     wrong = attacks.contradiction_lines(rows, alpha=jobs[0].smoother.budget.alpha, where=where)

@@ -5,54 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from center_smoothing import (
-    SMOOTHERS,
-    Angular,
-    BoxJaccard,
-    Budget,
-    Cosine,
-    Distance,
-    Hausdorff,
-    Lp,
-    MaskJaccard,
-    ProbabilityTV,
-    SquaredL2,
-    TotalVariation,
-    Wasserstein1,
-)
+from center_smoothing import DISTANCES, SMOOTHERS, Budget, Distance
 from center_smoothing.distances import as_distance
 from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from command_line import class_paths
 from command_line.argument_types import ArgumentType
 
-_BUDGETS = Path(__file__).resolve().parents[1] / "configs" / "certify"
 # The names that --budget takes.
-BUDGETS = sorted(path.stem for path in _BUDGETS.glob("*.yaml"))
+BUDGETS = sorted(SMOOTHERS[DEFAULT_SMOOTHER].budget_type.presets)
 # What bounds the outputs of means, and which of the two to take.
 _BOUNDS = {
     "--clip-norm": "--clip-norm scales outputs that are further from zero than that down to it, as part of the model",
     "--output-bound": "--output-bound is for who knows that no two outputs are further apart",
-}
-# The names that --distance takes.
-DISTANCES: dict[str, Distance] = {
-    "tv": TotalVariation(p=1),
-    "tv-l2": TotalVariation(p=2),
-    "angular": Angular(),
-    "l1": Lp(1.0),
-    "l2": Lp(2.0),
-    "linf": Lp(float("inf")),
-    "jaccard": BoxJaccard(),
-    "mask-jaccard": MaskJaccard(),
-    "cosine": Cosine(),
-    "squared-l2": SquaredL2(),
-    "hausdorff": Hausdorff(),
-    "probability-tv": ProbabilityTV(),
-    "wasserstein1": Wasserstein1(),
 }
 # The type of --distance.
 distance_name = ArgumentType(
@@ -62,30 +28,22 @@ distance_name = ArgumentType(
 )
 
 
-def budgets_of(smoother: str) -> list[str]:
-    """Return the names of the budgets in the folder of a smoother, one of ``SMOOTHERS``."""
-    return sorted(path.stem for path in _folder(smoother).glob("*.yaml"))
-
-
 def budget_values(name: str, smoother: str = DEFAULT_SMOOTHER, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as a budget's own
-    """Merge a file in configs/certify/ and flags, under the names of its class.
+    """Merge a budget by name and flags, under the names of its class.
 
     Args:
-        name: one of :func:`budgets_of` the smoother.
+        name: one of the ``presets`` of the smoother's type of budgets.
         smoother: one of ``SMOOTHERS``.
-        given: what differs from the file, under the names of the flags (n, m, k, group, delta, alpha1, alpha2, method);
-            None leaves the file's value. With a group the file's n and m shrink, so that as much is evaluated.
+        given: what differs, under the names of the flags (n, m, k, group, delta, alpha1, alpha2, method); None leaves
+            the value as it is.
     """
-    values: dict[str, Any] = yaml.safe_load((_folder(smoother) / f"{name}.yaml").read_text())
-    if given.get("group") is not None:
-        kind = SMOOTHERS[smoother].budget_type
-        values.update({size: kind.count_in_groups(values[size], given["group"]) for size in ("n", "m")})
-    values.update({key: value for key, value in given.items() if value is not None})
-    return {{"alpha1": "alpha_1", "alpha2": "alpha_2"}.get(key, key): value for key, value in values.items()}
+    names = {"alpha1": "alpha_1", "alpha2": "alpha_2"}
+    flags = {names.get(flag, flag): value for flag, value in given.items() if value is not None}
+    return SMOOTHERS[smoother].budget_type.preset_values(name, **flags)
 
 
 def budget(name: str, smoother: str = DEFAULT_SMOOTHER, **given: Any) -> Any:  # noqa: ANN401  # of the smoother's type
-    """Return the budget of a file in configs/certify/. Arguments are those of :func:`budget_values`.
+    """Return a budget by name and flags. Arguments are those of :func:`budget_values`.
 
     Raises:
         ValueError: as the smoother's type of budgets does.
@@ -94,11 +52,6 @@ def budget(name: str, smoother: str = DEFAULT_SMOOTHER, **given: Any) -> Any:  #
     if given.get("group") is not None and "group" not in inspect.signature(make).parameters:
         raise ValueError(f"--group must be left out with --smoother={smoother}, got {given['group']}")
     return make(**budget_values(name, smoother, **given))
-
-
-def _folder(smoother: str) -> Path:
-    """Return where the budgets of a smoother are: those of the default one stand above the others."""
-    return _BUDGETS if smoother == DEFAULT_SMOOTHER else _BUDGETS / smoother
 
 
 def check_smoother(
@@ -128,7 +81,7 @@ def check_smoother(
     if not kind.takes(between):
         fitting = ", ".join(name for name, known in DISTANCES.items() if kind.takes(known))
         raise ValueError(f"--smoother={smoother} needs a distance {kind.needs} ({fitting}), got {distance}: {kind.why}")
-    if budget not in (found := budgets_of(smoother)):
+    if budget not in (found := sorted(kind.budget_type.presets)):
         raise ValueError(f"--budget must be one of {', '.join(found)} for --smoother={smoother}, got {budget}")
     if foreign and smoother != DEFAULT_SMOOTHER:
         raise ValueError(f"{foreign[0]} is of centers alone: it must be left out with --smoother={smoother}")

@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 import datamodules
+from center_smoothing.distances import DISTANCES
 from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from command_line import named, process
 from datamodules import ImageDataModule
@@ -190,7 +191,7 @@ def _certify_command(plan: Plan, sigma: float) -> list[str]:
 
 def _is_certified(plan: Plan, sigma: float) -> bool:
     checkpoint, folder = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(sigma)
-    distance, budget = distance_config(named.DISTANCES[plan.distance]), plan.budget.as_dict()
+    distance, budget = distance_config(DISTANCES[plan.distance]), plan.budget.as_dict()
     recorded = _wanted(plan, sigma) | distance | {"coverage": "pointwise", "budget": budget}
     return is_certified(checkpoint, folder, recorded)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from center_smoothing import DISTANCES
 from center_smoothing.promise import promise_line
-from command_line import named
 from experiments.findings import findings
 from experiments.plan import Plan, Point
 from results.finished import MAX_SHOWN
@@ -27,7 +27,7 @@ def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: floa
 
 
 def _report_of_one(plan: Plan, sigma: float) -> Report:
-    promise = promise_line(plan.budget, named.DISTANCES[plan.distance], coverage="pointwise")
+    promise = promise_line(plan.budget, DISTANCES[plan.distance], coverage="pointwise")
     return report_of_folder(plan.certification(sigma), promise=promise, most=max(1, MAX_SHOWN // len(plan.sigmas)))
 
 

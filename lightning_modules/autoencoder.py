@@ -21,6 +21,7 @@ class NoisyAutoencoder(NoisyModule):
         noise_range: (low, high) of each training image's own noise level; default: all have sigma.
         consistency_weight: of the consistency term, 0 for none: see :class:`NoisyModule`.
         consistency_distance: in which it compares outputs.
+        channels: of the three convolutions of the encoder, and of the decoder that mirrors it.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class NoisyAutoencoder(NoisyModule):
         noise_range: Sequence[float] | None = None,
         consistency_weight: float = 0.0,
         consistency_distance: str = "tv",
+        channels: Sequence[int] = (32, 64, 128),
     ) -> None:
         super().__init__(
             sigma=sigma,
@@ -42,9 +44,9 @@ class NoisyAutoencoder(NoisyModule):
         )
         sigma, learning_rate, noise_range = self.sigma, self.learning_rate, self.noise_range
         consistency_weight, consistency_distance = self.consistency_weight, self.consistency_distance
-        image_shape, latent_dim = plain_shape(image_shape), int(latent_dim)
+        image_shape, latent_dim, channels = plain_shape(image_shape), int(latent_dim), [int(c) for c in channels]
         self.save_hyperparameters()
-        self.network = ConvolutionalAutoencoder(tuple(image_shape), latent_dim)
+        self.network = ConvolutionalAutoencoder(tuple(image_shape), latent_dim, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct images: (N, C, H, W) -> (N, C, H, W) in [0, 1]."""

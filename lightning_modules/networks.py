@@ -7,32 +7,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-CHANNELS = (32, 64, 128)
-
 
 class ConvolutionalAutoencoder(nn.Module):
     """Convolutional encoder to a latent vector, deconvolutional decoder with sigmoid output (the paper's section 5.2).
 
-    Three convolutions of 32, 64 and 128 channels, the last two with stride 2; the decoder mirrors them; batch norm
-    between all of them.
+    Three convolutions, the last two with stride 2; the decoder mirrors them; batch norm between all of them.
 
     Args:
         image_shape: (C, H, W), H and W divisible by 4.
         latent_dim: length of the latent vector.
+        channels: of the three convolutions.
 
     Shapes: images (N, C, H, W) in [0, 1] -> (N, C, H, W) in [0, 1].
     """
 
-    def __init__(self, image_shape: Sequence[int], latent_dim: int) -> None:
+    def __init__(self, image_shape: Sequence[int], latent_dim: int, channels: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
-        channels, height, width = self.image_shape = _check_image_shape(image_shape)
+        colours, height, width = self.image_shape = _check_image_shape(image_shape)
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim!r}")
-        first, second, third = CHANNELS
+        if len(channels) != 3 or min(channels) < 1:
+            raise ValueError(f"channels must be three positive numbers, got {list(channels)}")
+        first, second, third = channels
         coarse = (third, height // 4, width // 4)
         features = third * (height // 4) * (width // 4)
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, first, 3, padding=1),
+            nn.Conv2d(colours, first, 3, padding=1),
             nn.BatchNorm2d(first),
             nn.ReLU(inplace=True),
             nn.Conv2d(first, second, 4, stride=2, padding=1),
@@ -56,7 +56,7 @@ class ConvolutionalAutoencoder(nn.Module):
             nn.ConvTranspose2d(second, first, 4, stride=2, padding=1),
             nn.BatchNorm2d(first),
             nn.ReLU(inplace=True),
-            nn.Conv2d(first, channels, 3, padding=1),
+            nn.Conv2d(first, colours, 3, padding=1),
             nn.Sigmoid(),
         )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -111,13 +112,31 @@ class TrainingCLI(LightningCLI):
         writer = WholeCheckpoints(partial(_point_latest_at, self.run_folder))
         return super().instantiate_trainer(callbacks=callbacks, plugins=[writer], **kwargs)
 
+    @property
+    def wandb_loggers(self) -> list[WandbLogger]:
+        """Those of this process."""
+        loggers = self.trainer.loggers if self.trainer.is_global_zero else []
+        return [logger for logger in loggers if isinstance(logger, WandbLogger)]
+
     def begin_logging(self) -> None:
-        """Begin the run of W&B, offline where its server does not let it begin."""
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and self.offline is None:
+        """Begin the run of W&B with its whole configuration, offline where its server does not let it begin."""
+        for logger in self.wandb_loggers:
+            if self.offline is None:
                 self.offline = process.wandb_refusal(partial(getattr, logger, "experiment"))
                 if self.offline is not None:
                     logger._wandb_init["mode"] = "offline"  # made already, it can be told in no other way
+            saved = yaml.safe_load((self.run_folder / "config.yaml").read_text())
+            logger.experiment.config.update(saved, allow_val_change=True)
+            for key in ("val/loss", *self._get(self.config_init, "center_smoothing").keys):
+                logger.experiment.define_metric(key, step_metric="trainer/global_step", summary="min,last")
+
+    def end_logging(self) -> None:
+        """End the run of W&B; a server gets the best checkpoint, which the runs of certify.py name as their input."""
+        for logger in self.wandb_loggers:
+            best = self.run_folder / "checkpoints" / "best.ckpt"
+            if self.offline is None and best.is_file():
+                logger.experiment.log_artifact(str(best), name=f"checkpoint-{self.run_folder.name}", type="model")
+            logger.experiment.finish()
 
     def _logger_arguments(self, name: str, run_id: str) -> dict[str, Any]:
         folder = self.run_folder

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.loggers import WandbLogger
 
 import datamodules
 from command_line import process
@@ -47,12 +46,10 @@ def going_on(cli: TrainingCLI) -> str:
 
 def conclude(cli: TrainingCLI) -> None:
     """End the run of W&B; print where things are, how good the best checkpoint is, and what to type next."""
-    for logger in cli.trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+    cli.end_logging()
     best = cli.run_folder / "checkpoints" / "best.ckpt"
     print(f"run folder: {cli.run_folder}")
-    if any(isinstance(logger, WandbLogger) for logger in cli.trainer.loggers) and cli.offline is not None:
+    if cli.wandb_loggers and cli.offline is not None:
         process.say_offline(cli.run_folder, cli.offline)
     if not best.is_file():
         print("no checkpoint was written: no validation ended")

@@ -16,6 +16,7 @@ from benchmarks.versus.rows import Digit, Row
 from benchmarks.versus.settings import CLIP_NORM, RTOLS, Settings
 from benchmarks.versus.steps import Steps
 from center_smoothing import (
+    DISTANCES,
     CenterSmoother,
     Certificate,
     Distance,
@@ -26,7 +27,6 @@ from center_smoothing import (
 )
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import BatchSize, NoisyOutputs
-from command_line import named
 from lightning_modules import NoisyModule
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Comparisons:
 
     def __post_init__(self) -> None:
         """Find the distance."""
-        self.distance: Distance = named.DISTANCES[self.name]
+        self.distance: Distance = DISTANCES[self.name]
 
     def all(self, with_clock: bool) -> dict[str, Callable[[], list[Row]]]:
         """Return by name what gives the rows of each comparison, to be called in this order."""

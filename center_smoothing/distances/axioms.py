@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from center_smoothing.distances.base import Distance
-from center_smoothing.distances.custom import as_distance
+from center_smoothing.distances.named import as_distance
 
 # Outputs of which all triples are looked at.
 _MAX_OUTPUTS = 60

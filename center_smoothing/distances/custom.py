@@ -231,25 +231,3 @@ def relaxation_of(function: object, given: float | None) -> float | None:
         raise ValueError(f"relaxation must be at least {declared:g}, which {who} declares, got {given!r}")
     gamma = declared if given is None else given
     return None if gamma is None else float(gamma)
-
-
-def as_distance(distance: object, undeclared: float | None = None) -> Distance:
-    """Make a distance of what a user brings: itself, a class without arguments, or a function of two batches.
-
-    Args:
-        distance: one of these.
-        undeclared: relaxation of a function that declares none; default: 1 with a warning.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if isinstance(distance, type) and issubclass(distance, Distance):
-        try:
-            return distance()
-        except TypeError as error:
-            raise ValueError(f"distance must be an instance such as {distance.__name__}(...), got the class") from error
-    if isinstance(distance, Distance):
-        return distance
-    if callable(distance):
-        return FunctionDistance(distance, relaxation=getattr(distance, "relaxation", undeclared))
-    raise ValueError(f"distance must be a Distance such as TotalVariation(), got {distance!r}; a function does too")

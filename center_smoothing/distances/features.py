@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from center_smoothing.base_functions import as_outputs
 from center_smoothing.distances.base import Distance, to_float64
-from center_smoothing.distances.custom import as_distance
+from center_smoothing.distances.named import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
 from center_smoothing.distances.relaxed import SquaredL2
 from center_smoothing.scalars import plain

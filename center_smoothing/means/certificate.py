@@ -36,7 +36,7 @@ class MeanOutput:
     abstained: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MeanCertificate(CertificateBase):
     """One sampling run around one input, and every answer that it holds (theory T11 and T12).
 

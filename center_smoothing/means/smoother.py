@@ -17,10 +17,11 @@ from center_smoothing.certificate_base import ROUNDING
 from center_smoothing.distances.angular import directions_of
 from center_smoothing.distances.base import Distance, to_float64
 from center_smoothing.distances.lp import Lp
+from center_smoothing.distances.named import DistanceLike, as_distance
 from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
 from center_smoothing.means.directions import Directions, outputs_at_once
-from center_smoothing.noise import BLOCK, Stage, check_point
+from center_smoothing.noise import BLOCK, Point, Stage, as_point, check_point
 from center_smoothing.sampling import BaseFunction, BatchSize, regrouped
 from center_smoothing.scalars import format_up, plain, rounded_up
 from center_smoothing.smoother_base import Smoother, StoppingRule
@@ -40,7 +41,7 @@ class MeanSmoother(Smoother):
     Args:
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
-        distance: between outputs.
+        distance: between outputs, or its name such as "l2", one of ``DISTANCES``.
         sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MeanBudget()``.
         clip_norm: outputs z with d(0, z) above it are scaled towards zero, down to it. The clipped model is what is
@@ -70,7 +71,7 @@ class MeanSmoother(Smoother):
     def __init__(
         self,
         model: BaseFunction,
-        distance: Distance,
+        distance: DistanceLike,
         *,
         sigma: float,
         budget: MeanBudget | None = None,
@@ -81,6 +82,7 @@ class MeanSmoother(Smoother):
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
+        distance = as_distance(distance)
         self.check_distance(distance)
         given = sum(value is not None for value in (clip_norm, bound))
         if given > 0 and not self.needs_bound(distance):
@@ -138,11 +140,11 @@ class MeanSmoother(Smoother):
         """What B is at most, at whatever x (theory T11); in l2 where the distance has an ``l2_form``."""
         return self._bound_around(self._reach)
 
-    def smooth(self, x: Tensor, *, example: int = 0) -> MeanOutput:
+    def smooth(self, x: Point, *, example: int = 0) -> MeanOutput:
         """Return the smoothed function at x: the mean of n outputs.
 
         Args:
-            x: (*in), without a batch dimension.
+            x: (*in), without a batch dimension; a tensor or an array of floating-point numbers.
             example: with the seed and x it determines the noise; the index in the data set, say.
 
         Returns:
@@ -151,13 +153,14 @@ class MeanSmoother(Smoother):
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
+        x = as_point(x)
         return self._mean(x, _key(x, example))[0]
 
-    def smooth_alike(self, x: Tensor, other: Tensor, *, example: int = 0) -> MeanOutput:
+    def smooth_alike(self, x: Point, other: Point, *, example: int = 0) -> MeanOutput:
         """Return the mean at x of outputs under the noise at another point, see :meth:`Smoother.smooth_alike`."""
-        return self._mean(x, _key(other, example))[0]
+        return self._mean(as_point(x), _key(as_point(other), example))[0]
 
-    def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> MeanCertificate:
+    def certify(self, x: Point, *, example: int = 0, stop: StoppingRule | None = None) -> MeanCertificate:
         """Return the smoothed function at x and what holds around it (theory T11 and T12).
 
         Arguments and the smoothed output are those of :meth:`smooth`. A mean has one look, so that ``stop`` is never
@@ -167,6 +170,7 @@ class MeanSmoother(Smoother):
             ValueError: as in :meth:`smooth`, and if an output is further away than ``bound``, or than ``clip_norm``
                 and a distance that is what it declares permit.
         """
+        x = as_point(x)
         output, pilot = self._mean(x, _key(x, example))
         norm = self._norm(torch.zeros_like(output.center)[None], output.center[None]).item()
         bound, directions = self._bound_around(norm), None

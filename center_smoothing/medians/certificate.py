@@ -33,7 +33,7 @@ class MedianOutput:
     abstained: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MedianCertificate(CertificateBase):
     """One sampling run around one input, and every answer that it holds (theory T14).
 

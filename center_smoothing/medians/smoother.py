@@ -12,10 +12,11 @@ from torch import Tensor
 
 from center_smoothing.certificate_base import ROUNDING
 from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.distances.named import DistanceLike, as_distance
 from center_smoothing.medians.budget import MedianBudget
 from center_smoothing.medians.certificate import MedianCertificate, MedianOutput
 from center_smoothing.medians.order_statistics import OrderStatistics, sorted_coordinates
-from center_smoothing.noise import Stage
+from center_smoothing.noise import Point, Stage, as_point
 from center_smoothing.sampling import BaseFunction, BatchSize
 from center_smoothing.smoother_base import Smoother, StoppingRule
 
@@ -36,7 +37,8 @@ class MedianSmoother(Smoother):
     Args:
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
-        distance: between outputs, one that is bounded over boxes (:attr:`Distance.bounds_boxes`).
+        distance: between outputs, or its name such as "l2": one that is bounded over boxes
+            (:attr:`Distance.bounds_boxes`).
         sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MedianBudget()``.
         seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
@@ -71,7 +73,7 @@ class MedianSmoother(Smoother):
     def __init__(
         self,
         model: BaseFunction,
-        distance: Distance,
+        distance: DistanceLike,
         *,
         sigma: float,
         budget: MedianBudget | None = None,
@@ -80,6 +82,7 @@ class MedianSmoother(Smoother):
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
     ) -> None:
+        distance = as_distance(distance)
         self.check_distance(distance)
         self.budget = MedianBudget() if budget is None else budget
         super().__init__(
@@ -97,11 +100,11 @@ class MedianSmoother(Smoother):
         """Return whether a distance is bounded over boxes."""
         return distance.bounds_boxes
 
-    def smooth(self, x: Tensor, *, example: int = 0) -> MedianOutput:
+    def smooth(self, x: Point, *, example: int = 0) -> MedianOutput:
         """Return the smoothed function at x: the medians of n outputs, coordinate by coordinate.
 
         Args:
-            x: (*in), without a batch dimension.
+            x: (*in), without a batch dimension; a tensor or an array of floating-point numbers.
             example: with the seed it determines the noise; the index in the data set, say.
 
         Returns:
@@ -110,17 +113,19 @@ class MedianSmoother(Smoother):
         Raises:
             ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
+        x = as_point(x)
         outputs = torch.cat(list(self._draw(x, example, Stage.RANKING, self.budget.n)))
         medians = sorted_coordinates(outputs)[:, self.budget.n // 2].reshape(outputs.shape[1:])
         abstained = not bool(torch.isfinite(medians).all())
         return MedianOutput(torch.zeros_like(medians) if abstained else medians, abstained)
 
-    def certify(self, x: Tensor, *, example: int = 0, stop: StoppingRule | None = None) -> MedianCertificate:
+    def certify(self, x: Point, *, example: int = 0, stop: StoppingRule | None = None) -> MedianCertificate:
         """Return the smoothed function at x and what holds around it (theory T14).
 
         Arguments, errors and the smoothed output are those of :meth:`smooth`. Medians have one look, so that ``stop``
         is never asked.
         """
+        x = as_point(x)
         output = self.smooth(x, example=example)
         center, budget = output.center, self.budget.for_output(output.center)
         statistics, distances = OrderStatistics(max(budget.n, _MIN_EDGES)), np.empty(budget.m)

@@ -9,7 +9,6 @@ import math
 import os
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from center_smoothing import __version__
 from center_smoothing.files import atomic_write
 from results.finished import spread
 from results.html.charts import (
@@ -81,7 +81,7 @@ def render(report: Report) -> str:
             style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
             scripts=scripts,
             hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
-            product=f"center-smoothing {_version()}".strip(),
+            product=f"center-smoothing {__version__}",
         )
     )
 
@@ -176,10 +176,3 @@ def _encoded(image: Image.Image, kind: str, **options: int | bool) -> bytes:
 
 def _setting(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _version() -> str:
-    try:
-        return version("center-smoothing")
-    except PackageNotFoundError:
-        return ""

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks import CenterSmoothing
-from callbacks.center_smoothing import _float32_up
 from center_smoothing import Angular, CenterSmoother, Hausdorff, Lp, SmoothingBudget, TotalVariation
+from center_smoothing.lightning import _float32_up
 from center_smoothing.metrics import AbstentionRate, MedianCertifiedRadius, MedianSmoothingLoss
 from datamodules import ImageDataModule, IndexedImages
 from lightning_modules import NoisyAutoencoder, NoisyModule
@@ -356,11 +356,11 @@ def test_checkpoint_tells_its_own_certified_radius(tmp_path: Path) -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
 def test_shares_of_the_processes_are_disjoint_and_complete(world_size: int) -> None:
     smoothing = callback(num_examples=6)
-    shares = [smoothing._examples(stub_trainer(rank, world_size)) for rank in range(world_size)]  # type: ignore[arg-type]
-    indices = [int(example["index"]) for share in shares for example in share]
-    (whole,) = [smoothing._examples(stub_trainer())]  # type: ignore[arg-type]
+    shares = [[*smoothing._examples(stub_trainer(rank, world_size), tiny_model())] for rank in range(world_size)]  # type: ignore[arg-type]
+    indices = [number for share in shares for number, _, _ in share]
+    whole = smoothing._examples(stub_trainer(), tiny_model())  # type: ignore[arg-type]
     assert len(indices) == len(set(indices)) == 6
-    assert set(indices) == {int(example["index"]) for example in whole}
+    assert set(indices) == {number for number, _, _ in whole}
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 

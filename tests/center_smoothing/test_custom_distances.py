@@ -101,8 +101,9 @@ def test_as_distance_takes_instances_classes_and_functions() -> None:
     assert repr(as_distance(squared)).endswith("squared(relaxation=2)")
     with pytest.raises(ValueError, match=r"an instance such as FunctionDistance\(...\), got the class"):
         as_distance(FunctionDistance)
-    with pytest.raises(ValueError, match="got 'tv'"):
-        as_distance("tv")
+    assert repr(as_distance("tv-l2")) == "TotalVariation(p=2)"
+    with pytest.raises(ValueError, match=r"one of tv, .*, or a function of two batches of outputs, got 'tw'"):
+        as_distance("tw")
 
 
 @given(st.lists(st.text("ab", max_size=4) | st.none(), min_size=1, max_size=8))

@@ -35,6 +35,7 @@ TINY_TRAINING = [
     "--trainer.limit_val_batches=1",
     "--trainer.max_epochs=1",
     "--model.init_args.latent_dim=16",
+    "--model.init_args.channels=[4, 8, 16]",
     "--center_smoothing.num_examples=1",
     "--center_smoothing.h=[1.0]",
     "--center_smoothing.n=100",

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from center_smoothing import FeatureDistance, Lp, Symmetrised, TotalVariation
+from center_smoothing import DISTANCES, FeatureDistance, Lp, Symmetrised, TotalVariation
 from center_smoothing.distances import as_distance
-from command_line.named import DISTANCES
 from results.identity import distance_config, first_difference, is_distance
 
 

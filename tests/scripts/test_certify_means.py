@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import certify
-from center_smoothing import MeanCertificate, MeanSmoother, TotalVariation
+from center_smoothing import DISTANCES, MeanCertificate, MeanSmoother, TotalVariation
 from center_smoothing.means.smoother import clip
 from command_line import named
 from datamodules import MNIST
@@ -210,7 +210,7 @@ def test_means_of_directions_need_no_norm_to_clip_to(
         base, smoothed = arrays["base"], arrays["smoothed"]
         assert np.linalg.norm(base) == pytest.approx(1.0)
         assert arrays["center_norm"] == pytest.approx(np.linalg.norm(smoothed), rel=1e-6)
-    loss = named.DISTANCES[distance](*(torch.from_numpy(each)[None] for each in (base, smoothed))).item()
+    loss = DISTANCES[distance](*(torch.from_numpy(each)[None] for each in (base, smoothed))).item()
     assert float(found[0]["smoothing_loss"]) == pytest.approx(loss, rel=1e-4)
     page = (folder / "report.html").read_text()
     assert "Outputs are scaled to norm 1." in page

@@ -1,6 +1,9 @@
+import csv
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,8 +44,59 @@ def test_a_certification_is_grouped_with_the_training_of_its_checkpoint(
     assert (training.job_type, certified.job_type) == ("train", "certify")
     assert training.project == certified.project == "center-smoothing"
     axes = {record.metric.name: record.metric.step_metric for record in records if record.HasField("metric")}
+    axes |= {record.metric.glob_name: record.metric.step_metric for record in records if record.metric.glob_name}
+    assert axes["live/*"] == "live/examples"
     assert axes["median_eps_out"] == axes["median_smoothing_loss"] == axes["abstention_rate"] == "eps_in"
     assert axes["eps_in"] == ""
+
+
+def test_the_run_of_a_training_has_its_configuration_and_the_best_and_the_last_values(
+    run_folder: Path, wandb_records: Records
+) -> None:
+    records = wandb_records(run_folder)
+    kept = {record.metric.name: record.metric.summary for record in records if record.HasField("metric")}
+    for key in ("val/loss", "val/certified_radius", "val/certified_radius/h=1.5"):
+        assert kept[key].min
+        assert kept[key].last
+    changes = [*(record.config for record in records if record.HasField("config"))]
+    config = {item.key: json.loads(item.value_json) for change in changes for item in change.update}
+    assert (config["sigma"], config["seed_everything"]) == (0.25, 0)
+    assert config["model"]["class_path"] == "lightning_modules.NoisyAutoencoder"
+    assert config["data"]["init_args"]["batch_size"] > 0
+    assert {"h": [1.0, 1.5], "n": 100, "m": 500, "smoother": "center"}.items() <= config["center_smoothing"].items()
+
+
+def test_each_example_is_logged_as_it_is_finished_and_the_last_values_name_their_h(
+    certification: Path, wandb_history: Callable[[Path], list[dict[str, Any]]], wandb_records: Records,
+    wandb_table: Callable[[Path, str], tuple[list[str], list[list[Any]]]],
+) -> None:  # fmt: skip
+    rows = [*csv.DictReader((certification / "certificates.csv").open())]
+    live = [row for row in wandb_history(certification) if "live/examples" in row]
+    radii = [float(row["eps_out"]) for row in rows]
+    assert [row["live/examples"] for row in live] == [1, 2]
+    assert [str(row["live/index"]) for row in live] == [row["index"] for row in rows]
+    assert [row["live/median_eps_out/h=1"] for row in live] == [radii[0], max(radii)]  # the upper of two
+    records = wandb_records(certification)
+    changes = [record.summary for record in records if record.HasField("summary")]
+    summary = {item.key or "/".join(item.nested_key): item.value_json for each in changes for item in each.update}
+    assert json.loads(summary["median_eps_out/h=1"]) == max(radii)
+    columns, cells = wandb_table(certification, "examples_by_radius")
+    assert columns == ["index", "eps_in", "eps_out", "smoothing_loss", "input", "base output", "smoothed output"]
+    assert [cell[2] for cell in cells] == sorted(radii, reverse=True)
+    (report,) = (record.artifact for record in records if record.artifact.type == "report")
+    assert [entry.path for entry in report.manifest.contents] == ["report.html"]
+
+
+def test_a_server_gets_the_best_checkpoint_of_a_training(
+    tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb_records: Records
+) -> None:
+    monkeypatch.setattr(process, "wandb_offline", lambda: None)  # as if there were one
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = train.main([*tiny_training, "--trainer.max_epochs=1", f"--runs={tmp_path}"])
+    logged = [record.artifact for record in wandb_records(folder) if record.artifact.type == "model"]
+    assert [(artifact.name, artifact.manifest.contents[0].path) for artifact in logged] == [
+        (f"checkpoint-{folder.name}", "best.ckpt")
+    ]
 
 
 def test_examples_are_seen_as_they_are(

@@ -1,4 +1,5 @@
 import gc
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import center_smoothing
 from center_smoothing import (
     Angular,
     BoxJaccard,
@@ -343,14 +345,16 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-@pytest.mark.parametrize("options", [{"clip_norm": 1e9}, {"bound": 1e9}])
-@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize(("options", "group"), [({"clip_norm": 1e9}, 1), ({"bound": 1e9}, 3)])
 def test_memory_does_not_grow_with_n_or_m(options: dict[str, float], group: int) -> None:
     size, batch = 20_000, 50
     peaks: list[int] = []
 
+    calls = itertools.count(1)
+
     def large(z: Tensor) -> Tensor:
-        peaks.append(live_bytes())
+        if next(calls) % 12 == 0:  # looking takes longer than the call
+            peaks.append(live_bytes())
         return z.expand(len(z), size) + torch.arange(size)
 
     gc.collect()
@@ -444,7 +448,10 @@ def test_distances_that_are_not_convex_are_refused(distance: Distance) -> None:
         ({"bound": 1.0, "batch_size": 0}, "batch_size must be"),
         ({"bound": 1.0, "model": 3}, "model must be callable, got int"),
         ({"clip_norm": 1.0, "model": 3}, "model must be callable, got int"),
-        ({"bound": 1.0, "distance": "tv"}, r"distance must be a Distance such as TotalVariation\(\), got 'tv'"),
+        (
+            {"bound": 1.0, "distance": "tw"},
+            "distance must be a Distance such as .* one of tv,.* got 'tw'",
+        ),
     ],
 )
 def test_impossible_arguments_are_refused(options: dict[str, Any], message: str) -> None:
@@ -491,8 +498,9 @@ def test_golden() -> None:
 
 @pytest.mark.parametrize("relaxed", [False, True])
 def test_the_largest_bound_is_never_below_that_of_a_certificate(relaxed: bool) -> None:
-    made = smoother(lambda z: 100.0 * torch.ones_like(z), SquaredL2() if relaxed else Lp(2), clip_norm=1.5)
-    assert made.largest_bound == pytest.approx(2.0 * 1.5**0.5 if relaxed else 3.0)
+    distance = center_smoothing.SquaredL2() if relaxed else Lp(2)
+    made = smoother(lambda z: 100.0 * torch.ones_like(z), distance, clip_norm=1.5)
+    assert made.largest_bound == pytest.approx(2.0 * 1.5**0.5 if relaxed else 3.0)  # of l2 distances
     assert 0.99 * made.largest_bound <= made.certify(point()).bound <= made.largest_bound
     assert smoother(curved, Lp(2), clip_norm=None, bound=8.0).largest_bound == pytest.approx(8.0)
 

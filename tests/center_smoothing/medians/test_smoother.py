@@ -152,7 +152,9 @@ def test_distances_without_a_bound_over_boxes_are_refused(distance: Distance) ->
 
 def test_what_is_no_distance_is_refused() -> None:
     with pytest.raises(ValueError, match="distance must be a Distance such as"):
-        MedianSmoother(features, torch.dist, sigma=0.5)  # type: ignore[arg-type]
+        MedianSmoother(features, 3, sigma=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="distance must be one that is bounded over boxes of outputs"):
+        MedianSmoother(features, torch.dist, sigma=0.5)
 
 
 def test_a_look_at_the_outputs_tells_the_budget_their_numbers() -> None:
