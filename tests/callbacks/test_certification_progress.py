@@ -65,7 +65,7 @@ def test_half_an_example_is_half_an_example_on_the_way() -> None:
 def test_the_bar_of_a_training_counts_certified_examples() -> None:
     bar = Progress(console=Console(file=io.StringIO()), auto_refresh=False)
     trainer: Any = SimpleNamespace(progress_bar_callback=SimpleNamespace(progress=bar))
-    seen = [(example, bar.tasks[-1].description, bar.tasks[-1].completed) for example in tracked(trainer, "ab", total=2)]
+    seen = [(each, bar.tasks[-1].description, bar.tasks[-1].completed) for each in tracked(trainer, "ab", total=2)]
     assert seen == [("a", "Certifying", 0), ("b", "Certifying", 1)]
     assert not bar.tasks
     assert list(tracked(cast(Trainer, SimpleNamespace(progress_bar_callback=None)), "ab", total=2)) == ["a", "b"]
