@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+import center_smoothing
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -22,7 +24,7 @@ def test_continuous_integration_runs_on_the_versions_that_are_promised() -> None
 
 def test_the_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert (citation["version"], citation["license"]) == (center_smoothing.__version__, PROJECT["license"])
     assert [author["name"] for author in citation["authors"]] == [author["name"] for author in PROJECT["authors"]]
     (paper,) = citation["references"]
     assert f"title = {{{paper['title']}}}" in (ROOT / "README.md").read_text()

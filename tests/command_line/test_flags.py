@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 import certify
 import train
-from callbacks import CenterSmoothing
+from center_smoothing.lightning import CenterSmoothing
 from certification.arguments import _parser
 from command_line.flags import spelled
 from datamodules import MNIST
