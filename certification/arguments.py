@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -116,7 +117,8 @@ def _parser(*, with_classes: bool) -> Parser:
 
 def parse(args: Sequence[str] | None) -> Arguments:
     """Return the arguments, checked, with instances of the classes that they name."""
-    given_words = argument_types.files_first(sys.argv[1:] if args is None else args)
+    typed = sys.argv[1:] if args is None else args
+    given_words = argument_types.files_first(typed)
     joined = argument_types.join_values(argument_types.join_values(given_words, "--m"), "--from", by="\0")
     words, model, trained = _users_model(joined)
     data = _data_that_arguments_change(words, trained)
@@ -141,6 +143,7 @@ def parse(args: Sequence[str] | None) -> Arguments:
         "trained": trained,
         "grid": (options.grid or DEFAULT_GRID) if options.noise == "discrete" else None,
         "attack": _attack_budget(options),
+        "command": shlex.join(["certify.py", *typed]),
         "computing": Computing(**{field.name: options[field.name] for field in fields(Computing)}),
     }
     names = [field.name for field in fields(Arguments)]
