@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         out, jobs = prepare_jobs(options, subject, locks)
         state.folder = out.path
         print_once(*session.plan_lines(jobs), sep="\n")
-        runs = [Run(job, options.computing) for job in jobs]
+        runs = [Run(job, options.computing, subject.origin(options)) for job in jobs]
         if options.audit:
             session.audit_before(runs)
         session.preflight(runs)

@@ -165,7 +165,7 @@ class Budget(ABC):
             >>> SmoothingBudget.quick().evaluations, SmoothingBudget.quick(group=4).evaluations
             (3125, 3128)
             >>> SmoothingBudget.standard().evaluations, MeanBudget.standard(m=200_000).evaluations
-            (30256, 210000)
+            (30256, 230000)
         """
         return cls.preset("quick", **given)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -165,6 +166,7 @@ def parse(args: Sequence[str] | None) -> Arguments:
         "trained": trained,
         "grid": (options.grid or DEFAULT_GRID) if options.noise == "discrete" else None,
         "attack": _attack_budget(options),
+        "command": shlex.join(["certify.py", *typed]),
         "computing": Computing(**{field.name: options[field.name] for field in fields(Computing)}),
     }
     names = [field.name for field in fields(Arguments)]

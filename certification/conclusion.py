@@ -15,7 +15,7 @@ from results.attacks import LOWER_BOUND
 from results.certified_fraction import certified_fractions
 from results.finished import MAX_SHOWN, FinishedCertification, spread
 from results.folder import CertificationFolder
-from results.html.of_folder import NOT_SETTINGS
+from results.html.of_folder import FILES, NOT_SETTINGS
 from results.plots.certificates import draw_certificates
 from results.plots.fractions import write_fractions
 from results.rows import Row
@@ -102,6 +102,8 @@ def _report_of_all(
         title=title,
         summary=[*parts[0].page.summary[:1], "The noise grows with the input radius, sigma = eps_in / h."],
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
+        origin=summary.get("origin", {}),
+        files=FILES,
         notes=[LOWER_BOUND] if any(LOWER_BOUND in part.page.notes for part in parts) else [],
     )
 

@@ -42,6 +42,7 @@ class Arguments:
         m: several to compare with --plan, else one at most.
         grid: of discrete noise; None for Gaussian noise.
         attack: what an attack may try; None where there is none.
+        command: as it was typed.
     """
 
     # what is certified
@@ -86,6 +87,7 @@ class Arguments:
     fold_batch_norm: bool
     channels_last: bool
     compile: Literal["off"] | CompileMode
+    command: str
 
     @property
     def budget_flags(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -30,6 +31,7 @@ class Run:
     Args:
         job: what to do.
         computing: on what.
+        origin: where its results come from, in words.
 
     Attributes:
         todo: positions of the examples that are not finished.
@@ -40,8 +42,9 @@ class Run:
         ValueError: for a folder that holds something else, and for settings that do not work on this machine.
     """
 
-    def __init__(self, job: Job, computing: Computing) -> None:
+    def __init__(self, job: Job, computing: Computing, origin: Mapping[str, str]) -> None:
         self.job = job
+        self.origin = {**origin, "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")}
         self.findings: list[dict[str, Any]] = []
         finished = _finished(job)
         self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
@@ -113,8 +116,9 @@ class Run:
             samples_per_second: default: what this run reached, or else an earlier one.
         """
         folder = self.job.folder if folder is None else folder
-        before = (folder.read_summary() or {}).get("samples_per_second", samples_per_second)
-        rate = samples_per_second or self.progress.samples_per_second * self.trainer.world_size or before
+        before = folder.read_summary() or {}
+        rate = samples_per_second or self.progress.samples_per_second * self.trainer.world_size
+        rate = rate or before.get("samples_per_second", 0.0)
         names = {str(index): name for index, name in self.job.names.items()}
         change = self.job.grid_change
         folder.write_summary(
@@ -123,6 +127,7 @@ class Run:
                 "checkpoint_sha256": self.job.checkpoint_sha256,
                 "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
                 "device": self._device_name(),
+                "origin": self.origin if self.todo else before.get("origin", self.origin),
                 "samples_per_second": rate,
                 "results": list(results),
                 **({} if change is None else {"grid_change": {"largest": change[0], "l2_norm": change[1]}}),

@@ -39,6 +39,7 @@ class Subject:
         training: the run that it was trained in, if it says so.
         data: its test split.
         folder: beside which results go by default.
+        checkpoint: its file; None without one.
     """
 
     model: BaseModel
@@ -47,6 +48,11 @@ class Subject:
     training: str | None
     data: ImageDataModule
     folder: Path
+    checkpoint: Path | None = None
+
+    def origin(self, options: Arguments) -> dict[str, str]:
+        """Return where results come from, in words: the command, and the checkpoint's path."""
+        return {"command": options.command, **({} if self.checkpoint is None else {"checkpoint": str(self.checkpoint)})}
 
 
 def checkpoint_path(path: str | Path, flag: str) -> Path:
@@ -82,7 +88,7 @@ def load_subject(options: Arguments) -> Subject:
             data = options.data
         sigma = trained.model.sigma if options.sigma is None else options.sigma
         folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-        subject = Subject(trained.model, sigma, files.sha256(path), trained.run, data, folder)
+        subject = Subject(trained.model, sigma, files.sha256(path), trained.run, data, folder, path)
     subject.data.prepare_data()
     subject.data.setup("test")
     return subject

@@ -210,6 +210,7 @@ def write(
         pages,
         [replace(page.curves[0], label=label) for label, page in pages.items()],
         fractions=fractions,
+        files=[folder.fractions.name],
         title=title,
         summary=[*html.merge_sentences(pages, lambda page: page.summary), *_two_functions(compared)],
         configuration=configuration,

@@ -21,9 +21,10 @@ def check_summary(summary: object) -> None:
     """
     if not isinstance(summary, dict) or not isinstance(summary.get("config"), dict):
         raise TypeError("config is not an object")
-    names = summary.get("names", {})
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise TypeError("names is not an object of words")
+    for key in ("names", "origin"):
+        names = summary.get(key, {})
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise TypeError(f"{key} is not an object of words")
     rate = summary.get("samples_per_second", 0.0)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate < math.inf:
         raise TypeError(f"samples_per_second is not a number of at least 0: {rate!r:.80}")

@@ -11,9 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+import lightning_modules
 from center_smoothing import SMOOTHERS, BoxJaccard, CertificateBase, Distance, Smoother
 from center_smoothing.budget import Budget, Coverage
 from center_smoothing.promise import promise_line
+from lightning_modules import BaseModel
 from results.consistency import check_rows
 from results.folder import PICTURES, CertificationFolder, damaged
 from results.identity import is_distance, known_distance
@@ -220,6 +222,12 @@ class FinishedCertification:
     def smoother(self) -> type[Smoother]:
         """The kind of smoothed function."""
         return SMOOTHERS[self.rows[0].smoother]
+
+    @property
+    def noise_is_on_images(self) -> bool:
+        """Whether the noise is added to the images themselves, and not to what the model measures of them."""
+        kind = getattr(lightning_modules, str(self.config.get("model")), None)
+        return isinstance(kind, type) and issubclass(kind, BaseModel) and kind.point is BaseModel.point
 
     @property
     def is_clipped(self) -> bool:

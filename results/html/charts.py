@@ -46,7 +46,11 @@ def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, floa
                 findings=[*map(_finding, lines), theorems_in_words(changes)],
                 references=references,
                 changes=changes if len(changes) > 1 else [],
-                note=f"Bands: {_INTERVAL}." if any(line["low"] for line in lines) else "",
+                dots=curves[0].examples if len(curves) == 1 else (),
+                note=" ".join(
+                    [f"Bands: {_INTERVAL}."] * any(line["low"] for line in lines)
+                    + ["Dots: certified radii of single examples."] * bool(len(curves) == 1 and curves[0].examples)
+                ),
             )
         )
     return charts
@@ -162,6 +166,7 @@ def _chart(
     findings: Sequence[str],
     references: Mapping[str, float] | None = None,
     changes: Sequence[tuple[float, str]] = (),
+    dots: Sequence[tuple[float, float]] = (),
     note: str = "",
     steps: bool = False,
 ) -> dict[str, Any]:
@@ -176,6 +181,7 @@ def _chart(
         findings: what it shows in words, a sentence each.
         references: horizontal lines by name.
         changes: vertical lines: from which x on which theorem holds.
+        dots: single points, of the first line's kind.
         note: below it.
         steps: whether a line keeps its height up to its next point, instead of leading there straight.
     """
@@ -191,6 +197,7 @@ def _chart(
         "lines": lines,
         "steps": steps,
         "changes": [{"x": x, "name": name} for x, name in changes],
+        "dots": [(x, y) for x, y in dots if math.isfinite(y)],
         "references": [{"name": name, "y": float(value)} for name, value in references.items()],
         "finding": " ".join(filter(None, said)),
         "note": note,

@@ -33,6 +33,7 @@ class Curve:
         attack_eps: medians of what attacks reached, at the marked eps_in, in their order.
         relative: (J,) ``eps_out`` as a share of the median distance between the outputs of two examples.
         theorem: (J,) which statement of docs/theory.md gives ``eps_out`` of the median example.
+        examples: (eps_in, eps_out) of each example at the marked eps_in, drawn as dots; inf is left out.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Curve:
     attack_eps: Sequence[float] = ()
     relative: Sequence[float] = ()
     theorem: Sequence[str] = ()
+    examples: Sequence[tuple[float, float]] = ()
 
     def __post_init__(self) -> None:
         """Check that the sequences belong together."""
@@ -129,6 +131,8 @@ class Report:
         fractions: curves of the certified fraction.
         examples: of the table and of the pictures, as many as are shown.
         num_examples: how many there are in all; 0 for those that are shown.
+        origin: where it comes from, by name: command, date, checkpoint.
+        files: that stand beside the page, to be linked.
         all_rows: where the rows of all of them are.
         configuration: settings, versions and whatever else a reader needs to repeat it; may be nested.
         reference_lines: output distances to compare with, by name: horizontal lines, where they are not far above.
@@ -145,6 +149,8 @@ class Report:
     fractions: Sequence[FractionCurve] = ()
     examples: Sequence[ReportExample] = ()
     num_examples: int = 0
+    origin: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[str] = ()
     all_rows: str = "certificates.csv"
     configuration: Mapping[str, Any] = field(default_factory=dict)
     reference_lines: Mapping[str, float] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from results.finished import MAX_SHOWN, Answers, FinishedCertification, Question
 from results.folder import CertificationFolder
 from results.html.charts import format_number, format_radius
 from results.html.content import Curve, Report, ReportExample
-from results.plots.examples import difference, example_pictures, guarantees, is_image, movement
+from results.plots.examples import difference, example_pictures, guarantees, is_image, movement, noisy_copy
 from results.reading import FLOORS
 from results.rows import Row, attacked_rows
 from results.terminal import yardstick_line
@@ -27,7 +27,10 @@ from results.yardstick import Yardstick
 T = TypeVar("T")
 
 # What summary.json holds besides settings.
-NOT_SETTINGS = ("results", "names", "audit")
+NOT_SETTINGS = ("results", "names", "audit", "origin")
+# What stands beside the report of a certification.
+FILES = ("certificates.csv", "certified_fraction.csv", "summary.json")
+_MAX_DOTS = 3000  # of single examples in a chart
 _DENSE = 120  # steps of a curve between the asked eps_in
 _READING = (
     "sigma and eps_in are in units of the input, where pixels lie in [0, 1].",
@@ -121,11 +124,13 @@ def report_of(
         num_examples=len(by_index),
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
         audit=summary.get("audit", ()),
+        origin=summary.get("origin", {}),
+        files=FILES,
         reference_lines={
             name: value
             for name, value in {
-                "from a blank output, median": finished.yardstick.median_to_blank,
-                "between outputs of two examples, median": finished.yardstick.between,
+                "median distance to blank": finished.yardstick.median_to_blank,
+                "median distance between examples": finished.yardstick.between,
             }.items()
             if value is not None
         },
@@ -147,6 +152,8 @@ def report_of_folders(
     notes: Sequence[str] = (),
     reference_lines: Mapping[str, float] | None = None,
     fractions: Sequence[FractionCurve] | None = None,
+    origin: Mapping[str, str] | None = None,
+    files: Sequence[str] = (),
 ) -> Report:
     """Return one report of several certifications, with curves across them.
 
@@ -160,6 +167,8 @@ def report_of_folders(
         configuration: of all of them.
         notes: remarks below the charts.
         reference_lines: output distances to compare with, by name.
+        origin: where it comes from.
+        files: that stand beside the page.
         fractions: curves of the certified fraction; default: those of all reports together.
     """
     levels = list(dict.fromkeys(example.rows[0].sigma for report in reports.values() for example in report.examples))
@@ -188,6 +197,8 @@ def report_of_folders(
         configuration=configuration,
         notes=notes,
         reference_lines=reference_lines or {},
+        origin=origin or {},
+        files=files,
     )
 
 
@@ -255,6 +266,7 @@ def _median_curve(
         attack_eps=[upper_median(at) for at in reached] if attacked else (),
         relative=[] if between is None else [median / between for median in medians],
         theorem=theorem,
+        examples=[(row.eps_in, row.eps_out) for group in by_index.values() for row in group][:_MAX_DOTS],
     )
 
 
@@ -268,8 +280,11 @@ def _example(
     index = rows[0].index
     found = example_pictures(finished, index)
     shown = list(found.pictures)
-    if len(shown) == 3 and shown[1].array.shape == shown[2].array.shape:
-        shown.append(difference(shown[1].array, shown[2].array, name="|base - smoothed|"))
+    image = finished.outputs[index]["image"]
+    if shown and finished.noise_is_on_images and is_image(image.shape):
+        shown.insert(1, noisy_copy(image, sigma=finished.sigma, seed=finished.config.get("seed", 0), index=index))
+    if len(found.pictures) == 3 and shown[-2].array.shape == shown[-1].array.shape:
+        shown.append(difference(shown[-2].array, shown[-1].array, name="|base - smoothed|"))
     box = finished.boxes.get(index)
     if box is not None and is_image(box.shape[1:]) and bool(np.isfinite(box).all()):
         shown.append(movement(box, eps_in=finished.by_index[index][0].eps_in))

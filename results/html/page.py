@@ -32,6 +32,7 @@ from results.html.charts import (
     thinned,
 )
 from results.html.content import Report, ReportExample
+from results.html.terms import TERMS, identity_of
 from results.plots.examples import Picture, as_image
 from results.rows import Row, attacked_rows
 from results.settings import flatten
@@ -64,6 +65,7 @@ def render(report: Report) -> str:
         .get_template("report.html.jinja")
         .render(
             report=report,
+            terms=TERMS,
             charts=charts,
             fractions=fractions,
             fraction_steps=fraction_steps(steps),
@@ -95,7 +97,9 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters.update(radius=format_radius, number=format_number, percent=format_percent, sortable=_sortable)
+    environment.filters.update(
+        radius=format_radius, number=format_number, percent=format_percent, term=identity_of, sortable=_sortable
+    )
     return environment
 
 

@@ -54,7 +54,11 @@
       text: plain(`${reference.name}: ${reference.y.toPrecision(4)}`), hoverinfo: "text",
       line: { color: colour("--muted"), width: 1.5, dash: "dot" }, showlegend: false,
     }));
-    return [...chart.lines.flatMap((line, at) => bands(line, colour(`--line-${at % 6}`))), ...references, ...lines];
+    const dots = chart.dots.length ? [{
+      type: "scatter", mode: "markers", x: chart.dots.map((dot) => dot[0]), y: chart.dots.map((dot) => dot[1]),
+      marker: { color: colour("--line-0"), size: 6, opacity: 0.35 }, hoverinfo: "skip", showlegend: false,
+    }] : [];
+    return [...dots, ...chart.lines.flatMap((line, at) => bands(line, colour(`--line-${at % 6}`))), ...references, ...lines];
   }
 
   function layout(chart) {
@@ -80,7 +84,7 @@
           text: plain(change.name), x: change.x, yref: "paper", y: 1, yanchor: "bottom", xanchor: "left",
         })),
         ...near(chart).map((reference) => ({
-          text: plain(shorten(reference.name)), xref: "paper", x: 1, xanchor: "right", y: reference.y, yanchor: "bottom",
+          text: plain(shorten(reference.name)), xref: "paper", x: 0, xanchor: "left", xshift: 3, y: reference.y, yanchor: "bottom",
         })),
       ].map((text) => ({ ...text, showarrow: false, font: { size: 12, color: colour("--muted") } })),
       showlegend: chart.lines.length > 1,
@@ -119,6 +123,30 @@
   };
   addEventListener("hashchange", openTarget);
   openTarget();
+
+  // What a term means: under the pointer and on focus; Escape takes it away.
+  const tip = document.getElementById("tip");
+  let explained = null;
+  const explain = (node) => {
+    explained = node;
+    tip.textContent = document.getElementById(node.getAttribute("aria-describedby")).textContent;
+    tip.hidden = false;
+    const [at, size] = [node.getBoundingClientRect(), tip.getBoundingClientRect()];
+    tip.style.left = `${Math.max(8, Math.min(at.left, document.documentElement.clientWidth - size.width - 8))}px`;
+    tip.style.top = `${at.top > size.height + 8 ? at.top - size.height - 6 : at.bottom + 6}px`;
+  };
+  const hide = () => { tip.hidden = true; };
+  for (const node of document.querySelectorAll("[aria-describedby]")) {
+    for (const event of ["pointerenter", "focus"]) node.addEventListener(event, () => explain(node));
+    for (const event of ["pointerleave", "blur"]) node.addEventListener(event, hide);
+  }
+  addEventListener("keydown", (event) => event.key === "Escape" && hide());
+  addEventListener("scroll", () => tip.hidden || explain(explained), true);  // focus may scroll
+
+  const wide = new ResizeObserver((entries) => entries.forEach(({ target: table }) => {
+    table.parentElement.toggleAttribute("data-wide", table.parentElement.scrollWidth > table.parentElement.clientWidth + 1);
+  }));
+  document.querySelectorAll(".scroll > table").forEach((table) => wide.observe(table));
 
   const compare = (one, other) => {
     const [first, second] = [Number(one), Number(other)];

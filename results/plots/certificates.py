@@ -135,8 +135,8 @@ def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
             if np.isfinite(result["median_eps_out"]):
                 at = (result["eps_in"], result["median_eps_out"])
                 text = format_up(result["median_eps_out"])
-                # where neither dots nor a rising line are
-                axis.annotate(text, at, (7, -4), textcoords="offset points", ha="left", va="top", fontsize=8)
+                # on the right, below: neither dots nor a rising line are there
+                axis.annotate(text, at, textcoords="offset points", xytext=(7, -4), ha="left", va="top", fontsize=8)
     missing = sum(not np.isfinite(row.eps_out) for row in rows)
     abstained = max((result["abstention_rate"] for result in results), default=0.0)
     below = ["input radius eps_in (l2)", f"abstained on {abstained:.0%}, {missing} rows without certificate"]

@@ -92,7 +92,7 @@ def test_the_certified_fraction_is_that_of_the_rows(certified: Path) -> None:
 def test_the_summary_says_what_was_done(certified: Path, checkpoint: Path) -> None:
     summary = json.loads((certified / "summary.json").read_text())
     assert set(summary) == {
-        "config", "checkpoint_sha256", "versions", "device", "samples_per_second", "results",
+        "config", "checkpoint_sha256", "versions", "device", "origin", "samples_per_second", "results",
     }  # fmt: skip
     assert [set(result) for result in summary["results"]] == 2 * [
         {

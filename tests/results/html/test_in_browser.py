@@ -53,7 +53,8 @@ const contrast = (node) => {
   const [low, high] = [luminance(text), luminance(behind(node))].sort((a, b) => a - b);
   return (high + 0.05) / (low + 0.05);
 };
-return [...document.querySelectorAll("h1,h2,h3,p,li,th,td,caption,a,summary,figcaption,button,footer,.chart text")]
+const texts = "h1,h2,h3,p,li,th,td,dt,dd,caption,a,summary,figcaption,button,footer,.chart text";
+return [...document.querySelectorAll(texts)]
   .filter((node) => node.getClientRects().length && node.textContent.trim())
   .map((node) => [contrast(node), node.textContent]);
 """
@@ -196,7 +197,7 @@ def sorts(browser: Chrome) -> list[str | None]:
 
 def test_charts_are_drawn(show: Callable[..., Chrome], certification: Path, figure: Path) -> None:
     browser = show(certification)
-    assert len(find(browser, "#chart-0 .scatterlayer .trace")) == 2
+    assert len(find(browser, "#chart-0 .scatterlayer .trace")) == 2 + 1  # and the dots
     assert [text.text for text in find(browser, "#chart-0 .legendtext")] == [
         "certified radius eps_out",
         "smoothing loss",
@@ -204,14 +205,12 @@ def test_charts_are_drawn(show: Callable[..., Chrome], certification: Path, figu
     markers = browser.execute_script(
         "return [...document.querySelectorAll('#chart-0 .points path')].filter(p => p.getBBox().width > 1).length"
     )
-    assert markers == 2 * 2
+    assert markers == 2 * 2 + 11 * 2  # and the dots of examples that did not abstain
     assert len(find(browser, "article .trace")) == 0
     images = "return [...document.images].map(image => [image.complete, image.naturalWidth])"
     assert browser.execute_script(images) == [[True, 28]] * 4 * 12
     browser = show(figure)
-    assert (
-        len(find(browser, "#chart-0 .scatterlayer .trace")) == 3 + 3
-    )  # lines and bands; the reference line at a click
+    assert len(find(browser, "#chart-0 .scatterlayer .trace")) == 3 + 3 + 1  # lines, bands and the reference line
     assert len(find(browser, "#chart-1 .scatterlayer .trace")) == 3
     assert "infinite, so without a point, at eps_in 0.3" in find(browser, ".finding")[0].text
 
@@ -252,7 +251,7 @@ def test_hovering_shows_the_values(show: Callable[..., Chrome], figure: Path) ->
     area = find(browser, "#chart-0 .nsewdrag")[0]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", area)
     at = browser.execute_script(
-        "const point = document.querySelectorAll('#chart-0 .points')[4].children[1].getBoundingClientRect();"
+        "const point = document.querySelectorAll('#chart-0 .points')[5].children[1].getBoundingClientRect();"
         "const area = arguments[0].getBoundingClientRect();"
         "return [point.x + point.width / 2 - area.x - area.width / 2, point.y - area.y - area.height / 2]",
         area,
@@ -333,6 +332,44 @@ def test_a_phone_scrolls_down_only(show: Callable[..., Chrome], page: str, reque
     assert browser.execute_script(
         "return [...document.querySelectorAll('.chart')].every(node => node.scrollWidth <= node.clientWidth)"
     )
+
+
+def test_what_is_cut_off_on_a_phone_says_so(show: Callable[..., Chrome], certification: Path) -> None:
+    said = (
+        "return [...document.querySelectorAll('section > .scroll')].filter(node => node.checkVisibility()).map("
+        "node => [node.scrollWidth > node.clientWidth + 1,"
+        " getComputedStyle(node.querySelector('caption'), '::after').content])"
+    )
+    browser = show(certification, width=390)
+    cut_off = wait_for(browser, lambda: browser.execute_script(said))
+    assert any(wide for wide, _ in cut_off)
+    assert all(("Scroll sideways" in text) == wide for wide, text in cut_off)
+    browser = show(certification, width=1400)
+    assert [wide for wide, _ in browser.execute_script(said)] == [False] * len(cut_off)
+
+
+def test_a_key_reaches_every_control_and_terms_are_explained(show: Callable[..., Chrome], certification: Path) -> None:
+    browser = show(certification)
+    count = browser.execute_script(
+        "window.controls = [...document.querySelectorAll('a[href],button,summary,[tabindex]')]"
+        ".filter(node => node.checkVisibility()); return controls.length"
+    )
+    reached = []
+    for _ in range(count):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        reached.append(browser.execute_script("return controls.indexOf(document.activeElement)"))
+    assert reached == list(range(count))
+    (tip,) = find(browser, "#tip")
+    for selector, meaning in (
+        ("a[href='#term-h']", "eps_in / sigma"),
+        ("button[aria-describedby$='abstained']", "inf"),
+    ):
+        browser.execute_script("arguments[0].focus()", find(browser, selector)[0])
+        assert meaning in tip.text
+        ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+        assert not tip.is_displayed()
+    ActionChains(browser).move_to_element(find(browser, "a[href='#term-abstained']")[0]).perform()
+    assert wait_for(browser, lambda: "no smoothed output" in tip.text)
 
 
 def test_dark_mode_is_followed_while_the_page_is_open(show: Callable[..., Chrome], certification: Path) -> None:

@@ -141,6 +141,7 @@ def everywhere(text: str) -> Report:
         configuration={text: {text: [text, 1]}},
         reference_lines={text: 2.0},
         notes=[text],
+        origin={text: text, "command": text},
     )
 
 
@@ -148,7 +149,13 @@ def test_page_refers_to_nothing_outside(certified: Callable[..., CertificationFo
     page = Page(render(of(certified())))
     addresses = [value or "" for _, given in page.elements for name, value in given.items() if name in ("src", "href")]
     assert addresses
-    assert all(address.startswith(("data:", "#")) for address in addresses)
+    outside = [address for address in addresses if not address.startswith(("data:", "#"))]
+    assert outside == ["certificates.csv", "certified_fraction.csv", "summary.json"]  # of the same folder
+    identities = {f"#{given['id']}" for _, given in page.elements if "id" in given}
+    assert {address for address in addresses if address.startswith("#")} <= identities
+    described = {f"#{given['aria-describedby']}" for _, given in page.elements if "aria-describedby" in given}
+    assert described
+    assert described <= identities
     assert not page.open
     style = next(text for name, text in page.texts if name == "style")
     assert "url(" not in style
@@ -269,8 +276,8 @@ def test_radii_are_compared_with_the_outputs_of_the_folder(certified: Callable[.
     assert [example.to_blank for example in report.examples] == pytest.approx(blank)
     (between,) = {example.between for example in report.examples}
     assert report.reference_lines == {
-        "from a blank output, median": pytest.approx(sorted(blank)[1]),
-        "between outputs of two examples, median": between,
+        "median distance to blank": pytest.approx(sorted(blank)[1]),
+        "median distance between examples": between,
     }
     page = Page(render(report))
     share = numbers.percent_up(summarise(folder.rows(), sigma=0.25)[0]["median_eps_out"] / between)
@@ -493,6 +500,34 @@ def test_pictures_of_a_folder_are_the_input_the_outputs_and_their_difference(
     assert [picture.name for picture in example.pictures] == [
         "input", "base output", "smoothed output", "|base - smoothed|",
     ]  # fmt: skip
+
+
+def test_a_noisy_copy_stands_beside_the_input_where_the_noise_is_on_images(
+    certified: Callable[..., CertificationFolder],
+) -> None:
+    folder = certified(shape=(1, 8, 8))
+    summary = folder.read_summary()
+
+    def pictures(model: str) -> dict[str, np.ndarray]:
+        folder.write_summary({**summary, "config": {**summary["config"], "model": model}})
+        return {picture.name: picture.array for picture in of(folder).examples[0].pictures}
+
+    found = pictures("NoisyAutoencoder")
+    assert list(found)[:3] == ["input", "one noisy copy", "base output"]
+    assert np.std(found["one noisy copy"] - found["input"]) == pytest.approx(0.25, rel=0.3)
+    np.testing.assert_array_equal(found["one noisy copy"], pictures("NoisyAutoencoder")["one noisy copy"])
+    assert "one noisy copy" not in pictures("NoisyReconstructor")  # its noise is on measurements
+
+
+def test_the_page_says_where_it_comes_from(certified: Callable[..., CertificationFolder]) -> None:
+    folder = certified()
+    origin = {"command": "certify.py --ckpt a.ckpt", "checkpoint": "/runs/a.ckpt", "date": "2030-01-02 03:04+00:00"}
+    folder.write_summary({**folder.read_summary(), "origin": origin})
+    page = Page(render(of(folder)))
+    assert all(f"{name} {value}" in page.text() for name, value in origin.items())
+    folder.write_summary({**folder.read_summary(), "origin": {"command": 7}})
+    with pytest.raises(ValueError, match="origin is not an object of words"):
+        of(folder)
 
 
 def test_outputs_that_are_no_pictures_are_described(certified: Callable[..., CertificationFolder]) -> None:
