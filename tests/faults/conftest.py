@@ -108,7 +108,7 @@ def uninterrupted(tiny_command: list[str], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, bytes]]:
-    """Gives the files of a folder by name, without times; W&B's and the lock are left out."""
+    """Gives the files of a folder by name, without times and command; W&B's and the lock are left out."""
     return _contents
 
 
@@ -122,5 +122,6 @@ def _contents(folder: Path) -> dict[str, bytes]:
                 content = re.sub(rb",[^,\n]*\n", b"\n", content)
             elif path.suffix in (".json", ".html"):
                 content = re.sub(rb"(samples_per_second\D{1,30})[\d.e+-]+", rb"\1", content)
+                content = re.sub(rb'"origin": {.*?}|<dl class="origin">.*?</dl>', b"", content, flags=re.DOTALL)
             found[name] = content
     return found
