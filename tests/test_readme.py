@@ -22,6 +22,7 @@ TRAINING = [
     "--trainer.max_epochs=1",
     "--trainer.enable_progress_bar=false",
     "--center_smoothing.num_examples=1",
+    "--model.init_args.channels=[4, 8, 16]",
 ]
 CERTIFICATION = ["--n=500", "--m=1000", "--num-examples=1", "--accelerator=cpu"]
 

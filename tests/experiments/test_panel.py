@@ -22,7 +22,9 @@ MEANS = ["--smoother=mean", "--clip-norm=40"]
 # Small images, a small model and few samples in its training: the panel's own work is what is tested.
 SMALL = """
 experiment: image-folder-autoencoder
-model: {class_path: lightning_modules.NoisyAutoencoder, init_args: {image_shape: [3, 8, 8], latent_dim: 16}}
+model:
+  class_path: lightning_modules.NoisyAutoencoder
+  init_args: {image_shape: [3, 8, 8], latent_dim: 16, channels: [4, 8, 16]}
 data: {class_path: datamodules.ImageFolder, init_args: {root: images, image_size: [8, 8], mode: rgb}}
 center_smoothing: {num_examples: 1, h: [1.0], n: 100, m: 400, k: 8}
 """

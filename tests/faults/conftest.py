@@ -76,7 +76,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / "images" / f"{number:02}.png")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = NoisyAutoencoder(0.25, image_shape=(1, _SIZE, _SIZE), latent_dim=4)
+        model = NoisyAutoencoder(0.25, image_shape=(1, _SIZE, _SIZE), latent_dim=4, channels=(4, 8, 16))
     data = {"root": str(folder / "images"), "image_size": [_SIZE, _SIZE], "mode": "grey", "test_fraction": 0.6}
     content = {
         "state_dict": model.state_dict(),
