@@ -127,22 +127,19 @@ def _pictures(rows: Sequence[Row], examples: FinishedCertification) -> dict[str,
         pictures = example_pictures(examples, index).pictures
         if not pictures:
             continue
-        names = [picture.name for picture in pictures]
+        names = names or [picture.name for picture in pictures]
         if len(images) < _IMAGES:
             beside = side_by_side([picture.array for picture in pictures])
             sizes.add(beside.size)
             images[f"examples/{index}"] = wandb.Image(beside, caption=f"#{index}: {' | '.join(names)}")
         row = radii[index]
-        shown = [wandb.Image(side_by_side([picture.array])) for picture in pictures]
-        cells.append([index, row.eps_in, row.eps_out, row.smoothing_loss, *shown])
+        if [picture.name for picture in pictures] == names:
+            shown = [wandb.Image(side_by_side([picture.array])) for picture in pictures]
+            cells.append([index, row.eps_in, row.eps_out, row.smoothing_loss, *shown])
     if not cells:
         return {}
     cells.sort(key=lambda cell: -cell[2])
-    width = max(map(len, cells))
-    table = wandb.Table(
-        ["index", "eps_in", "eps_out", "smoothing_loss", *names],
-        [cell for cell in cells if len(cell) == width],
-    )
+    table = wandb.Table(["index", "eps_in", "eps_out", "smoothing_loss", *names], cells)
     # W&B shows a list of images in one size
     alike = {"examples": list(images.values())} if len(sizes) == 1 else images
     return {**alike, "examples_by_radius": table}

@@ -219,7 +219,7 @@ def test_the_python_of_a_page_runs(page: str, workspace: Path) -> None:
 
 def _train(words: list[str]) -> None:
     own = "own_network.Denoiser" in words
-    tiny = [word for word in TINY_TRAINING if not (own and "latent_dim" in word)]
+    tiny = [word for word in TINY_TRAINING if not (own and "--model." in word)]
     train.main([*words, *tiny, f"--runs={'own' if own else 'more'}-runs"])
 
 

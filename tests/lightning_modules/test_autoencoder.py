@@ -77,9 +77,9 @@ def test_hyperparameters_are_plain_values() -> None:
     )
     assert dict(model.hparams) == {
         "sigma": 0.5, "image_shape": [3, 8, 8], "latent_dim": 4, "learning_rate": 0.01, "noise_range": [0.0, 1.0],
-        "consistency_weight": 0.0, "consistency_distance": "tv",
+        "consistency_weight": 0.0, "consistency_distance": "tv", "channels": [32, 64, 128],
     }  # fmt: skip
-    assert [type(value) for value in dict(model.hparams).values()] == [float, list, int, float, list, float, str]
+    assert [type(value) for value in dict(model.hparams).values()] == [float, list, int, float, list, float, str, list]
     assert all(type(size) is int for size in model.hparams["image_shape"])
     assert all(type(level) is float for level in model.hparams["noise_range"])
 

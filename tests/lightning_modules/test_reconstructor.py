@@ -235,8 +235,9 @@ def test_hyperparameters_are_plain_values() -> None:
     assert dict(model.hparams) == {
         "sigma": 0.25, "image_shape": [3, 8, 8], "num_measurements": 24, "measurement_seed": 3, "latent_dim": 4,
         "learning_rate": 0.001, "noise_range": [0.0, 1.0], "consistency_weight": 0.0, "consistency_distance": "tv",
+        "channels": [32, 64, 128],
     }  # fmt: skip
-    kinds = [float, list, int, int, int, float, list, float, str]
+    kinds = [float, list, int, int, int, float, list, float, str, list]
     assert [type(value) for value in dict(model.hparams).values()] == kinds
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from center_smoothing import BoxJaccard, CenterSmoother, SmoothingBudget, TotalVariation
-from results import numbers, terminal, wandb_run
+from results import numbers, terminal
 from results.finished import FinishedCertification
 from results.folder import CertificationFolder
 from results.html import page
@@ -25,6 +25,7 @@ from results.plots.certificates import draw_certificates
 from results.plots.examples import example_pictures, guaranteed_overlap, guarantees, with_boxes
 from results.rows import COLUMNS, Row
 from results.summary import summarise
+from results.wandb_run import WandbRun
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 # Colours that the colour-blind can tell apart (Okabe and Ito, 2008).
@@ -332,12 +333,12 @@ def test_figure_of_nothing_can_be_drawn(folder: CertificationFolder) -> None:
 def log(folder: CertificationFolder, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Log to W&B, offline, what certify.py logs of these rows, and return the results."""
     results = summarise(rows, sigma=0.25)
+    (folder.path / "report.html").write_text("a report")
     for picture in (folder.picture, folder.fraction_picture):
         draw_certificates(read(folder, rows), rows, results, "what it is").savefig(picture, dpi=40)
     config = {"sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
-    wandb_run.log_to_wandb(
-        folder, rows, results, examples=read(folder, rows), config=config, group="0.25-abc", offline=True
-    )
+    run = WandbRun(folder, config=config, group="0.25-abc", why_offline="a test")
+    run.conclude(rows, results, examples=read(folder, rows))
     return results
 
 

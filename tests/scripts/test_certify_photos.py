@@ -19,7 +19,6 @@ from skimage import data as photos
 import center_smoothing
 import certify
 from center_smoothing import Certificate
-from results import wandb_run
 from results.folder import CertificationFolder
 
 CONFIG = Path(certify.__file__).parent / "configs" / "face_detection.yaml"
@@ -69,12 +68,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ")
     return line
-
-
-@pytest.fixture(autouse=True)
-def _without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One run that logs is enough; W&B reads its mode from the environment once per process."""
-    monkeypatch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +120,7 @@ def certified(all_sorts: Path, tmp_path_factory: pytest.TempPathFactory) -> Done
 def swept(one_face: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """A face at two h and two radii."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
+        patch.setenv("WANDB_MODE", "disabled")
         return run(one_face, tmp_path_factory.mktemp("swept"), "--h", "0.5", "1", "--eps-in", "0.05", "0.2")
 
 

@@ -19,7 +19,6 @@ from certification.speed import Speed, measure
 from command_line import argument_types
 from datamodules import MNIST
 from lightning_modules import BaseModel
-from results import wandb_run
 
 CPU = ["--accelerator=cpu", "--batch-size=64"]
 SPEED = Speed(samples_per_second=1000.0, batch_size=64, processes=1, images="random images")
@@ -52,11 +51,6 @@ def at_a_fixed_speed(monkeypatch: pytest.MonkeyPatch) -> list[Speed]:
     speeds = [SPEED]
     monkeypatch.setattr(planning, "measure", lambda *_, **__: speeds.pop(0) if len(speeds) > 1 else speeds[0])
     return speeds
-
-
-@pytest.fixture(autouse=True)
-def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
 
 
 def test_each_noise_level_is_planned_by_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,17 +16,10 @@ import certify
 from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
 from certification import subject
 from lightning_modules import CompiledModel, NoisyAutoencoder, fold_batch_norm, load_checkpoint
-from results import wandb_run
 
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h", "0", "1"]
 BUDGET = SmoothingBudget(n=100, m=400, k=8)
 PLAIN = ["--fold-batch-norm=false", "--channels-last=false"]
-
-
-@pytest.fixture(autouse=True)
-def _no_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(wandb_run, "log_to_wandb", lambda *_, **__: None)
 
 
 @pytest.fixture(autouse=True)
