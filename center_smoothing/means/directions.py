@@ -27,7 +27,7 @@ _QUADRATURE = 1.0 + 1e-9
 # How alpha_2 is shared: what lies outside of A, second moments, fourth moments of two directions, first moments.
 _SHARES = (0.3, 0.2, 0.2, 0.1, 0.2)
 # How far beyond the largest output of the pilot the set A reaches, and the least weight as a part of the largest.
-_BEYOND_PILOT, _LEAST_WEIGHT = 1.1, 1e-2
+_BEYOND_PILOT, _LEAST_WEIGHT = 1.35, 1e-2
 # Outputs that are taken in together, those of a pilot and of a Gram matrix: at most so many, with so many numbers.
 _MAX_AT_ONCE, _NUMBERS_AT_ONCE = 2048, 1 << 21
 # Beyond so many numbers an output, a Gram matrix of outputs takes the place of the matrix of second moments.

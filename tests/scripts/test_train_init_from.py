@@ -141,7 +141,7 @@ def test_weights_of_other_shapes_are_one_line_that_says_what_the_checkpoint_was_
     assert line.startswith(
         f"error: --init-from must hold weights of the NoisyAutoencoder that is trained, got {checkpoint}: "
     )
-    assert "size mismatch for network.encoder.10.weight: (16, 6272) in its state_dict, (8, 6272) in the model" in line
+    assert "size mismatch for network.encoder.10.weight: (16, 784) in its state_dict, (8, 784) in the model" in line
     assert line.endswith("; it was trained with latent_dim=16")
 
 
@@ -209,7 +209,7 @@ def test_ones_own_network_is_tuned_and_certified(
 ) -> None:
     (tmp_path / "own_network.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    kept = [argument for argument in tiny_training if "latent_dim" not in argument]
+    kept = [argument for argument in tiny_training if "--model." not in argument]
     own = [*kept, "--model=own_network.Denoiser", "--trainer.max_epochs=1", f"--runs={tmp_path / 'runs'}"]
     first = train.main(own)
     second = train.main([*own, f"--init-from={first / 'checkpoints/last.ckpt'}", "--model.consistency_weight=0.3"])
@@ -231,7 +231,7 @@ def test_the_command_that_training_ends_with_certifies_ones_own_model_on_ones_ow
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     runs = tmp_path / 'it\'s "mine"'
-    own = [*(argument for argument in tiny_training if "latent_dim" not in argument), "--model=mine.Plain"]
+    own = [*(argument for argument in tiny_training if "--model." not in argument), "--model=mine.Plain"]
     own += ["--model.width=3", "--model.scale=0.5", "--sigma=0.3", "--data=mine.Squares"]
     line = refused([*own, "--data.channels=3"], runs, capsys)
     assert line.startswith(
