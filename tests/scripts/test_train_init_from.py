@@ -17,7 +17,7 @@ import certify
 import train
 from lightning_modules import NoisyModule, load_checkpoint
 from lightning_modules.base import Batch
-from training import cli
+from training import arguments
 
 OWN = """
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def test_weights_of_other_shapes_are_one_line_that_says_what_the_checkpoint_was_
 def test_weights_of_another_class_are_refused(
     checkpoint: Path, tiny_training: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = cli.ROOT / "configs" / "mnist_reconstructor.yaml"
+    config = arguments.ROOT / "configs" / "mnist_reconstructor.yaml"
     line = refused([f"--config={config}", *tiny_training, f"--init-from={checkpoint}"], tmp_path, capsys)
     assert "of the NoisyReconstructor that is trained" in line
     assert "Missing key 'measurement.matrix'" in line

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 from numpy.typing import NDArray
 from wandb.errors import CommError
@@ -92,6 +93,7 @@ def test_a_server_gets_the_best_checkpoint_of_a_training(
 ) -> None:
     monkeypatch.setattr(process, "wandb_offline", lambda: None)  # as if there were one
     monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # it keeps the mode of the first run of a process
     folder = train.main([*tiny_training, "--trainer.max_epochs=1", f"--runs={tmp_path}"])
     logged = [record.artifact for record in wandb_records(folder) if record.artifact.type == "model"]
     assert [(artifact.name, artifact.manifest.contents[0].path) for artifact in logged] == [

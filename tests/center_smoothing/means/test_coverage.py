@@ -251,10 +251,10 @@ CASES: dict[str, tuple[Model, Distance, Tensor, Tensor, dict[str, float]]] = {
 def test_means_are_no_further_apart_than_certified(case: str, h: float, group: int) -> None:
     model, distance, x, direction, options = CASES[case]
     budget = MeanBudget(n=60, m=200, group=group, alpha_1=0.05, alpha_2=0.05)
-    failures, both = failures_of_promise(model, distance, budget, x, direction, h, 120, **options)
-    assert both > 0.5 * 120
-    assert case != "undefined" or h == 1.0 or both < 120
-    assert not refuted(failures, 120, budget.alpha)
+    failures, both = failures_of_promise(model, distance, budget, x, direction, h, 60, **options)
+    assert both > 0.5 * 60
+    assert case != "undefined" or h == 1.0 or both < 60
+    assert not refuted(failures, 60, budget.alpha)
 
 
 def failures_at_the_edge(budget: MeanBudget, share: float, runs: int, h: float = 2.0) -> int:
