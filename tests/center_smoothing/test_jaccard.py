@@ -515,8 +515,9 @@ def refuted(failures: int) -> bool:
     return bool(stats.binom.sf(failures - 1, RUNS, 0.2) < 1e-4)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("method", ["exact", "paper"])
+@pytest.mark.parametrize(
+    ("method", "case"), [*(("exact", case) for case in CASES), *(("paper", case) for case in STEPS[:1])]
+)
 def test_centers_are_no_further_apart_than_certified(method: Method, case: str) -> None:
     failures, both = failures_of_promise(case, method)
     assert both > RUNS / 2
