@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,20 +48,26 @@ class CenterSmoothing(for_any_module.CenterSmoothing):
     def show(
         self, trainer: Trainer, smoother: Smoother, found: Mapping[int, tuple[Any, Tensor, CertificateBase]]
     ) -> None:
-        """Log pictures of a few examples, where inputs and outputs are images."""
+        """Log radii at the first h and pictures of a few examples, in the row of W&B's history that has the medians."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if not loggers or not trainer.is_global_zero:
+        if not loggers or not trainer.is_global_zero or not found:
             return
+        import wandb  # slow
+
+        radii = [certificate.eps_out(self.h[0] * self.sigma) for _, _, certificate in found.values()]
+        finite = [radius for radius in radii if math.isfinite(radius)]
+        shown: dict[str, Any] = {"val/certified_radii": wandb.Histogram(finite)} if finite else {}
         pictures = {
             index: [batch["image"][0], smoother.outputs.base_output(x), certificate.center]
             for index, (batch, x, certificate) in list(found.items())[:_IMAGES]
         }
-        if not pictures or not all(is_image(picture.shape) for of_one in pictures.values() for picture in of_one):
-            return
-        images = [
-            side_by_side([picture.float().permute(1, 2, 0).cpu().numpy() for picture in of_one])
-            for of_one in pictures.values()
-        ]
-        captions = [f"#{index}: input | base output | smoothed output" for index in pictures]
+        if all(is_image(picture.shape) for of_one in pictures.values() for picture in of_one):
+            shown["val/examples"] = [
+                wandb.Image(
+                    side_by_side([picture.float().permute(1, 2, 0).cpu().numpy() for picture in of_one]),
+                    caption=f"#{index}: input | base output | smoothed output",
+                )
+                for index, of_one in pictures.items()
+            ]
         for logger in loggers:
-            logger.log_image("val/examples", images, step=trainer.global_step, caption=captions)
+            logger.experiment.log(shown, commit=False)
