@@ -51,6 +51,8 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         if len(jobs) > 1 and out.read_summary() is None and is_first_process():
             runs[0].write_summary([], folder=out, config=merged_config(jobs))
         logging = session.begin_logging(out, runs, subject)
+        if logging is not None:
+            locks.push(logging.end)
         for run in runs:
             if len(runs) > 1 and run.todo:
                 print_once(f"{run.job.folder.path.name}:")

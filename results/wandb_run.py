@@ -37,7 +37,8 @@ class WandbRun:
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "center-smoothing"),
             dir=folder.path,
-            mode=None if why_offline is None else "offline",
+            # by name, as W&B keeps the mode of the first run of a process
+            mode="offline" if why_offline is not None else os.environ.get("WANDB_MODE") or None,  # type: ignore[arg-type]
             job_type="certify",
             name=f"certify {folder.path.name}",
             group=group,
@@ -50,6 +51,10 @@ class WandbRun:
         self.run.define_metric("eps_in")
         if group is not None and why_offline is None:
             self._use_checkpoint(f"checkpoint-{group}:latest")
+
+    def end(self, error: type[BaseException] | None, *_: object) -> None:
+        """End the run if it has not ended, after an error as failed: a later one in this process is a run of its own."""
+        self.run.finish(exit_code=0 if error is None else 1)
 
     def _use_checkpoint(self, name: str) -> None:
         """Record the artifact that train.py logged, if this server has it."""

@@ -98,7 +98,7 @@ def test_a_checkpoint_that_asks_for_absurd_memory(
     for setting in ({"latent_dim": 10**12}, {"image_shape": [1, 4 * 10**8, 4 * 10**8]}):
         path = changed(tiny_checkpoint, tmp_path / "stranger.ckpt", **setting)
         line = said(certify.main, [f"--ckpt={path}"], capsys)
-        assert "must be a plain value" in line or "Storage size" in line or "overflow" in line.lower()
+        assert any(reason in line for reason in ("must be a plain value", "Storage size", "size mismatch"))
     path = changed(tiny_checkpoint, tmp_path / "stranger.ckpt", latent_dim=10**12)
     told(SECTION, "a checkpoint of absurd size", said(certify.main, [f"--ckpt={path}"], capsys))
 

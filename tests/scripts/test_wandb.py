@@ -88,6 +88,19 @@ def test_each_example_is_logged_as_it_is_finished_and_the_last_values_name_their
     assert [entry.path for entry in report.manifest.contents] == ["report.html"]
 
 
+def test_a_certification_that_fails_ends_its_run_as_failed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb_records: Records
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("model must return a tensor, got NoneType")
+
+    monkeypatch.setattr("center_smoothing.CenterSmoother.certify", fails)
+    with pytest.raises(SystemExit, match="2"):
+        certify.main([f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--num-examples=1", "--h=0"])
+    (ended,) = (record.exit for record in wandb_records(tmp_path) if record.WhichOneof("record_type") == "exit")
+    assert ended.exit_code == 1
+
+
 def test_a_server_gets_the_best_checkpoint_of_a_training(
     tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wandb_records: Records
 ) -> None:
