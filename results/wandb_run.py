@@ -53,7 +53,7 @@ class WandbRun:
             self._use_checkpoint(f"checkpoint-{group}:latest")
 
     def end(self, error: type[BaseException] | None, *_: object) -> None:
-        """End the run if it has not ended, after an error as failed: a later one in this process is a run of its own."""
+        """End the run if it has not ended, after an error as failed, so that a later one here is a run of its own."""
         self.run.finish(exit_code=0 if error is None else 1)
 
     def _use_checkpoint(self, name: str) -> None:
