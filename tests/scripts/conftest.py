@@ -5,6 +5,7 @@ import pytest
 
 import certify
 import train
+from tests.scripts.stderr import said_by_us
 
 # A run of seconds: a few batches of the real digits, and a budget that just certifies h = 1.
 TINY_TRAINING = [
@@ -51,7 +52,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
     def line_of(arguments: list[str]) -> str:
         with pytest.raises(SystemExit, match="2"):
             certify.main(arguments)
-        (line,) = capsys.readouterr().err.splitlines()
+        (line,) = said_by_us(capsys.readouterr().err)
         return line
 
     return line_of

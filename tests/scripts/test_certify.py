@@ -23,6 +23,7 @@ from center_smoothing.promise import promise_line
 from certification.arguments import parse
 from datamodules import MNIST
 from results.folder import CertificationFolder
+from tests.scripts.stderr import said_by_us
 
 ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
@@ -49,7 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as exit_info:
         certify.main(list(arguments))
     assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = said_by_us(capsys.readouterr().err)
     return line
 
 

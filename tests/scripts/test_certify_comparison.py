@@ -8,6 +8,7 @@ import pytest
 import certify
 from results.comparison import TWO_FUNCTIONS
 from results.folder import CertificationFolder
+from tests.scripts.stderr import said_by_us
 
 TINY = ["--n=100", "--m=400", "--num-examples=2", "--batch-size=64", "--accelerator=cpu"]
 NAMES = {"report.html", "certificates.png", "certified_fraction.csv", "certified_fraction.png"}
@@ -95,6 +96,6 @@ def test_what_cannot_be_compared_is_one_line(
     with pytest.raises(SystemExit) as exit_info:
         certify.main([*compared(folders, *names), *(each.format(folders=folders) for each in arguments)])
     assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = said_by_us(capsys.readouterr().err)
     assert words in line
     assert not (folders / "new").exists()

@@ -15,6 +15,7 @@ from command_line import named
 from datamodules import MNIST
 from lightning_modules import load_checkpoint
 from results.folder import CertificationFolder
+from tests.scripts.stderr import said_by_us
 
 TINY = ["--n=100", "--m=400", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
 MEANS = ["--smoother=mean", "--clip-norm=20"]
@@ -54,7 +55,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as exit_info:
         certify.main(list(arguments))
     assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = said_by_us(capsys.readouterr().err)
     return line
 
 

@@ -16,6 +16,7 @@ from command_line import named
 from datamodules import MNIST
 from lightning_modules import load_checkpoint
 from results.folder import CertificationFolder
+from tests.scripts.stderr import said_by_us
 
 TINY = ["--n=101", "--m=400", "--num-examples=2", "--batch-size=64", "--accelerator=cpu"]
 MEDIANS = ["--smoother=median", "--distance=linf", "--h", "1", "0"]
@@ -35,7 +36,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as exit_info:
         certify.main(list(arguments))
     assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = said_by_us(capsys.readouterr().err)
     return line
 
 

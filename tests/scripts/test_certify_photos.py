@@ -20,6 +20,7 @@ import center_smoothing
 import certify
 from center_smoothing import Certificate
 from results.folder import CertificationFolder
+from tests.scripts.stderr import said_by_us
 
 CONFIG = Path(certify.__file__).parent / "configs" / "face_detection.yaml"
 # The least that certifies h = 1 and rarely abstains, at failure probabilities that nobody would ask for.
@@ -65,7 +66,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as exit_info:
         certify.main(list(arguments))
     assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = said_by_us(capsys.readouterr().err)
     assert line.startswith("error: ")
     return line
 

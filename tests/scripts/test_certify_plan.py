@@ -19,6 +19,7 @@ from certification.speed import Speed, measure
 from command_line import argument_types
 from datamodules import MNIST
 from lightning_modules import BaseModel
+from tests.scripts.stderr import said_by_us
 
 CPU = ["--accelerator=cpu", "--batch-size=64"]
 SPEED = Speed(samples_per_second=1000.0, batch_size=64, processes=1, images="random images")
@@ -36,7 +37,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as exit_info:
         certify.main(list(arguments))
     assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = said_by_us(capsys.readouterr().err)
     return line
 
 

@@ -17,6 +17,7 @@ import certify
 import train
 from lightning_modules import NoisyModule, load_checkpoint
 from lightning_modules.base import Batch
+from tests.scripts.stderr import said_by_us
 from training import arguments
 
 OWN = """
@@ -96,7 +97,7 @@ def refused(arguments: list[str], runs: Path, capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as stopped:
         train.main([*arguments, f"--runs={runs}"])
     assert stopped.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = said_by_us(capsys.readouterr().err)
     assert not list(runs.glob("*/*"))
     return line
 
