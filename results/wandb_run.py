@@ -36,7 +36,7 @@ class WandbRun:
         self.folder, self.why_offline = folder, why_offline
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "center-smoothing"),
-            dir=folder.path,
+            dir=folder.path.resolve(),  # a service that an older process began has another current folder
             # by name, as W&B keeps the mode of the first run of a process
             mode="offline" if why_offline is not None else os.environ.get("WANDB_MODE") or None,  # type: ignore[arg-type]
             job_type="certify",
