@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-import certify
 import train
-from tests.scripts.stderr import said_by_us
+from tests.scripts.refusals import refused
 
 # A run of seconds: a few batches of the real digits, and a budget that just certifies h = 1.
 TINY_TRAINING = [
@@ -48,14 +47,7 @@ def _wandb_settings_are_not_inherited(monkeypatch: pytest.MonkeyPatch, request: 
 @pytest.fixture
 def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
     """The one line with which certify.py refuses arguments, with exit code 2."""
-
-    def line_of(arguments: list[str]) -> str:
-        with pytest.raises(SystemExit, match="2"):
-            certify.main(arguments)
-        (line,) = said_by_us(capsys.readouterr().err)
-        return line
-
-    return line_of
+    return lambda arguments: refused(capsys, *arguments)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from center_smoothing.promise import promise_line
 from certification.arguments import parse
 from datamodules import MNIST
 from results.folder import CertificationFolder
-from tests.scripts.stderr import said_by_us
+from tests.scripts.refusals import refused
 
 ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
@@ -43,15 +43,6 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def without_seconds(folder: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in table(folder)]
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of an error with exit code 2."""
-    with pytest.raises(SystemExit) as exit_info:
-        certify.main(list(arguments))
-    assert exit_info.value.code == 2
-    (line,) = said_by_us(capsys.readouterr().err)
-    return line
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from command_line import named
 from datamodules import MNIST
 from lightning_modules import load_checkpoint
 from results.folder import CertificationFolder
-from tests.scripts.stderr import said_by_us
+from tests.scripts.refusals import refused
 
 TINY = ["--n=100", "--m=400", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
 MEANS = ["--smoother=mean", "--clip-norm=20"]
@@ -48,15 +48,6 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of an error with exit code 2."""
-    with pytest.raises(SystemExit) as exit_info:
-        certify.main(list(arguments))
-    assert exit_info.value.code == 2
-    (line,) = said_by_us(capsys.readouterr().err)
-    return line
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from command_line import named
 from datamodules import MNIST
 from lightning_modules import load_checkpoint
 from results.folder import CertificationFolder
-from tests.scripts.stderr import said_by_us
+from tests.scripts.refusals import refused
 
 TINY = ["--n=101", "--m=400", "--num-examples=2", "--batch-size=64", "--accelerator=cpu"]
 MEDIANS = ["--smoother=median", "--distance=linf", "--h", "1", "0"]
@@ -29,15 +29,6 @@ def run(checkpoint: Path, out: Path, *arguments: str) -> Path:
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "certificates.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of an error with exit code 2."""
-    with pytest.raises(SystemExit) as exit_info:
-        certify.main(list(arguments))
-    assert exit_info.value.code == 2
-    (line,) = said_by_us(capsys.readouterr().err)
-    return line
 
 
 @pytest.fixture(scope="module")

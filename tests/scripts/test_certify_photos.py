@@ -20,7 +20,7 @@ import center_smoothing
 import certify
 from center_smoothing import Certificate
 from results.folder import CertificationFolder
-from tests.scripts.stderr import said_by_us
+from tests.scripts.refusals import refused
 
 CONFIG = Path(certify.__file__).parent / "configs" / "face_detection.yaml"
 # The least that certifies h = 1 and rarely abstains, at failure probabilities that nobody would ask for.
@@ -59,16 +59,6 @@ def radii(folder: Path) -> dict[int, float]:
 
 def summary(folder: Path) -> dict[str, object]:
     return json.loads((folder / "summary.json").read_text())
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of an error with exit code 2."""
-    with pytest.raises(SystemExit) as exit_info:
-        certify.main(list(arguments))
-    assert exit_info.value.code == 2
-    (line,) = said_by_us(capsys.readouterr().err)
-    assert line.startswith("error: ")
-    return line
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from certification.speed import Speed, measure
 from command_line import argument_types
 from datamodules import MNIST
 from lightning_modules import BaseModel
-from tests.scripts.stderr import said_by_us
+from tests.scripts.refusals import refused
 
 CPU = ["--accelerator=cpu", "--batch-size=64"]
 SPEED = Speed(samples_per_second=1000.0, batch_size=64, processes=1, images="random images")
@@ -30,15 +30,6 @@ class Unfamiliar(BaseModel):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of an error with exit code 2."""
-    with pytest.raises(SystemExit) as exit_info:
-        certify.main(list(arguments))
-    assert exit_info.value.code == 2
-    (line,) = said_by_us(capsys.readouterr().err)
-    return line
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:

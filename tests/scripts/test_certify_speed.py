@@ -16,7 +16,7 @@ import certify
 from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
 from certification import subject
 from lightning_modules import CompiledModel, NoisyAutoencoder, fold_batch_norm, load_checkpoint
-from tests.scripts.stderr import said_by_us
+from tests.scripts import refusals
 
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h", "0", "1"]
 BUDGET = SmoothingBudget(n=100, m=400, k=8)
@@ -41,11 +41,7 @@ def radii(folder: Path) -> list[float]:
 
 def refused(capsys: pytest.CaptureFixture[str], checkpoint: Path, out: Path, *arguments: str) -> str:
     """The one line of an error with exit code 2."""
-    with pytest.raises(SystemExit) as exit_info:
-        run(checkpoint, out, *arguments)
-    assert exit_info.value.code == 2
-    (line,) = said_by_us(capsys.readouterr().err)
-    return line
+    return refusals.refused(capsys, *arguments, main=lambda typed: run(checkpoint, out, *typed))
 
 
 @pytest.fixture(scope="module")

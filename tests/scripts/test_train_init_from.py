@@ -17,7 +17,7 @@ import certify
 import train
 from lightning_modules import NoisyModule, load_checkpoint
 from lightning_modules.base import Batch
-from tests.scripts.stderr import said_by_us
+from tests.scripts import refusals
 from training import arguments
 
 OWN = """
@@ -94,10 +94,7 @@ def first_step(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def refused(arguments: list[str], runs: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The one line of a training that is refused, and writes nothing."""
-    with pytest.raises(SystemExit) as stopped:
-        train.main([*arguments, f"--runs={runs}"])
-    assert stopped.value.code == 2
-    (line,) = said_by_us(capsys.readouterr().err)
+    line = refusals.refused(capsys, *arguments, f"--runs={runs}", main=train.main)
     assert not list(runs.glob("*/*"))
     return line
 
