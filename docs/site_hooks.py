@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -18,6 +20,19 @@ TOP_PAGES = {
 }
 _LIST_ITEM = re.compile(r"(?:[-*]|\d+\.) ")
 _FENCE = re.compile(r" *```")
+# What pymdownx.arithmatex makes of $...$, with the text that no line may separate it from, and of $$...$$.
+_INLINE = re.compile(r'(\(?)<span class="arithmatex">\\\((.*?)\\\)</span>([^\s<]*)', flags=re.DOTALL)
+_DISPLAYED = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', flags=re.DOTALL)
+# What latex2mathml writes, and what browsers typeset better.
+_BETTER = (
+    ("<mi>&#x02032;</mi>", '<mo class="prime">&#x02032;</mo>'),
+    ("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>"),
+    ("<mi>(:|&#x025B3;)</mi>", r"<mo>\1</mo>"),
+    ("<mo>(?=&#x02016;|&#x0007C;)", '<mo stretchy="false" lspace="0" rspace="0">'),  # bars of norms
+    ("(?<=&#x00028;</mo>)<mo>(?=&#x02212;)", '<mo form="prefix">'),  # a sign, not a difference
+    ("<mo[^>]*>([a-z]+|&#x0221E;)</mo>", r"<mi>\1</mi>"),  # min, sup, infinity
+    ("(?<=</m[in]>)(?=<mi>[a-z]{2})", '<mspace width="0.167em" />'),  # before ln, exp
+)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -31,6 +46,27 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Lead links to where the page is on the site, and let lists begin where GitHub lets them begin."""
     return lists_after_paragraphs(site_links_of_docs(markdown))
+
+
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Typeset formulas, without a script in the reader's browser."""
+    html = _DISPLAYED.sub(lambda found: mathml(found[1], "block"), html)
+    return _INLINE.sub(
+        lambda found: f'<span class="formula">{found[1]}{mathml(found[2], "inline")}{found[3]}</span>', html
+    )
+
+
+def mathml(escaped_latex: str, display: str) -> str:
+    r"""Convert a formula from LaTeX to MathML, which browsers show by themselves.
+
+    Example:
+        >>> mathml(r"\min h'", "inline").partition("<mrow>")[2]
+        '<mi>min</mi><msup><mi>h</mi><mo class="prime">&#x02032;</mo></msup></mrow></math>'
+    """
+    formula = convert(unescape(escaped_latex), display=display)
+    for written, better in _BETTER:
+        formula = re.sub(written, better, formula)
+    return formula
 
 
 def site_links_of_top(markdown: str) -> str:

@@ -14,13 +14,13 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MISSING = find_spec("mkdocs") is None or find_spec("material") is None or find_spec("mkdocstrings") is None
+MISSING = any(find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings", "latex2mathml"))
 REQUIRED = bool(os.environ.get("CENTER_SMOOTHING_REQUIRE_DOCS"))
 needs_mkdocs = pytest.mark.skipif(MISSING and not REQUIRED, reason='needs pip install -e ".[docs]"')
 
 
 class Loaded(HTMLParser):
-    """Addresses that a page loads by itself, and the text that stands in it outside of code."""
+    """Addresses that a page loads by itself, and the text that stands in it outside of code and formulas."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,14 +33,20 @@ class Loaded(HTMLParser):
         value = dict(attrs).get(names.get(tag, ""))
         if value is not None:
             self.addresses.append(value)
-        self._code += tag in ("code", "pre", "script")
+        self._code += tag in ("code", "pre", "script", "math")
 
     def handle_endtag(self, tag: str) -> None:
-        self._code -= tag in ("code", "pre", "script")
+        self._code -= tag in ("code", "pre", "script", "math")
 
     def handle_data(self, data: str) -> None:
         if not self._code:
             self.text.append(data)
+
+
+def formulas(markdown: str) -> list[str]:
+    """Formulas in dollars, outside of code."""
+    found = re.findall(r"```.*?```|`[^`\n]+`|(\$\$.+?\$\$|\$[^$\n]+\$)", markdown, flags=re.DOTALL)
+    return [formula for formula in found if formula]
 
 
 def build(folder: Path, *arguments: str, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess[str]:
@@ -102,7 +108,25 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Loaded]) 
 def test_no_markup_is_left_over(pages: dict[str, Loaded]) -> None:
     for name, page in pages.items():
         text = "".join(page.text)
-        assert not re.findall(r":(?:class|meth|func):|^- |\]\(|^\|", text, flags=re.MULTILINE), name
+        assert not re.findall(r":(?:class|meth|func):|^- |\]\(|^\||\$", text, flags=re.MULTILINE), name
+
+
+@needs_mkdocs
+def test_formulas_are_typeset_without_a_script(site: Path) -> None:
+    written = formulas((ROOT / "docs" / "theory.md").read_text())
+    assert len(written) > 1000
+    for path in site.rglob("*.html"):
+        page = path.read_text()
+        typeset = re.findall(r"<math .*?</math>", page, flags=re.DOTALL)
+        assert not [formula for formula in typeset if "\\" in formula], f"{path.name}: a command that is not known"
+        assert "arithmatex" not in page
+        assert path.name != "theory.html" or len(typeset) == len(written)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
+def test_github_leaves_formulas_as_they_are(path: Path) -> None:
+    r"""There, \ before punctuation is an escape, and _ after punctuation may begin an emphasis."""
+    assert not [formula for formula in formulas(path.read_text()) if re.search(r"\\[^A-Za-z]|\W_|\*", formula)]
 
 
 @needs_mkdocs
