@@ -1,4 +1,4 @@
-"""Docstrings of this project as mkdocstrings reads them: for the reference, docs/api.md."""
+"""Docstrings of this project as mkdocstrings reads them: for the reference in docs/api."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from mkdocs.structure.pages import Page
 
 # Files at the top of the repository, and the pages that they become.
 TOP_PAGES = {
-    "README.md": "overview.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
@@ -84,8 +83,8 @@ def site_links_of_docs(markdown: str) -> str:
     """Rewrite the links of a page in docs/ to those pages at the top of the repository that the site has; no others.
 
     Example:
-        >>> site_links_of_docs("[a](../README.md#measured) [b](../LICENSE)")
-        '[a](overview.md#measured) [b](../LICENSE)'
+        >>> site_links_of_docs("[a](../SECURITY.md#reporting) [b](../LICENSE)")
+        '[a](security.md#reporting) [b](../LICENSE)'
     """
     return _rename(markdown, "../")
 
