@@ -65,26 +65,27 @@ def draw_balls(axes: Axes, certificate: Certificate) -> None:
         axes.add_patch(Circle(tuple(center.tolist()), ball, fill=False, color=color))
         axes.plot(*center, "o", color=color, label=f"smoothed output at {name}, ball of radius {label} = {ball:.2f}")
     axes.add_patch(Circle(tuple(certificate.center.tolist()), eps_out, fill=False, color="black", linestyle="--"))
-    axes.plot([], [], "--", color="black", label=f"eps_out = {eps_out:.2f}: holds the one at x', with probability 0.99")
+    axes.plot([], [], "--", color="black", label=f"certified radius eps_out = {eps_out:.2f}")
     axes.set_aspect("equal")
     axes.set_xlim(float(certificate.center[0]) - 1.1 * eps_out, float(certificate.center[0]) + 1.1 * eps_out)
     axes.set_ylim(float(certificate.center[1]) - 1.1 * eps_out, float(certificate.center[1]) + 1.1 * eps_out)
-    axes.set_title(f"Outputs, sigma = {SIGMA}, ||x - x'|| = eps_in = {EPS_IN}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    axes.set_title(f"Outputs, ||x - x'|| = eps_in = {EPS_IN} = sigma")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
 
 
 def draw_curve(axes: Axes, certificate: Certificate) -> None:
     """Draw eps_out of eps_in, and how far the smoothed output was seen to move."""
     axes.plot(CURVE, certificate.eps_out(CURVE), color="black", label="certified: eps_out(eps_in)")
     moved = [float((farthest(certificate, eps_in)[1].center - certificate.center).norm()) for eps_in in CURVE]
-    axes.plot(CURVE, moved, ".", color="tab:red", label=f"seen: the farthest of {DIRECTIONS} x' at that distance")
+    axes.plot(CURVE, moved, ".", color="tab:red", label=f"seen: the farthest of {DIRECTIONS} x'")
     axes.plot(EPS_IN, certificate.eps_out(EPS_IN), "o", color="black")
     axes.annotate("left picture", (EPS_IN, certificate.eps_out(EPS_IN)), (8, -12), textcoords="offset points")
     axes.set_xlabel("eps_in (h = eps_in / sigma from 0 to 2)")
     axes.set_ylabel("distance between smoothed outputs")
     axes.set_xlim(0.0, CURVE[-1])
     axes.set_ylim(bottom=0.0)
-    axes.set_title("The whole curve of the same samples")
+    axes.set_box_aspect(1)
+    axes.set_title("The same samples at every eps_in")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
 
 
@@ -94,11 +95,11 @@ def main(args: Sequence[str] | None = None) -> Path:
     path = Path(words[0]) if words else Path(__file__).with_suffix(".png")
     mpl.use("Agg")
     certificate = smoother(seed=0).certify(X)
-    figure = Figure(figsize=(11.0, 6.0), layout="constrained")
+    figure = Figure(figsize=(8.8, 5.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_balls(left, certificate)
     draw_curve(right, certificate)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=140, bbox_inches="tight")
     return path
 
 
