@@ -15,16 +15,16 @@ _MIN_SPEED_UP = 200
 _LARGEST_SHARE_OF_MEAN = {1.0: 0.4, 2.0: 0.55}
 
 _HOW = """\
-n outputs are ranked, m are for the certificate; h = eps_in / sigma. Figures are upper medians over digits, and
+n outputs are ranked, m serve the certificate, and h = eps_in / sigma. Figures are upper medians over digits, and
 comparisons are ratios of these medians, unless digits are counted.
 
-- **Full runs of the paper's procedure are not made.** Selection (n outputs and all n^2 distances, computed as fast as
-  this package can) and check are run in full, certification with {drawn:,} of the {m:,} outputs; its seconds are
-  multiplied by the ratio of the two. Its eps_out is an order statistic of the {m:,} distances: told are an estimate
-  from the {drawn:,}, and the interval in which a run with {m:,} has its own with probability 95%, whatever the
-  distribution of the distances. **Comparisons are with the lower end of that interval.**
-- **Seconds are those of a procedure that runs alone.** Base outputs are drawn once for each digit and used by all
-  procedures that are not marked "live"; what it took to draw them is added to the seconds of each of these.
+- **The paper's procedure is not run in full.** Selection (n outputs and all n^2 distances, computed as fast as
+  this package can) and check are complete, but certification uses {drawn:,} of the {m:,} outputs; its seconds are
+  multiplied by the ratio of the two. Its eps_out is an order statistic of the {m:,} distances. The tables give an
+  estimate from the {drawn:,}, and an interval that contains the value of a run with {m:,} with probability 95%,
+  whatever the distribution of the distances. **Comparisons use the lower end of that interval.**
+- **Seconds are those of a procedure that runs alone.** Base outputs are drawn once for each digit and shared by all
+  procedures that are not marked "live"; each of these includes the time of drawing them in its seconds.
   {clock}"""
 
 
@@ -44,7 +44,7 @@ def report(digits: Sequence[Digit], settings: Settings, about: Mapping[str, str]
         ("What each step contributes, total variation", steps_table(digits, settings)),
         ("Sampling that stops by itself, total variation", looks_table(digits, settings)),
         ("Mean smoothing, total variation", mean_table(digits, settings)),
-        ("What is to be reached, total variation", aims_table(digits)),
+        ("Aims, total variation", aims_table(digits)),
     ):
         sections += [f"## {title}", section] if section else []
     return "\n\n".join(sections) + "\n"
@@ -138,7 +138,7 @@ def steps_table(digits: Sequence[Digit], settings: Settings) -> str:
         for rows in steps
     ]
     said = (
-        "Each step keeps what those above it with the same m brought, but that pairs and probes stand for each other. "
+        "Each step includes those above it with the same m, except that pairs and probes are alternatives. "
         '"Pairs moved together" bound the radius of the other ball by the Gaussian shift of an average of J outputs '
         "and one more output as a whole; they are computed here for comparison, from the same certification outputs, "
         "and are not part of the package."
@@ -154,10 +154,10 @@ def looks_table(digits: Sequence[Digit], settings: Settings) -> str:
     budget = settings.looking_budget
     header = ["tight enough", "evaluations", "fewest", "most", "saved", "eps_out", "all at once", "larger by"]
     said = (
-        f"n = {budget.n:,}, at most {budget.m:,} certification outputs, looked at after "
-        f"{', '.join(f'{size:,}' for size in budget.look_sizes)}: sampling stops where further outputs could not lower "
-        "eps_out at that h by more than so much of it. Evaluations saved are those of all digits together; "
-        f'"all at once" are the same outputs without looks, {whole[0].evaluations:,} evaluations.'
+        f"n = {budget.n:,}, at most {budget.m:,} certification outputs, with looks after "
+        f"{', '.join(f'{size:,}' for size in budget.look_sizes)}: sampling stops when further outputs could not lower "
+        "eps_out at that h by more than the given share. Saved evaluations are those of all digits together; "
+        f'"all at once" uses the same outputs without looks, {whole[0].evaluations:,} evaluations.'
     )
     return f"{paragraph(said)}\n\n{table(header, [_looks_row(rows, whole) for rows in looks])}"
 
@@ -196,8 +196,8 @@ def mean_table(digits: Sequence[Digit], settings: Settings) -> str:
     ]
     said = (
         "The mean and the center are different functions: each certificate says how far its own smoothed output moves, "
-        "and nothing of the other. The mean needs a distance that is convex in the output, and outputs that are "
-        f"clipped (here to a total variation of {CLIP_NORM:g}), which is a part of its base function."
+        "and nothing about the other. The mean needs a distance that is convex in the output, and outputs that are "
+        f"clipped (here to a total variation of {CLIP_NORM:g}); clipping is part of its base function."
     )
     return f"{table(header, rows)}\n\n{paragraph(said)}"
 
