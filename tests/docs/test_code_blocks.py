@@ -161,6 +161,12 @@ def _is_code(text: str) -> bool:
     return re.match(r"(\$ |python |pip |import |from \w+ import)", text) is not None
 
 
+def test_no_line_of_code_is_longer_than_88_columns() -> None:
+    """What programs print is not ours to break."""
+    code = [block for block in BLOCKS if block.language in ("python", "bash")]
+    assert not [f"{block}: {line}" for block in code for line in block.text.splitlines() if len(line) > 88]
+
+
 # ---- Python ----
 
 
