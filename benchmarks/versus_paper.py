@@ -28,7 +28,9 @@ from benchmarks.versus.comparisons import measure
 from benchmarks.versus.report import report
 from benchmarks.versus.rows import Digit
 from benchmarks.versus.settings import Settings
+from center_smoothing import DISTANCES, MeanSmoother
 from center_smoothing.sampling import BatchSize
+from certification.clip_norm import clip_norm_at, training_images
 from command_line import argument_types, errors, process
 from datamodules import MNIST
 from lightning_modules import NoisyAutoencoder, NoisyModule, load_checkpoint, point_of
@@ -66,12 +68,14 @@ def run(
 ) -> str:
     """Measure digit by digit; print and return the report, and write it with all figures after each digit."""
     digits: list[Digit] = []
+    clip_norms = clip_norms_of(model, settings.distances)
+    known = {**known, "clip norms of means": ", ".join(f"{name} {norm:g}" for name, norm in clip_norms.items() if norm)}
     began = time.perf_counter()
     for index, x in test_digits(model, settings.digits):
         print(f"digit {len(digits) + 1} of {settings.digits}, number {index} of the data set", flush=True)
-        distances = settings.distances_of(len(digits))
+        norms = {name: clip_norms[name] for name in settings.distances_of(len(digits))}
         digits.append(
-            measure(model, x, index, settings, distances=distances, batch_size=batch_size, with_clock=not digits)
+            measure(model, x, index, settings, clip_norms=norms, batch_size=batch_size, with_clock=not digits)
         )
         print(f"  {(time.perf_counter() - began) / 60.0:.1f} minutes so far", flush=True)
         text = report(digits, settings, known)
@@ -115,6 +119,18 @@ def test_digits(model: NoisyModule, count: int) -> Iterator[tuple[int, Tensor]]:
         yield int(example["index"]), point_of(model, example["image"]).detach()
 
 
+def clip_norms_of(model: NoisyModule, distances: Sequence[str]) -> dict[str, float | None]:
+    """Return what ``--clip-norm auto`` of certify.py is by each distance, from training digits; None without need."""
+    data = MNIST()
+    points = [point_of(model, image).detach() for image in training_images(data)]
+    return {
+        name: clip_norm_at(points, model, DISTANCES[name], sigma=model.sigma)
+        if MeanSmoother.needs_bound(DISTANCES[name])
+        else None
+        for name in distances
+    }
+
+
 def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
     """Describe what a reader needs to know to repeat a run."""
     return {
@@ -143,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--ckpt", type=Path, default=Path("runs/latest/checkpoints/best.ckpt"), help="checkpoint of train.py")
     add("--untrained", action="store_true", help="an untrained autoencoder instead, to see how long everything takes")
-    text = "distances; steps, stopping rules and mean smoothing are those of tv"
+    text = "distances; steps and stopping rules are those of tv"
     add("--distance", nargs="+", choices=defaults.distances, default=defaults.distances, help=text)
     for name, text in (
         ("digits", "test digits"),

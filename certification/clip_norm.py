@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -56,17 +57,29 @@ def clip_norm_of_training(
         ValueError: for data without training images, a distance that takes no output of zeros, and a model that does
             not take the images or is constant or infinite on them.
     """
-    images = _training_images(data)
-    outputs = NoisyOutputs(distance.encoded(function), sigma=sigma, grid=options.grid, batch_size=1)
-    trainer, norms = make_trainer(options.computing), list[Tensor]()
+    trainer = make_trainer(options.computing)
     precision = trainer.precision_plugin
     precision.convert_module(model.to(trainer.strategy.root_device))
+    points = (point_of(model, precision.convert_input(image)) for image in training_images(data))
     with value_errors("--clip-norm must be a number: auto does not work with this model and its training images"):
         with precision.predict_step_context():
-            for number, image in enumerate(images):
-                x = point_of(model, precision.convert_input(image))
-                for batch in outputs.draw(x, example=number, stage=Stage.CALIBRATION, count=1):
-                    norms.append(distances_from_zero(distance.only_outputs(batch), distance).cpu())
+            return clip_norm_at(points, function, distance, sigma=sigma, grid=options.grid)
+
+
+def clip_norm_at(
+    points: Iterable[Tensor], function: BaseFunction, distance: Distance, *, sigma: float, grid: int | None = None
+) -> float:
+    """Return a high quantile of d(0, f(x + noise)) over points (*in), one noisy copy each, rounded up.
+
+    Raises:
+        ValueError: for a distance that takes no output of zeros, and a function that is constant or infinite there.
+    """
+    outputs = NoisyOutputs(distance.encoded(function), sigma=sigma, grid=grid, batch_size=1)
+    norms = [
+        distances_from_zero(distance.only_outputs(batch), distance).cpu()
+        for number, x in enumerate(points)
+        for batch in outputs.draw(x, example=number, stage=Stage.CALIBRATION, count=1)
+    ]
     found = torch.cat(norms)
     found = found[torch.isfinite(found)].double()
     norm = float(torch.quantile(found, _QUANTILE, interpolation="higher")) if len(found) else math.inf
@@ -78,7 +91,7 @@ def clip_norm_of_training(
     return _round_up(norm)
 
 
-def _training_images(data: ImageDataModule) -> list[Tensor]:
+def training_images(data: ImageDataModule) -> list[Tensor]:
     """Return some of the training images (C, H, W), drawn with a fixed seed."""
     if not hasattr(data, "train_set"):
         data.setup("fit")

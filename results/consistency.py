@@ -61,7 +61,9 @@ def check_rows(rows: Sequence[Row], certificate: CertificateBase, config: Mappin
             raise ValueError(f"example {row.index} has sigma, n, m, delta, method, abstained {there}, not {wanted}")
         wanted_row = expected.get(row.eps_in)
         eps_out, theorem = (None, "") if wanted_row is None else (wanted_row.eps_out, wanted_row.theorem)
-        if eps_out is None or not math.isclose(row.eps_out, eps_out, rel_tol=_TOLERANCE):
+        # rows without a theorem are of earlier versions, whose radii for outputs of whole numbers were larger
+        is_larger = eps_out is not None and row.theorem == "" and row.eps_out > eps_out
+        if eps_out is None or not (is_larger or math.isclose(row.eps_out, eps_out, rel_tol=_TOLERANCE)):
             raise ValueError(
                 f"example {row.index} has eps_out={row.eps_out!r} at eps_in={row.eps_in!r}, "
                 f"its distances give {eps_out!r}"

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeVar
 
 from torch import Tensor
 
-from benchmarks.versus.paper_procedure import Estimate, eps_out_of, paper_budget, run_paper
-from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother, Recording, record
+from benchmarks.versus.functions import Functions
+from benchmarks.versus.paper_procedure import eps_out_of, paper_budget, run_paper
+from benchmarks.versus.recorded_outputs import RecordedSmoother, Recording, record
 from benchmarks.versus.rows import Digit, Row
-from benchmarks.versus.settings import CLIP_NORM, RTOLS, Settings
+from benchmarks.versus.settings import RTOLS, Settings, exact_budget
 from benchmarks.versus.steps import Steps
 from center_smoothing import (
     DISTANCES,
     CenterSmoother,
     Certificate,
     Distance,
-    MeanBudget,
-    MeanSmoother,
     SmoothingBudget,
     TightEnough,
 )
@@ -38,17 +37,20 @@ def measure(
     index: int,
     settings: Settings,
     *,
-    distances: Sequence[str],
+    clip_norms: Mapping[str, float | None],
     batch_size: BatchSize = "auto",
     with_clock: bool = False,
 ) -> Digit:
-    """Make all comparisons on one digit, with a line of progress for each."""
+    """Make all comparisons on one digit, with a line of progress for each.
+
+    ``clip_norms`` are those of means, by the name of each distance that is compared.
+    """
     source = NoisyOutputs(model, sigma=model.sigma, batch_size=batch_size)
     next(source.draw(x, example=index, stage=Stage.CALIBRATION, count=1))  # measures what "auto" is
     recording = _telling("outputs", lambda: record(source, x, example=index, counts=settings.counts))
     rows = {}
-    for name in distances:
-        comparisons = Comparisons(model, x, index, recording, settings, name)
+    for name, clip_norm in clip_norms.items():
+        comparisons = Comparisons(source, x, index, recording, settings, name, clip_norm)
         rows[name] = {of: _telling(f"{name}, {of}", call) for of, call in comparisons.all(with_clock).items()}
         with_clock = False
     return Digit(index, rows)
@@ -58,12 +60,13 @@ def measure(
 class Comparisons:
     """What is compared on one digit under one distance."""
 
-    model: NoisyModule
+    source: NoisyOutputs  # of the model
     x: Tensor  # (*in)
     index: int  # of the digit in the data set
     recording: Recording  # outputs around x
     settings: Settings
     name: str  # of the distance
+    clip_norm: float | None  # of means by this distance
 
     def __post_init__(self) -> None:
         """Find the distance."""
@@ -71,13 +74,13 @@ class Comparisons:
 
     def all(self, with_clock: bool) -> dict[str, Callable[[], list[Row]]]:
         """Return by name what gives the rows of each comparison, to be called in this order."""
-        small, large = self.settings.fast_budgets, self.settings.full_budgets
-        of_tv = {"steps": self.steps, "looks": self.looks, "mean": self.mean}
-        clock = {"clock": lambda: [self._live(large[0]), self._recorded(large[0])]}
+        small, large = self.settings.fast_budgets, exact_budget(self.settings.n, 2 * self.settings.n)
+        of_tv = {"steps": self.steps, "looks": self.looks}
+        clock = {"clock": lambda: [self._live(large), self._recorded(large)]}
         return {
             "paper": self.paper,
             "fast": lambda: list(map(self._live, small)),
-            "full": lambda: list(map(self._recorded, large)),
+            "functions": self.functions,
             **(of_tv if self.name == "tv" else {}),
             **(clock if with_clock else {}),
         }
@@ -99,28 +102,23 @@ class Comparisons:
         """Take all outputs at once, and stop when they are tight enough at one h."""
         budget = self.settings.looking_budget
         rows = [self._recorded(replace(budget, looks=1))]
-        for h, rtol in product((self.settings.h[0], self.settings.h[-1]), RTOLS):
+        for h, rtol in product((1.0, 2.0), RTOLS):
             smoother = RecordedSmoother(self.recording, self.distance, budget)
             certificate = smoother.certify(self.x, stop=TightEnough([h * self.recording.sigma], rtol))
-            rows.append(Row.of(f"h = {h:g}, {rtol:.0%}", certificate, [h], seconds=smoother.outputs.seconds))
+            name, drawn = f"h = {h:g}, {rtol:.0%}", replace(budget, m=certificate.m, looks=1).evaluations
+            row = Row.of(name, certificate, [h], seconds=smoother.outputs.seconds, evaluations=drawn)
+            rows.append(row)
         return rows
 
-    def mean(self) -> list[Row]:
-        """Smooth by the mean instead of the center."""
-        sigma, n, m = self.recording.sigma, self.settings.n, min(10 * self.settings.n, self.settings.measured_m)
-        budget = MeanBudget(n=n, m=m)
-        smoother = MeanSmoother(lambda outputs: outputs, self.distance, sigma=sigma, budget=budget, clip_norm=CLIP_NORM)
-        # of the function above, which returns what it is given, the smoother has made one that clips
-        smoother.outputs = clock = RecordedOutputs(self.recording, after=smoother.outputs.model)
-        certificate = smoother.certify(self.x)
-        eps_out = {h: Estimate.exactly(certificate.eps_out(h * sigma)) for h in self.settings.h}
-        name, loss = f"n = {n:,}, m = {m:,}", certificate.smoothing_loss
-        return [Row(name, n, m, 0.0, budget.evaluations, clock.seconds, eps_out, loss)]
+    def functions(self) -> list[Row]:
+        """Certify and attack each smoothed function."""
+        source, known = self.source, (self.recording, self.x, self.index)
+        return Functions(source, *known, self.distance, self.clip_norm, self.settings).rows()
 
     def _live(self, budget: SmoothingBudget) -> Row:
         """Run this package's procedure with outputs of its own, from beginning to end."""
         sigma, batch_size = self.recording.sigma, self.recording.batch_size
-        smoother = CenterSmoother(self.model, self.distance, sigma=sigma, budget=budget, batch_size=batch_size)
+        smoother = CenterSmoother(self.source.model, self.distance, sigma=sigma, budget=budget, batch_size=batch_size)
         began = time.perf_counter()
         certificate = smoother.certify(self.x, example=self.index)
         return self._row(budget, certificate, time.perf_counter() - began)

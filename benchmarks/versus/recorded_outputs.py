@@ -27,6 +27,10 @@ class Recording:
     sigma: float  # noise level, in units of x
     batch_size: int  # outputs that were drawn at a time
 
+    def at_most(self, stage: Stage, count: int) -> int:
+        """Return the count, or how many outputs of that stage there are if they are fewer."""
+        return min(count, len(self.outputs[stage]))
+
 
 def record(source: NoisyOutputs, x: Tensor, *, example: int, counts: Mapping[Stage, int]) -> Recording:
     """Draw so many outputs of each stage around x (*in), as any procedure with this source and example would."""

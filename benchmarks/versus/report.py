@@ -6,13 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from benchmarks.versus.rows import Digit, Row, median, median_eps_out, no_larger, over_digits
-from benchmarks.versus.settings import CLIP_NORM, Settings
-from benchmarks.versus.tables import estimate, excess, format_down, format_up, paragraph, seconds, share, table, times
+from benchmarks.versus.settings import Settings
+from benchmarks.versus.tables import estimate, excess, format_up, paragraph, seconds, share, table, times
+from center_smoothing.upper_median import upper_median
 
-_TITLES = {"tv": "total variation", "angular": "angular distance", "l2": "l2 distance"}
-# What the package is to reach under total variation.
-_MIN_SPEED_UP = 200
-_LARGEST_SHARE_OF_MEAN = {1.0: 0.4, 2.0: 0.55}
+_TITLES = {"tv": "total variation", "l2": "l2 distance", "linf": "linf distance", "angular": "angular distance"}
 
 _HOW = """\
 n outputs are ranked, m serve the certificate, and h = eps_in / sigma. Figures are upper medians over digits, and
@@ -39,12 +37,11 @@ def report(digits: Sequence[Digit], settings: Settings, about: Mapping[str, str]
     ]
     for distance in settings.distances:
         sections += [f"## Equal or smaller eps_out at h = 2, {_TITLES[distance]}", fast_table(digits, distance)]
-        sections += [f"## More samples, {_TITLES[distance]}", full_table(digits, settings, distance)]
+        table_of = functions_table(digits, settings, distance)
+        sections += [f"## The smoothed functions of this package, {_TITLES[distance]}", table_of]
     for title, section in (
         ("What each step contributes, total variation", steps_table(digits, settings)),
         ("Sampling that stops by itself, total variation", looks_table(digits, settings)),
-        ("Mean smoothing, total variation", mean_table(digits, settings)),
-        ("Aims, total variation", aims_table(digits)),
     ):
         sections += [f"## {title}", section] if section else []
     return "\n\n".join(sections) + "\n"
@@ -106,22 +103,30 @@ def cheapest_no_worse(paper: Sequence[Row], ours: Sequence[Sequence[Row]], h: fl
     return min(no_worse, key=lambda rows: rows[0].evaluations, default=None)
 
 
-def full_table(digits: Sequence[Digit], settings: Settings, distance: str) -> str:
-    """Compare budgets with as many ranked outputs as the paper's."""
-    (paper,), ours = over_digits(digits, distance, "paper"), over_digits(digits, distance, "full")
+def functions_table(digits: Sequence[Digit], settings: Settings, distance: str) -> str:
+    """Compare the smoothed functions of this package with the paper's procedure."""
+    (paper,), ours = over_digits(digits, distance, "paper"), over_digits(digits, distance, "functions")
     header = [
-        *("", "times fewer evaluations", "seconds", "times faster"),
-        *(name for h in settings.h for name in (f"eps_out, h = {h:g}", "of the paper's")),
-        *("smoothing loss", "of the paper's"),
+        *("smoothed function", "evaluations", "seconds", *(f"eps_out, h = {h:g}" for h in settings.h)),
+        *("smoothing loss", *(f"eps_out / attack, h = {h:g}" for h in settings.attack_h)),
     ]
     rows = [
         [
-            *(rows[0].procedure, times(paper[0].evaluations, rows[0].evaluations), _seconds(rows)),
-            *(_times_faster(paper, rows), *_radii(rows, paper, settings.h), _loss(rows), _share_of_loss(rows, paper)),
+            *(rows[0].procedure, f"{rows[0].evaluations:,}", _seconds(rows)),
+            *(format_up(median_eps_out(rows, h).value) for h in settings.h),
+            *(_loss(rows), *(_of_attack(rows, h) for h in settings.attack_h)),
         ]
-        for rows in ours
+        for rows in [paper, *ours]
     ]
     return table(header, rows)
+
+
+def _of_attack(rows: Sequence[Row], h: float) -> str:
+    """Format the median of eps_out / attack at h, and the least one; nothing for a function that was not attacked."""
+    if not rows[0].attack:
+        return ""
+    ratios = [row.eps_out[h].value / row.attack[h] if row.attack[h] > 0.0 else math.inf for row in rows]
+    return f"{upper_median(ratios):.2f}, at least {min(ratios):.2f}"
 
 
 def steps_table(digits: Sequence[Digit], settings: Settings) -> str:
@@ -174,52 +179,6 @@ def _looks_row(rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
     ]
 
 
-def mean_table(digits: Sequence[Digit], settings: Settings) -> str:
-    """Compare the paper's center, this package's and the mean; empty without total variation."""
-    means = over_digits(digits, "tv", "mean")
-    if not means:
-        return ""
-    (paper,), full = over_digits(digits, "tv", "paper"), over_digits(digits, "tv", "full")
-    header = [
-        *("smoothed function", "evaluations", "seconds"),
-        *(name for h in settings.h for name in (f"eps_out, h = {h:g}", "of the paper's")),
-        "smoothing loss",
-    ]
-    named = [
-        (f"center, the paper's, m = {paper[0].m:,}", paper),
-        *((f"center, {rows[0].procedure}", rows) for rows in full),
-        *((f"mean, n = {rows[0].n:,}, m = {rows[0].m:,}, outputs clipped", rows) for rows in means),
-    ]
-    rows = [
-        [name, f"{rows[0].evaluations:,}", _seconds(rows), *_radii(rows, paper, settings.h), _loss(rows)]
-        for name, rows in named
-    ]
-    said = (
-        "The mean and the center are different functions: each certificate says how far its own smoothed output moves, "
-        "and nothing about the other. The mean needs a distance that is convex in the output, and outputs that are "
-        f"clipped (here to a total variation of {CLIP_NORM:g}); clipping is part of its base function."
-    )
-    return f"{table(header, rows)}\n\n{paragraph(said)}"
-
-
-def aims_table(digits: Sequence[Digit]) -> str:
-    """Return whether the package reaches its aims; empty without total variation."""
-    papers = over_digits(digits, "tv", "paper")
-    if not papers:
-        return ""
-    (paper,), rows = papers, []
-    cheapest = cheapest_no_worse(paper, over_digits(digits, "tv", "fast"), 2.0)
-    ratio = 0.0 if cheapest is None else _ratio(paper, cheapest)
-    aim = "times faster at an equal or smaller median eps_out, h = 2"
-    rows.append([aim, f"at least {_MIN_SPEED_UP}", format_down(ratio), _reached(ratio >= _MIN_SPEED_UP)])
-    for mean in over_digits(digits, "tv", "mean"):
-        for h, most in _LARGEST_SHARE_OF_MEAN.items():
-            ratio = median_eps_out(mean, h).value / median_eps_out(paper, h).low
-            aim = f"median eps_out of the mean / of the paper's center, h = {h:g}"
-            rows.append([aim, f"at most {most:g}", format_up(ratio), _reached(ratio <= most)])
-    return table(["", "aim", "measured", ""], rows)
-
-
 def _abstentions(digits: Sequence[Digit]) -> str:
     rows = [row for digit in digits for of in digit.rows.values() for listed in of.values() for row in listed]
     number = sum(row.smoothing_loss == math.inf for row in rows)
@@ -231,10 +190,6 @@ def _clock(digits: Sequence[Digit], settings: Settings) -> str:
     (live,), (recorded,) = over_digits(digits[:1], settings.distances[0], "clock")
     taken, counted = seconds(live.seconds), seconds(recorded.seconds)
     return f"On the first digit {live.procedure} took {taken} s live, and {counted} s by this account."
-
-
-def _ratio(paper: Sequence[Row], ours: Sequence[Row]) -> float:
-    return median(paper, lambda row: row.seconds) / median(ours, lambda row: row.seconds)
 
 
 def _times_faster(paper: Sequence[Row], ours: Sequence[Row]) -> str:
@@ -255,15 +210,3 @@ def _share_of_loss(ours: Sequence[Row], paper: Sequence[Row]) -> str:
 
 def _share_of_radius(ours: Sequence[Row], paper: Sequence[Row], h: float) -> str:
     return share(median_eps_out(ours, h).value, median_eps_out(paper, h).low)
-
-
-def _reached(yes: bool) -> str:
-    return "reached" if yes else "missed"
-
-
-def _radii(ours: Sequence[Row], paper: Sequence[Row], h: Sequence[float]) -> list[str]:
-    """Return two cells for each h: the median radius, and what share of the paper's it is, if it is not the paper's."""
-    cells = []
-    for each in h:
-        cells += [estimate(median_eps_out(ours, each)), "" if ours is paper else _share_of_radius(ours, paper, each)]
-    return cells

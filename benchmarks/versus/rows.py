@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from benchmarks.versus.paper_procedure import Estimate
-from center_smoothing import Certificate
+from center_smoothing import CertificateBase
 from center_smoothing.upper_median import upper_median
 
 
@@ -23,6 +23,8 @@ class Row:
     seconds: float  # what they and all the rest take
     eps_out: Mapping[float, Estimate]  # certified radius by h
     smoothing_loss: float  # d(f(x), smoothed output); inf where the smoothed function abstained
+    # how far an attack moves the smoothed output at least, by h; none where it was not attacked
+    attack: Mapping[float, float] = field(default_factory=dict)
     # seconds that parts of the procedure were measured to take; none where it was measured as a whole
     parts: Mapping[str, float] = field(default_factory=dict)
 
@@ -30,15 +32,15 @@ class Row:
     def of(
         cls,
         procedure: str,
-        certificate: Certificate,
+        certificate: CertificateBase,
         h: Sequence[float],
         *,
         seconds: float,
         evaluations: int | None = None,
     ) -> Row:
-        """Make the row of a center's certificate; default: the evaluations of its budget at the m it reached."""
+        """Make the row of a certificate; default: all evaluations of its budget."""
         budget = certificate.budget
-        evaluations = evaluations or replace(budget, m=certificate.m, looks=1).evaluations
+        evaluations = evaluations or budget.evaluations
         eps_out = {each: Estimate.exactly(certificate.eps_out(each * certificate.sigma)) for each in h}
         loss = certificate.smoothing_loss
         return cls(procedure, budget.n, certificate.m, budget.delta, evaluations, seconds, eps_out, loss)

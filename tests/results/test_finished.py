@@ -4,6 +4,7 @@ import math
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,22 @@ def test_reading_takes_memory_for_the_examples_that_are_shown(write: Callable[..
         assert list(read.outputs) == list(range(10))
         assert len(read.answers[question].by_index) == count
     assert peaks[1] - peaks[0] < 150 * 8 * BUDGET.m / 2  # half of the distances alone
+
+
+@pytest.mark.parametrize(("theorem", "factor", "is_read"), [("", 1.01, True), ("", 0.99, False), ("T3", 1.01, False)])
+def test_rows_of_earlier_versions_may_have_larger_radii(
+    theorem: str, factor: float, is_read: bool, write: Callable[..., CertificationFolder]
+) -> None:
+    folder = write(1)
+    (found,) = folder.rows()
+    folder.table.unlink()
+    folder.append([replace(found, eps_out=found.eps_out * factor, theorem=theorem)])
+    finished = FinishedCertification.open(folder)
+    if is_read:
+        assert finished.read().rows[0].eps_out == pytest.approx(found.eps_out * factor)
+        return
+    with pytest.raises(ValueError, match="its distances give"):
+        finished.read()
 
 
 def test_appending_does_not_read_the_table(tmp_path: Path) -> None:
