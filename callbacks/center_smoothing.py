@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -14,17 +14,20 @@ from callbacks.certification_progress import tracked
 from center_smoothing import CertificateBase, Distance, Smoother, TotalVariation
 from center_smoothing import lightning as for_any_module
 from lightning_modules import point_of
+from results.certified_fraction import COLUMNS, FractionCurve
 from results.plots.examples import is_image, side_by_side
 
 _IMAGES = 4
+_FRACTION = "share of the examples that are certified to move by at most eps_out"
 
 
 class CenterSmoothing(for_any_module.CenterSmoothing):
     """Certifies a fixed random set of validation images after each validation, with a small budget.
 
     The callback of :mod:`center_smoothing.lightning` for the modules of this project: it smooths at the point of an
-    image, numbers examples by their index in the whole data set, and logs to Weights & Biases also a picture of
-    inputs, base outputs and smoothed outputs.
+    image, numbers examples by their index in the whole data set, and logs to Weights & Biases also the
+    certified radii at the first input radius, as a histogram and as the curve of the certified fraction, and pictures
+    of inputs, base outputs and smoothed outputs.
 
     Args:
         sigma: noise level, in units of the point that the module smooths at.
@@ -46,17 +49,24 @@ class CenterSmoothing(for_any_module.CenterSmoothing):
         return tracked(trainer, super()._examples(trainer, pl_module), total=share)
 
     def show(
-        self, trainer: Trainer, smoother: Smoother, found: Mapping[int, tuple[Any, Tensor, CertificateBase]]
+        self,
+        trainer: Trainer,
+        smoother: Smoother,
+        found: Mapping[int, tuple[Any, Tensor, CertificateBase]],
+        radii: Sequence[float],
     ) -> None:
-        """Log radii at the first h and pictures of a few examples, in the row of W&B's history that has the medians."""
+        """Log radii and pictures of a few examples, in the row of W&B's history that has the medians."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if not loggers or not trainer.is_global_zero or not found:
             return
         import wandb  # slow
 
-        radii = [certificate.eps_out(self.h[0] * self.sigma) for _, _, certificate in found.values()]
+        curve = FractionCurve.of(radii, sigma=self.sigma, eps_in=self.eps_in[0])
+        table = wandb.Table([*COLUMNS], [[curve.sigma, curve.eps_in, *corner] for corner in curve.corners])
+        shown: dict[str, Any] = {"val/certified_fraction": wandb.plot.line(table, *COLUMNS[2:], title=_FRACTION)}
         finite = [radius for radius in radii if math.isfinite(radius)]
-        shown: dict[str, Any] = {"val/certified_radii": wandb.Histogram(finite)} if finite else {}
+        if finite:
+            shown["val/certified_radii"] = wandb.Histogram(finite)
         pictures = {
             index: [batch["image"][0], smoother.outputs.base_output(x), certificate.center]
             for index, (batch, x, certificate) in list(found.items())[:_IMAGES]

@@ -24,20 +24,24 @@ from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 
 # The keys of a batch that is a dict which say that their value is the input.
 INPUT_KEYS = ("x", "input", "inputs", "image", "images", "pixel_values")
+# eps_in / sigma of the radii, where nothing is said.
+DEFAULT_H = (1.0, 1.5, 2.0)
 
 
 class CenterSmoothing(Callback):
     """Certifies a fixed random set of validation examples after each validation, with a small budget.
 
-    Logs ``val/certified_radius`` (median eps_out at the first h), ``val/certified_radius/h=<h>`` for the others,
-    ``val/smoothing_loss`` (median) and ``val/abstention_rate``. The module needs no base class and no attribute of its
-    own: what is smoothed is its ``forward``, in eval mode. Examples are those of the first validation loader, in the
-    batches that it makes, after the module's own transfer hooks. Noise comes from generators of the callback, so that
-    training is the same with and without it.
+    Logs ``val/certified_radius`` (median eps_out at the first input radius), ``val/certified_radius/h=<h>`` or
+    ``val/certified_radius/eps_in=<eps_in>`` for the others, ``val/smoothing_loss`` (median) and
+    ``val/abstention_rate``. The module needs no base class and no attribute of its own: what is smoothed is its
+    ``forward``, in eval mode. Examples are those of the first validation loader, in the batches that it makes, after
+    the module's own transfer hooks. Noise comes from generators of the callback, so that training is the same with and
+    without it.
 
     Args:
         sigma: noise level, in units of the inputs.
-        h: eps_in / sigma, one certified radius each.
+        h: input radii as multiples of sigma, one certified radius each; default: 1, 1.5 and 2.
+        eps_in: input radii in units of the inputs, in place of ``h``: the same ones whatever sigma is.
         distance: between outputs: a :class:`Distance`, the name of one such as "tv" (see ``DISTANCES``), or a function
             of two batches of outputs.
         get_input: a function of a batch, as ``validation_step`` gets it, to the inputs (N, *in) that ``function``
@@ -58,9 +62,9 @@ class CenterSmoothing(Callback):
         batch_size: noisy copies per call of the module, or "auto".
 
     Raises:
-        ValueError: for arguments out of range, and for an h that the budget cannot certify, with the m that would.
-            Before the first epoch: without a validation loader to choose examples from, and for a batch, a module or
-            outputs that the callback cannot use.
+        ValueError: for arguments out of range, and for an input radius that the budget cannot certify, with the m that
+            would. Before the first epoch: without a validation loader to choose examples from, and for a batch, a
+            module or outputs that the callback cannot use.
 
     Example:
         >>> smoothing = CenterSmoothing(sigma=0.25, distance="l2")
@@ -71,7 +75,8 @@ class CenterSmoothing(Callback):
     def __init__(
         self,
         sigma: float,
-        h: Sequence[float] = (1.0, 1.5, 2.0),
+        h: Sequence[float] | None = None,
+        eps_in: Sequence[float] | None = None,
         distance: DistanceLike = "l2",
         get_input: Callable[[Any], Tensor] | None = None,
         function: BaseFunction | None = None,
@@ -97,8 +102,11 @@ class CenterSmoothing(Callback):
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value!r}")
-        if len(h) == 0:
-            raise ValueError("h must name at least one ratio eps_in / sigma, got none")
+        if h is not None and eps_in is not None:
+            raise ValueError(f"h must be left out with eps_in={list(eps_in)}, got {list(h)}")
+        unit, radii = ("h", DEFAULT_H if h is None else h) if eps_in is None else ("eps_in", eps_in)
+        if len(radii) == 0 or not all(0.0 <= radius < math.inf for radius in radii):
+            raise ValueError(f"{unit} must name at least one finite number of at least 0, got {list(radii)}")
         if smoother not in SMOOTHERS:
             raise ValueError(f"smoother must be one of {', '.join(SMOOTHERS)}, got {smoother!r}")
         for name, given_function in {"get_input": get_input, "function": function}.items():
@@ -117,7 +125,8 @@ class CenterSmoothing(Callback):
             raise ValueError(f"{name} must be left out with smoother={smoother!r}, got {given[name]!r}")
         self.budget = self.smoother.budget_type.for_validation(n=n, m=m, alpha_1=alpha_1, alpha_2=alpha_2, **given)
         self.sigma = sigma
-        self.h = [float(ratio) for ratio in h]
+        self.names = [f"{unit}={radius:g}" for radius in radii]
+        self.eps_in = [float(radius) * (sigma if eps_in is None else 1.0) for radius in radii]
         self._check_certifiable(self.budget)
         if self.smoother.needs:
             self.smoother.check_distance(self.distance)
@@ -128,15 +137,15 @@ class CenterSmoothing(Callback):
         self.every_n_validations = every_n_validations
         self.seed = seed
         self.batch_size = batch_size
-        self.radii = [MedianCertifiedRadius() for _ in self.h]
+        self.radii = [MedianCertifiedRadius() for _ in self.eps_in]
         self.losses, self.abstentions = MedianSmoothingLoss(), AbstentionRate()
         self.latest: dict[str, float] = {}
         self._validations = 0
 
     @property
     def keys(self) -> list[str]:
-        """Names of the logged radii, in the order of ``h``."""
-        return ["val/certified_radius", *(f"val/certified_radius/h={ratio:g}" for ratio in self.h[1:])]
+        """Names of the logged radii, in the order of ``h`` or ``eps_in``."""
+        return ["val/certified_radius", *(f"val/certified_radius/{name}" for name in self.names[1:])]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a training without validation."""
@@ -175,8 +184,8 @@ class CenterSmoothing(Callback):
         if trainer.sanity_checking or not self.latest:
             return
         loss = trainer.callback_metrics.get("val/loss")
-        named = zip(self.keys, self.h, strict=True)
-        radii = " ".join(f"{rounded_up(self.latest[key], 1)} (h={ratio:g})" for key, ratio in named)
+        named = zip(self.keys, self.names, strict=True)
+        radii = " ".join(f"{rounded_up(self.latest[key], 1)} ({name})" for key, name in named)
         trainer.print(
             f"epoch {trainer.current_epoch}: {'' if loss is None else f'val/loss {float(loss):.5f} | '}"
             f"certified radius {radii} | smoothing loss {self.latest['val/smoothing_loss']:.1f}"
@@ -222,15 +231,28 @@ class CenterSmoothing(Callback):
         return position, inputs[0]
 
     def show(
-        self, trainer: Trainer, smoother: Smoother, found: Mapping[int, tuple[Any, Tensor, CertificateBase]]
+        self,
+        trainer: Trainer,
+        smoother: Smoother,
+        found: Mapping[int, tuple[Any, Tensor, CertificateBase]],
+        radii: Sequence[float],
     ) -> None:
-        """Show certified examples, by number the batch, the point (*in) and the certificate. Here nothing is done."""
+        """Show what was certified. Here nothing is done.
+
+        Args:
+            trainer: whose validation it is.
+            smoother: of the module.
+            found: this process's examples, by number the batch, the point (*in) and the certificate.
+            radii: (N,) eps_out at the first input radius, of the examples of all processes.
+        """
 
     def _check_certifiable(self, budget: Budget) -> None:
-        for ratio in self.h:
-            plan = budget.plan(ratio)
+        for eps_in in self.eps_in:
+            h = eps_in / self.sigma  # as certificates have it
+            plan = budget.plan(h)
             if not plan.certifiable:
-                raise ValueError(f"m must be at least {plan.least_m:.0f} to certify h={ratio}, got {budget.m}")
+                least = f"{plan.least_m:.0f} to certify eps_in={eps_in:g} (h={h:g})"
+                raise ValueError(f"m must be at least {least}, got {budget.m}")
 
     def _make_smoother(self, trainer: Trainer, pl_module: LightningModule) -> Smoother:
         """Return the smoother of the module, once it is seen that it can certify such outputs as the module's."""
@@ -277,13 +299,13 @@ class CenterSmoothing(Callback):
             for number, x, batch in self._examples(trainer, pl_module):
                 certificate = smoother.certify(x, example=number)
                 found[number] = batch, x, certificate
-                for metric, ratio in zip(self.radii, self.h, strict=True):
-                    radius = certificate.eps_out(ratio * self.sigma)
+                for metric, eps_in in zip(self.radii, self.eps_in, strict=True):
+                    radius = certificate.eps_out(eps_in)
                     metric.update(torch.tensor([radius], dtype=torch.float64), torch.tensor([number]))
                 loss = torch.tensor([certificate.smoothing_loss], dtype=torch.float64)
                 self.losses.update(loss, torch.tensor([number]))
                 self.abstentions.update(torch.tensor([certificate.abstained]), torch.tensor([number]))
-            self.show(trainer, smoother, found)
+            self.show(trainer, smoother, found, self.radii[0].gathered())
         names = [*self.keys, "val/smoothing_loss", "val/abstention_rate"]
         return {name: _float32_up(float(metric.compute())) for name, metric in zip(names, metrics, strict=True)}
 

@@ -42,6 +42,11 @@ class _PerExample(Metric):
         """Return the figure and axes of one result, or of a list of results; without ``val``, of :meth:`compute`."""
         return self._plot(val, ax)
 
+    def gathered(self) -> list[float]:
+        """Return the values of distinct examples, (N,), of all processes; each of them has to call it."""
+        with self.sync_context():
+            return self._distinct().tolist()
+
     def _append(self, values: Values, index: Values | None) -> None:
         added = self._vector(values, "values")
         indices = torch.full_like(added, torch.nan) if index is None else self._vector(index, "index")

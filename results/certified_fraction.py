@@ -76,6 +76,17 @@ class FractionCurve:
         """(S,) the shares in [0, 1], ascending."""
         return tuple(count / self.num_examples for count in self.counts)
 
+    @property
+    def corners(self) -> list[tuple[float, float]]:
+        """The (eps_out, fraction) at which the line of steps turns, for charts that join points by straight lines.
+
+        Example:
+            >>> FractionCurve.of([3.0, 1.0], sigma=0.25, eps_in=0.5).corners
+            [(0.0, 0.0), (1.0, 0.0), (1.0, 0.5), (3.0, 0.5), (3.0, 1.0)]
+        """
+        ups = zip(self.eps_out[1:], self.fraction, self.fraction[1:], strict=False)
+        return [(0.0, self.fraction[0]), *((step, share) for step, *shares in ups for share in shares)]
+
     def count_at(self, eps_out: float) -> int:
         """Count the examples that are certified to at most ``eps_out``, which is at least 0; inf: at all."""
         return self.counts[bisect_right(self.eps_out, eps_out) - 1]

@@ -34,6 +34,7 @@ _MOST_USED = {
 }
 _CERTIFICATES = {
     "--center_smoothing.h": "input radii as multiples of sigma, as '[1, 1.5, 2]'",
+    "--center_smoothing.eps_in": "input radii in units of x, in place of h, as '[0.2]'",
     "--center_smoothing.num_examples": "how many validation images are certified",
     "--center_smoothing.n": "ranked outputs of an image",
     "--center_smoothing.m": "certification outputs of an image",

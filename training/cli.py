@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import CenterSmoothing
 from callbacks.survival import Survival
+from center_smoothing.lightning import DEFAULT_H
 from command_line import argument_types, class_paths, flags, process
 from datamodules import ImageDataModule
 from lightning_modules import NoisyModule, checkpoint_file, load_weights
@@ -57,6 +58,8 @@ class TrainingCLI(LightningCLI):
         with class_paths.parse_errors():
             words = flags.spelled(cast(Sequence[str], args), parser)
             super().parse_arguments(parser, argument_types.files_first(words))
+            if self.config.center_smoothing.h is self.config.center_smoothing.eps_in is None:
+                self.config.center_smoothing.h = list(DEFAULT_H)  # config.yaml and W&B tell what is certified
             arguments = self.config.model.get("init_args", {})
             if arguments.get("image_shape", ()) is None:
                 alone = ArgumentParser()
@@ -148,7 +151,8 @@ class TrainingCLI(LightningCLI):
                 named["resume"] = "allow"
             if self.offline:  # the logger's own way, an environment variable, comes too late for a second run here
                 named["mode"] = "offline"
-            return {"save_dir": str(folder), "offline": self.offline is not None, **named}
+            # W&B's process may be an older one, in another folder
+            return {"save_dir": str(folder.resolve()), "offline": self.offline is not None, **named}
         return {"save_dir": str(folder)}
 
 

@@ -61,9 +61,11 @@ def conclude(cli: TrainingCLI) -> None:
     if "val/certified_radius" in latest:
         line += f", val/certified_radius {rounded_up(latest['val/certified_radius'])}"
     print(line)
-    ratios = " ".join(f"{ratio:g}" for ratio in cli.config.center_smoothing.h)
+    given = cli.config.center_smoothing
+    flag, radii = ("--h", given.h) if given.eps_in is None else ("--eps-in", given.eps_in)
     words = ["python", str(process.from_here(CERTIFY)), *_certified_by(cli, best)]
-    print(f"certify it with:\n  {shlex.join(words)} --h {ratios} --num-examples 10")
+    words += [flag, *(f"{radius:g}" for radius in radii), "--num-examples", "10"]
+    print(f"certify it with:\n  {shlex.join(words)}")
 
 
 def _certified_by(cli: TrainingCLI, best: Path) -> list[str]:

@@ -111,19 +111,19 @@ def certified_examples(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def by_hand(model: NoisyModule, num_examples: int, ratios: tuple[float, ...]) -> list[float]:
+def by_hand(model: NoisyModule, num_examples: int, ratios: tuple[float, ...], *, sigma: float = SIGMA) -> list[float]:
     data = TinyData()
     data.setup()
     chosen = torch.randperm(12, generator=torch.Generator().manual_seed(0))[:num_examples]
     budget = SmoothingBudget(**BUDGET, n_check=BUDGET["m"])
-    smoother = CenterSmoother(model, TotalVariation(), sigma=SIGMA, budget=budget, seed=0, batch_size=17)
+    smoother = CenterSmoother(model, TotalVariation(), sigma=sigma, budget=budget, seed=0, batch_size=64)
     radii, losses, rate = [MedianCertifiedRadius() for _ in ratios], MedianSmoothingLoss(), AbstentionRate()
     for position in chosen.tolist():
         example = data.test_set[position]
         index = example["index"].reshape(1)
         certificate = smoother.certify(example["image"], example=int(index))
         for radius, ratio in zip(radii, ratios, strict=True):
-            eps_out = certificate.eps_out(ratio * SIGMA)
+            eps_out = certificate.eps_out(ratio * sigma)
             radius.update(torch.tensor([eps_out], dtype=torch.float64), index)
         losses.update(torch.tensor([certificate.smoothing_loss], dtype=torch.float64), index)
         rate.update(torch.tensor([certificate.abstained]), index)
@@ -287,10 +287,31 @@ def test_gradients_and_their_mode_are_left_alone() -> None:
 
 
 def test_impossible_h_is_refused_with_the_m_that_would_do() -> None:
-    with pytest.raises(ValueError, match=r"m must be at least \d+ to certify h=1.5, got 100") as refused:
+    with pytest.raises(ValueError, match=r"m must be at least \d+ to certify eps_in=0.375 \(h=1.5\), got") as refused:
         callback(h=(0.2, 1.5))
     enough = int(str(refused.value).split()[5])
     callback(h=(0.2, 1.5), m=enough)
+
+
+def test_input_radii_in_units_of_the_input_are_the_same_at_each_noise_level() -> None:
+    smoothing = CenterSmoothing(2 * SIGMA, eps_in=(0.05, 0.125), num_examples=3, batch_size=64, **BUDGET)
+    logged, ratios = run(smoothing, tiny_model()), run(callback(h=(0.2, 0.5)), tiny_model())
+    assert list(logged) == [KEYS[0], "val/certified_radius/eps_in=0.125", *KEYS[2:]]
+    expected = by_hand(tiny_model(), 3, (0.1, 0.25), sigma=2 * SIGMA)
+    assert list(logged.values()) == pytest.approx(expected, rel=1e-6)
+    assert list(logged.values()) != pytest.approx(list(ratios.values()), rel=1e-2)
+    same = callback(h=None, eps_in=(0.2 * SIGMA, 0.5 * SIGMA))
+    assert list(run(same, tiny_model()).values()) == list(ratios.values())
+
+
+def test_input_radii_are_given_in_one_unit() -> None:
+    with pytest.raises(ValueError, match=r"h must be left out with eps_in=\[0.25\], got \[0.2, 0.5\]"):
+        callback(eps_in=[0.25])
+    for radii in ([], [-0.2], [math.nan]):
+        with pytest.raises(ValueError, match="eps_in must name at least one finite number of at least 0, got"):
+            callback(h=None, eps_in=radii)
+    with pytest.raises(ValueError, match=r"m must be at least \d+ to certify eps_in=0.5 \(h=2\), got 100"):
+        callback(h=None, eps_in=[0.5])
 
 
 def test_impossible_delta_is_refused_with_the_range() -> None:
@@ -306,6 +327,7 @@ def test_impossible_delta_is_refused_with_the_range() -> None:
         ("h", ()),
         ("h", (-0.2,)),
         ("h", (math.nan,)),
+        ("h", (math.inf,)),
         ("sigma", 0.0),
         ("sigma", -1.0),
         ("sigma", math.nan),
@@ -374,9 +396,8 @@ def test_one_line_per_validation_beside_the_loss(capsys: pytest.CaptureFixture[s
 
 
 def test_printed_radius_is_never_below_the_certified_one(capsys: pytest.CaptureFixture[str]) -> None:
-    smoothing = callback()
+    smoothing = callback(h=(0.2, 0.3, 0.5))
     values = [12.34, 12.301, 12.0500001]
-    smoothing.h = [0.2, 0.5, 0.7]
     smoothing.latest = {**dict(zip(smoothing.keys, values, strict=True)), **dict.fromkeys(KEYS[2:], 0.0)}
     smoothing.on_validation_end(stub_trainer(), tiny_model())  # type: ignore[arg-type]
     shown = [float(text) for text in re.findall(r"([\d.]+) \(h=", capsys.readouterr().out)]
@@ -416,6 +437,22 @@ def test_weights_and_biases_gets_a_picture_of_each_of_a_few_examples() -> None:
     assert sum(logger.shown["val/certified_radii"].histogram) == 3
 
 
+@pytest.mark.parametrize("module", [tiny_model(), Nowhere(sigma=SIGMA)])
+def test_weights_and_biases_draws_the_share_of_examples_that_move_by_at_most_a_radius(module: NoisyModule) -> None:
+    logger, smoothing = Pictures(), callback(num_examples=6)
+    run(smoothing, module, loggers=[logger])
+    chart, radii = logger.shown["val/certified_fraction"], np.array(smoothing.radii[0].gathered())
+    assert chart.table.columns == ["sigma", "eps_in", "eps_out", "fraction"]
+    assert {(row[0], row[1]) for row in chart.table.data} == {(SIGMA, 0.2 * SIGMA)}
+    assert chart.spec.fields == {"x": "eps_out", "y": "fraction", "stroke": None}
+    places, shares = np.array(chart.table.data, dtype=float)[:, 2:].T
+    assert (places[0], len(radii)) == (0.0, 6)
+    assert set(places) == {0.0, *radii[np.isfinite(radii)]}
+    for place in [*places, *(places + 1e-9), *(places[1:] - 1e-9)]:
+        assert shares[places <= place][-1] == np.mean(radii <= place)
+    assert not (np.diff(places) * np.diff(shares)).any()  # lines run along the axes
+
+
 def test_outputs_that_are_no_images_give_no_picture() -> None:
     logger = Pictures()
     logged = run(callback(distance=Lp(2.0)), Vectors(sigma=SIGMA), loggers=[logger])
@@ -443,7 +480,7 @@ def test_medians_means_and_centers_of_groups_are_certified_in_place_of_centers()
 
 def test_medians_that_cannot_be_certified_are_refused_in_the_sanity_check() -> None:
     smoothing = callback(smoother="median", k=None, h=(1.0,), m=90)  # which is enough for an output of one number
-    with pytest.raises(ValueError, match=r"m must be at least \d\d+ to certify h=1.0, got 90"):
+    with pytest.raises(ValueError, match=r"m must be at least \d\d+ to certify eps_in=0.25 \(h=1\), got 90"):
         run(smoothing, tiny_model(), sanity_checking=True)
     assert run(callback(smoother="median", k=None), tiny_model(), sanity_checking=True) == {}
 

@@ -52,7 +52,10 @@ def test_the_offline_wandb_run_has_all_keys_for_every_validated_epoch(
     history = wandb_history(run_folder)
     validated = [row for row in history if "val/loss" in row]
     assert [row["epoch"] for row in validated] == [0, 1]
-    assert all(row.keys() >= {*KEYS, "val/examples/count", "val/certified_radii/bins"} for row in validated)
+    assert all(
+        row.keys() >= {*KEYS, "val/examples/count", "val/certified_radii/bins", "val/certified_fraction_table/path"}
+        for row in validated
+    )
     assert sum("train/loss" in row for row in history) == 2
 
 
