@@ -20,7 +20,7 @@ def refuted(failures: int, runs: int, alpha: float) -> bool:
 
 
 def pairs(here: Smoother, there: Smoother, x: Tensor, direction: Tensor, eps_in: float, runs: int) -> Pairs:
-    """Certify x, and smooth x' in a direction from it, once a run; runs in which one of the two abstains are left out."""
+    """Certify x, and smooth x' in a direction from it, once a run; leave out runs in which one of the two abstains."""
     moved, found = x + eps_in * direction / torch.linalg.vector_norm(direction), []
     for run in range(runs):
         certificate, output = here.certify(x, example=run), there.smooth(moved, example=run)
