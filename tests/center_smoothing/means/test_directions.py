@@ -7,7 +7,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 from torch import Tensor
@@ -26,6 +26,7 @@ from tests.center_smoothing.refutation import refuted
 DISTANCES = [Lp(1), Lp(2), Lp(math.inf), TotalVariation(1), TotalVariation(2)]
 
 
+@settings(max_examples=60)
 @given(st.floats(0, 0.999), st.integers(1, 10**6), st.floats(1e-6, 0.5))
 def test_hoeffdings_bound_solves_its_equation_on_the_safe_side(share: float, count: int, alpha: float) -> None:
     bound = hoeffding_mean_upper(3.0 * share, 3.0, count, alpha) / 3.0
