@@ -50,6 +50,12 @@ def test_kept_ranks_are_ascending_and_reach_from_the_middle_to_the_end(compared:
     assert len(ranks) <= 120
 
 
+def test_what_is_left_for_the_tuples_pays_for_the_ranking_of_each_size() -> None:
+    budget = SmoothingBudget(n=61, m=400, k=16, alpha_1=0.4, delta=0.2, tuple_sizes=(1, 2))
+    spent = 0.3**16 + 3 * stats.binom.cdf(30, 61, 0.7)
+    assert budget._alpha_hit() == pytest.approx((0.2 - spent) / 2, rel=1e-6)
+
+
 def expected_ranks(budget: SmoothingBudget, h: float, size: int, sizes: int) -> tuple[int, int]:
     """Ranks among the probes and among their distances, from scipy's binomial and the statement of T7."""
     theta, share = 0.5 + budget.delta, budget.alpha_2 / 2 / sizes / 2
