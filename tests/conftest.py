@@ -29,7 +29,7 @@ _LONG = {
 }
 _LONG_FOLDERS = {"docs", "experiments", "faults", "scripts"}
 
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=60, database=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
 settings.load_profile("repeatable")
 
 
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _figures_are_blank(request: pytest.FixtureRequest) -> Iterator[None]:
     """Figures take most of a tiny certification's time: drawn in the tests of plots, of panels, and in subprocesses."""
     with pytest.MonkeyPatch.context() as patch:
-        if {request.path.parent.name, request.path.name} & {"scripts", "test_code_blocks.py"}:
+        if {request.path.parent.name, request.path.name} & {"scripts", "faults", "test_code_blocks.py"}:
             blank = Image.new("RGB", (4, 4), "white")
             patch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **options: blank.save(file, "PNG"))
         yield

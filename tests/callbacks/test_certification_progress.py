@@ -53,13 +53,14 @@ def test_a_terminal_gets_one_bar_over_the_examples(
     assert capsys.readouterr().out == ""
 
 
-def test_half_an_example_is_half_an_example_on_the_way() -> None:
-    progress = CertificationProgress(evaluations=100, finished=0, total=4)
+@pytest.mark.parametrize("finished", [0, 2])
+def test_half_an_example_is_half_an_example_on_the_way(finished: int) -> None:
+    progress = CertificationProgress(evaluations=100, finished=finished, total=finished + 4)
     progress.on_predict_start(TRAINER, MODULE)
     progress.advance(50)
     progress.seconds = 10.0
-    assert progress._done() == 0.5
-    assert progress._line().endswith("5 samples/s, 70 s left")
+    assert progress._done() == finished + 0.5
+    assert progress._line().endswith("5 samples/s, 70 s left")  # what an earlier run has finished took no time
 
 
 def test_the_bar_of_a_training_counts_certified_examples() -> None:

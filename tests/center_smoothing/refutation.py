@@ -1,9 +1,35 @@
-"""What the Monte Carlo tests count failures against."""
+"""What the Monte Carlo tests count failures of, and against."""
 
+from collections.abc import Iterable
+from typing import Any
+
+import torch
 from scipy import stats
+from torch import Tensor
+
+from center_smoothing.smoother_base import Smoother
+
+# Certificates at x, each with how far the smoothed output at x' lies from that at x.
+Pairs = list[tuple[Any, float]]
 
 
 def refuted(failures: int, runs: int, alpha: float) -> bool:
     """Whether a failure probability of alpha gives at least so many failures with probability below 1e-4."""
     print(f"{failures} failures in {runs} runs: {failures / runs:.4f}, at most {alpha} promised")
     return bool(stats.binom.sf(failures - 1, runs, alpha) < 1e-4)
+
+
+def pairs(here: Smoother, there: Smoother, x: Tensor, direction: Tensor, eps_in: float, runs: int) -> Pairs:
+    """Certify x, and smooth x' in a direction from it, once a run; leave out runs in which one of the two abstains."""
+    moved, found = x + eps_in * direction / torch.linalg.vector_norm(direction), []
+    for run in range(runs):
+        certificate, output = here.certify(x, example=run), there.smooth(moved, example=run)
+        if not (certificate.abstained or output.abstained):
+            apart = here.distance(certificate.center[None], output.center[None]).item()
+            found.append((certificate, apart))
+    return found
+
+
+def failures_of(found: Iterable[tuple[Any, float]], eps_in: float) -> int:
+    """How often the two are further apart than certified. Certificates answer anew: a broken bound changes them."""
+    return sum(apart > certificate.eps_out(eps_in) for certificate, apart in found)

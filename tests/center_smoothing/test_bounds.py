@@ -1,16 +1,18 @@
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from center_smoothing import bounds
 
 ALPHAS = (1e-9, 0.0005, 0.005, 0.1, 0.5)
+MASSES = (0.0, 1e-12, 0.5, 0.9832, 1 - 1e-12, math.nextafter(1.0, 0.0), 1.0)
 NEXT_TO_ONE = (1.0 - 1e-12, math.nextafter(1.0, 0.0))
 
 
@@ -21,9 +23,8 @@ def exact_tail(m: int, p: float | Fraction, r: int) -> Fraction:
 
 
 @pytest.mark.parametrize("m", [1, 2, 7, 30])
-@pytest.mark.parametrize("p", [0.0, 1e-12, 0.1, 0.5, 0.9832, 1 - 1e-12, math.nextafter(1.0, 0.0), 1.0])
-def test_tail_and_shortfall_equal_exact_sums(m: int, p: float) -> None:
-    for r in range(-1, m + 3):
+def test_tail_and_shortfall_equal_exact_sums(m: int) -> None:
+    for p, r in product([*MASSES, 0.1], range(-1, m + 3)):
         tail = exact_tail(m, p, r)
         assert bounds.binomial_tail(m, p, r) == pytest.approx(float(tail), rel=1e-11, abs=1e-300)
         assert bounds.binomial_shortfall(m, p, r) == pytest.approx(float(1 - tail), rel=1e-11, abs=1e-300)
@@ -35,31 +36,30 @@ def test_tail_agrees_with_scipy_for_many_trials(m: int, p: float, r: int) -> Non
     assert bounds.binomial_shortfall(m, p, r) == pytest.approx(stats.binom.cdf(r - 1, m, p), rel=1e-8)
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("m", [1, 2, 10, 40])
-def test_clopper_pearson_is_safe_and_tight_in_exact_arithmetic(m: int, alpha: float) -> None:
-    for successes in range(1, m + 1):
+def test_clopper_pearson_is_safe_and_tight_in_exact_arithmetic(m: int) -> None:
+    for alpha, successes in product(ALPHAS, range(1, m + 1)):
         bound = bounds.clopper_pearson_lower(successes, m, alpha)
         assert exact_tail(m, bound, successes) <= Fraction(alpha)
         assert exact_tail(m, min(1.0, bound * (1 + 1e-8) + 4e-15), successes) > Fraction(alpha)
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize(("successes", "m"), [(1, 1000), (500, 1000), (999, 1000), (9_999_990, 10**7), (3, 10**7)])
-def test_clopper_pearson_agrees_with_the_beta_quantile(successes: int, m: int, alpha: float) -> None:
-    reference = stats.beta.ppf(alpha, successes, m - successes + 1)
-    assert bounds.clopper_pearson_lower(successes, m, alpha) == pytest.approx(reference, rel=2e-9)
+def test_clopper_pearson_agrees_with_the_beta_quantile(successes: int, m: int) -> None:
+    for alpha in ALPHAS:
+        reference = stats.beta.ppf(alpha, successes, m - successes + 1)
+        assert bounds.clopper_pearson_lower(successes, m, alpha) == pytest.approx(reference, rel=2e-9)
 
 
-@pytest.mark.parametrize("m", [1, 100, 10**7])
-@pytest.mark.parametrize("alpha", ALPHAS)
-def test_clopper_pearson_at_no_and_at_all_successes(m: int, alpha: float) -> None:
-    assert bounds.clopper_pearson_lower(0, m, alpha) == 0.0
-    bound = bounds.clopper_pearson_lower(m, m, alpha)
-    assert bound == pytest.approx(alpha ** (1 / m), abs=1e-14)
-    assert bound < alpha ** (1 / m)
+def test_clopper_pearson_at_no_and_at_all_successes() -> None:
+    for m, alpha in product([1, 100, 10**7], ALPHAS):
+        assert bounds.clopper_pearson_lower(0, m, alpha) == 0.0
+        bound = bounds.clopper_pearson_lower(m, m, alpha)
+        assert bound == pytest.approx(alpha ** (1 / m), abs=1e-14)
+        assert bound < alpha ** (1 / m)
 
 
+@settings(max_examples=60)
 @given(st.integers(2, 10_000), st.data())
 def test_clopper_pearson_grows_with_successes_and_with_alpha(m: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, m - 1))
@@ -70,29 +70,27 @@ def test_clopper_pearson_grows_with_successes_and_with_alpha(m: int, data: st.Da
     assert bound <= successes / m
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("p", [0.0, 1e-12, 0.3, 0.5, 0.9832, 1 - 1e-12, math.nextafter(1.0, 0.0), 1.0])
 @pytest.mark.parametrize("m", [1, 2, 10, 40])
-def test_exact_rank_is_the_first_with_a_small_enough_tail(m: int, p: float, alpha: float) -> None:
-    rank = bounds.order_statistic_rank(m, p, alpha)
-    assert 1 <= rank <= m + 1
-    assert exact_tail(m, p, rank) <= Fraction(alpha)
-    assert exact_tail(m, p, rank - 1) > Fraction(alpha) * (1 - Fraction(1, 10**8))
+def test_exact_rank_is_the_first_with_a_small_enough_tail(m: int) -> None:
+    for p, alpha in product([*MASSES, 0.3], ALPHAS):
+        rank = bounds.order_statistic_rank(m, p, alpha)
+        assert 1 <= rank <= m + 1
+        assert exact_tail(m, p, rank) <= Fraction(alpha)
+        assert exact_tail(m, p, rank - 1) > Fraction(alpha) * (1 - Fraction(1, 10**8))
 
 
 @pytest.mark.parametrize("m", [10**4, 10**6, 10**7])
-@pytest.mark.parametrize("p", [0.55, 0.98323, 1 - 1e-6])
-def test_exact_rank_is_minimal_for_many_draws(m: int, p: float) -> None:
-    rank = bounds.order_statistic_rank(m, p, 0.005)
-    assert stats.binom.sf(rank - 1, m, p) <= 0.005 * (1 + 1e-9)
-    assert stats.binom.sf(rank - 2, m, p) > 0.005 * (1 - 1e-6)
+def test_exact_rank_is_minimal_for_many_draws(m: int) -> None:
+    for p in (0.55, 0.98323, 1 - 1e-6):
+        rank = bounds.order_statistic_rank(m, p, 0.005)
+        assert stats.binom.sf(rank - 1, m, p) <= 0.005 * (1 + 1e-9)
+        assert stats.binom.sf(rank - 2, m, p) > 0.005 * (1 - 1e-6)
 
 
-@pytest.mark.parametrize("p", [*NEXT_TO_ONE, 1.0])
-@pytest.mark.parametrize("m", [1, 10**4, 10**7])
-def test_no_rank_covers_a_quantile_next_to_one(m: int, p: float) -> None:
-    assert bounds.order_statistic_rank(m, p, 0.005) == m + 1
-    assert bounds.dkw_rank(m, p, 0.005) == m + 1
+def test_no_rank_covers_a_quantile_next_to_one() -> None:
+    for m, p in product([1, 10**4, 10**7], [*NEXT_TO_ONE, 1.0]):
+        assert bounds.order_statistic_rank(m, p, 0.005) == m + 1
+        assert bounds.dkw_rank(m, p, 0.005) == m + 1
 
 
 def test_a_quantile_at_zero_is_covered_by_the_smallest_draw() -> None:
@@ -100,6 +98,7 @@ def test_a_quantile_at_zero_is_covered_by_the_smallest_draw() -> None:
     assert bounds.order_statistic_least_m(0.0, 0.005) == 1.0
 
 
+@settings(max_examples=60)
 @given(st.integers(1, 5000), st.floats(0.0, 0.999), st.sampled_from(ALPHAS))
 def test_dkw_rank_is_the_least_that_reaches_its_level(m: int, p: float, alpha: float) -> None:
     rank, level = bounds.dkw_rank(m, p, alpha), (p + math.sqrt(math.log(1 / alpha) / (2 * m))) * m
@@ -125,6 +124,7 @@ Finder = Callable[[int, float, float], int]
         (bounds.dkw_rank, bounds.dkw_least_m),
     ],
 )
+@settings(max_examples=60)
 @given(p=st.floats(0.0, 0.9999), alpha=st.sampled_from(ALPHAS))
 def test_least_m_is_the_first_m_with_a_rank(
     rank: Finder, least_m: Callable[[float, float], float], p: float, alpha: float
@@ -164,12 +164,11 @@ def test_hoeffding_margin_is_rounded_up() -> None:
             assert margin >= math.sqrt(math.log(1 / alpha) / (2 * m))
 
 
-@pytest.mark.parametrize("mass", [1e-9, 0.3, 0.5, 0.55, 0.9, 1 - 1e-9])
-@pytest.mark.parametrize("h", [0.0, 1e-9, 0.5, 1.0, 2.0, 5.0])
-def test_shift_up_agrees_with_the_normal_distribution_from_above(mass: float, h: float) -> None:
-    p = bounds.gaussian_shift_up(mass, h)
-    reference = stats.norm.cdf(stats.norm.ppf(mass) + h)
-    assert reference <= p <= reference + 1e-14
+def test_shift_up_agrees_with_the_normal_distribution_from_above() -> None:
+    for mass, h in product([1e-9, 0.3, 0.5, 0.55, 0.9, 1 - 1e-9], [0.0, 1e-9, 0.5, 1.0, 2.0, 5.0]):
+        p = bounds.gaussian_shift_up(mass, h)
+        reference = stats.norm.cdf(stats.norm.ppf(mass) + h)
+        assert reference <= p <= reference + 1e-14
 
 
 def test_shift_up_reaches_one_and_stays_there() -> None:
@@ -177,6 +176,7 @@ def test_shift_up_reaches_one_and_stays_there() -> None:
     assert bounds.gaussian_shift_up(0.55, math.inf) == 1.0
 
 
+@settings(max_examples=60)
 @given(st.floats(0.5, 0.99), st.floats(1e-3, 4.0))
 def test_shift_between_inverts_shift_up_from_below(mass: float, h: float) -> None:
     p = bounds.gaussian_shift_up(mass, h)
@@ -251,14 +251,13 @@ def test_errors_name_the_argument_and_the_value(call: Callable[[], object], mess
         call()
 
 
-@pytest.mark.parametrize("alpha", [1e-9, 0.004, 0.5])
 @pytest.mark.parametrize("m", [1, 2, 10, 40])
-def test_upper_clopper_pearson_is_safe_and_tight_in_exact_arithmetic(m: int, alpha: float) -> None:
-    for k in range(m):
+def test_upper_clopper_pearson_is_safe_and_tight_in_exact_arithmetic(m: int) -> None:
+    for alpha, k in product([1e-9, 0.004, 0.5], range(m)):
         upper = bounds.clopper_pearson_upper(k, m, alpha)
         assert 1 - exact_tail(m, upper, k + 1) <= Fraction(alpha)
         assert 1 - exact_tail(m, Fraction(upper) * Fraction(1 - 1e-8), k + 1) > Fraction(alpha)
-    assert bounds.clopper_pearson_upper(m, m, alpha) == 1.0
+        assert bounds.clopper_pearson_upper(m, m, alpha) == 1.0
 
 
 def test_upper_clopper_pearson_of_rare_events() -> None:
@@ -294,6 +293,7 @@ def bernstein(edges: np.ndarray, tails: np.ndarray, n: int, alpha: float) -> flo
     return mean + b + math.sqrt(b * b + 2 * variance * math.log(1 / alpha) / n)
 
 
+@settings(max_examples=60)
 @given(tails=TAILS, n=st.integers(1, 10**6), alpha=st.sampled_from(ALPHAS), scale=st.sampled_from([1e-300, 1.0, 1e6]))
 def test_the_bound_of_a_mean_lies_between_its_expectation_and_bernstein(
     tails: np.ndarray, n: int, alpha: float, scale: float

@@ -59,10 +59,10 @@ def corners(low: Tensor, high: Tensor) -> Tensor:
 def test_nothing_in_a_box_is_further_away(
     distance: Distance, shape: tuple[int, ...], exact: bool, scale: float
 ) -> None:
-    for seed in range(20):
+    for seed in range(8):
         center, low, high = box(shape, seed, scale)
         generator = torch.Generator().manual_seed(seed)
-        inside = low + (high - low) * torch.rand((300, *shape), generator=generator, dtype=torch.float64)
+        inside = low + (high - low) * torch.rand((100, *shape), generator=generator, dtype=torch.float64)
         radius = distance.box_radius(center, low, high)
         reached = float(distance.pairwise(center[None], corners(low, high)).max())
         assert max(reached, float(distance.pairwise(center[None], inside).max())) <= radius * (1 + 1e-12) + 1e-15

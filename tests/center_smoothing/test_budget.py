@@ -277,7 +277,7 @@ def test_abstention_probability_bounds_the_rate_of_abstentions(
     smoother = CenterSmoother(
         lambda z: z[:, :1] if isinstance(distance, Lp) else z, distance, sigma=1.0, budget=budget, batch_size=150
     )
-    x, runs = torch.zeros(6), 400
+    x, runs = torch.zeros(6), 120
     abstained = sum(smoother.smooth(x, example=run).abstained for run in range(runs))
     bound = budget.abstention_probability()
     print(f"{method} {distance}: {abstained} of {runs} abstain, at most {bound:.3f} should")

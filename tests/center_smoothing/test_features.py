@@ -93,12 +93,12 @@ def test_a_map_in_front_is_a_map_in_front(distance: Distance) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("count", [1, 2, 7, 32, 33])
-def test_equal_outputs_are_at_distance_zero_in_whatever_batches_they_come(count: int) -> None:
+def test_equal_outputs_are_at_distance_zero_in_whatever_batches_they_come() -> None:
     z, distance = noise(70, 3, 16, 16), Perceptual(network(), ["1", "5"])
     whole = distance.embed(z)
-    parts = torch.cat([distance.embed(part) for part in z.split(count)])
-    assert distance.paired(whole, parts).tolist() == [0.0] * 70
+    for count in (1, 2, 7, 32, 33):
+        parts = torch.cat([distance.embed(part) for part in z.split(count)])
+        assert distance.paired(whole, parts).tolist() == [0.0] * 70
 
 
 def test_the_users_module_is_left_alone_and_later_training_changes_nothing() -> None:

@@ -26,7 +26,7 @@ from center_smoothing import (
 from center_smoothing.budget import Coverage
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import NoisyOutputs
-from tests.center_smoothing.refutation import refuted
+from tests.center_smoothing.refutation import Pairs, failures_of, pairs, refuted
 
 NAN = math.nan
 
@@ -221,44 +221,29 @@ VOTES = {"vote": (mask, MaskJaccard()), "median box": (box, BoxJaccard()), "medo
 CASES = {"mean": (linear, Sides(1)), **VOTES}
 
 
-def failures_of_promise(case: str, budget: SmoothingBudget, start: float, eps_in: float, runs: int) -> tuple[int, int]:
-    """Failures, and runs without abstentions, where x' lies eps_in from x = start along the worst direction."""
+def pairs_of(case: str, budget: SmoothingBudget, start: float, eps_in: float, runs: int) -> Pairs:
+    """Pairs where x' lies eps_in from x = start along the worst direction."""
     model, distance = CASES[case]
     here, there = (CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=512, seed=i) for i in (1, 2))
-    failures = both = 0
-    for run in range(runs):
-        certificate, output = (
-            here.certify(start * TOWARDS, example=run),
-            there.smooth((start + eps_in) * TOWARDS, example=run),
-        )
-        if not (certificate.abstained or output.abstained):
-            both += 1
-            apart = distance(certificate.center[None], output.center[None]).item()
-            failures += apart > certificate.eps_out(eps_in)
-    return failures, both
-
-
-def at_the_edge(case: str, runs: int) -> tuple[int, int]:
-    """Outputs of the group fall on both sides equally often at x', where a few certification outputs decide at x."""
-    group, h = 4, 0.25
-    budget = SmoothingBudget(n=601, m=25, k=16, group=group, alpha_1=0.02, alpha_2=0.5, delta=0.1)
-    return failures_of_promise(case, budget, -h, h, runs)
+    return pairs(here, there, start * TOWARDS, TOWARDS, eps_in, runs)
 
 
 def test_the_promise_holds_where_chance_decides() -> None:
-    failures, both = at_the_edge("mean", 60)
-    assert both > 0.9 * 60
-    assert not refuted(failures, 60, 0.52)
+    """Outputs of the group fall on both sides equally often at x', where a few certification outputs decide at x."""
+    budget = SmoothingBudget(n=601, m=25, k=16, group=4, alpha_1=0.02, alpha_2=0.5, delta=0.1)
+    found, h = pairs_of("mean", budget, -0.25, 0.25, 40), 0.25
+    assert len(found) > 0.9 * 40
+    failures = failures_of(found, h)
+    assert not refuted(failures, 40, 0.52)
     assert failures > 0
 
 
-@pytest.mark.parametrize("case", VOTES)
-@pytest.mark.parametrize("group", [3, 4])
+@pytest.mark.parametrize(("case", "group"), [("vote", 3), ("median box", 4), ("medoid", 3)])
 def test_votes_keep_the_promise(case: str, group: int) -> None:
     budget = SmoothingBudget(n=201, m=120, k=16, group=group, alpha_1=0.1, alpha_2=0.1, delta=0.2)
-    failures, both = failures_of_promise(case, budget, -0.9, 0.7, 30)
-    assert both > 15
-    assert not refuted(failures, 30, budget.alpha)
+    found = pairs_of(case, budget, -0.9, 0.7, 30)
+    assert len(found) > 15
+    assert not refuted(failures_of(found, 0.7), 30, budget.alpha)
 
 
 @pytest.mark.parametrize(("case", "start", "eps_in"), [("mean", -0.7, 1.0), *((case, -1.0, 1.5) for case in VOTES)])
@@ -267,19 +252,17 @@ def test_h_without_the_root_of_the_group_would_be_noticed(
 ) -> None:
     monkeypatch.setattr(SmoothingBudget, "shift", lambda self, h: h)
     budget = SmoothingBudget(n=201, m=1000, k=16, group=9, alpha_1=0.1, alpha_2=0.1, delta=0.2)
-    failures, _ = failures_of_promise(case, budget, start, eps_in, 15)
-    assert refuted(failures, 15, budget.alpha)
+    assert refuted(failures_of(pairs_of(case, budget, start, eps_in, 15), eps_in), 15, budget.alpha)
 
 
 def test_linear_functions_move_less_than_certified() -> None:
     stretch = torch.tensor([[3.0, 0.0], [1.0, 0.2], [0.0, -0.1]], dtype=torch.float64)
     direction, budget = torch.linalg.svd(stretch).Vh[0], SmoothingBudget(n=201, m=400, k=16, group=4, delta=0.2)
     here, there = (CenterSmoother(lambda z: z @ stretch.T, Lp(2), sigma=1.0, budget=budget, seed=i) for i in (1, 2))
-    x = torch.tensor([0.5, -1.0], dtype=torch.float64)
-    for run in range(30):
-        moved = there.smooth(x + 0.8 * direction, example=run)
-        certificate = here.certify(x, example=run)
-        assert Lp(2)(certificate.center[None], moved.center[None]).item() <= certificate.eps_out(0.8) < math.inf
+    found = pairs(here, there, torch.tensor([0.5, -1.0], dtype=torch.float64), direction, 0.8, 20)
+    assert len(found) == 20
+    assert failures_of(found, 0.8) == 0
+    assert all(certificate.eps_out(0.8) < math.inf for certificate, _ in found)
 
 
 def test_groups_bring_centers_of_many_dimensions_nearer() -> None:

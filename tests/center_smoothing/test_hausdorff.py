@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import directed_hausdorff
@@ -42,6 +42,7 @@ def test_it_is_that_of_scipy(z: Tensor, largest: float) -> None:
     np.testing.assert_allclose(Hausdorff(largest).pairwise(z, z), expected, rtol=1e-12, atol=1e-12)
 
 
+@settings(max_examples=60)
 @given(z=sets(), largest=st.sampled_from([math.inf, 10.0, 1e-3]))
 def test_axioms_of_a_metric_with_empty_sets(z: Tensor, largest: float) -> None:
     distance = Hausdorff(largest)

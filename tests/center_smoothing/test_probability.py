@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
@@ -52,6 +52,7 @@ def test_total_variation_is_the_largest_difference_of_any_event(masses: np.ndarr
 
 
 @pytest.mark.parametrize("distance", BOTH, ids=repr)
+@settings(max_examples=60)
 @given(masses=MASSES)
 def test_axioms(distance: Distance, masses: np.ndarray) -> None:
     z = normal(torch.from_numpy(masses))

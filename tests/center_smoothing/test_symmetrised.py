@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
@@ -62,6 +62,7 @@ def test_both_kinds_of_directed_distances_give_the_same(mode: Literal["max", "su
 
 @pytest.mark.parametrize("mode", ["max", "sum"])
 @pytest.mark.parametrize(("directed", "gamma"), [(uphill, 1.0), (steep, 2.0)])
+@settings(max_examples=60)
 @given(z=VECTORS)
 def test_gamma_is_kept(mode: Literal["max", "sum"], directed: functools.partial, gamma: float, z: np.ndarray) -> None:
     outputs, distance = torch.from_numpy(z), Symmetrised(directed, mode, relaxation=gamma)

@@ -83,11 +83,11 @@ SHAPES: list[tuple[Distance, tuple[int, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("distance", "shape"), SHAPES, ids=[repr(distance) for distance, _ in SHAPES])
-def test_without_one_output_every_smoother_abstains(distance: Distance, shape: tuple[int, ...], bad: float) -> None:
+def test_without_one_output_every_smoother_abstains(distance: Distance, shape: tuple[int, ...]) -> None:
     def model(x: Tensor) -> Tensor:
-        return torch.full((len(x), *shape), bad)
+        bad = torch.tensor([math.nan, math.inf, -math.inf])[torch.arange(len(x)) % 3]
+        return bad.reshape(-1, *[1] * len(shape)).expand(-1, *shape)
 
     for budget in BUDGETS:
         smoother = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=64)
@@ -238,13 +238,13 @@ def test_a_class_that_changes_what_it_compares_is_refused() -> None:
 SMALL = [1.0, 1e-100, 1e-150, 1e-158, 1e-170, 1e-200, 1e-300, 1e100, 1e150, 1e200, 1e300]
 
 
-@pytest.mark.parametrize("size", SMALL)
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3, 7, math.inf])
-def test_norms_of_any_size(p: float, size: float) -> None:
+def test_norms_of_any_size(p: float) -> None:
     a = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
-    b = torch.tensor([[3 * size, -4 * size, 1.0]], dtype=torch.float64)
-    expected = 4.0 * size if math.isinf(p) else (3.0**p + 4.0**p) ** (1.0 / p) * size
-    never_too_small(Lp(p), a, b, expected)
+    for size in SMALL:
+        b = torch.tensor([[3 * size, -4 * size, 1.0]], dtype=torch.float64)
+        expected = 4.0 * size if math.isinf(p) else (3.0**p + 4.0**p) ** (1.0 / p) * size
+        never_too_small(Lp(p), a, b, expected)
 
 
 @pytest.mark.parametrize("size", SMALL)

@@ -108,7 +108,7 @@ def uninterrupted(tiny_command: list[str], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, bytes]]:
-    """Gives the files of a folder by name, without times and command; W&B's and the lock are left out."""
+    """Gives the files of a folder by name, without times, command and pixels; W&B's and the lock are left out."""
     return _contents
 
 
@@ -120,6 +120,8 @@ def _contents(folder: Path) -> dict[str, bytes]:
             content = path.read_bytes()
             if name == "certificates.csv":
                 content = re.sub(rb",[^,\n]*\n", b"\n", content)
+            elif path.suffix == ".png":
+                content = content[:8]  # figures are blank in this process
             elif path.suffix in (".json", ".html"):
                 content = re.sub(rb"(samples_per_second\D{1,30})[\d.e+-]+", rb"\1", content)
                 content = re.sub(rb'"origin": {.*?}|<dl class="origin">.*?</dl>', b"", content, flags=re.DOTALL)

@@ -20,14 +20,38 @@ HARNESS = Path(__file__).with_name("ranks_harness.py")
 Contents = Callable[[Path], dict[str, bytes]]
 
 
+MODEL = """
+import os
+
+
+def fails_elsewhere(x):
+    fails_elsewhere.calls += 1
+    if fails_elsewhere.calls > 25 and os.environ.get("LOCAL_RANK") == "1":
+        raise KeyError("weights")
+    return x.flatten(1)
+
+
+fails_elsewhere.calls = 0
+"""
+ATTACK = ["--num-examples=2", "--attack=pgd", "--attack-steps=2", "--attack-starts=1", "--attack-samples=4"]
+
+
 @pytest.fixture(scope="module")
 def cases(tiny_command: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What became of certifications by several processes, by the name of the case."""
     folder, two_examples = tmp_path_factory.mktemp("ranks"), [*tiny_command, "--num-examples=2"]
+    (folder / "my_models.py").write_text(MODEL)
+    root = tiny_command[0].removeprefix("--ckpt=").rpartition("/")[0]
+    own_model = [
+        "--model=my_models.fails_elsewhere", "--data=ImageFolder", f"--data.root={root}/images",
+        "--data.image_size=[8,8]", "--data.mode=grey", "--data.test_fraction=0.6", "--sigma=0.25", "--distance=l2",
+    ]  # fmt: skip
     asked: dict[str, dict[str, Any]] = {
         "torchrun": {"ranks": 2, "arguments": tiny_command},
         "slurm": {"ranks": 3, "arguments": two_examples, "launcher": "slurm"},
         "killed": {"ranks": 2, "arguments": tiny_command, "kill": 1},
+        "attacked": {"ranks": 2, "arguments": [*tiny_command, *ATTACK]},
+        "failed": {"ranks": 2, "arguments": [*own_model, *tiny_command[1:]]},
     }
     for name, case in asked.items():
         case["out"] = str(folder / name)
@@ -79,45 +103,26 @@ def test_lightning_starts_the_processes(tiny_command: list[str], uninterrupted: 
     assert [row.as_text()[:-1] for row in rows] == [row.as_text()[:-1] for row in expected]
 
 
-MODEL = """
-import os
-
-
-def fails_elsewhere(x):
-    fails_elsewhere.calls += 1
-    if fails_elsewhere.calls > 25 and os.environ.get("LOCAL_RANK") == "1":
-        raise KeyError("weights")
-    return x.flatten(1)
-
-
-fails_elsewhere.calls = 0
-"""
-
-
 def test_a_model_that_fails_in_one_process_ends_all_of_them(
-    tiny_command: list[str], tmp_path: Path, told: Callable[[str, str, str], None]
+    cases: dict[str, dict[str, Any]], told: Callable[[str, str, str], None]
 ) -> None:
-    (tmp_path / "my_models.py").write_text(MODEL)
-    root = tiny_command[0].removeprefix("--ckpt=").rpartition("/")[0]
-    data = ["--data=ImageFolder", f"--data.root={root}/images", "--data.image_size=[8,8]", "--data.mode=grey"]
-    command = [
-        "--model=my_models.fails_elsewhere",
-        *data,
-        "--data.test_fraction=0.6",
-        "--sigma=0.25",
-        "--distance=l2",
-        *tiny_command[1:],
-    ]
-    done = subprocess.run(
-        [sys.executable, ROOT / "certify.py", *command, "--devices=2", "--strategy=ddp", f"--out={tmp_path / 'out'}"],
-        cwd=tmp_path, text=True, capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    lines = [re.sub(r"\d+ of 30", "N of 30", line) for line in done.stderr.splitlines()]
-    (failed,) = (line for line in lines if "KeyError" in line)
-    others = [line for line in lines if line != failed]
-    assert all(line.startswith("error: another process has ended before its work was done; N of 30") for line in others)
-    told("Machines", "the model fails in a process of several", failed)
+    case = cases["failed"]
+    assert case["codes"] == [2, 2]
+    lines = [re.sub(r"\d+ of 30", "N of 30", said[-1]) for said in case["said"]]
+    assert lines[0].startswith("error: another process has ended before its work was done; N of 30")
+    told("Machines", "the model fails in a process of several", lines[1])
+
+
+def test_an_attack_by_several_processes_has_the_numbers_of_one(
+    cases: dict[str, dict[str, Any]], tiny_command: list[str], tmp_path: Path
+) -> None:
+    case = cases["attacked"]
+    assert case["codes"] == [0, 0]
+    certify.main([*tiny_command, *ATTACK, f"--out={tmp_path / 'out'}"])
+    ours, theirs = (CertificationFolder(folder).rows() for folder in (case["out"], tmp_path / "out"))
+    assert [row.index for row in ours] == [row.index for row in theirs]
+    for name in ("eps_out", "attack_eps", "base_attack_eps"):
+        assert [getattr(row, name) for row in ours] == pytest.approx([getattr(row, name) for row in theirs], rel=1e-3)
 
 
 def test_a_second_process_on_a_folder_is_refused(

@@ -190,7 +190,7 @@ def test_text_file_with_any_first_character_is_refused(first: str, tmp_path: Pat
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @given(garbage=st.binary(max_size=40))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_is_refused(garbage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "garbage.ckpt"
     path.write_bytes(garbage)

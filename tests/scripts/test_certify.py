@@ -1,12 +1,7 @@
 import csv
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +20,6 @@ from datamodules import MNIST
 from results.folder import CertificationFolder
 from tests.scripts.refusals import refused
 
-ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=3", "--batch-size=64", "--accelerator=cpu"]
 SWEEP = ["--h", "0.5", "1", "--eps-in", "0.2", "0.4"]
 GOLDEN = [4.57, 4.53, 4.83]
@@ -200,6 +194,7 @@ def test_a_sweep_is_one_run_of_wandb_with_a_line_for_each_h(
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [2], indirect=True)
 def test_another_batch_size_gives_the_same_radii(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
     other = run(checkpoint, tmp_path, "--h", "0", "1", "--batch-size=37")
     ours, theirs = ([float(row["eps_out"]) for row in table(folder)] for folder in (certified, other))
@@ -246,29 +241,11 @@ def test_a_finished_folder_is_kept_without_sampling(
     assert older["samples_per_second"] > 0
 
 
-def test_the_same_command_goes_on_after_an_interruption(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "certify.py"), f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY]
-    command += ["--h", "0", "1", "--n=600", "--m=2000"]
-    process = subprocess.Popen(
-        command,
-        env=os.environ | {"WANDB_MODE": "disabled"},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "certificates.csv").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0].decode()
-    assert process.returncode != 0
-    assert "the same command goes on from there" in output
-    finished = without_seconds(tmp_path)
-    assert 2 <= len(finished) < 6
-    (tmp_path / "certificates.csv").open("a").write("1536,0.25,0.0,12")  # a torn line
-    run(checkpoint, tmp_path, "--h", "0", "1", "--n=600", "--m=2000")
-    assert without_seconds(tmp_path)[: len(finished)] == finished
-    assert [row["index"] for row in table(tmp_path)] == [row["index"] for row in table(certified)]
+def test_the_same_command_goes_on_after_a_torn_line(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(certified, tmp_path / "half", ignore=shutil.ignore_patterns("wandb"))
+    part = tmp_path / "half" / "certificates.csv"
+    part.write_text("".join(part.read_text().splitlines(keepends=True)[:3]) + "1536,0.25,0.0,12")
+    assert without_seconds(run(checkpoint, tmp_path / "half", "--h", "0", "1")) == without_seconds(certified)
 
 
 def test_a_folder_of_another_configuration_is_refused(
@@ -421,7 +398,7 @@ def test_questions_that_cannot_be_answered_are_one_line(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("distance", ["tv-l2", "angular", "l1", "l2", "linf"])
+@pytest.mark.parametrize("distance", ["tv-l2", "angular", "linf"])
 def test_all_distances(checkpoint: Path, tmp_path: Path, distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     folder = run(checkpoint, tmp_path, "--h", "1", "--num-examples=1", f"--distance={distance}")
@@ -597,10 +574,10 @@ def test_a_summary_of_something_else_is_one_line(
 def test_very_small_radii_and_radii_close_to_each_other_have_noise_levels_of_their_own(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    pairs = ["--h", "0.5", "1", "--eps-in", "1e-10", "2e-10", "0.2", "0.2000001", "--num-examples=1"]
+    pairs = ["--h", "0.5", "--eps-in", "1e-10", "2e-10", "0.2", "0.2000001", "--num-examples=1"]
     folder = run(checkpoint, tmp_path, *pairs)
-    assert len({row["sigma"] for row in table(folder)}) == 7
-    assert {round(float(row["eps_in"]) / float(row["sigma"]), 6) for row in table(folder)} == {0.5, 1.0}
+    assert len({row["sigma"] for row in table(folder)}) == 4
+    assert {round(float(row["eps_in"]) / float(row["sigma"]), 6) for row in table(folder)} == {0.5}
 
 
 def test_a_model_that_does_not_take_the_data_is_one_line(

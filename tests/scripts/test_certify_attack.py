@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from results import attacks
 from results.folder import CertificationFolder
 from results.rows import AttackedRow, Row
 
-ROOT = Path(certify.__file__).parent
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h", "0.5", "1"]
 ATTACK = ["--attack=pgd", "--attack-steps=4", "--attack-starts=2", "--attack-samples=8"]
 HEADER = (
@@ -127,18 +124,6 @@ def test_a_folder_with_and_one_without_attacks_are_not_mixed(
         certify.main([f"--ckpt={checkpoint}", f"--out={attacked}", *TINY])
     assert "it holds a certification with attack=" in capsys.readouterr().err
     assert certify.main([f"--from={attacked}", "--eps-in=0.1"]) == attacked
-
-
-def test_two_processes_give_the_numbers_of_one(attacked: Path, checkpoint: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "certify.py"), f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, *ATTACK]
-    done = subprocess.run([*command, "--devices=2", "--strategy=ddp"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    ours, theirs = table(tmp_path), table(attacked)
-    assert [row["index"] for row in ours] == [row["index"] for row in theirs]
-    for name in ("eps_out", "attack_eps", "base_attack_eps"):
-        values = ([float(row[name]) for row in rows] for rows in (ours, theirs))
-        first, second = values
-        assert first == pytest.approx(second, rel=1e-3)
 
 
 def test_a_forged_certificate_is_contradicted(

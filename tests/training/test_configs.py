@@ -1,5 +1,6 @@
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def _train_stops_after_parsing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         yield
 
 
+@cache
 def parse(*arguments: str) -> Namespace:
     with pytest.raises(Parsed) as parsed:
         train.main(arguments)
@@ -89,67 +91,44 @@ def places(value: object, key: str, path: tuple[str, ...] = ()) -> list[tuple[st
     return here + [place for name, item in value.items() for place in places(item, key, (*path, name))]
 
 
-each_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_config_does_what_it_is_named_after(name: str) -> None:
-    config = parse(f"--config={FOLDER / name}.yaml")
-    model, data, arguments = NAMED[name]
-    assert model_class(config) is model
-    assert data_class(config) is data
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_does_what_it_is_named_after(path: Path) -> None:
+    default, config, written = parse(), parse(f"--config={path}"), yaml.safe_load(path.read_text())
+    model_type, data_type, arguments = NAMED[path.stem]
+    assert model_class(config) is model_type
+    assert data_class(config) is data_type
+    assert data_type(**config.data.init_args.as_dict()).batch_size == 64
     parsed = {**config.data.init_args.as_dict(), **config.model.init_args.as_dict()}
     assert {key: parsed[key] for key in arguments} == arguments
-
-
-@each_config
-def test_model_takes_the_images_of_the_data(path: Path) -> None:
-    config = parse(f"--config={path}")
-    shape = shape_of_the_images(config)
-    model = model_class(config)(**config.model.init_args.as_dict()).eval()
+    shape, model = shape_of_the_images(config), model_type(**config.model.init_args.as_dict()).eval()
     with torch.no_grad():
         assert model(model.point(torch.zeros(2, *shape))).shape == (2, *shape)
-
-
-@each_config
-def test_data_module_takes_its_arguments(path: Path) -> None:
-    config = parse(f"--config={path}")
-    data = data_class(config)(**config.data.init_args.as_dict())
-    assert data.batch_size == 64
-
-
-@each_config
-def test_sigma_stands_at_top_level_alone(path: Path) -> None:
-    assert places(yaml.safe_load(path.read_text()), "sigma") == [()]
-
-
-@each_config
-@pytest.mark.parametrize("sigma", [None, 0.3])
-def test_sigma_reaches_model_and_certificates(path: Path, sigma: float | None) -> None:
-    config = parse(f"--config={path}", *([] if sigma is None else [f"--sigma={sigma}"]))
-    expected = yaml.safe_load(path.read_text())["sigma"] if sigma is None else sigma
-    assert config.sigma == config.model.init_args.sigma == config.center_smoothing.sigma == expected
-
-
-@each_config
-def test_what_is_not_said_is_as_in_the_default(path: Path) -> None:
-    default, config = parse(), parse(f"--config={path}")
+    assert places(written, "sigma") == [()]
+    assert config.sigma == config.model.init_args.sigma == config.center_smoothing.sigma == written["sigma"]
     changed = {"config", "sigma", "experiment", "model", "data", "center_smoothing.sigma"}
-    given = set(yaml.safe_load(path.read_text()))
-    for key, value in default.items():
-        if key not in changed and key.split(".")[0] not in given:
+    for key, value in default.items():  # what is not said is as in the default
+        if key not in changed and key.split(".")[0] not in set(written):
             assert config[key] == value, key
     for name in ("latent_dim", "learning_rate"):
         assert config.model.init_args[name] == default.model.init_args[name]
 
 
-@each_config
-def test_command_line_wins_over_the_config(path: Path) -> None:
-    typed, file = ["--model.latent_dim=7", "--data.batch_size", "9", "--experiment=mine", "--sigma=0.7"], str(path)
-    for words in ([f"--config={file}", *typed], [*typed, "--config", file], [*typed, "-c", file]):
+def test_every_config_has_a_name_and_an_experiment_of_its_own() -> None:
+    assert {path.stem for path in CONFIGS} == set(NAMED)
+    assert len({yaml.safe_load(path.read_text())["experiment"] for path in CONFIGS}) == len(CONFIGS)
+
+
+@pytest.mark.parametrize("name", ["mnist_reconstructor", "image_folder_autoencoder"])
+def test_command_line_wins_over_the_config(name: str) -> None:
+    typed, file = ["--model.latent_dim=7", "--data.batch_size", "9", "--experiment=mine", "--sigma=0.7"], f"{name}.yaml"
+    for words in (
+        [f"--config={FOLDER / file}", *typed], [*typed, "--config", str(FOLDER / file)],
+        [*typed, "-c", str(FOLDER / file)],
+    ):  # fmt: skip
         config = parse(*words)
         assert (config.model.init_args.latent_dim, config.data.init_args.batch_size) == (7, 9)
         assert (config.experiment, config.sigma, config.model.init_args.sigma) == ("mine", 0.7, 0.7)
+        assert config.center_smoothing.sigma == 0.7
 
 
 def test_typed_parts_win_over_files_and_classes_typed_after_them(tmp_path: Path) -> None:
@@ -172,11 +151,6 @@ def test_the_model_takes_the_shape_of_the_data_unless_it_was_given_one(name: str
     assert parse(*words).model.init_args.image_shape == [1, 64, 60]
     assert parse(words[0], "--data=CIFAR10").model.init_args.image_shape == [3, 32, 32]
     assert parse(*words, "--model.image_shape=[3,8,8]").model.init_args.image_shape == [3, 8, 8]
-
-
-def test_every_config_has_an_experiment_of_its_own() -> None:
-    experiments = [parse(f"--config={path}").experiment for path in CONFIGS]
-    assert len(set(experiments)) == len(CONFIGS)
 
 
 @pytest.mark.parametrize("noise_range", ["[0.2,0.4]", "[0,1]", "null"])

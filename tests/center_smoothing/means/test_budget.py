@@ -116,3 +116,8 @@ def test_a_budget_is_frozen_and_keyword_only() -> None:
 def test_impossible_budgets_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MeanBudget(**values)
+
+
+def test_two_theorems_share_both_failure_probabilities() -> None:
+    budget = MeanBudget(n=6, m=9, group=3, alpha_1=0.1, alpha_2=0.04)
+    assert budget.shared() == MeanBudget(n=6, m=9, group=3, alpha_1=0.05, alpha_2=0.02)

@@ -7,7 +7,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 from torch import Tensor
@@ -26,6 +26,7 @@ from tests.center_smoothing.refutation import refuted
 DISTANCES = [Lp(1), Lp(2), Lp(math.inf), TotalVariation(1), TotalVariation(2)]
 
 
+@settings(max_examples=60)
 @given(st.floats(0, 0.999), st.integers(1, 10**6), st.floats(1e-6, 0.5))
 def test_hoeffdings_bound_solves_its_equation_on_the_safe_side(share: float, count: int, alpha: float) -> None:
     bound = hoeffding_mean_upper(3.0 * share, 3.0, count, alpha) / 3.0
@@ -196,3 +197,14 @@ def test_a_class_that_compares_in_another_way_has_no_norm_of_its_parent() -> Non
         """The same distance under another name."""
 
     assert (Halved(2).norm, Named(2).norm, Lp(2).norm) == (None, "l2", "l2")
+
+
+def test_a_mean_deviates_from_its_expectation_by_bousquets_inequality() -> None:
+    moments = DirectionalMoments(
+        count=100, second_count=100, fourth_count=100, outside=0, largest=3.0, spread=4.0, offset=0.0, second=1.0,
+        fourth=2.0,
+    )  # fmt: skip
+    mean, level, largest = 4.0 / math.sqrt(50), math.log(100) / 50, 3.0 + 0.7
+    variance = math.exp(0.125) * 1.3**2 + 2.0 * largest * mean
+    expected = mean + math.sqrt(2.0 * level * variance) + largest * level / 3.0
+    assert moments._deviation(0.5, 50, 0.7, 1.3, 0.01) == pytest.approx(expected, rel=1e-12)
