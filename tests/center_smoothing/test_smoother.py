@@ -436,3 +436,11 @@ def test_golden(budget: SmoothingBudget) -> None:
     assert certificate.output.radius == pytest.approx(radius, rel=1e-6)
     assert certificate.output.mass == pytest.approx(mass, rel=1e-6)
     np.testing.assert_allclose(certificate.eps_out([0.0, 0.1, 0.2]), radii, rtol=1e-6)
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=method)
+def test_the_check_abstains_where_one_output_too_few_is_in_the_ball(budget: SmoothingBudget) -> None:
+    made, least = smoother(curved, budget=budget), budget.least_inside()
+    for inside, abstained in ((least, False), (least - 1, True)):  # outputs on the ball's edge are in it
+        distances = torch.where(torch.arange(budget.n_check) < inside, 1.0, 9.0)
+        assert made._check(torch.zeros(3), 1.0, distances).abstained is abstained
