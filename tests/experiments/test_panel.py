@@ -50,7 +50,7 @@ def _in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "disabled")
         patch.setattr(steps, "_run_one", run_one)
-        patch.setattr(MeanBudget, "presets", {"quick": {"n": 100, "m": 400}})
+        patch.setitem(MeanBudget.presets, "quick", {"n": 100, "m": 400})
         yield
 
 
