@@ -9,6 +9,7 @@ from pathlib import Path
 from center_smoothing.audit import Finding
 from certification import auditing, conclusion, planning
 from certification.arguments import input_radii, noise_levels
+from certification.denoising import load_denoiser
 from certification.jobs import Job, merged_config, radii_by_sigma
 from certification.preflight import check_run, follows_gradients
 from certification.request import Arguments, Request
@@ -30,13 +31,19 @@ def plan_only(options: Arguments) -> list[str]:
         sigma = model.sigma if sigma is None else sigma
     known = model is not None or sigma is not None or options.eps_in is not None
     levels = noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
-    model, function = (None, None) if model is None else accelerated(model.eval(), options)
+    function = None
+    if model is not None:
+        denoiser = load_denoiser(options)
+        model = model.eval() if denoiser is None else denoiser.in_front_of(model)
+        model, function = accelerated(model, options)
     return planning.only_plan(Request(options, levels), model, function, sigma_known=known)
 
 
 def plan_lines(jobs: Sequence[Job]) -> list[str]:
     """Return lines on what will be sampled, and what that can certify."""
     found = terminal.plan_lines(jobs[0].smoother, levels=radii_by_sigma(jobs), num_examples=len(jobs[0].examples))
+    if "denoiser" in jobs[0].config:
+        found.insert(1, f"  {terminal.denoiser_line(jobs[0].config['denoiser'])}")
     if jobs[0].attack is not None:
         evaluations = max(job.evaluations_of_attack for job in jobs)
         found.append(attacks.plan_line(jobs[0].attack, evaluations=evaluations))

@@ -44,6 +44,15 @@ def plan_lines(smoother: Smoother, *, levels: Mapping[float, Sequence[float]], n
     return lines
 
 
+def denoiser_line(denoiser: Mapping[str, Any]) -> str:
+    """Say what stands in front of the model, before any sampling.
+
+    Args:
+        denoiser: of a configuration.
+    """
+    return f"denoiser: {denoiser['name']}, sha256 {denoiser['sha256'][:12]}"
+
+
 def grid_line(grid: int, change: tuple[float, float]) -> str:
     """Say what discrete noise does to the inputs, before any sampling.
 

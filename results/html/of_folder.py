@@ -111,7 +111,7 @@ def report_of(
     ]
     sparse = 1 < len(curve.eps_in) == len(curve.marked_positions)
     return Report(
-        title=f"Certified output radii of {config.get('model', 'a model')}",
+        title=f"Certified output radii of {_model(config, 'a model')}",
         summary=_summary(
             config, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
         ),
@@ -304,6 +304,12 @@ def _example(
     )
 
 
+def _model(config: Mapping[str, Any], unknown: str) -> str:
+    """Name the base function: the model, and the denoiser in front of it if there is one."""
+    behind = f" behind the denoiser {config['denoiser']['name']}" if "denoiser" in config else ""
+    return f"{config.get('model', unknown)}{behind}"
+
+
 def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *, abstained: int) -> list[str]:
     data = config.get("data")
     source = f" of {data['class']}" if isinstance(data, Mapping) and "class" in data else ""
@@ -315,7 +321,7 @@ def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *,
         else "the median example has no certificate"
     )
     return [
-        f"{config.get('model', 'A model')}, smoothed with Gaussian noise of standard deviation {curve.label}, was "
+        f"{_model(config, 'A model')}, smoothed with Gaussian noise of standard deviation {curve.label}, was "
         f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "
         f"Outputs are compared by {config.get('distance', 'the distance of the configuration')}.",
         *remarks,
