@@ -321,6 +321,7 @@ CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"python experiments/consistency\.py", _experiment("consistency", consistency), "an hour: tests/experiments"),
     (r"python (?=examples/)", _example, "tests/examples run them all"),
     (r"python benchmarks/throughput\.py", _script("benchmarks/throughput.py"), "measures for a minute"),
+    (r"python benchmarks/gpu\.py", _script("benchmarks/gpu.py"), "a GPU, and minutes"),
     (r"python benchmarks/growth\.py", _script("benchmarks/growth.py"), "minutes, with gigabytes of memory"),
     (r"python tests/faults/kill_harness\.py", _script("tests/faults/kill_harness.py"), "kills processes: tests/faults"),
     (r"pip install", _pip, "installs packages"),
