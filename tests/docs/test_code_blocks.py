@@ -225,7 +225,8 @@ def test_the_python_of_a_page_runs(page: str, workspace: Path) -> None:
 
 def _train(words: list[str]) -> None:
     own = "own_network.Denoiser" in words
-    tiny = [word for word in TINY_TRAINING if not (own and "--model." in word)]
+    other = own or any("denoiser" in word for word in words)  # networks without these arguments
+    tiny = [word for word in TINY_TRAINING if not (other and "--model." in word)]
     train.main([*words, *tiny, f"--runs={'own' if own else 'more'}-runs"])
 
 

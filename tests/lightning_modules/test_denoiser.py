@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from datamodules import ImageDataModule, IndexedImages
-from lightning_modules import NoisyDenoiser, fold_batch_norm
+from lightning_modules import CompiledModel, DenoisedModel, NoisyDenoiser, fold_batch_norm
 
 
 class Squares(ImageDataModule):
@@ -40,6 +40,17 @@ def test_images_of_any_size_keep_it(shape: tuple[int, ...]) -> None:
     assert torch.allclose(model(x), each, atol=1e-6)
     assert torch.allclose(fold_batch_norm(model)(x), model(x), atol=1e-6)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in fold_batch_norm(model).modules())
+
+
+def test_behind_it_a_model_is_compiled_as_one() -> None:
+    model = DenoisedModel(tiny(dilations=(1, 1)), tiny()).eval()
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = CompiledModel(model, backend="eager")
+        for count in (20, 17, 3):
+            assert torch.equal(compiled(x[:count]), model.model(model.denoiser(x[:count])))
+    assert sum(torch._dynamo.utils.counters["graph_break"].values()) == 0
 
 
 @pytest.mark.parametrize(
