@@ -23,14 +23,14 @@ class NoiseKind(ABC):
     Attributes:
         name: one of ``NOISES``.
         norm: which changes of the input it answers to, one of ``center_smoothing.threats.NORMS``.
-        level: what sigma is, in words.
+        words: what it is called, and what sigma is of it.
         ratios: h that are asked where nothing is said.
         curve: the steps of h at which probes bound a whole curve at once, and the last of them (theory T7).
     """
 
     name: ClassVar[str]
     norm: ClassVar[str]
-    level: ClassVar[str]
+    words: ClassVar[str]
     ratios: ClassVar[tuple[float, ...]]
     curve: ClassVar[tuple[float, float]]
 
@@ -74,7 +74,7 @@ class Gaussian(NoiseKind):
 
     name = "gaussian"
     norm = "l2"
-    level = "standard deviation"
+    words = "Gaussian noise of standard deviation"
     ratios = (1.0, 1.5, 2.0)
     curve = (0.25, 6.0)
 
@@ -102,13 +102,13 @@ class Uniform(NoiseKind):
         >>> uniform = Uniform()
         >>> round(uniform.mass_needed(0.5, 0.5), 4), round(uniform.h_between(0.5, 0.75), 4)
         (0.75, 0.5)
-        >>> uniform.of_copies(0.5, 2)
+        >>> round(uniform.of_copies(0.5, 2), 4)
         0.875
     """
 
     name = "uniform"
     norm = "l1"
-    level = "half-width"
+    words = "uniform noise of half-width"
     ratios = (0.2, 0.4, 0.6)
     curve = (0.0625, 1.0)
 

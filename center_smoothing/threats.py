@@ -16,7 +16,7 @@ NORMS = {
     "l2": "l2 norm",
     "l1": "l1 norm",
     "linf": "linf norm",
-    "scaled-l2": "l2 norm of the change divided by the sigma map",
+    "scaled-l2": "l2 norm scaled by the sigma map",
 }
 # Steps of an attack in l1 norm go along so small a part of the coordinates, those that matter most.
 _SPARSE = 128
@@ -142,7 +142,7 @@ def _root_up(number: int) -> float:
     """Return the square root of a whole number, rounded up.
 
     Example:
-        >>> _root_up(784), _root_up(2) > 2**0.5
+        >>> _root_up(784), _root_up(3) > 3**0.5
         (28.0, True)
     """
     root = math.sqrt(number)

@@ -30,7 +30,7 @@ ALLOWED["tests"] = {*ALLOWED}
 # The same of the modules of the core.
 CORE = {
     "bounds": set(),
-    "promise": {"budget"},
+    "promise": {"budget", "threats"},
     "base_functions": set(),
     "scalars": set(),
     "distances": {"base_functions", "scalars"},
