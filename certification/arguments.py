@@ -19,8 +19,11 @@ from center_smoothing import DISTANCES
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
+from center_smoothing.noise_kinds import NOISES, NoiseKind
 from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
+from center_smoothing.threats import NORMS
 from certification.request import Arguments, Computing
+from certification.sigma_map import read_sigma_map
 from command_line import argument_types, class_paths, flags
 from command_line.argument_types import Parser, count, positive_number, radius
 from command_line.flags import package_version
@@ -29,7 +32,7 @@ from command_line.named import BUDGETS, check_smoother, distance_name, noise_lev
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
     from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule
 
-DEFAULT_H = (1.0, 1.5, 2.0)
+DEFAULT_H = NOISES["gaussian"].ratios
 # A multiple of 255, so that 8-bit images lie on it.
 DEFAULT_GRID = 4080
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
@@ -88,7 +91,7 @@ def _parser(*, with_classes: bool) -> Parser:
     add("--group", type=argument_types.group, help=text)
 
     add, add_typed, add_choice = parser.add_group("What to promise")
-    text = "input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h"
+    text = "input radii (l2 norm, or that of --threat), in units of x; with --h too, sigma = eps_in / h"
     add_typed("--eps-in", radius, nargs="+", help=text)
     add_choice("--coverage", COVERAGES, "pointwise", "each answer by itself, or all at one sigma together")
     add_typed("--alpha1", positive_number, help="failure probability of the smoothed output")
@@ -127,8 +130,13 @@ def _parser(*, with_classes: bool) -> Parser:
     add, add_typed, add_choice = parser.end_with("Advanced")
     add("--config", action="config", help="YAML file with any of these arguments; what is typed wins over it")
     add("--trust", action="store_true", help="let configuration files name classes of other packages, and import them")
-    text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
-    add_choice("--noise", ("gaussian", "discrete"), "gaussian", text)
+    text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false; "
+    text += "uniform: between -sigma and sigma, for --threat l1"
+    add_choice("--noise", ("gaussian", "discrete", "uniform"), "gaussian", text)
+    text = "norm of --eps-in; default: that of the noise, l2 for Gaussian noise, l1 for uniform, scaled-l2 with a map"
+    add_choice("--threat", NORMS, None, text)
+    text = "file with a standard deviation for each number of an input, as a multiple of sigma: .npy, .pt or an image"
+    add("--sigma-map", type=str | None, help=text)
     add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
     add_choice("--method", METHODS, None, "paper: the paper's algorithms to the letter")
     add("--audit", action="store_true", help="also check what certificates take for granted; exit code 1 on failures")
@@ -170,6 +178,8 @@ def parse(args: Sequence[str] | None) -> Arguments:
         "trained": trained,
         "denoiser": None if options.denoiser is None else (options.denoiser, denoiser_arguments),
         "grid": (options.grid or DEFAULT_GRID) if options.noise == "discrete" else None,
+        "noise": "uniform" if options.noise == "uniform" else "gaussian",
+        "sigma_map": None if options.sigma_map is None else read_sigma_map(options.sigma_map),
         "attack": _attack_budget(options),
         "command": shlex.join(["certify.py", *typed]),
         "computing": Computing(**{field.name: options[field.name] for field in fields(Computing)}),
@@ -199,6 +209,7 @@ def _check(options: Namespace, words: Sequence[str]) -> None:
             f"--eps-out must be asked of a finished folder, got it with {given[0] if given else '--plan'}: certify "
             f"first, and then ask with --from FOLDER --eps-out {options.eps_out[0]:g}"
         )
+    _check_noise(options)
     _check_smoother(options)
     _check_attack(options)
     if options.grid is not None and options.noise != "discrete":
@@ -294,6 +305,31 @@ def _check_attack(options: Namespace) -> None:
         raise ValueError("--attack goes with a certification: it must be left out with --from and --plan")
 
 
+def _check_noise(options: Namespace) -> None:
+    """Raise ValueError where noise and threat do not go together or with other arguments, before anything is loaded."""
+    uniform, has_map = options.noise == "uniform", options.sigma_map is not None
+    if options["from"] is not None and (uniform or has_map or options.threat is not None):
+        raise ValueError("--from takes no --noise, --threat and --sigma-map: the folder has its own")
+    if has_map and options.noise != "gaussian":
+        raise ValueError(f"--sigma-map is of Gaussian noise: it must be left out with --noise {options.noise}")
+    if options.threat == "scaled-l2" and not has_map:
+        raise ValueError("--threat scaled-l2 needs --sigma-map, which changes are divided by; take l2, l1 or linf")
+    if not uniform:
+        return
+    if options.threat not in (None, "l1"):
+        raise ValueError(
+            f"--threat must be l1 with --noise uniform, got {options.threat}: in no other norm is more known of it "
+            "than that a change is so much larger in l1, and Gaussian noise certifies more"
+        )
+    if options.smoother == "mean":
+        raise ValueError(
+            "--noise must be gaussian or discrete with --smoother mean, got uniform: certificates of means rest on the "
+            "likelihood ratio of Gaussians; take --smoother center or median"
+        )
+    if "paper" in (options.method, options.budget):
+        raise ValueError("--noise must be gaussian for the paper's algorithms, got uniform: take --method exact")
+
+
 def _attack_budget(options: Namespace) -> AttackBudget | None:
     """Return what an attack may try; None where there is none."""
     if options.attack == "none":
@@ -325,10 +361,15 @@ def _check_planning(options: Namespace) -> None:
         raise ValueError(f"--m must be one number, or several to compare them with --plan, got {got}")
 
 
-def noise_levels(options: Arguments, sigma: float | None) -> dict[float, list[float]]:
+def noise_levels(options: Arguments, sigma: float | None, conversion: float = 1.0) -> dict[float, list[float]]:
     """Return the noise levels, and the distinct eps_in to be answered at each of them, in units of x.
 
     With both --h and --eps-in the noise grows with the input radius, sigma = eps_in / h, as in the paper's section 5.
+
+    Args:
+        options: of certify.py.
+        sigma: noise level; None if there is none.
+        conversion: h is conversion * eps_in / sigma (theory T15).
     """
     if options.h is not None and options.eps_in is not None:
         if options.sigma is not None:
@@ -339,17 +380,17 @@ def noise_levels(options: Arguments, sigma: float | None) -> dict[float, list[fl
             raise ValueError("--h and --eps-in must be above 0 where both are given, as sigma is eps_in / h, got 0")
         levels: dict[float, list[float]] = {}
         for h, eps_in in sorted(product(set(options.h), set(options.eps_in))):
-            levels.setdefault(noise_level(h=h, eps_in=eps_in), []).append(eps_in)
+            levels.setdefault(noise_level(h=h, eps_in=conversion * eps_in), []).append(eps_in)
         return dict(sorted(levels.items()))
     if sigma is None:
         raise ValueError("--sigma must be given for a pretrained model, or both --h and --eps-in: sigma is eps_in / h")
-    return {sigma: input_radii(options, sigma)}
+    return {sigma: input_radii(options, sigma, kind=NOISES[options.noise], conversion=conversion)}
 
 
-def input_radii(options: Arguments, sigma: float) -> list[float]:
-    """Return distinct eps_in, in units of x, from --eps-in or --h."""
-    ratios = DEFAULT_H if options.h is None else options.h
-    return list(dict.fromkeys(options.eps_in or (ratio * sigma for ratio in ratios)))
+def input_radii(options: Arguments, sigma: float, *, kind: NoiseKind, conversion: float) -> list[float]:
+    """Return distinct eps_in, in units of x, from --eps-in or --h, or the h that are usual for a kind of noise."""
+    ratios = kind.ratios if options.h is None else options.h
+    return list(dict.fromkeys(options.eps_in or (ratio * sigma / conversion for ratio in ratios)))
 
 
 def _data_that_arguments_change(args: Sequence[str], trained: LoadedCheckpoint | None) -> dict[str, Any] | None:

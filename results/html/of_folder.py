@@ -104,6 +104,7 @@ def report_of(
         between=finished.yardstick.between,
         theorem=[theorem_at[radius] for radius in eps_in],
     )
+    curve = replace(curve, conversion=finished.conversion, norm=finished.norm)
     examples = [
         _example(finished, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
         for index in by_index
@@ -113,13 +114,13 @@ def report_of(
     return Report(
         title=f"Certified output radii of {_model(config, 'a model')}",
         summary=_summary(
-            config, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
+            finished, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
         ),
         promise=_sentence(promise.partition(": ")[2]) + ".",
         reading=[*_READING, *_of_the_yardstick(finished.yardstick), *_of_the_base_output(config)],
         not_promised=_not_promised(config, question.coverage),
         curves=[curve],
-        fractions=certified_fractions(rows),
+        fractions=certified_fractions(rows, conversion=finished.conversion),
         examples=examples,
         num_examples=len(by_index),
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
@@ -282,7 +283,8 @@ def _example(
     shown = list(found.pictures)
     image = finished.outputs[index]["image"]
     if shown and finished.noise_is_on_images and is_image(image.shape):
-        shown.insert(1, noisy_copy(image, sigma=finished.sigma, seed=finished.config.get("seed", 0), index=index))
+        drawn: dict[str, Any] = {"seed": finished.config.get("seed", 0), "index": index}
+        shown.insert(1, noisy_copy(image, sigma=finished.sigma, noise=finished.noise_kind.name, **drawn))
     if len(found.pictures) == 3 and shown[-2].array.shape == shown[-1].array.shape:
         shown.append(difference(shown[-2].array, shown[-1].array, name="|base - smoothed|"))
     box = finished.boxes.get(index)
@@ -301,6 +303,7 @@ def _example(
         eps_out=eps_out,
         to_blank=finished.yardstick.to_blank.get(index),
         between=finished.yardstick.between,
+        norm=finished.norm,
     )
 
 
@@ -310,8 +313,9 @@ def _model(config: Mapping[str, Any], unknown: str) -> str:
     return f"{config.get('model', unknown)}{behind}"
 
 
-def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *, abstained: int) -> list[str]:
-    data = config.get("data")
+def _summary(finished: FinishedCertification, curve: Curve, remarks: Sequence[str], *, abstained: int) -> list[str]:
+    config = finished.config
+    data, scaled = config.get("data"), " times the sigma map" if "sigma_map" in config else ""
     source = f" of {data['class']}" if isinstance(data, Mapping) and "class" in data else ""
     count, position = curve.num_examples, curve.marked_positions[0]
     eps_in, eps_out = format_number(curve.eps_in[position]), curve.eps_out[position]
@@ -321,11 +325,11 @@ def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *,
         else "the median example has no certificate"
     )
     return [
-        f"{_model(config, 'A model')}, smoothed with Gaussian noise of standard deviation {curve.label}, was "
+        f"{_model(config, 'A model')}, smoothed with {finished.noise_kind.words} {curve.label}{scaled}, was "
         f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "
         f"Outputs are compared by {config.get('distance', 'the distance of the configuration')}.",
         *remarks,
-        f"For one change of an input by at most eps_in = {eps_in} (l2 norm), fixed beforehand, {moves}. "
+        f"For one change of an input by at most eps_in = {eps_in} ({curve.norm}), fixed beforehand, {moves}. "
         f"The smoothed function abstained on {abstained or 'none'} of the {count} inputs.",
     ]
 
