@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 import shlex
 import sys
@@ -30,7 +29,7 @@ from command_line.flags import package_version
 from command_line.named import BUDGETS, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
-    from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule
+    from lightning_modules import BaseModel, LoadedCheckpoint
 
 DEFAULT_H = NOISES["gaussian"].ratios
 # A multiple of 255, so that 8-bit images lie on it.
@@ -247,6 +246,7 @@ def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, Loa
         return as_it_is
     from certification.subject import checkpoint_path
     from lightning_modules import BaseModel, NoisyModule, load_own
+    from lightning_modules.checkpoint import takes_weights
     from lightning_modules.imported import SUFFIXES, model_in, model_of
 
     if Path(name).suffix in SUFFIXES and Path(name).is_file():
@@ -263,11 +263,6 @@ def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, Loa
     arguments, rest = class_paths.arguments_of("--model", others)
     trained = load_own(found, checkpoint_path(weights, "--model.weights"), arguments)
     return rest, trained.model, trained
-
-
-def takes_weights(kind: type[NoisyModule], path: Path) -> bool:
-    """Return whether a user's class itself knows what to do with weights that are no checkpoint of train.py."""
-    return "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir()
 
 
 def _peek(words: Sequence[str], *flags: str) -> tuple[str | None, list[str]]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from certification.arguments import takes_weights
 from certification.request import Arguments
 from command_line import class_paths
 from command_line.errors import value_errors
 from lightning_modules import BaseModel, DenoisedModel, NoisyModule, load_checkpoint, load_own, point_of
+from lightning_modules.checkpoint import takes_weights
 from lightning_modules.imported import SUFFIXES, model_in, model_of
 from results import files
 

@@ -101,6 +101,11 @@ def load_checkpoint(path: str | Path, *, flag: str = "--ckpt") -> LoadedCheckpoi
     return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")), path=path)
 
 
+def takes_weights(kind: type[NoisyModule], path: Path) -> bool:
+    """Return whether a user's class itself knows what to do with weights that are no checkpoint of train.py."""
+    return "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir()
+
+
 def load_own(
     kind: type[NoisyModule], path: str | Path, given: Mapping[str, Any], *, flag: str = "--model"
 ) -> LoadedCheckpoint:
