@@ -3,6 +3,7 @@
 from center_smoothing.distances.angular import Angular
 from center_smoothing.distances.axioms import DistanceCheck, check_distance
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.box_sets import BoxSetMatching
 from center_smoothing.distances.custom import FunctionDistance, ObjectDistance
 from center_smoothing.distances.features import FeatureDistance, Perceptual
 from center_smoothing.distances.hausdorff import Hausdorff
@@ -19,6 +20,7 @@ __all__ = [
     "NO_BOX",
     "Angular",
     "BoxJaccard",
+    "BoxSetMatching",
     "Cosine",
     "Distance",
     "DistanceCheck",

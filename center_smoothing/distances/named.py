@@ -8,6 +8,7 @@ from torch import Tensor
 
 from center_smoothing.distances.angular import Angular
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.box_sets import BoxSetMatching
 from center_smoothing.distances.custom import FunctionDistance
 from center_smoothing.distances.hausdorff import Hausdorff
 from center_smoothing.distances.jaccard import BoxJaccard, MaskJaccard
@@ -29,6 +30,7 @@ DISTANCES: dict[str, Distance] = {
     "linf": Lp(float("inf")),
     "jaccard": BoxJaccard(),
     "mask-jaccard": MaskJaccard(),
+    "box-sets": BoxSetMatching(),
     "cosine": Cosine(),
     "squared-l2": SquaredL2(),
     "hausdorff": Hausdorff(),

@@ -92,7 +92,7 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
     image, base, smoothed = (arrays[key] for key in _NAMES)
     if finished.holds_boxes and is_image(image.shape):
         note = "base output green, smoothed output blue"
-        words = [f"Base output: {_box_in_words(base)}", f"Smoothed output: {_box_in_words(smoothed)}"]
+        words = [f"Base output: {_boxes_in_words(base)}", f"Smoothed output: {_boxes_in_words(smoothed)}"]
         return ExamplePictures([Picture("input with boxes", with_boxes(image, base, smoothed), note)], words)
     pictures, words = [], []
     names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if finished.is_clipped else _NAMES["base"]}
@@ -109,12 +109,12 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
 
 
 def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) -> NDArray[np.float32]:
-    """Draw two boxes on a photo, the smoothed one thin and on top; an empty box is not drawn.
+    """Draw the boxes of two outputs on a photo, the smoothed ones thin and on top; an empty box is not drawn.
 
     Args:
         image: (C, H, W) in [0, 1].
-        base: (4,) in pixels, x1, y1, x2, y2.
-        smoothed: (4,).
+        base: (4,) in pixels, x1, y1, x2, y2, or several boxes (K, 4).
+        smoothed: likewise.
 
     Returns:
         (H, W, 3) in [0, 1].
@@ -122,8 +122,8 @@ def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) 
     drawing = as_image(np.moveaxis(image, 0, -1)).convert("RGB")
     pen = ImageDraw.Draw(drawing)
     thin = max(1, round(max(drawing.size) / 200))
-    for box, colour, width in ((base, _BASE_BOX, 3 * thin), (smoothed, _SMOOTHED_BOX, thin)):
-        if _is_box(box):
+    for output, colour, width in ((base, _BASE_BOX, 3 * thin), (smoothed, _SMOOTHED_BOX, thin)):
+        for box in _boxes(output):
             pen.rectangle([float(corner) for corner in box], outline=colour, width=width)
     return np.asarray(drawing, dtype=np.float32) / 255.0
 
@@ -177,16 +177,17 @@ def movement(box: NDArray[np.float64], *, eps_in: float) -> Picture:
 
 def guarantees(finished: FinishedCertification, rows: Sequence[Row]) -> list[str]:
     """Return what certified radii promise of the smoothed boxes: a few words for each row of one example."""
-    found = _is_box(finished.outputs[rows[0].index]["smoothed"])
-    return [_guarantee(row, found=found) for row in rows]
+    return [_guarantee(row, finished.outputs[row.index]["smoothed"]) for row in rows]
 
 
-def _guarantee(row: Row, *, found: bool) -> str:
+def _guarantee(row: Row, smoothed: NDArray[Any]) -> str:
     if row.abstained:
         return "abstained"
     if row.eps_out >= 1.0:
         return "nothing is guaranteed"
-    return f"IoU of at least {guaranteed_overlap(row.eps_out)}" if found else "no box stays no box"
+    overlap = "IoU" if smoothed.ndim == 1 else "mean IoU"
+    found = len(_boxes(smoothed)) > 0
+    return f"{overlap} of at least {guaranteed_overlap(row.eps_out)}" if found else "no box stays no box"
 
 
 def guaranteed_overlap(eps_out: float) -> str:
@@ -204,12 +205,15 @@ def is_image(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3) and 0 not in shape
 
 
-def _is_box(box: NDArray[Any]) -> bool:
-    return bool(np.isfinite(box).all() and (box[2:] > box[:2]).all())
+def _boxes(output: NDArray[Any]) -> NDArray[Any]:
+    """Return the boxes of an output, (4,) or (K, 4), that are not empty: (found, 4), none of what is not finite."""
+    boxes = output.reshape(-1, 4)
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1) & np.isfinite(output).all()]
 
 
-def _box_in_words(box: NDArray[Any]) -> str:
-    return f"box {', '.join(f'{corner:.1f}' for corner in box)} (x1, y1, x2, y2)" if _is_box(box) else "no box"
+def _boxes_in_words(output: NDArray[Any]) -> str:
+    corners = [", ".join(f"{corner:.1f}" for corner in box) for box in _boxes(output)]
+    return f"box {'; '.join(corners)} (x1, y1, x2, y2)" if corners else "no box"
 
 
 def _in_words(name: str, array: NDArray[Any]) -> str:
