@@ -5,6 +5,7 @@ from center_smoothing.distances.axioms import DistanceCheck, check_distance
 from center_smoothing.distances.base import Distance
 from center_smoothing.distances.box_sets import BoxSetMatching
 from center_smoothing.distances.custom import FunctionDistance, ObjectDistance
+from center_smoothing.distances.disagreement import Disagreement
 from center_smoothing.distances.features import FeatureDistance, Perceptual
 from center_smoothing.distances.hausdorff import Hausdorff
 from center_smoothing.distances.jaccard import NO_BOX, BoxJaccard, MaskJaccard
@@ -22,6 +23,7 @@ __all__ = [
     "BoxJaccard",
     "BoxSetMatching",
     "Cosine",
+    "Disagreement",
     "Distance",
     "DistanceCheck",
     "DistanceLike",

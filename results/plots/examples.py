@@ -18,6 +18,21 @@ from results.rows import Row
 _NAMES = {"image": "input", "base": "base output", "smoothed": "smoothed output"}
 _VALUES = 6  # shown of an output that is no picture
 _BASE_BOX, _SMOOTHED_BOX = (0, 158, 115), (0, 90, 200)
+# Of labels: the colours of Okabe and Ito, and darker ones of the same hues from the ninth label on; then over again.
+_HUES = np.array(
+    [
+        (0, 0, 0),
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+    ]
+)
+_LABELS = np.concatenate([(_HUES + lift) * share / 255.0 for lift, share in ((0, 1.0), (40, 0.6))])
+_NO_LABEL = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +114,9 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
     # outputs of norm 1 are too dark for the eye: one scale for both
     scale = float(np.nan_to_num(np.maximum(base, smoothed)).max()) if finished.is_normalised else 0.0
     for array, name in zip((image, base, smoothed), names.values(), strict=True):
-        if is_image(array.shape):
+        if finished.holds_labels and array is not image and _is_map(array.shape):
+            pictures.append(Picture(name, in_colours(array), "a colour for each label"))
+        elif is_image(array.shape):
             scaled = array is not image and scale > 0.0
             shown, note = (array / scale, f"of norm 1, white = {scale:.2g}") if scaled else (array, "")
             pictures.append(Picture(name, np.moveaxis(shown, 0, -1), note))
@@ -126,6 +143,27 @@ def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) 
         for box in _boxes(output):
             pen.rectangle([float(corner) for corner in box], outline=colour, width=width)
     return np.asarray(drawing, dtype=np.float32) / 255.0
+
+
+def in_colours(labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a map of labels in colours, one for each of 16 labels from 0 on and then over again.
+
+    Args:
+        labels: (H, W) or (1, H, W), whole numbers or others, of which the next smaller whole number counts.
+
+    Returns:
+        (H, W, 3) in [0, 1], white where there is no label.
+    """
+    numbers = labels.reshape(labels.shape[-2:]).astype(np.float64)
+    known = np.isfinite(numbers)
+    colours: NDArray[np.float64] = _LABELS[np.floor(np.where(known, numbers, 0.0) % len(_LABELS)).astype(np.intp)]
+    return np.where(known[..., None], colours, _NO_LABEL)
+
+
+def disagreement(first: NDArray[Any], second: NDArray[Any]) -> Picture:
+    """Return the picture of where two pictures of labels (H, W, 3) differ, in white."""
+    differs = (first != second).any(axis=-1, keepdims=True)
+    return Picture("where labels differ", differs.astype(np.float64), f"{differs.mean():.1%} of the pixels")
 
 
 def noisy_copy(image: NDArray[Any], *, sigma: float, seed: object, index: int) -> Picture:
@@ -203,6 +241,11 @@ def guaranteed_overlap(eps_out: float) -> str:
 def is_image(shape: Sequence[int]) -> bool:
     """Return whether an output of this shape is shown as a picture: (C, H, W), grey or in colours."""
     return len(shape) == 3 and shape[0] in (1, 3) and 0 not in shape
+
+
+def _is_map(shape: Sequence[int]) -> bool:
+    """Return whether labels of this shape are shown as a picture: (H, W) or (1, H, W)."""
+    return len(shape) >= 2 and min(shape[-2:]) > 1 and set(shape[:-2]) <= {1}
 
 
 def _boxes(output: NDArray[Any]) -> NDArray[Any]:

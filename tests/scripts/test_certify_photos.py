@@ -395,6 +395,24 @@ def test_two_faces_are_certified_as_a_set(face: Image.Image, tmp_path: Path, mon
     assert certify.main(["--from", str(done.folder), "--eps-in", "0.01"]) == done.folder
 
 
+def test_a_map_of_labels_is_certified(face: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    (tmp_path / "photos").mkdir()
+    face.resize((20, 24)).save(tmp_path / "photos" / "face.png")
+    command = ["--model=examples.label_maps.ColourSegmentation", "--model.labels=4", "--distance=disagreement"]
+    command += ["--data=PhotoFolder", f"--data.root={tmp_path / 'photos'}", "--sigma=0.1", "--h=1", *TINY]
+    with redirect_stdout(io.StringIO()):
+        folder = certify.main([*command, f"--out={tmp_path / 'out'}", "--num-examples=all"])
+    (eps_out,) = radii(folder).values()
+    assert 0.0 < eps_out < 1.0
+    with np.load(CertificationFolder(folder).outputs(0)) as outputs:
+        assert outputs["smoothed"].shape == (24, 20)
+        assert set(outputs["smoothed"].flat) <= {0, 1, 2, 3}
+    report = (folder / "report.html").read_text()
+    assert "a colour for each label" in report
+    assert "where labels differ" in report
+
+
 def test_a_pretrained_model_without_data_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "--model=FaceDetector", "--distance=jaccard", "--sigma=0.1", "--h=1", *TINY)
     assert "--data must name a data module, e.g. PhotoFolder, for a pretrained model, got none" in line
