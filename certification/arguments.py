@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -30,7 +29,7 @@ from command_line.flags import package_version
 from command_line.named import BUDGETS, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
-    from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule
+    from lightning_modules import BaseModel, LoadedCheckpoint
 
 DEFAULT_H = NOISES["gaussian"].ratios
 # A multiple of 255, so that 8-bit images lie on it.
@@ -78,6 +77,8 @@ def _parser(*, with_classes: bool) -> Parser:
     add, add_typed, add_choice = parser.add_group("What to certify")
     text = "pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file; "
     add("--model", type=model, help=f"{text}--model.help FaceDetector shows its arguments")
+    text = "in front of the model: a checkpoint that train.py wrote, or as --model my_package.MyDenoiser or a file"
+    add("--denoiser", type=str | None, help=text)
     add("--data", type=data, help="data module, e.g. MNIST; default: what the model was trained on")
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
     add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
@@ -151,6 +152,7 @@ def parse(args: Sequence[str] | None) -> Arguments:
     typed = flags.spelled(sys.argv[1:] if args is None else args, _parser(with_classes=False))
     given_words = argument_types.files_first(typed)
     joined = argument_types.join_values(argument_types.join_values(given_words, "--m"), "--from", by="\0")
+    denoiser_arguments, joined = class_paths.arguments_of("--denoiser", joined)
     words, model, trained = _users_model(joined)
     data = _data_that_arguments_change(words, trained)
     made = model is not None or data is not None
@@ -168,10 +170,12 @@ def parse(args: Sequence[str] | None) -> Arguments:
     if model is not None:
         options.model = model
     _check(options, words)
+    _check_denoiser(options, words, denoiser_arguments)
     options = parser.instantiate(options)
     derived: dict[str, Any] = {
         "folders": options["from"] or [],
         "trained": trained,
+        "denoiser": None if options.denoiser is None else (options.denoiser, denoiser_arguments),
         "grid": (options.grid or DEFAULT_GRID) if options.noise == "discrete" else None,
         "noise": "uniform" if options.noise == "uniform" else "gaussian",
         "sigma_map": None if options.sigma_map is None else read_sigma_map(options.sigma_map),
@@ -215,6 +219,22 @@ def _check(options: Namespace, words: Sequence[str]) -> None:
         raise ValueError(f"--rtol must lie in (0, 1), such as 0.02, got {options.rtol}")
 
 
+def _check_denoiser(options: Namespace, words: Sequence[str], arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError where a denoiser does not go with the other arguments, or a file names code of its own."""
+    if options.denoiser is None:
+        if arguments:
+            raise ValueError(f"--denoiser must name a class to go with --denoiser.{next(iter(arguments))}, got none")
+        return
+    if options["from"] is not None:
+        raise ValueError(f"--denoiser must be left out with --from: the folder has its own, got {options.denoiser}")
+    typed = _peek(words, "--denoiser")[0] == options.denoiser
+    if not (typed or options.trust) and class_paths.is_import(options.denoiser):
+        raise ValueError(
+            f"--trust must be given for a configuration file that names the denoiser {options.denoiser}: code of "
+            "whoever wrote it would run"
+        )
+
+
 def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, LoadedCheckpoint | None]:
     """Return what the parser is to read, the model that --model leads to otherwise, and its checkpoint if it has one.
 
@@ -226,6 +246,7 @@ def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, Loa
         return as_it_is
     from certification.subject import checkpoint_path
     from lightning_modules import BaseModel, NoisyModule, load_own
+    from lightning_modules.checkpoint import takes_weights
     from lightning_modules.imported import SUFFIXES, model_in, model_of
 
     if Path(name).suffix in SUFFIXES and Path(name).is_file():
@@ -237,16 +258,11 @@ def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, Loa
         arguments, rest = class_paths.arguments_of("--model", others)
         return rest, model_of(found, arguments, name=name), None
     weights, others = _peek(others, "--model.weights", "--model.init_args.weights")
-    if weights is None or not issubclass(found, NoisyModule) or _takes_weights(found, Path(weights)):
+    if weights is None or not issubclass(found, NoisyModule) or takes_weights(found, Path(weights)):
         return as_it_is
     arguments, rest = class_paths.arguments_of("--model", others)
     trained = load_own(found, checkpoint_path(weights, "--model.weights"), arguments)
     return rest, trained.model, trained
-
-
-def _takes_weights(kind: type[NoisyModule], path: Path) -> bool:
-    """Return whether a user's class itself knows what to do with weights that are no checkpoint of train.py."""
-    return "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir()
 
 
 def _peek(words: Sequence[str], *flags: str) -> tuple[str | None, list[str]]:

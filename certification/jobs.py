@@ -21,6 +21,7 @@ from center_smoothing.noise import grid_change
 from center_smoothing.smoother_base import StoppingRule
 from certification.arguments import noise_levels
 from certification.clip_norm import clip_norm_of_training, recorded_clip_norm
+from certification.denoising import check_denoiser
 from certification.request import Arguments, Request, conversion_at
 from certification.subject import Subject, accelerated, draw_examples
 from certification.trainer import is_first_process, print_once
@@ -139,11 +140,12 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
     """
     distance = named.distance_by_name(options.distance)
     examples, indices, digest = draw_examples(subject.data, options.num_examples, options.seed)
+    check_denoiser(subject.model, examples)
     conversion = _conversion(options, subject.model, examples)
     request = Request(options, noise_levels(options, subject.sigma, conversion), conversion)
     levels, smoothing = request.levels, _smoothing(request)
     config = {
-        "model": type(subject.model).__name__,
+        **subject.config,
         **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
         "data": {"class": type(subject.data).__name__, **dict(subject.data.hparams)},
         "num_examples": len(examples),

@@ -42,6 +42,8 @@ class Arguments:
 
     Attributes:
         trained: the model that --model.weights has given, with its checkpoint.
+        denoiser: name or file of what stands in front of the model, and the arguments of its class; None for nothing.
+        trust: whether files may lead to code of whoever wrote them.
         folders: of --from; none for a certification.
         m: several to compare with --plan, else one at most.
         grid: of discrete noise; None for any other.
@@ -55,6 +57,8 @@ class Arguments:
     ckpt: str | None
     model: BaseModel | None
     trained: LoadedCheckpoint | None
+    denoiser: tuple[str, dict[str, Any]] | None
+    trust: bool
     data: ImageDataModule | None
     num_examples: int | str
     seed: int

@@ -10,6 +10,7 @@ from typing import Any
 from center_smoothing.audit import Finding
 from certification import auditing, conclusion, planning
 from certification.arguments import input_radii, noise_levels
+from certification.denoising import load_denoiser
 from certification.jobs import Job, merged_config, radii_by_sigma
 from certification.preflight import check_run, follows_gradients
 from certification.request import Arguments, Request
@@ -30,11 +31,14 @@ def plan_only(options: Arguments) -> list[str]:
         model = trained.model
         sigma = model.sigma if sigma is None else sigma
     known = model is not None or sigma is not None or options.eps_in is not None
-    conversion = planning.conversion_of(options, None if model is None else model.eval())
+    if model is not None:
+        denoiser = load_denoiser(options)
+        model = model.eval() if denoiser is None else denoiser.in_front_of(model)
+    conversion = planning.conversion_of(options, model)
     known &= conversion is not None
     factor = 1.0 if conversion is None else conversion
     levels = noise_levels(options, sigma if known else 1.0, factor)  # h alone needs no sigma
-    model, function = (None, None) if model is None else accelerated(model.eval(), options)
+    model, function = (None, None) if model is None else accelerated(model, options)
     return planning.only_plan(Request(options, levels, factor), model, function, sigma_known=known)
 
 
@@ -43,6 +47,8 @@ def plan_lines(jobs: Sequence[Job]) -> list[str]:
     job = jobs[0]
     measures: dict[str, Any] = {"levels": radii_by_sigma(jobs), "conversion": job.conversion}
     found = terminal.plan_lines(job.smoother, **measures, num_examples=len(job.examples))
+    if "denoiser" in job.config:
+        found.insert(1, f"  {terminal.denoiser_line(job.config['denoiser'])}")
     if jobs[0].attack is not None:
         evaluations = max(job.evaluations_of_attack for job in jobs)
         found.append(attacks.plan_line(jobs[0].attack, evaluations=evaluations))

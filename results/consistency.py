@@ -32,6 +32,9 @@ def check_summary(summary: object) -> None:
     for name in ("model", "distance", "coverage", "threat"):
         if not isinstance(summary["config"].get(name, ""), str):
             raise TypeError(f"config.{name} is not a word")
+    denoiser = summary["config"].get("denoiser", {"name": "", "sha256": ""})
+    if not isinstance(denoiser, dict) or not all(isinstance(denoiser.get(key), str) for key in ("name", "sha256")):
+        raise TypeError("config.denoiser has no name and sha256")
     if summary["config"].get("threat", "l2") not in NORMS:
         raise TypeError("config.threat is no norm")
     conversion = summary["config"].get("conversion", 1.0)

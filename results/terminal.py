@@ -55,6 +55,15 @@ def plan_lines(
     return lines
 
 
+def denoiser_line(denoiser: Mapping[str, Any]) -> str:
+    """Say what stands in front of the model, before any sampling.
+
+    Args:
+        denoiser: of a configuration.
+    """
+    return f"denoiser: {denoiser['name']}, sha256 {denoiser['sha256'][:12]}"
+
+
 def _in_norm(norm: str) -> str:
     """Name the norm of eps_in where it is another one than l2."""
     return "" if norm == "l2" else f", eps_in in {NORMS[norm]}"

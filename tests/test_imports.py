@@ -34,6 +34,7 @@ CORE = {
     "base_functions": set(),
     "scalars": set(),
     "distances": {"base_functions", "scalars"},
+    "denoised": {"base_functions", "distances"},
     "discrete_gaussian": set(),
     "safe_arrays": set(),
     "files": set(),

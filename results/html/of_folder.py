@@ -112,7 +112,7 @@ def report_of(
     ]
     sparse = 1 < len(curve.eps_in) == len(curve.marked_positions)
     return Report(
-        title=f"Certified output radii of {config.get('model', 'a model')}",
+        title=f"Certified output radii of {_model(config, 'a model')}",
         summary=_summary(
             finished, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
         ),
@@ -307,6 +307,12 @@ def _example(
     )
 
 
+def _model(config: Mapping[str, Any], unknown: str) -> str:
+    """Name the base function: the model, and the denoiser in front of it if there is one."""
+    behind = f" behind the denoiser {config['denoiser']['name']}" if "denoiser" in config else ""
+    return f"{config.get('model', unknown)}{behind}"
+
+
 def _summary(finished: FinishedCertification, curve: Curve, remarks: Sequence[str], *, abstained: int) -> list[str]:
     config = finished.config
     data, scaled = config.get("data"), " times the sigma map" if "sigma_map" in config else ""
@@ -319,7 +325,7 @@ def _summary(finished: FinishedCertification, curve: Curve, remarks: Sequence[st
         else "the median example has no certificate"
     )
     return [
-        f"{config.get('model', 'A model')}, smoothed with {finished.noise_kind.words} {curve.label}{scaled}, was "
+        f"{_model(config, 'A model')}, smoothed with {finished.noise_kind.words} {curve.label}{scaled}, was "
         f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "
         f"Outputs are compared by {config.get('distance', 'the distance of the configuration')}.",
         *remarks,
