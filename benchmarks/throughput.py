@@ -38,6 +38,7 @@ from center_smoothing.sampling import NoisyOutputs, evaluating
 from command_line import process
 from datamodules import MNIST
 from lightning_modules import CompiledModel, NoisyAutoencoder, NoisyModule, fold_batch_norm, load_checkpoint
+from lightning_modules.compiled import CompileMode
 
 _BATCH_SIZES = (64, 128, 256, 512)
 _MATRIX = 2048
@@ -53,8 +54,8 @@ class Variant:
 
     def context(self) -> AbstractContextManager[object]:
         """Return the context in which to call the function."""
-        mixed = self.precision != torch.float32
-        return torch.autocast("cpu", self.precision) if mixed else nullcontext()
+        device = next(self.function.parameters()).device
+        return nullcontext() if self.precision == torch.float32 else torch.autocast(device.type, self.precision)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -81,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> None:
     print(f"{type(model).__name__}, {distance!r}, {torch.get_num_threads()} threads of {torch.__version__}")
     kept_memory(model, x)
     budget = SmoothingBudget(n=options.n, m=options.m, k=options.k)
-    ways = variants(model, compiled=options.compile)
+    ways = variants(model, compiled=["default"] if options.compile else [])
     throughput(ways, x, distance, budget, repeats=options.repeats)
     parts(ways[3], x, distance, budget)
     colours = NoisyAutoencoder(sigma=0.25, image_shape=(3, 32, 32))
@@ -89,8 +90,8 @@ def main(args: Sequence[str] | None = None) -> None:
         means(base, image, TotalVariation(), MeanBudget(n=options.mean_n, m=options.mean_m))
 
 
-def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
-    """Return what certify.py can make of a model; its default is the fourth."""
+def variants(model: NoisyModule, *, compiled: Sequence[CompileMode] = ()) -> list[Variant]:
+    """Return what certify.py can make of a model, also with modes of torch.compile; its default is the fourth."""
     fast = fold_batch_norm(model).to(memory_format=torch.channels_last)
     ways = [
         Variant("--fold-batch-norm=false --channels-last=false", model),
@@ -99,9 +100,9 @@ def variants(model: NoisyModule, *, compiled: bool) -> list[Variant]:
         Variant("(default)", fast),
         Variant("--precision=bf16-mixed", fast, torch.bfloat16),
     ]
-    if compiled:
-        ways.append(Variant("--compile=default", CompiledModel(fast)))
-        ways.append(Variant("--compile=default --precision=bf16-mixed", CompiledModel(fast), torch.bfloat16))
+    for mode in compiled:
+        ways.append(Variant(f"--compile={mode}", CompiledModel(fast, mode)))
+        ways.append(Variant(f"--compile={mode} --precision=bf16-mixed", CompiledModel(fast, mode), torch.bfloat16))
     return ways
 
 
@@ -116,12 +117,19 @@ def kept_memory(model: NoisyModule, x: Tensor) -> None:
 
 
 def throughput(
-    ways: Sequence[Variant], x: Tensor, distance: Distance, budget: SmoothingBudget, *, repeats: int
+    ways: Sequence[Variant],
+    x: Tensor,
+    distance: Distance,
+    budget: SmoothingBudget,
+    *,
+    repeats: int,
+    batch_sizes: Sequence[int] = _BATCH_SIZES,
 ) -> None:
     """Compare certification of one example with the bare forward passes of as many noisy images, for each variant."""
     images = budget.evaluations + 1  # and f(x) itself, for the smoothing loss
     flops = operations(ways[0].function, x)
-    sizes = [min(_BATCH_SIZES, key=lambda size, way=way: forward_seconds(way, x, 1024, size)) for way in ways]
+    tried = max(1024, *batch_sizes)
+    sizes = [min(batch_sizes, key=lambda size, way=way: forward_seconds(way, x, tried, size)) for way in ways]
     smoothers = [
         CenterSmoother(way.function, distance, sigma=0.25, budget=budget, batch_size=size)
         for way, size in zip(ways, sizes, strict=True)
@@ -129,7 +137,7 @@ def throughput(
     passes, runs, products = [[[] for _ in ways] for _ in range(3)]
     for _ in range(repeats):
         for position, (way, size, smoother) in enumerate(zip(ways, sizes, smoothers, strict=True)):
-            products[position].append(product_seconds(way.precision))
+            products[position].append(product_seconds(way.precision, x.device))
             passes[position].append(forward_seconds(way, x, images, size))
             with way.context():
                 runs[position].append(seconds(lambda smoother=smoother: smoother.certify(x)))
@@ -154,8 +162,8 @@ def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, 
     (batch,) = outputs.draw(x, example=0, stage=Stage.RANKING, count=size)
     pilot = torch.cat(list(outputs.draw(x, example=0, stage=Stage.PILOT, count=candidates)))
     embedded, centers = distance.embed(batch), distance.embed(pilot)
-    noisy, block = x + 0.25 * torch.randn(size, *x.shape), torch.randn(BLOCK, *x.shape)
-    generator, buffer = torch.Generator(), torch.empty(size, *x.shape)
+    noisy, block = x + 0.25 * torch.randn(size, *x.shape).to(x), x.new_empty(BLOCK, *x.shape)
+    generator, buffer = torch.Generator(x.device), x.new_empty(size, *x.shape)
 
     def noise() -> None:
         for number in range(0, size, BLOCK):
@@ -219,16 +227,16 @@ def operations(function: nn.Module, x: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def product_seconds(precision: torch.dtype) -> float:
+def product_seconds(precision: torch.dtype, device: torch.device) -> float:
     """Time a product of two square matrices, the faster one of two."""
-    a, b = (torch.randn(_MATRIX, _MATRIX).to(precision) for _ in range(2))
+    a, b = (torch.randn(_MATRIX, _MATRIX).to(device, precision) for _ in range(2))
     a @ b
     return min(seconds(lambda: a @ b) for _ in range(2))
 
 
 def forward_seconds(way: Variant, x: Tensor, images: int, size: int) -> float:
     """Time the forward passes of so many noisy images, drawn beforehand."""
-    noisy = x + 0.25 * torch.randn(size, *x.shape)
+    noisy = x + 0.25 * torch.randn(size, *x.shape).to(x)
 
     def forward() -> None:
         with evaluating(way.function), way.context():
@@ -244,10 +252,15 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Time one call: by the CPU if there is one thread, else by the clock."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    """Time one call: by the clock where there is an accelerator or more than one thread, else by the CPU."""
+    has_accelerator = torch.accelerator.is_available()
+    clock = time.process_time if torch.get_num_threads() == 1 and not has_accelerator else time.perf_counter
+    if has_accelerator:
+        torch.accelerator.synchronize()
     began = clock()
     call()
+    if has_accelerator:
+        torch.accelerator.synchronize()
     return clock() - began
 
 

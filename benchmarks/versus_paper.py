@@ -135,7 +135,7 @@ def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
     """Describe what a reader needs to know to repeat a run."""
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores; threads of PyTorch: {torch.get_num_threads()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores; threads of PyTorch: {torch.get_num_threads()}",
         "versions": ", ".join(
             [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]
         ),
@@ -144,7 +144,7 @@ def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's name, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

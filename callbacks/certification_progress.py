@@ -18,7 +18,7 @@ Example = TypeVar("Example")
 
 
 class CertificationProgress(ProgressBar):
-    """A bar over the examples with samples per second and time left on a terminal, else a line per finished example.
+    """A bar over the examples with samples per second and time left on a terminal, else a line for each percent.
 
     Args:
         evaluations: of the base function per example, at most.
@@ -70,11 +70,11 @@ class CertificationProgress(ProgressBar):
             self._bar.start()
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:  # noqa: ANN401  # Lightning's signature
-        """Count a finished example; where there is no bar print a line."""
-        self.finished += trainer.world_size
+        """Count a finished example; where there is no bar print a line, once for each percent of the examples."""
+        before, self.finished = self.finished, self.finished + trainer.world_size
         self._of_this_example = 0
         self._update()
-        if self._shown and self._bar is None:
+        if self._shown and self._bar is None and 100 * before // self.total < 100 * self.finished // self.total:
             print(self._line(), flush=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

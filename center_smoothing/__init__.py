@@ -4,6 +4,7 @@ from center_smoothing.base_functions import Estimator, OnnxModel
 from center_smoothing.budget import Budget, Plan, SmoothingBudget
 from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certificate_base import CertificateBase
+from center_smoothing.denoised import Denoised
 from center_smoothing.distances import (
     DISTANCES,
     NO_BOX,
@@ -54,6 +55,7 @@ __all__ = [
     "CertificateBase",
     "Cosine",
     "Decided",
+    "Denoised",
     "Disagreement",
     "Distance",
     "DistanceCheck",

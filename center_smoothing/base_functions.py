@@ -28,13 +28,14 @@ _WIDER = {
 }
 
 
-def as_base_function(model: object) -> Callable[[Tensor], Any]:
+def as_base_function(model: object, name: str = "model") -> Callable[[Tensor], Any]:
     """Turn a model of any kind into a callable (N, *in) -> N outputs.
 
     Args:
         model: a function, a module (TorchScript too) or any other callable, which is returned as it is; a
             ``torch.export.ExportedProgram``, which must have been exported in eval mode and with a dynamic batch
             dimension; an estimator with scikit-learn's ``predict`` or ``transform``.
+        name: what the model is called.
 
     Raises:
         ValueError: for anything else.
@@ -46,7 +47,7 @@ def as_base_function(model: object) -> Callable[[Tensor], Any]:
     if any(hasattr(model, name) for name in ANSWERS):
         return Estimator(model)
     raise ValueError(
-        f"model must be callable, got {type(model).__name__}: take a function (N, *in) -> (N, *out), or an estimator "
+        f"{name} must be callable, got {type(model).__name__}: take a function (N, *in) -> (N, *out), or an estimator "
         f"with one of {', '.join(ANSWERS)}"
     )
 
@@ -70,15 +71,19 @@ def as_outputs(found: object, inputs: Tensor, name: str = "model") -> Tensor:
         >>> as_outputs(np.arange(3, dtype=">i2")[::-1], torch.zeros(3, 5)).tolist()
         [[2], [1], [0]]
     """
-    outputs = _exactly(found, name)
-    if not isinstance(found, Tensor):
-        outputs = outputs.to(inputs.device)
+    outputs = as_numbers(found, inputs, name)
     if outputs.ndim == 0 or len(outputs) != len(inputs):
         raise ValueError(
             f"{name} must return one output per input, shape ({len(inputs)}, *out), "
             f"got {tuple(outputs.shape)} for inputs {tuple(inputs.shape)}"
         )
     return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
+
+
+def as_numbers(found: object, inputs: Tensor, name: str = "model") -> Tensor:
+    """Return what a function gave for inputs as a tensor of the very same numbers and shape, as :func:`as_outputs`."""
+    numbers = _exactly(found, name)
+    return numbers if isinstance(found, Tensor) else numbers.to(inputs.device)
 
 
 def _exactly(found: Any, name: str) -> Tensor:  # noqa: ANN401  # whatever a model returns

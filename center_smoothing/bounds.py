@@ -343,6 +343,65 @@ def gaussian_shift_between(mass: float, p: float) -> float:
     return max(0.0, float(special.ndtri(below) - special.ndtri(mass)) - 1e-15)
 
 
+def total_variation_shift_up(mass: float, tv: float) -> float:
+    """Return the mass p = mass + tv, rounded up and at most 1 (theory T15).
+
+    A set that holds more than p of one law holds more than ``mass`` of another one within that total variation.
+
+    Args:
+        mass: in (0, 1).
+        tv: total variation of the two laws, at least 0; may be inf.
+
+    Example:
+        >>> round(total_variation_shift_up(0.55, 0.25), 5)
+        0.8
+    """
+    if not 0.0 < mass < 1.0:
+        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+    if not tv >= 0.0:
+        raise ValueError(f"tv must be at least 0, got {tv!r}")
+    return min(1.0, mass + tv + _PROBABILITY_MARGIN)
+
+
+def total_variation_between(mass: float, p: float) -> float:
+    """Return p - mass, rounded down and at least 0: the inverse of :func:`total_variation_shift_up`.
+
+    Args:
+        mass: in (0, 1).
+        p: in [0, 1).
+
+    Example:
+        >>> round(total_variation_between(0.55, 0.8), 5)
+        0.25
+    """
+    if not 0.0 < mass < 1.0:
+        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"p must lie in [0, 1), got {p!r}")
+    return max(0.0, p - mass - _PROBABILITY_MARGIN)
+
+
+def total_variation_of_copies(tv: float, copies: int) -> float:
+    """Return 1 - (1 - tv)^copies, rounded up and at most 1 (theory T15).
+
+    It is the total variation of independent copies of two uniform laws on sets of the same volume.
+
+    Args:
+        tv: of one copy, in [0, 1].
+        copies: at least 1.
+
+    Example:
+        >>> round(total_variation_of_copies(0.25, 2), 5)
+        0.4375
+    """
+    copies = _check_trials(copies, "copies")
+    if not 0.0 <= tv <= 1.0:
+        raise ValueError(f"tv must lie in [0, 1], got {tv!r}")
+    if tv in (0.0, 1.0):
+        return tv
+    return min(1.0, -math.expm1(copies * math.log1p(-tv)) * (1.0 + 1e-14))
+
+
 def mass_selected_by_minimum(draws: int, rank: int, candidates: int, points: int = 4096) -> NDArray[np.float64]:
     """Return masses that stay below that of a ball chosen among several by its rank-th smallest distance.
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 from torch import Tensor
 
 from center_smoothing import bounds, margins
+from center_smoothing.noise_kinds import NoiseKind, noise_kind
 from center_smoothing.scalars import make_plain, plain, rounded_up
 
 Coverage = Literal["pointwise", "bonferroni", "dkw"]
@@ -34,8 +35,6 @@ _COMPARISONS = 24
 _ENOUGH_COMPARED = 1500
 # More outputs than these are not compared with the probes, so that memory does not grow with m.
 _MAX_COMPARED = 1 << 14
-# The h at which probes bound the whole curve at once (theory T7): others are rounded up to the next of them.
-_CURVE_STEP, _CURVE_END = 0.25, 6.0
 # Bounds are computed in float64.
 _MAX_DRAWS = 1 << 53
 
@@ -64,6 +63,7 @@ class Budget(ABC):
         m: certification outputs, at most.
         group: so many noisy outputs are aggregated into one (theory T13).
         looks: how often they are looked at; sampling may stop at each look.
+        noise: the kind of noise by name, one of ``NOISES``: ranks follow from its shift (theory T15).
         alpha_1: failure probability of the smoothed output.
         alpha_2: failure probability of the certificate.
     """
@@ -75,6 +75,7 @@ class Budget(ABC):
     m: int
     group: int = 1
     looks: int = 1
+    noise: str = "gaussian"
     alpha_1: float
     alpha_2: float
 
@@ -93,9 +94,14 @@ class Budget(ABC):
         """Failure probability of the whole promise: alpha_1 + alpha_2."""
         return self.alpha_1 + self.alpha_2
 
+    @property
+    def noise_kind(self) -> NoiseKind:
+        """The kind of noise."""
+        return noise_kind(self.noise)
+
     def shift(self, h: float) -> float:
-        """Return how far the noise of a group moves, in units of sigma: sqrt(group) h (theory T13)."""
-        return math.sqrt(self.group) * h
+        """Return how far the noise of a group moves, in units of sigma: sqrt(group) h for Gaussians (theory T13)."""
+        return self.noise_kind.of_copies(h, self.group)
 
     @property
     @abstractmethod
@@ -248,7 +254,7 @@ class Plan:
 
     Attributes:
         h: eps_in / sigma.
-        p: mass that the ball B(z, R) must hold (theory T3), of groups at sqrt(group) h.
+        p: mass that the ball B(z, R) must hold (theory T3), of groups at the shift of theirs.
         rank: R is the rank-th smallest of m distances; m + 1 where m is too small.
         least_m: least m with a certificate at this h; inf where float64 cannot tell p from 1.
         evaluations: noisy copies that the base function f is evaluated on per example.
@@ -311,6 +317,7 @@ class SmoothingBudget(Budget):
         looks: how often the certification outputs are looked at, each time at twice as many, the last time at all m;
             alpha_2 is shared by the looks, so that sampling may stop at any of them, for whatever reason.
         method: ``"exact"`` (theory T1, T2, T5, T7) or ``"paper"`` (Algorithms 1 and 2 to the letter, theory T4).
+        noise: ``"gaussian"`` for changes in l2 norm, or ``"uniform"`` for changes in l1 norm (theory T15).
 
     Raises:
         ValueError: for values out of range, and for a delta that n, k and alpha_1 do not admit, with the least one.
@@ -342,12 +349,15 @@ class SmoothingBudget(Budget):
     tuple_sizes: tuple[int, ...] = None  # type: ignore[assignment]  # likewise
     looks: int = 1
     method: margins.Method = "exact"
+    noise: str = "gaussian"
 
     def __post_init__(self) -> None:
         """Validate, and fill in the defaults that depend on other fields."""
         make_plain(self)
         if self.method not in margins.METHODS:
             raise ValueError(f"method must be one of {', '.join(margins.METHODS)}, got {self.method!r}")
+        if noise_kind(self.noise).name != "gaussian" and self.method == "paper":
+            raise ValueError(f"noise must be gaussian for method='paper', whose algorithms have it, got {self.noise!r}")
         for name in ("n", "m", "group", "candidates", "looks"):
             check_count(name, getattr(self, name))
         defaults = {"n_check": self.n, "k": min(256, max(32, self.n // 8))}
@@ -505,7 +515,8 @@ class SmoothingBudget(Budget):
     def settings(self) -> str:
         """What a plan says of it besides n, m and alpha."""
         pilot = "" if self.method == "paper" else f"k={self.k}, "
-        return f"{pilot}{'' if self.group == 1 else f'group={self.group}, '}delta={self.delta:g}"
+        noise = "" if self.noise == "gaussian" else f"noise={self.noise}, "
+        return f"{pilot}{noise}{'' if self.group == 1 else f'group={self.group}, '}delta={self.delta:g}"
 
     @property
     def stops(self) -> str:
@@ -535,7 +546,7 @@ class SmoothingBudget(Budget):
             ValueError: if h is negative or NaN.
         """
         h = plain(h)
-        p = bounds.gaussian_shift_up(0.5 + self.delta, self.shift(h))
+        p = self.noise_kind.mass_needed(0.5 + self.delta, self.shift(h))
         ranks = self.ranks(h)
         least = bounds.dkw_least_m if self.method == "paper" else bounds.order_statistic_least_m
         return Plan(
@@ -550,12 +561,14 @@ class SmoothingBudget(Budget):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, from which ``SmoothingBudget(**values)`` makes an equal budget; no group where it is 1.
+        """Return plain values, from which ``SmoothingBudget(**values)`` makes an equal budget.
 
-        So those of the paper's function stay what they were before there were groups.
+        No group where it is 1, and no noise where it is Gaussian: so those of the paper's function stay what they were
+        before there was anything else.
         """
         values = {**asdict(self), "tuple_sizes": list(self.tuple_sizes)}
-        return {name: value for name, value in values.items() if name != "group" or value != 1}
+        usual = {"group": 1, "noise": "gaussian"}
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
     @classmethod
     def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
@@ -616,7 +629,7 @@ def _ranks(budget: SmoothingBudget, h: float, m: int, whole_curve: bool, alpha_2
     Half of alpha_2 goes to R and half to the probes, shared by their sizes; all to R where no probe can help.
     """
     find = bounds.dkw_rank if whole_curve or budget.method == "paper" else bounds.order_statistic_rank
-    p, sizes = bounds.gaussian_shift_up(0.5 + budget.delta, h), budget.tuple_sizes
+    p, sizes = budget.noise_kind.mass_needed(0.5 + budget.delta, h), budget.tuple_sizes
     if whole_curve:  # the split must be the same at every h, as all of them count
         sizes = tuple(size for size, _, _ in _probe_ranks(budget, 0.0, m, sizes, True, alpha_2 / 2.0))
     probes = _probe_ranks(budget, h, m, sizes, whole_curve, alpha_2 / 2.0)
@@ -634,21 +647,20 @@ def _probe_ranks(
     number, compared = budget.probes, budget.compared(m)
     if not (sizes and number and compared):
         return ()
-    share = alpha / len(sizes)
+    share, noise = alpha / len(sizes), budget.noise_kind
     if whole_curve:
-        if h > _CURVE_END:
+        step, end = noise.curve
+        if h > end:
             return ()
-        h = _CURVE_STEP * math.ceil(h / _CURVE_STEP)
-        share /= 1.0 + _CURVE_END / _CURVE_STEP
-    p = bounds.gaussian_shift_up(0.5 + budget.delta, h)
+        h = step * math.ceil(h / step)  # the h at which probes bound the whole curve at once
+        share /= 1.0 + end / step
+    p = noise.mass_needed(0.5 + budget.delta, h)
     within = bounds.order_statistic_rank(compared, p, share / 2.0 / number)
     found = []
     for size in sizes:
         mass = bounds.mass_hit(budget.tuples(size), budget._alpha_hit()) if budget.tuples(size) else 1.0
         if mass < 1.0 and within <= compared:
-            among = bounds.order_statistic_rank(
-                number, bounds.gaussian_shift_up(mass, math.sqrt(size) * h), share / 2.0
-            )
+            among = bounds.order_statistic_rank(number, noise.mass_needed(mass, noise.of_copies(h, size)), share / 2.0)
             if among <= number:
                 found.append((size, among, within))
     return tuple(found)

@@ -57,8 +57,9 @@ def output_radius(radius: float, other: float, gamma: float) -> float:
 class Certificate(CertificateBase):
     """One sampling run around one input, and every answer that it holds (theory T3 to T6).
 
-    The promise, for one ``eps_in`` and one x' with ||x - x'||_2 <= eps_in, fixed beforehand: with probability at least
-    1 - alpha over the noise of both runs, d(center(x), center(x')) <= eps_out(eps_in), unless one of the two abstains.
+    The promise, for one ``eps_in`` and one x' with ||x - x'|| <= eps_in in the norm of ``threat``, fixed beforehand:
+    with probability at least 1 - alpha over the noise of both runs, d(center(x), center(x')) <= eps_out(eps_in), unless
+    one of the two abstains.
 
     Attributes:
         distances: (m,) float64, ascending: d(center, f(x + noise)) of the certification outputs; m is one of the
@@ -69,6 +70,8 @@ class Certificate(CertificateBase):
         output: the smoothed output at x.
         smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
         probes: distances of the probes by tuple size (theory T7); may be empty.
+        threat: the norm that eps_in is measured in.
+        conversion: h is conversion * eps_in / sigma (theory T15).
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -78,6 +81,8 @@ class Certificate(CertificateBase):
     output: SmoothedOutput
     smoothing_loss: float
     probes: ProbeDistances = field(default_factory=dict, repr=False)
+    threat: str = "l2"
+    conversion: float = 1.0
 
     non_finite_count_as: ClassVar[str] = "outside every ball"
 
@@ -110,12 +115,12 @@ class Certificate(CertificateBase):
 
     def theorem(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> str:
         """Return which statement of docs/theory.md gives eps_out(eps_in): "T7 J=1+2", say, or "T3"."""
-        return theorem([size for size, _, _ in self._ranks(float(eps_in) / self.sigma, coverage, answers).probes])
+        return theorem([size for size, _, _ in self._ranks(self.h_of(eps_in), coverage, answers).probes])
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the probes' distances by name, for :meth:`from_kept`."""
         kept = {f"probes_{size}": rows for size, rows in self.probes.items()}
-        return {"probe_sizes": np.array(sorted(self.probes), dtype=np.int64), **kept}
+        return {"probe_sizes": np.array(sorted(self.probes), dtype=np.int64), **kept, **self._kept_conversion()}
 
     @classmethod
     def from_kept(
@@ -138,6 +143,7 @@ class Certificate(CertificateBase):
             output=SmoothedOutput(center, radius, mass, bool(described["abstained"])),
             smoothing_loss=float(described["smoothing_loss"]),
             probes={size: np.asarray(kept[f"probes_{size}"], dtype=np.float32) for size in sizes},
+            **cls._measures(kept, described, budget),
         )
 
     def _described(self) -> dict[str, float]:
@@ -172,7 +178,7 @@ class Certificate(CertificateBase):
         return _at_rank(self.probes[size][:, column], among) if column >= 0 else 0.0
 
     def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
-        """Return sigma times the h at which the curve first exceeds eps_out (theory T6)."""
+        """Return the eps_in of the h at which the curve first exceeds eps_out (theory T6)."""
 
         def within(h: float) -> bool:
             certified = self._eps_out(h, coverage, answers)
@@ -185,7 +191,7 @@ class Certificate(CertificateBase):
         certified = last_where(within, 0.0, end)
         if certified == end:
             certified = last_where(within, end, _LARGEST_H)
-        return self.sigma * certified * (1.0 - 1e-15)
+        return self.sigma * certified / self.conversion * (1.0 - 1e-15)
 
 
 def _at_rank(ascending: NDArray[Any], rank: int) -> float:

@@ -18,6 +18,7 @@ from center_smoothing.budget import COVERAGES, Budget, Coverage
 from center_smoothing.certificate_display import Displayed
 from center_smoothing.files import atomic_write
 from center_smoothing.safe_arrays import read_npz
+from center_smoothing.threats import NORMS
 
 # Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
 # distances are rounded in R, in the radius of the ball around the other center, and where the two balls meet.
@@ -42,6 +43,8 @@ class CertificateBase(Displayed):
         budget: the sample sizes and failure probabilities that were used.
         output: the smoothed output at x.
         smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
+        threat: the norm that eps_in is measured in, one of ``center_smoothing.threats.NORMS``.
+        conversion: how many times larger changes may be in the norm of the noise: h is conversion * eps_in / sigma.
         non_finite_count_as: how NaN and infinite outputs count, in words.
     """
 
@@ -50,6 +53,8 @@ class CertificateBase(Displayed):
     budget: Budget
     output: Output
     smoothing_loss: float
+    threat: str
+    conversion: float
 
     non_finite_count_as: ClassVar[str]
     _BUDGET: ClassVar[str] = "budget"  # its name in a file, by which kinds are told apart
@@ -84,7 +89,8 @@ class CertificateBase(Displayed):
 
         Args:
             eps_in: input radius or radii, at least 0, in units of x. Fixed before the distances were seen.
-            h: the same in units of sigma, eps_in / sigma; one of the two is given.
+            h: the same in units of sigma and in the norm of the noise: conversion * eps_in / sigma, eps_in / sigma if
+                nothing was said of a threat. One of the two is given.
             coverage: ``"pointwise"``, each answer by itself fails with probability at most alpha;
                 ``"bonferroni"``, all J answers of this call together do (alpha_2 / J each); ``"dkw"``, all answers
                 of all calls with this coverage together do. Of a mean all answers hold together in any case.
@@ -111,7 +117,7 @@ class CertificateBase(Displayed):
             assert h is not None
             return self._answer("h", h, coverage, lambda value, answers: self._eps_out(value, coverage, answers))
         return self._answer(
-            "eps_in", eps_in, coverage, lambda value, answers: self._eps_out(value / self.sigma, coverage, answers)
+            "eps_in", eps_in, coverage, lambda value, answers: self._eps_out(self.h_of(value), coverage, answers)
         )
 
     @overload
@@ -147,6 +153,10 @@ class CertificateBase(Displayed):
         """
         return None
 
+    def h_of(self, eps_in: float) -> float:
+        """Return an input radius, in units of x and the norm of the threat, in units of sigma and that of the noise."""
+        return self.conversion * float(eps_in) / self.sigma
+
     @abstractmethod
     def theorem(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> str:
         """Return which statement of docs/theory.md gives eps_out(eps_in): "T3", say.
@@ -160,6 +170,22 @@ class CertificateBase(Displayed):
     @abstractmethod
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what besides the distances and the output answers questions, by name, for :meth:`from_kept`."""
+
+    def _kept_conversion(self) -> dict[str, NDArray[Any]]:
+        """Return the conversion by name, where there is one."""
+        usual = self.threat == self.budget.noise_kind.norm and self.conversion == 1.0
+        return {} if usual else {"conversion": np.array(self.conversion)}
+
+    @staticmethod
+    def _measures(kept: Mapping[str, Any], described: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+        """Return the norm of eps_in and its conversion from what was kept; those of the noise where nothing was.
+
+        Raises:
+            KeyError: if another norm has no conversion.
+        """
+        threat = str(described.get("threat", budget.noise_kind.norm))
+        conversion = kept.get("conversion", 1.0) if threat == budget.noise_kind.norm else kept["conversion"]
+        return {"threat": threat, "conversion": float(conversion)}
 
     @classmethod
     @abstractmethod
@@ -191,6 +217,7 @@ class CertificateBase(Displayed):
             self._BUDGET: self.budget.as_dict(),
             "abstained": self.abstained,
             "smoothing_loss": self.smoothing_loss,
+            **({} if self.threat == self.budget.noise_kind.norm else {"threat": self.threat}),
             **self._described(),
         }
         arrays: dict[str, Any] = {name: array for name, array in self.kept_arrays().items() if name not in described}
@@ -251,7 +278,11 @@ class CertificateBase(Displayed):
             raise ValueError(f"distances must have shape {wanted} for this budget, got {self.distances.shape}")
         if not is_ascending(self.distances):
             raise ValueError("distances must be at least 0, free of NaN and in ascending order")
-        for name in positive:
+        if self.threat not in NORMS:
+            raise ValueError(f"threat must be one of {', '.join(NORMS)}, got {self.threat!r}")
+        if self.budget.noise_kind.norm not in ("l2", self.threat):
+            raise ValueError(f"threat must be that of {self.budget.noise} noise, got {self.threat!r}")
+        for name in (*positive, "conversion"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a positive finite number, got {getattr(self, name)!r}")
 

@@ -21,6 +21,7 @@ class Displayed(ABC):
     sigma: float
     budget: Budget
     smoothing_loss: float
+    conversion: float
 
     @property
     @abstractmethod
@@ -34,7 +35,7 @@ class Displayed(ABC):
 
     @abstractmethod
     def _eps_out(self, h: float, coverage: Coverage, answers: int) -> float:
-        """Return the certified output radius at h = eps_in / sigma, one of so many answers."""
+        """Return the certified output radius at an h, one of so many answers."""
 
     def __repr__(self) -> str:
         """Return the radius at h = 1, the smoothing loss, and whether it abstained."""
@@ -46,7 +47,8 @@ class Displayed(ABC):
 
     def _repr_html_(self) -> str:
         """Return the same as a table with some more radii, which notebooks show."""
-        radii = [(h, h * self.sigma, format_up(self._eps_out(h, "pointwise", 1))) for h in _ROWS]
+        unit = self.sigma / self.conversion
+        radii = [(h, h * unit, format_up(self._eps_out(h, "pointwise", 1))) for h in _ROWS]
         rows = "".join(f"<tr><td>{h:g}</td><td>{eps_in:g}</td><td>{radius}</td></tr>" for h, eps_in, radius in radii)
         answer = "abstained" if self.abstained else f"smoothing loss {self.smoothing_loss:.3g}"
         return (
@@ -85,8 +87,9 @@ class Displayed(ABC):
         h = np.linspace(0.0, _END, _STEPS + 1)
         radii = np.array([self._eps_out(each, coverage, len(h)) for each in h.tolist()])
         # between two points the radius is at most that of the right one
-        axes.plot(h * self.sigma, np.where(np.isfinite(radii), radii, np.nan), drawstyle="steps-pre")
-        axes.set(xlabel="eps_in", ylabel="certified eps_out", xlim=(0.0, _END * self.sigma))
+        unit = self.sigma / self.conversion
+        axes.plot(h * unit, np.where(np.isfinite(radii), radii, np.nan), drawstyle="steps-pre")
+        axes.set(xlabel="eps_in", ylabel="certified eps_out", xlim=(0.0, _END * unit))
         if self.abstained:
             axes.set_title("abstained: no certificate")
         return axes

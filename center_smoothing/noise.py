@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from center_smoothing.discrete_gaussian import discrete_gaussian
+from center_smoothing.noise_kinds import noise_kind
 from center_smoothing.scalars import plain
+from center_smoothing.threats import Threat, threat_of
 
 # An input: a tensor, or an array of numpy, which becomes one of the same type on the CPU.
 Point = Tensor | NDArray[Any]
@@ -62,7 +64,7 @@ def block_seed(seed: int, example: int, stage: Stage, block: int) -> int:
 
 
 class NoisyInputs:
-    """Noisy copies x + delta, delta ~ N(0, sigma^2 I), on x's device.
+    """Noisy copies x + sigma delta, on x's device; delta is standard normal if nothing else is said.
 
     With a grid x is rounded to it, and noise and sum are exact (theory T10).
 
@@ -70,18 +72,43 @@ class NoisyInputs:
         sigma: noise level, in units of x.
         seed: with the example's number, the stage and the block it determines the noise.
         grid: steps per unit of x; default: none, and noise in floating point.
+        noise: the kind of noise, one of ``NOISES`` (theory T15).
+        sigma_map: standard deviations of Gaussian noise as multiples of sigma, broadcastable to x; default: all 1.
+        threat: the norm that changes of x are measured in, one of ``NORMS``; default: that of the noise, l2 for
+            Gaussian noise, l1 for uniform noise, and with a map the l2 norm of the change divided by it.
 
     Raises:
-        ValueError: for a sigma that is not positive and finite, or a grid that is no whole number of at least 1.
+        ValueError: for a sigma that is not positive and finite, a grid that is no whole number of at least 1, a map
+            that is not positive and finite, and for what does not go together.
     """
 
-    def __init__(self, *, sigma: float, seed: int = 0, grid: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        sigma: float,
+        seed: int = 0,
+        grid: int | None = None,
+        noise: str = "gaussian",
+        sigma_map: Point | None = None,
+        threat: str | None = None,
+    ) -> None:
         sigma, grid = plain(sigma), plain(grid)
         if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0.0 < sigma < float("inf"):
             raise ValueError(f"sigma must be a positive finite number, got {sigma!r}")
         if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
             raise ValueError(f"grid must be a whole number of at least 1, such as 4080, got {grid!r}")
+        self.kind = noise_kind(noise)
+        self.sigma_map = None if sigma_map is None else _as_map(sigma_map)
+        for given, what in ((grid, "a grid"), (self.sigma_map, "a sigma map")):
+            if given is not None and noise != "gaussian":
+                raise ValueError(f"noise must be gaussian with {what}, got {noise!r}")
+        if grid is not None and self.sigma_map is not None:
+            raise ValueError(
+                f"grid must be left out with a sigma map: exact noise has one standard deviation, got {grid}"
+            )
+        self.threat: Threat = threat_of(threat, self.kind, self.sigma_map)
         self.sigma = float(sigma)
+        self._scales: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self.grid = grid
         self.law = None if grid is None else discrete_gaussian(self.sigma, grid)
         self.seed = int(seed)
@@ -89,7 +116,24 @@ class NoisyInputs:
     def noisy_copies(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Tensor:
         """Return the first ``count`` noisy copies (count, *in) of x (*in). Their noise is that of the draws."""
         check_point(x)
+        self.check_map(x)
         return NoisyCopies(self, x.detach(), example, stage, count).at(slice(0, count))
+
+    def check_map(self, x: Tensor) -> None:
+        """Raise ValueError unless the map, if there is one, fits x (*in)."""
+        if self.sigma_map is not None and not _fits(self.sigma_map.shape, x.shape):
+            raise ValueError(
+                f"sigma_map must have the shape of x, {tuple(x.shape)}, or one that is broadcast to it, got "
+                f"{tuple(self.sigma_map.shape)}"
+            )
+
+    def conversion(self, x: Tensor) -> float:
+        """Return how many times larger changes of x (*in) may be in the norm of the noise than in that of the threat.
+
+        A change of length eps_in in the norm of the threat is one of at most h = conversion * eps_in / sigma.
+        """
+        self.check_map(x)
+        return self.threat.conversion(self.kind, x.shape)
 
     def rounded(self, x: Tensor) -> Tensor:
         """Return x (*in) itself, or rounded to the grid if there is one."""
@@ -102,17 +146,26 @@ class NoisyInputs:
         while True:
             generator.manual_seed(block_seed(self.seed, example, stage, number))
             if self.law is None:
-                yield noise.normal_(generator=generator)
+                yield self.kind.fill(noise, generator)
             else:
                 yield self.law.sample((BLOCK, *x.shape), generator)
             number += 1
 
     def _add(self, x: Tensor, noise: Tensor, out: Tensor) -> None:
         """Write noisy copies (N, *in) of x to ``out``: of x (*in) itself, or with a grid of its coordinates."""
-        if self.grid is None:
+        if self.grid is not None:
+            out.copy_(from_grid(x + noise, self.grid, out.dtype))
+        elif self.sigma_map is None:
             torch.add(x, noise, alpha=self.sigma, out=out)
         else:
-            out.copy_(from_grid(x + noise, self.grid, out.dtype))
+            torch.addcmul(x, noise, self._scale(self.sigma_map, x), out=out)
+
+    def _scale(self, sigma_map: Tensor, x: Tensor) -> Tensor:
+        """Return the standard deviations, of x's type and on its device."""
+        key = (x.device, x.dtype)
+        if key not in self._scales:
+            self._scales[key] = (self.sigma * sigma_map).to(x)
+        return self._scales[key]
 
 
 class NoisyCopies:
@@ -203,6 +256,24 @@ def as_point(x: Point) -> Tensor:
         kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
         raise ValueError(f"x must be a floating-point tensor or array in the units of sigma, got {kind}")
     return torch.from_numpy(np.array(x, dtype=x.dtype.newbyteorder("="), order="C"))
+
+
+def _as_map(sigma_map: Point) -> Tensor:
+    """Return a map of standard deviations in float64, on the CPU."""
+    found = torch.as_tensor(sigma_map).detach().to("cpu", torch.float64)
+    positive = bool(((found > 0.0) & torch.isfinite(found)).all())
+    if found.numel() == 0 or not positive:
+        bad = int((~((found > 0.0) & torch.isfinite(found))).sum())
+        raise ValueError(
+            f"sigma_map must hold positive finite multiples of sigma, got {bad} of {found.numel()} that are none: "
+            "without noise on a number nothing is certified about changes of it"
+        )
+    return found
+
+
+def _fits(shape: torch.Size, of: torch.Size) -> bool:
+    """Return whether a shape is broadcast to another one."""
+    return len(shape) <= len(of) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(of), strict=False))
 
 
 def check_point(x: Tensor) -> None:

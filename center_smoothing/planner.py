@@ -17,6 +17,7 @@ from scipy import special
 
 from center_smoothing import bounds
 from center_smoothing.budget import Budget, Coverage, SmoothingBudget
+from center_smoothing.noise_kinds import NoiseKind, noise_kind
 from center_smoothing.scalars import make_plain
 from center_smoothing.stopping import with_looks
 
@@ -28,8 +29,9 @@ _MIN_N = 100
 _MAX_PILOT = 256
 # Of one example: more evaluations than these are beyond everybody.
 _MAX_M = 10**9
-# Where groups pay most, and how many of them make a good center (docs/results.md).
-_SUITED_SHIFT, _MIN_GROUPS, _MAX_GROUP = 2.0, 400, 64
+# Where groups pay most: the mass that half of the outputs at x' needs at x, Phi(2); and how many of them make a good
+# center (docs/results.md).
+_SUITED_MASS, _MIN_GROUPS, _MAX_GROUP = 0.9772498680518208, 400, 64
 
 
 def predicted_eps_out(
@@ -105,6 +107,11 @@ class Demand:
         """How many outputs are aggregated into one; 1 where it is not fixed."""
         return int(self.fixed.get("group") or 1)
 
+    @property
+    def noise(self) -> NoiseKind:
+        """The kind of noise."""
+        return noise_kind(self.fixed.get("noise", SmoothingBudget.noise))
+
     def predicted(self, budget: SmoothingBudget) -> float:
         """Return the geometric mean of the predicted eps_out at all h: each counts by its share. inf if any is."""
         how: dict[str, Any] = {"averages": self.averages, "coverage": self.coverage, "answers": self.answers}
@@ -112,15 +119,16 @@ class Demand:
         return math.exp(sum(logarithms) / len(logarithms))
 
 
-def suited_group(make: Callable[[int], Budget], h: Sequence[float]) -> int:
+def suited_group(make: Callable[[int], Budget], h: Sequence[float], noise: str = "gaussian") -> int:
     """Return how many outputs to aggregate into one (theory T13), from what is asked and the budget alone.
 
-    The largest J up to 64 with sqrt(J) h at most 2 at the smallest positive h, at least 400 groups for the smoothed
-    output, and a certificate at every h.
+    The largest J up to 64 whose copies move by what needs at most the mass Phi(2), sqrt(J) h <= 2 for Gaussians, at
+    the smallest positive h, with at least 400 groups for the smoothed output, and a certificate at every h.
 
     Args:
         make: the budget with groups of J; it may raise ValueError where there is none.
         h: the eps_in / sigma that are asked.
+        noise: the kind of noise of the budget.
 
     Returns:
         J; 1 where no other suits.
@@ -129,8 +137,11 @@ def suited_group(make: Callable[[int], Budget], h: Sequence[float]) -> int:
         >>> suited_group(lambda J: SmoothingBudget(n=10_000 // J, m=20_000 // J, group=J), [0.5])
         16
     """
-    smallest = min((each for each in h if each > 0.0), default=math.inf)
-    for group in range(int(min(_MAX_GROUP, (_SUITED_SHIFT / smallest) ** 2 * (1.0 + 1e-9))), 1, -1):
+    smallest, kind = min((each for each in h if each > 0.0), default=math.inf), noise_kind(noise)
+    farthest = kind.h_between(0.5, _SUITED_MASS) * (1.0 + 1e-9)
+    for group in range(_MAX_GROUP, 1, -1):
+        if kind.of_copies(smallest, group) > farthest:
+            continue
         try:
             budget = make(group)
         except ValueError:
@@ -170,7 +181,7 @@ def best_budget(demand: Demand, evaluations: float) -> SmoothingBudget | None:
 
 def least_evaluations(demand: Demand) -> float:
     """Return the least number of evaluations at which :func:`best_budget` finds a budget; inf beyond 10^9."""
-    p = bounds.gaussian_shift_up(0.5, math.sqrt(demand.group) * max(demand.h))
+    p = demand.noise.mass_needed(0.5, demand.noise.of_copies(max(demand.h), demand.group))
     if bounds.order_statistic_least_m(p, demand.fixed.get("alpha_2", SmoothingBudget.alpha_2)) > _MAX_M:
         return math.inf
     least: float = math.inf

@@ -5,25 +5,29 @@ from __future__ import annotations
 from decimal import ROUND_FLOOR, Decimal
 
 from center_smoothing.budget import Budget, Coverage
+from center_smoothing.threats import NORMS
 
 _PROMISE = (
-    "for one example and one change of it by at most eps_in (l2 norm), fixed beforehand, the smoothed output moves by "
+    "for one example and one change of it by at most eps_in ({norm}), fixed beforehand, the smoothed output moves by "
     "at most eps_out ({distance}) with probability at least {confidence} over the noise of both runs, unless one of "
     "the two abstains"
 )
 
 
-def promise(distance: object, confidence: str) -> str:
+def promise(distance: object, confidence: str, norm: str = NORMS["l2"]) -> str:
     """Return what holds of one answer: a sentence without a full stop, over one fixed change and not over all.
 
     Args:
         distance: between outputs, or its name.
         confidence: 1 - alpha.
+        norm: that eps_in is measured in, in words.
     """
-    return _PROMISE.format(distance=distance, confidence=confidence)
+    return _PROMISE.format(distance=distance, confidence=confidence, norm=norm)
 
 
-def promise_line(budget: Budget, distance: object, *, coverage: Coverage, grid: int | None = None) -> str:
+def promise_line(
+    budget: Budget, distance: object, *, coverage: Coverage, grid: int | None = None, threat: str | None = None
+) -> str:
     """Return what exactly certificates promise, and of how many answers together.
 
     Args:
@@ -31,6 +35,7 @@ def promise_line(budget: Budget, distance: object, *, coverage: Coverage, grid: 
         distance: between outputs, or its name.
         coverage: of the answers. Those of a mean hold together in any case (theory T11).
         grid: steps per unit, with discrete noise.
+        threat: the norm that eps_in is measured in, one of ``NORMS``; default: that of the noise.
 
     Example:
         >>> from center_smoothing import Lp, SmoothingBudget
@@ -39,7 +44,8 @@ def promise_line(budget: Budget, distance: object, *, coverage: Coverage, grid: 
     """
     label, scope = budget.scope(coverage)
     rounded = "" if grid is None else f"; inputs and changes are those of a grid of 1/{grid}, and rounding is included"
-    return f"promise ({label}): {promise(distance, confidence(budget))}; it holds for {scope}{rounded}"
+    norm = NORMS[budget.noise_kind.norm if threat is None else threat]
+    return f"promise ({label}): {promise(distance, confidence(budget), norm)}; it holds for {scope}{rounded}"
 
 
 def confidence(budget: Budget) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from center_smoothing.base_functions import as_base_function, as_outputs
-from center_smoothing.noise import BLOCK, NoisyCopies, NoisyInputs, Stage, check_point
+from center_smoothing.noise import BLOCK, NoisyCopies, NoisyInputs, Point, Stage, check_point
 from center_smoothing.scalars import plain
 
 _CALIBRATION_SECONDS = 1.0
@@ -46,7 +46,7 @@ def evaluating(model: object) -> Iterator[None]:
 
 
 class NoisyOutputs(NoisyInputs):
-    """Draw f(x + delta), delta ~ N(0, sigma^2 I), in batches whose numbers do not depend on the batch size.
+    """Draw f(x + noise) in batches whose numbers do not depend on the batch size; Gaussian noise, if nothing is said.
 
     With a grid x is rounded to it, and noise and sum are exact (theory T10). With a group an output is what is made of
     so many values of f (theory T13).
@@ -62,6 +62,9 @@ class NoisyOutputs(NoisyInputs):
         after: a function of outputs (N, *out), of each by itself, that belongs to the base function, such as clipping.
         group: how many values of f, at consecutive noisy copies, an output is made of.
         aggregate: what makes it, (N, group, *out) -> (N, *out), each group by itself; without use for a group of 1.
+        noise: the kind of noise, with its map and the threat as :class:`NoisyInputs` takes them.
+        sigma_map: standard deviations as multiples of sigma.
+        threat: the norm that changes of x are measured in.
 
     Raises:
         ValueError: as :class:`NoisyInputs` does, for another batch_size, and for a larger group without an aggregate.
@@ -82,8 +85,11 @@ class NoisyOutputs(NoisyInputs):
         after: Callable[[Tensor], Tensor] | None = None,
         group: int = 1,
         aggregate: Callable[[Tensor], Tensor] | None = None,
+        noise: str = "gaussian",
+        sigma_map: Point | None = None,
+        threat: str | None = None,
     ) -> None:
-        super().__init__(sigma=sigma, seed=seed, grid=grid)
+        super().__init__(sigma=sigma, seed=seed, grid=grid, noise=noise, sigma_map=sigma_map, threat=threat)
         if group > 1 and aggregate is None:
             raise ValueError(f"aggregate must be given for group={group}, got None")
         batch_size = plain(batch_size)
@@ -128,6 +134,7 @@ class NoisyOutputs(NoisyInputs):
     def draw_values(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
         """Yield ``count`` values of f itself in batches (N, *out), whatever the group; otherwise as :meth:`draw`."""
         check_point(x)
+        self.check_map(x)
         if self.batch_size == "auto":
             self.batch_size = self._fastest_batch_size(x)
         size = max(1, min(self.batch_size, count))

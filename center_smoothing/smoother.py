@@ -35,6 +35,9 @@ class CenterSmoother(Smoother):
             the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
         batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
         progress: called with the number of noisy copies after each call of the model.
+        sigma_map: standard deviations of Gaussian noise as multiples of sigma, broadcastable to x (theory T15).
+        threat: the norm that changes of x are measured in, ``"l2"``, ``"l1"``, ``"linf"`` or, with a map,
+            ``"scaled-l2"``; default: that of the noise.
 
     Raises:
         ValueError: for a sigma that is not positive and finite, or arguments of another type.
@@ -56,6 +59,8 @@ class CenterSmoother(Smoother):
         grid: int | None = None,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
+        sigma_map: Point | None = None,
+        threat: str | None = None,
     ) -> None:
         budget, distance = SmoothingBudget() if budget is None else budget, as_distance(distance)
         self.budget = budget if distance.averages else budget.without_averages()
@@ -67,6 +72,8 @@ class CenterSmoother(Smoother):
             grid=grid,
             batch_size=batch_size,
             progress=progress,
+            sigma_map=sigma_map,
+            threat=threat,
             group=budget.group,
         )
 
@@ -120,6 +127,7 @@ class CenterSmoother(Smoother):
                 budget=self.budget,
                 output=output,
                 smoothing_loss=loss,
+                **self._measures(x),
             )
             for m in chain([first], looks)
         )

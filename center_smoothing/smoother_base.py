@@ -52,6 +52,8 @@ class Smoother(ABC):
         grid: int | None,
         batch_size: BatchSize,
         progress: Callable[[int], None] | None,
+        sigma_map: Point | None,
+        threat: str | None,
         after: Callable[[Tensor], Tensor] | None = None,
         group: int = 1,
     ) -> None:
@@ -66,6 +68,9 @@ class Smoother(ABC):
             after=after,
             group=group,
             aggregate=distance.aggregate,
+            noise=self.budget.noise,
+            sigma_map=sigma_map,
+            threat=threat,
         )
 
     @classmethod
@@ -95,6 +100,10 @@ class Smoother(ABC):
     def sigma(self) -> float:
         """Noise level, in units of x."""
         return self.outputs.sigma
+
+    def _measures(self, x: Tensor) -> dict[str, Any]:
+        """Return what certificates at x (*in) have to know of the norm that eps_in is measured in."""
+        return {"threat": self.outputs.threat.norm, "conversion": self.outputs.conversion(x)}
 
     @abstractmethod
     def smooth(self, x: Point, *, example: int = 0) -> Output:

@@ -151,7 +151,7 @@ class Decided:
 
 def _ranks(certificate: Certificate, m: int, eps_in: float, coverage: Coverage, all_eps_in: Sequence[float]) -> Ranks:
     answers = len(set(all_eps_in))
-    return certificate.used_budget.ranks(eps_in / certificate.sigma, m=m, coverage=coverage, answers=answers)
+    return certificate.used_budget.ranks(certificate.h_of(eps_in), m=m, coverage=coverage, answers=answers)
 
 
 def _check_eps_in(eps_in: Sequence[float]) -> None:

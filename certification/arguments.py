@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -19,17 +18,20 @@ from center_smoothing import DISTANCES
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import COVERAGES
 from center_smoothing.margins import METHODS
+from center_smoothing.noise_kinds import NOISES, NoiseKind
 from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
+from center_smoothing.threats import NORMS
 from certification.request import Arguments, Computing
+from certification.sigma_map import read_sigma_map
 from command_line import argument_types, class_paths, flags
 from command_line.argument_types import Parser, count, positive_number, radius
 from command_line.flags import package_version
 from command_line.named import BUDGETS, check_smoother, distance_name, noise_level
 
 if TYPE_CHECKING:  # they import Lightning, which neither --help nor a wrong argument waits for
-    from lightning_modules import BaseModel, LoadedCheckpoint, NoisyModule
+    from lightning_modules import BaseModel, LoadedCheckpoint
 
-DEFAULT_H = (1.0, 1.5, 2.0)
+DEFAULT_H = NOISES["gaussian"].ratios
 # A multiple of 255, so that 8-bit images lie on it.
 DEFAULT_GRID = 4080
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
@@ -75,6 +77,8 @@ def _parser(*, with_classes: bool) -> Parser:
     add, add_typed, add_choice = parser.add_group("What to certify")
     text = "pretrained model instead of a checkpoint: FaceDetector, my_package.MyModule, a file; "
     add("--model", type=model, help=f"{text}--model.help FaceDetector shows its arguments")
+    text = "in front of the model: a checkpoint that train.py wrote, or as --model my_package.MyDenoiser or a file"
+    add("--denoiser", type=str | None, help=text)
     add("--data", type=data, help="data module, e.g. MNIST; default: what the model was trained on")
     add("--seed", type=int, default=0, help="of the choice of examples and of the noise")
     add_typed("--sigma", positive_number, help="noise level, in units of x; default: the checkpoint's")
@@ -86,7 +90,7 @@ def _parser(*, with_classes: bool) -> Parser:
     add("--group", type=argument_types.group, help=text)
 
     add, add_typed, add_choice = parser.add_group("What to promise")
-    text = "input radii (l2 norm), in units of x; with --h too, sigma = eps_in / h"
+    text = "input radii (l2 norm, or that of --threat), in units of x; with --h too, sigma = eps_in / h"
     add_typed("--eps-in", radius, nargs="+", help=text)
     add_choice("--coverage", COVERAGES, "pointwise", "each answer by itself, or all at one sigma together")
     add_typed("--alpha1", positive_number, help="failure probability of the smoothed output")
@@ -125,8 +129,13 @@ def _parser(*, with_classes: bool) -> Parser:
     add, add_typed, add_choice = parser.end_with("Advanced")
     add("--config", action="config", help="YAML file with any of these arguments; what is typed wins over it")
     add("--trust", action="store_true", help="let configuration files name classes of other packages, and import them")
-    text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false"
-    add_choice("--noise", ("gaussian", "discrete"), "gaussian", text)
+    text = "discrete: exact noise on a grid, so that rounding cannot make a certificate false; "
+    text += "uniform: between -sigma and sigma, for --threat l1"
+    add_choice("--noise", ("gaussian", "discrete", "uniform"), "gaussian", text)
+    text = "norm of --eps-in; default: that of the noise, l2 for Gaussian noise, l1 for uniform, scaled-l2 with a map"
+    add_choice("--threat", NORMS, None, text)
+    text = "file with a standard deviation for each number of an input, as a multiple of sigma: .npy, .pt or an image"
+    add("--sigma-map", type=str | None, help=text)
     add_typed("--grid", count, help=f"of discrete noise: steps per unit of x; default {DEFAULT_GRID}")
     add_choice("--method", METHODS, None, "paper: the paper's algorithms to the letter")
     add("--audit", action="store_true", help="also check what certificates take for granted; exit code 1 on failures")
@@ -143,6 +152,7 @@ def parse(args: Sequence[str] | None) -> Arguments:
     typed = flags.spelled(sys.argv[1:] if args is None else args, _parser(with_classes=False))
     given_words = argument_types.files_first(typed)
     joined = argument_types.join_values(argument_types.join_values(given_words, "--m"), "--from", by="\0")
+    denoiser_arguments, joined = class_paths.arguments_of("--denoiser", joined)
     words, model, trained = _users_model(joined)
     data = _data_that_arguments_change(words, trained)
     made = model is not None or data is not None
@@ -160,11 +170,15 @@ def parse(args: Sequence[str] | None) -> Arguments:
     if model is not None:
         options.model = model
     _check(options, words)
+    _check_denoiser(options, words, denoiser_arguments)
     options = parser.instantiate(options)
     derived: dict[str, Any] = {
         "folders": options["from"] or [],
         "trained": trained,
+        "denoiser": None if options.denoiser is None else (options.denoiser, denoiser_arguments),
         "grid": (options.grid or DEFAULT_GRID) if options.noise == "discrete" else None,
+        "noise": "uniform" if options.noise == "uniform" else "gaussian",
+        "sigma_map": None if options.sigma_map is None else read_sigma_map(options.sigma_map),
         "attack": _attack_budget(options),
         "command": shlex.join(["certify.py", *typed]),
         "computing": Computing(**{field.name: options[field.name] for field in fields(Computing)}),
@@ -194,6 +208,7 @@ def _check(options: Namespace, words: Sequence[str]) -> None:
             f"--eps-out must be asked of a finished folder, got it with {given[0] if given else '--plan'}: certify "
             f"first, and then ask with --from FOLDER --eps-out {options.eps_out[0]:g}"
         )
+    _check_noise(options)
     _check_smoother(options)
     _check_attack(options)
     if options.grid is not None and options.noise != "discrete":
@@ -202,6 +217,22 @@ def _check(options: Namespace, words: Sequence[str]) -> None:
         raise ValueError("--rtol and --eps-out-at-most are two rules for when to stop, got both: take one of them")
     if options.rtol is not None and options.rtol >= 1.0:
         raise ValueError(f"--rtol must lie in (0, 1), such as 0.02, got {options.rtol}")
+
+
+def _check_denoiser(options: Namespace, words: Sequence[str], arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError where a denoiser does not go with the other arguments, or a file names code of its own."""
+    if options.denoiser is None:
+        if arguments:
+            raise ValueError(f"--denoiser must name a class to go with --denoiser.{next(iter(arguments))}, got none")
+        return
+    if options["from"] is not None:
+        raise ValueError(f"--denoiser must be left out with --from: the folder has its own, got {options.denoiser}")
+    typed = _peek(words, "--denoiser")[0] == options.denoiser
+    if not (typed or options.trust) and class_paths.is_import(options.denoiser):
+        raise ValueError(
+            f"--trust must be given for a configuration file that names the denoiser {options.denoiser}: code of "
+            "whoever wrote it would run"
+        )
 
 
 def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, LoadedCheckpoint | None]:
@@ -215,6 +246,7 @@ def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, Loa
         return as_it_is
     from certification.subject import checkpoint_path
     from lightning_modules import BaseModel, NoisyModule, load_own
+    from lightning_modules.checkpoint import takes_weights
     from lightning_modules.imported import SUFFIXES, model_in, model_of
 
     if Path(name).suffix in SUFFIXES and Path(name).is_file():
@@ -226,16 +258,11 @@ def _users_model(words: Sequence[str]) -> tuple[list[str], BaseModel | None, Loa
         arguments, rest = class_paths.arguments_of("--model", others)
         return rest, model_of(found, arguments, name=name), None
     weights, others = _peek(others, "--model.weights", "--model.init_args.weights")
-    if weights is None or not issubclass(found, NoisyModule) or _takes_weights(found, Path(weights)):
+    if weights is None or not issubclass(found, NoisyModule) or takes_weights(found, Path(weights)):
         return as_it_is
     arguments, rest = class_paths.arguments_of("--model", others)
     trained = load_own(found, checkpoint_path(weights, "--model.weights"), arguments)
     return rest, trained.model, trained
-
-
-def _takes_weights(kind: type[NoisyModule], path: Path) -> bool:
-    """Return whether a user's class itself knows what to do with weights that are no checkpoint of train.py."""
-    return "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir()
 
 
 def _peek(words: Sequence[str], *flags: str) -> tuple[str | None, list[str]]:
@@ -273,6 +300,31 @@ def _check_attack(options: Namespace) -> None:
         raise ValueError("--attack goes with a certification: it must be left out with --from and --plan")
 
 
+def _check_noise(options: Namespace) -> None:
+    """Raise ValueError where noise and threat do not go together or with other arguments, before anything is loaded."""
+    uniform, has_map = options.noise == "uniform", options.sigma_map is not None
+    if options["from"] is not None and (uniform or has_map or options.threat is not None):
+        raise ValueError("--from takes no --noise, --threat and --sigma-map: the folder has its own")
+    if has_map and options.noise != "gaussian":
+        raise ValueError(f"--sigma-map is of Gaussian noise: it must be left out with --noise {options.noise}")
+    if options.threat == "scaled-l2" and not has_map:
+        raise ValueError("--threat scaled-l2 needs --sigma-map, which changes are divided by; take l2, l1 or linf")
+    if not uniform:
+        return
+    if options.threat not in (None, "l1"):
+        raise ValueError(
+            f"--threat must be l1 with --noise uniform, got {options.threat}: in no other norm is more known of it "
+            "than that a change is so much larger in l1, and Gaussian noise certifies more"
+        )
+    if options.smoother == "mean":
+        raise ValueError(
+            "--noise must be gaussian or discrete with --smoother mean, got uniform: certificates of means rest on the "
+            "likelihood ratio of Gaussians; take --smoother center or median"
+        )
+    if "paper" in (options.method, options.budget):
+        raise ValueError("--noise must be gaussian for the paper's algorithms, got uniform: take --method exact")
+
+
 def _attack_budget(options: Namespace) -> AttackBudget | None:
     """Return what an attack may try; None where there is none."""
     if options.attack == "none":
@@ -304,10 +356,15 @@ def _check_planning(options: Namespace) -> None:
         raise ValueError(f"--m must be one number, or several to compare them with --plan, got {got}")
 
 
-def noise_levels(options: Arguments, sigma: float | None) -> dict[float, list[float]]:
+def noise_levels(options: Arguments, sigma: float | None, conversion: float = 1.0) -> dict[float, list[float]]:
     """Return the noise levels, and the distinct eps_in to be answered at each of them, in units of x.
 
     With both --h and --eps-in the noise grows with the input radius, sigma = eps_in / h, as in the paper's section 5.
+
+    Args:
+        options: of certify.py.
+        sigma: noise level; None if there is none.
+        conversion: h is conversion * eps_in / sigma (theory T15).
     """
     if options.h is not None and options.eps_in is not None:
         if options.sigma is not None:
@@ -318,17 +375,17 @@ def noise_levels(options: Arguments, sigma: float | None) -> dict[float, list[fl
             raise ValueError("--h and --eps-in must be above 0 where both are given, as sigma is eps_in / h, got 0")
         levels: dict[float, list[float]] = {}
         for h, eps_in in sorted(product(set(options.h), set(options.eps_in))):
-            levels.setdefault(noise_level(h=h, eps_in=eps_in), []).append(eps_in)
+            levels.setdefault(noise_level(h=h, eps_in=conversion * eps_in), []).append(eps_in)
         return dict(sorted(levels.items()))
     if sigma is None:
         raise ValueError("--sigma must be given for a pretrained model, or both --h and --eps-in: sigma is eps_in / h")
-    return {sigma: input_radii(options, sigma)}
+    return {sigma: input_radii(options, sigma, kind=NOISES[options.noise], conversion=conversion)}
 
 
-def input_radii(options: Arguments, sigma: float) -> list[float]:
-    """Return distinct eps_in, in units of x, from --eps-in or --h."""
-    ratios = DEFAULT_H if options.h is None else options.h
-    return list(dict.fromkeys(options.eps_in or (ratio * sigma for ratio in ratios)))
+def input_radii(options: Arguments, sigma: float, *, kind: NoiseKind, conversion: float) -> list[float]:
+    """Return distinct eps_in, in units of x, from --eps-in or --h, or the h that are usual for a kind of noise."""
+    ratios = kind.ratios if options.h is None else options.h
+    return list(dict.fromkeys(options.eps_in or (ratio * sigma / conversion for ratio in ratios)))
 
 
 def _data_that_arguments_change(args: Sequence[str], trained: LoadedCheckpoint | None) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ def _finite(rows: Sequence[Row], job: Job, name: str) -> Finding:
 
 def _is_planned(row: Row, job: Job) -> bool:
     """Return whether finite outputs would have given a finite certificate."""
-    h = row.eps_in / job.smoother.sigma
+    h = job.conversion * row.eps_in / job.smoother.sigma
     return job.smoother.budget.certifies(h, m=row.m, coverage=job.coverage, answers=len(job.eps_in))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,18 +64,24 @@ def clip_norm_of_training(
     points = (point_of(model, precision.convert_input(image)) for image in training_images(data))
     with value_errors("--clip-norm must be a number: auto does not work with this model and its training images"):
         with precision.predict_step_context():
-            return clip_norm_at(points, function, distance, sigma=sigma, grid=options.grid)
+            settings = {name: value for name, value in options.noise_settings.items() if name != "threat"}
+            return clip_norm_at(points, function, distance, sigma=sigma, **settings)
 
 
 def clip_norm_at(
-    points: Iterable[Tensor], function: BaseFunction, distance: Distance, *, sigma: float, grid: int | None = None
+    points: Iterable[Tensor],
+    function: BaseFunction,
+    distance: Distance,
+    *,
+    sigma: float,
+    **noise: Any,  # noqa: ANN401  # as NoisyOutputs takes it
 ) -> float:
     """Return a high quantile of d(0, f(x + noise)) over points (*in), one noisy copy each, rounded up.
 
     Raises:
         ValueError: for a distance that takes no output of zeros, and a function that is constant or infinite there.
     """
-    outputs = NoisyOutputs(distance.encoded(function), sigma=sigma, grid=grid, batch_size=1)
+    outputs = NoisyOutputs(distance.encoded(function), sigma=sigma, batch_size=1, **noise)
     norms = [
         distances_from_zero(distance.only_outputs(batch), distance).cpu()
         for number, x in enumerate(points)

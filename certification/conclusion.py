@@ -19,7 +19,7 @@ from results.html.of_folder import FILES, NOT_SETTINGS
 from results.plots.certificates import draw_certificates
 from results.plots.fractions import write_fractions
 from results.rows import Row
-from results.summary import results_by_line, summarise
+from results.summary import results_by_line, sigma_of, summarise
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +53,12 @@ def read_back(runs: Sequence[Run]) -> list[JobResult]:
     found = []
     for run in runs:
         job = run.job
-        promise = promise_line(
-            job.smoother.budget, job.smoother.distance, coverage=job.coverage, grid=job.smoother.outputs.grid
-        )
+        outputs = job.smoother.outputs
+        measures: dict[str, Any] = {"grid": outputs.grid, "threat": outputs.threat.norm}
+        promise = promise_line(job.smoother.budget, job.smoother.distance, coverage=job.coverage, **measures)
         finished = FinishedCertification.open(job.folder)
         finished = finished.read(html.curve_question(finished), shown=shown, distance=job.smoother.distance)
-        results = summarise(finished.rows, job.smoother.sigma, finished.yardstick)
+        results = summarise(finished.rows, job.smoother.sigma, finished.yardstick, conversion=job.conversion)
         run.write_summary(results)
         found.append(JobResult(job, results, promise, finished, html.report_of(finished, promise=promise)))
     return found
@@ -79,7 +79,8 @@ def write_files(
         run.write_summary(results, folder=folder, config=config, samples_per_second=rate)
     shown = shown_examples(parts)
     draw_certificates(shown, rows, results, title).savefig(folder.picture, dpi=150)
-    write_fractions(folder, certified_fractions(rows), title, overlap=shown.holds_boxes)
+    fractions = certified_fractions(rows, conversion=jobs[0].conversion)
+    write_fractions(folder, fractions, title, overlap=shown.holds_boxes)
     page = parts[0].page if len(parts) == 1 else _report_of_all(parts, results, folder, title)
     html.write(page, folder.path / "report.html")
     return rows, results
@@ -98,7 +99,7 @@ def _report_of_all(
     found, summary = results_by_line(results, several_levels=True), folder.read_summary() or {}
     return html.report_of_folders(
         pages,
-        [_curve(line.replace("=", " = "), points) for line, points in found.items()],
+        [_curve(line.replace("=", " = "), points, parts[0].page.curves[0].norm) for line, points in found.items()],
         title=title,
         summary=[*parts[0].page.summary[:1], "The noise grows with the input radius, sigma = eps_in / h."],
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
@@ -108,14 +109,16 @@ def _report_of_all(
     )
 
 
-def _curve(label: str, line: Sequence[dict[str, Any]]) -> html.Curve:
+def _curve(label: str, line: Sequence[dict[str, Any]], norm: str) -> html.Curve:
     return html.Curve(
         label,
         [result["eps_in"] for result in line],
         [result["median_eps_out"] for result in line],
         smoothing_loss=[result["median_smoothing_loss"] for result in line],
         abstention_rate=[result["abstention_rate"] for result in line],
-        sigma=[result["eps_in"] / result["h"] for result in line],
+        sigma=[sigma_of(result) for result in line],
+        conversion=line[0].get("conversion", 1.0),
+        norm=norm,
         relative=[result["relative_eps_out"] for result in line if "relative_eps_out" in result],
         num_examples=int(line[0]["num_examples"]),
         attack_eps=[result["median_attack_eps"] for result in line if "median_attack_eps" in result],

@@ -21,7 +21,8 @@ from center_smoothing.noise import grid_change
 from center_smoothing.smoother_base import StoppingRule
 from certification.arguments import noise_levels
 from certification.clip_norm import clip_norm_of_training, recorded_clip_norm
-from certification.request import Arguments, Request
+from certification.denoising import check_denoiser
+from certification.request import Arguments, Request, conversion_at
 from certification.subject import Subject, accelerated, draw_examples
 from certification.trainer import is_first_process, print_once
 from command_line import named, process
@@ -50,6 +51,7 @@ class Job:
         names: of the examples by index, where their data set has names.
         stop: when to stop sampling an example, at one of the looks of the smoother's budget.
         attack: what attacks on each certificate may try; default: there are none.
+        conversion: h is conversion * eps_in / sigma (theory T15), at most: examples may differ in size.
     """
 
     model: BaseModel
@@ -65,6 +67,7 @@ class Job:
     names: Mapping[int, str]
     stop: StoppingRule | None = None
     attack: AttackBudget | None = None
+    conversion: float = 1.0
 
     @cached_property
     def grid_change(self) -> tuple[float, float] | None:
@@ -89,7 +92,8 @@ class Job:
         with _model_takes_examples():
             self.smoother.look_at(point_of(self.original, self.examples[0]["image"]))
         for radius in self.eps_in:
-            named.check_certifiable(self.smoother.budget, sigma=self.smoother.sigma, eps_in=radius)
+            measures: dict[str, float] = {"sigma": self.smoother.sigma, "conversion": self.conversion}
+            named.check_certifiable(self.smoother.budget, eps_in=radius, **measures)
 
     @property
     def evaluations(self) -> int:
@@ -134,17 +138,21 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
 
     The folder stays locked until ``locks`` is closed.
     """
-    distance, levels = named.distance_by_name(options.distance), noise_levels(options, subject.sigma)
-    smoothing = _smoothing(options, levels)
+    distance = named.distance_by_name(options.distance)
     examples, indices, digest = draw_examples(subject.data, options.num_examples, options.seed)
+    check_denoiser(subject.model, examples)
+    conversion = _conversion(options, subject.model, examples)
+    request = Request(options, noise_levels(options, subject.sigma, conversion), conversion)
+    levels, smoothing = request.levels, _smoothing(request)
     config = {
-        "model": type(subject.model).__name__,
+        **subject.config,
         **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
         "data": {"class": type(subject.data).__name__, **dict(subject.data.hparams)},
         "num_examples": len(examples),
         "examples_sha256": digest,
         "seed": options.seed,
         **({} if options.grid is None else {"noise": "discrete", "grid": options.grid}),
+        **_noise_config(options, conversion),
         **({} if options.attack is None else {"attack": {"method": "pgd", **asdict(options.attack)}}),
         **distance_config(distance),
         "relaxation": distance.relaxation,
@@ -169,9 +177,10 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
         if norm is None:
             norm = clip_norm_of_training(options, subject.data, model, base_function, distance, sigma=max(levels))
         print_once(f"clip norm: {norm:g}, from training images")
-        smoothing = _smoothing(replace(options, clip_norm=norm), levels)
+        smoothing = _smoothing(replace(request, options=replace(options, clip_norm=norm)))
     names = getattr(subject.data, "names", None)
-    shared = {"seed": options.seed, "grid": options.grid, "batch_size": options.batch_size}
+    settings = {name: value for name, value in options.noise_settings.items() if name != "noise"}  # the budget has it
+    shared = {"seed": options.seed, "batch_size": options.batch_size, **settings}
     smoothers = [smoothing.make(base_function, distance, sigma=sigma, **shared) for sigma in levels]
     jobs = [
         Job(
@@ -181,16 +190,17 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
             indices=indices,
             smoother=smoother,
             folder=CertificationFolder(path / f"sigma={sigma!r}" if len(levels) > 1 else path),
-            eps_in=radii,
+            eps_in=list(radii),
             coverage=options.coverage,
             config={
                 **{"smoother": smoothing.kind, **config, **smoothing.config, **smoother.config},
-                **{"sigma": sigma, "eps_in": radii},
+                **{"sigma": sigma, "eps_in": list(radii)},
             },
             checkpoint_sha256=subject.sha256,
             names={} if names is None else {index: names[index] for index in indices},
-            stop=_stopping_rule(smoothing.rules, radii, options.coverage),
+            stop=_stopping_rule(smoothing.rules, list(radii), options.coverage),
             attack=options.attack,
+            conversion=conversion,
         )
         for smoother, (sigma, radii) in zip(smoothers, levels.items(), strict=True)
     ]
@@ -216,13 +226,42 @@ def radii_by_sigma(jobs: Sequence[Job]) -> dict[float, list[float]]:
     return {job.smoother.sigma: job.eps_in for job in jobs}
 
 
-def _smoothing(options: Arguments, levels: Mapping[float, Sequence[float]]) -> Smoothing:
+def _conversion(options: Arguments, model: BaseModel, examples: Subset[dict[str, torch.Tensor]]) -> float:
+    """Return how many times larger changes may be in the norm of the noise than in that of the threat, at most.
+
+    Raises:
+        ValueError: if the map does not fit an example, or h is not the same for all examples where it is asked.
+    """
+    if options.threat is None and options.sigma_map is None:
+        return 1.0
+    with _model_takes_examples():
+        points = (point_of(model, examples[position]["image"]) for position in range(len(examples)))
+        conversions = sorted({conversion_at(options, point) for point in points})
+    if len(conversions) > 1 and (options.h is not None or options.eps_in is None):
+        raise ValueError(
+            f"--eps-in must be given in place of --h with --threat {options.norm} for inputs that differ in "
+            f"size: h would be from {conversions[0]:.4g} to {conversions[-1]:.4g} times eps_in / sigma"
+        )
+    return conversions[-1]
+
+
+def _noise_config(options: Arguments, conversion: float) -> dict[str, Any]:
+    """Return what a configuration says of the threat and the map; nothing where there is nothing to say."""
+    return {
+        **({} if options.norm == "l2" and options.sigma_map is None else {"threat": options.norm}),
+        **({} if conversion == 1.0 else {"conversion": conversion}),
+        **({} if options.sigma_map is None else {"sigma_map": options.sigma_map.config}),
+    }
+
+
+def _smoothing(request: Request) -> Smoothing:
     """Return the smoothed function of the arguments, where it can certify all that is asked."""
+    options = request.options
     kind, rules = SMOOTHERS[options.smoother], _not_none(rtol=options.rtol, eps_out_at_most=options.eps_out_at_most)
-    budget = Request(options, levels).budget(None if options.m is None else options.m[0])
-    for sigma, radii in levels.items():
+    budget = request.budget(None if options.m is None else options.m[0])
+    for sigma, radii in request.levels.items():
         for radius in radii:
-            named.check_certifiable(budget, sigma=sigma, eps_in=radius)
+            named.check_certifiable(budget, sigma=sigma, eps_in=radius, conversion=request.conversion)
     bounds = _not_none(clip_norm=options.clip_norm, output_bound=options.output_bound)
     given = {name.removeprefix("output_"): value for name, value in bounds.items()}
     make: Callable[..., Smoother] = kind
@@ -254,7 +293,7 @@ def _default_folder(
     subject: Subject,
     config: dict[str, Any],
     smoothing: Smoothing,
-    levels: dict[float, list[float]],
+    levels: Mapping[float, Sequence[float]],
 ) -> Path:
     """Return where results go by default: the same command finds the same folder again, also one begun long ago."""
     config = {**config, **smoothing.config}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from center_smoothing import SMOOTHERS, Budget, Smoother, SmoothingBudget
 from center_smoothing.planner import Demand, best_budget, least_evaluations
 from center_smoothing.sampling import BaseFunction
 from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from certification.recommended import recommended_lines
-from certification.request import Request
+from certification.request import Arguments, Request, conversion_at
 from certification.speed import Speed, example_image, measure
 from lightning_modules import BaseModel, point_of
 from results import numbers, terminal
@@ -45,7 +45,7 @@ def only_plan(
     advice = recommended_lines(options.distance, request.distance, request.ratios)
     if options.smoother != DEFAULT_SMOOTHER:
         smoothers = [_planned_smoother(request, model, request.budget(m)) for m in ms]
-        lines = [line for each in smoothers for line in _lines_of(each, levels, examples, speed)]
+        lines = [line for each in smoothers for line in _lines_of(each, request, examples, speed)]
         return [*lines, *advice, _measured(model, speed)]
     # only centers from here on, and only of centers a time limit chooses the budget
     budgets = [cast(SmoothingBudget, request.budget(m)) for m in ms] if options.time_limit is None else []
@@ -65,9 +65,30 @@ def only_plan(
         coverage=options.coverage,
         answers=request.answers,
         inputs=None if examples is None else examples * len(levels),
+        conversion=request.conversion,
+        norm=options.norm,
         samples_per_second=None if speed is None else speed.samples_per_second * speed.processes,
     )
     return [*why, *table, *advice, _measured(model, speed)]
+
+
+def conversion_of(options: Arguments, model: BaseModel | None) -> float | None:
+    """Return the conversion of --threat and --sigma-map for the inputs of a model; None where they are not known.
+
+    Raises:
+        ValueError: if the map does not fit them, or h is asked for and depends on what is not known.
+    """
+    if options.threat in (None, "scaled-l2") or (options.threat == "l1" and options.sigma_map is None):
+        return 1.0
+    image = None if model is None else example_image(options, model)
+    if model is not None and image is not None:
+        return conversion_at(options, point_of(model, image))
+    if options.eps_in is not None:
+        raise ValueError(
+            f"--eps-in needs --ckpt, --model or --data with --threat {options.threat}: h depends on how many numbers "
+            "an input has; ask with --h"
+        )
+    return None
 
 
 def _planned_smoother(request: Request, model: BaseModel | None, budget: Budget) -> Smoother:
@@ -76,8 +97,12 @@ def _planned_smoother(request: Request, model: BaseModel | None, budget: Budget)
     Of an unknown norm to clip to it is 1, and outputs of an unknown model are single numbers.
     """
     options = request.options
-    bounds = {"clip_norm": 1.0 if options.clip_norm == "auto" else options.clip_norm, "bound": options.output_bound}
+    bounds: dict[str, Any] = {
+        "clip_norm": 1.0 if options.clip_norm == "auto" else options.clip_norm,
+        "bound": options.output_bound,
+    }
     given = {name: value for name, value in bounds.items() if value is not None}
+    given |= {name: value for name, value in options.noise_settings.items() if name not in ("noise", "grid")}
     make: Callable[..., Smoother] = SMOOTHERS[options.smoother]
     function = (lambda x: x) if model is None else model
     smoother = make(function, request.distance, sigma=next(iter(request.levels)), budget=budget, **given)
@@ -87,11 +112,10 @@ def _planned_smoother(request: Request, model: BaseModel | None, budget: Budget)
     return smoother
 
 
-def _lines_of(
-    smoother: Smoother, levels: Mapping[float, Sequence[float]], examples: int | None, speed: Speed | None
-) -> list[str]:
+def _lines_of(smoother: Smoother, request: Request, examples: int | None, speed: Speed | None) -> list[str]:
     """Return the plan of means or medians."""
-    found = terminal.plan_lines(smoother, levels=levels, num_examples=examples)
+    levels = request.levels
+    found = terminal.plan_lines(smoother, levels=levels, num_examples=examples, conversion=request.conversion)
     if speed is not None:
         seconds = smoother.budget.evaluations / (speed.samples_per_second * speed.processes)
         in_all = "" if examples is None else f", {numbers.duration(seconds * examples * len(levels))} in all"

@@ -158,6 +158,7 @@ def _calibration_outputs(run: Run, image: Tensor, index: int, *, compare: bool) 
         if compare:
             original = job.smoother.distance.encoded(job.original)
             same: dict[str, Any] = {"sigma": outputs.sigma, "seed": outputs.seed, "grid": outputs.grid}
+            same |= {"noise": outputs.kind.name, "sigma_map": outputs.sigma_map}
             plain = NoisyOutputs(original, **same, after=outputs.after, batch_size=_CALIBRATION)
             expected = torch.cat(list(plain.draw_values(x, **given)))
     with value_errors(f"{flags} does not work with this model here" if compare else unfit):

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor
+
 from center_smoothing import Budget, Distance
 from center_smoothing.attack import AttackBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.margins import METHODS
+from center_smoothing.noise import NoisyInputs
 from center_smoothing.planner import Demand, suited_group
 from center_smoothing.stopping import with_looks
+from certification.sigma_map import SigmaMap
 from command_line import named
 
 if TYPE_CHECKING:
@@ -38,9 +42,13 @@ class Arguments:
 
     Attributes:
         trained: the model that --model.weights has given, with its checkpoint.
+        denoiser: name or file of what stands in front of the model, and the arguments of its class; None for nothing.
+        trust: whether files may lead to code of whoever wrote them.
         folders: of --from; none for a certification.
         m: several to compare with --plan, else one at most.
-        grid: of discrete noise; None for Gaussian noise.
+        grid: of discrete noise; None for any other.
+        noise: the kind of noise, one of ``NOISES``.
+        threat: of --threat; None for the norm of the noise.
         attack: what an attack may try; None where there is none.
         command: as it was typed.
     """
@@ -49,6 +57,8 @@ class Arguments:
     ckpt: str | None
     model: BaseModel | None
     trained: LoadedCheckpoint | None
+    denoiser: tuple[str, dict[str, Any]] | None
+    trust: bool
     data: ImageDataModule | None
     num_examples: int | str
     seed: int
@@ -59,6 +69,9 @@ class Arguments:
     output_bound: float | None
     sigma: float | None
     grid: int | None
+    noise: str
+    threat: str | None
+    sigma_map: SigmaMap | None
     budget: str
     n: int | None
     m: list[int] | None
@@ -93,12 +106,35 @@ class Arguments:
     def budget_flags(self) -> dict[str, Any]:
         """What flags say of the budget of centers, but for m and the group."""
         flags = {"n": self.n, "k": self.k, "delta": self.delta, "alpha1": self.alpha1, "alpha2": self.alpha2}
-        return {**flags, "method": self.method}
+        return {**flags, "method": self.method, "noise": None if self.noise == "gaussian" else self.noise}
+
+    @property
+    def noise_settings(self) -> dict[str, Any]:
+        """What noisy inputs are made with besides sigma and seed, as :class:`NoisyInputs` takes it."""
+        sigma_map = None if self.sigma_map is None else self.sigma_map.values
+        return {"grid": self.grid, "noise": self.noise, "sigma_map": sigma_map, "threat": self.threat}
+
+    @property
+    def norm(self) -> str:
+        """That eps_in is measured in, one of ``NORMS``."""
+        return NoisyInputs(sigma=1.0, **self.noise_settings).threat.norm
 
     @property
     def stops(self) -> bool:
         """Whether there is a rule for when to stop sampling an example early."""
         return self.rtol is not None or self.eps_out_at_most is not None
+
+
+def conversion_at(options: Arguments, point: Tensor) -> float:
+    """Return how many times larger changes of a point (*in) may be in the norm of the noise than in that of the threat.
+
+    Raises:
+        ValueError: for a map that does not fit it.
+    """
+    try:
+        return NoisyInputs(sigma=1.0, **options.noise_settings).conversion(point)
+    except ValueError as error:
+        raise ValueError(f"--sigma-map must fit the inputs: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -108,10 +144,12 @@ class Request:
     Attributes:
         options: of certify.py.
         levels: the eps_in that are answered at each sigma, in units of x.
+        conversion: h is conversion * eps_in / sigma (theory T15), at most.
     """
 
     options: Arguments
     levels: Mapping[float, Sequence[float]]
+    conversion: float = 1.0
 
     @property
     def distance(self) -> Distance:
@@ -121,7 +159,7 @@ class Request:
     @property
     def ratios(self) -> list[float]:
         """The h that are asked, ascending; of those that nine digits do not tell apart the largest."""
-        ratios = sorted(radius / sigma for sigma, radii in self.levels.items() for radius in radii)
+        ratios = sorted(self.conversion * radius / sigma for sigma, radii in self.levels.items() for radius in radii)
         return list({f"{h:.9g}": h for h in ratios}.values())
 
     @property
@@ -154,7 +192,7 @@ class Request:
         group, m = self.options.group, max(self.options.m or [0]) or None
         if group != "auto":
             return None if group is None else int(group)
-        return suited_group(lambda each: self._named_budget(m=m, group=each), self.ratios)
+        return suited_group(lambda each: self._named_budget(m=m, group=each), self.ratios, self.options.noise)
 
     def budget(self, m: int | None) -> Budget:
         """Return the one of --budget and the flags, at this m or the file's.

@@ -96,7 +96,7 @@ class Run:
     def conclude(self) -> list[Row]:
         """Bring the files together, and return all rows."""
         rows = self.job.folder.merge(self.job.indices, self.job.eps_in)
-        self.write_summary(summarise(rows, self.job.smoother.sigma))
+        self.write_summary(summarise(rows, self.job.smoother.sigma, conversion=self.job.conversion))
         return rows
 
     def write_summary(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from center_smoothing.audit import Finding
 from certification import auditing, conclusion, planning
 from certification.arguments import input_radii, noise_levels
+from certification.denoising import load_denoiser
 from certification.jobs import Job, merged_config, radii_by_sigma
 from certification.preflight import check_run, follows_gradients
 from certification.request import Arguments, Request
@@ -29,14 +31,24 @@ def plan_only(options: Arguments) -> list[str]:
         model = trained.model
         sigma = model.sigma if sigma is None else sigma
     known = model is not None or sigma is not None or options.eps_in is not None
-    levels = noise_levels(options, sigma if known else 1.0)  # h alone needs no sigma
-    model, function = (None, None) if model is None else accelerated(model.eval(), options)
-    return planning.only_plan(Request(options, levels), model, function, sigma_known=known)
+    if model is not None:
+        denoiser = load_denoiser(options)
+        model = model.eval() if denoiser is None else denoiser.in_front_of(model)
+    conversion = planning.conversion_of(options, model)
+    known &= conversion is not None
+    factor = 1.0 if conversion is None else conversion
+    levels = noise_levels(options, sigma if known else 1.0, factor)  # h alone needs no sigma
+    model, function = (None, None) if model is None else accelerated(model, options)
+    return planning.only_plan(Request(options, levels, factor), model, function, sigma_known=known)
 
 
 def plan_lines(jobs: Sequence[Job]) -> list[str]:
     """Return lines on what will be sampled, and what that can certify."""
-    found = terminal.plan_lines(jobs[0].smoother, levels=radii_by_sigma(jobs), num_examples=len(jobs[0].examples))
+    job = jobs[0]
+    measures: dict[str, Any] = {"levels": radii_by_sigma(jobs), "conversion": job.conversion}
+    found = terminal.plan_lines(job.smoother, **measures, num_examples=len(job.examples))
+    if "denoiser" in job.config:
+        found.insert(1, f"  {terminal.denoiser_line(job.config['denoiser'])}")
     if jobs[0].attack is not None:
         evaluations = max(job.evaluations_of_attack for job in jobs)
         found.append(attacks.plan_line(jobs[0].attack, evaluations=evaluations))
@@ -153,7 +165,7 @@ def answer(options: Arguments) -> Path | None:
         queries.check_table(table)
     finished, questions = FinishedCertification.open(folder), []
     if _asks_eps_in(options):
-        questions.append(Question("eps_in", tuple(input_radii(options, finished.sigma)), options.coverage))
+        questions.append(Question("eps_in", tuple(_radii_of(options, finished)), options.coverage))
     if options.eps_out is not None:
         questions.append(_eps_out_question(options))
     finished = finished.read(*questions)
@@ -163,6 +175,11 @@ def answer(options: Arguments) -> Path | None:
     if table is not None:
         print(f"written: {table}")
     return folder.path
+
+
+def _radii_of(options: Arguments, finished: FinishedCertification) -> list[float]:
+    """Return the eps_in that are asked of a finished folder, in its own norm."""
+    return input_radii(options, finished.sigma, kind=finished.noise_kind, conversion=finished.conversion)
 
 
 def _eps_out_question(options: Arguments) -> Question:
@@ -191,7 +208,7 @@ def _compare(options: Arguments) -> Path | None:
         eps_in, questions = [], []
         if _asks_eps_in(options):
             asked = options.eps_in or options.h
-            eps_in = input_radii(options, each.sigma) if asked else comparison.asked_radii(opened)
+            eps_in = _radii_of(options, each) if asked else comparison.asked_radii(opened)
             questions.append(Question("eps_in", tuple(eps_in), coverage))
         if options.eps_out is not None:
             questions.append(_eps_out_question(options))

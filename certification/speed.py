@@ -74,7 +74,7 @@ def measure(request: Request, model: BaseModel, function: BaseFunction | None) -
     if image is None:
         return None
     trainer, size = make_trainer(options.computing), "x".join(map(str, image.shape))
-    given: dict[str, Any] = {"sigma": max(request.levels), "grid": options.grid, "batch_size": options.batch_size}
+    given: dict[str, Any] = {"sigma": max(request.levels), "batch_size": options.batch_size, **options.noise_settings}
     outputs = NoisyOutputs(model if function is None else function, **given)
     model.to(trainer.strategy.root_device)
     with value_errors(f"--data must hold examples that the model takes, got {tuple(image.shape)}"):

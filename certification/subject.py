@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch.utils.data import Subset
 
 import datamodules
 from center_smoothing.noise import check_point
+from certification.denoising import Denoiser, load_denoiser
 from certification.request import Arguments
 from certification.trainer import print_once
 from datamodules import ImageDataModule
 from lightning_modules import (
     BaseModel,
     CompiledModel,
+    DenoisedModel,
     ImportedModel,
     LoadedCheckpoint,
     checkpoint_file,
@@ -33,13 +35,14 @@ class Subject:
     """What is to be certified.
 
     Attributes:
-        model: the base model.
+        model: the base model, behind its denoiser if there is one.
         sigma: its own noise level; None for a pretrained model.
         sha256: of the checkpoint's file, or of a user's model; None for one of this project.
         training: the run that it was trained in, if it says so.
         data: its test split.
         folder: beside which results go by default.
         checkpoint: its file; None without one.
+        denoiser: None without one.
     """
 
     model: BaseModel
@@ -49,6 +52,14 @@ class Subject:
     data: ImageDataModule
     folder: Path
     checkpoint: Path | None = None
+    denoiser: Denoiser | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a configuration says of the model, but for its settings."""
+        if isinstance(self.model, DenoisedModel) and self.denoiser is not None:
+            return {"model": type(self.model.model).__name__, "denoiser": self.denoiser.config}
+        return {"model": type(self.model).__name__}
 
     def origin(self, options: Arguments) -> dict[str, str]:
         """Return where results come from, in words: the command, and the checkpoint's path."""
@@ -89,6 +100,9 @@ def load_subject(options: Arguments) -> Subject:
         sigma = trained.model.sigma if options.sigma is None else options.sigma
         folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
         subject = Subject(trained.model, sigma, files.sha256(path), trained.run, data, folder, path)
+    denoiser = load_denoiser(options)
+    if denoiser is not None:
+        subject = replace(subject, model=denoiser.in_front_of(subject.model), denoiser=denoiser)
     subject.data.prepare_data()
     subject.data.setup("test")
     return subject
@@ -96,11 +110,20 @@ def load_subject(options: Arguments) -> Subject:
 
 def accelerated(model: BaseModel, options: Arguments) -> tuple[BaseModel, nn.Module]:
     """Return the base model as it is evaluated fastest, and what evaluates it."""
-    if options.fold_batch_norm and not (isinstance(model, ImportedModel) and not model.is_eager):
-        model = fold_batch_norm(model)
+    if options.fold_batch_norm:
+        model = _folded(model)
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, model if options.compile == "off" else CompiledModel(model, options.compile)
+
+
+def _folded(model: BaseModel) -> BaseModel:
+    """Return a copy with batch norm folded, where layers can be looked at."""
+    if isinstance(model, DenoisedModel):
+        return DenoisedModel(_folded(model.model), _folded(model.denoiser))
+    if isinstance(model, ImportedModel) and not model.is_eager:
+        return model
+    return fold_batch_norm(model)
 
 
 def training_data(checkpoint: LoadedCheckpoint) -> tuple[type[ImageDataModule], dict[str, Any]]:

@@ -172,6 +172,11 @@ def is_dotted(word: str) -> bool:
     return _DOTTED.fullmatch(word) is not None
 
 
+def is_import(word: str) -> bool:
+    """Return whether a word that may be a file or the name of something in a module is the latter: no such file."""
+    return is_dotted(word) and not Path(word).exists()
+
+
 def _defined_as(name: str) -> list[str]:
     """Return the place of a class, which may be another than that of its name."""
     module, _, attribute = name.rpartition(".")

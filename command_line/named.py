@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -118,9 +119,21 @@ def noise_level(*, h: float, eps_in: float) -> float:
     return float(f"{eps_in / h:.9g}")
 
 
-def check_certifiable(budget: Budget, *, sigma: float, eps_in: float) -> None:
-    """Raise ValueError, with the m that would do, if no output can certify ``eps_in`` at ``sigma``."""
-    plan = budget.plan(eps_in / sigma)
+def check_certifiable(budget: Budget, *, sigma: float, eps_in: float, conversion: float = 1.0) -> None:
+    """Raise ValueError, with the m that would do, if no output can certify ``eps_in`` at ``sigma``.
+
+    Args:
+        budget: in question.
+        sigma: noise level, in units of x.
+        eps_in: input radius.
+        conversion: h is conversion * eps_in / sigma (theory T15).
+    """
+    plan = budget.plan(conversion * eps_in / sigma)
+    if math.isinf(plan.least_m):
+        raise ValueError(
+            f"--eps-in must be smaller, or --sigma larger: no number of samples certifies eps_in={eps_in:g} "
+            f"(h={plan.h:.4g}) under {budget.noise} noise at delta={budget.delta:.4g}"
+        )
     if not plan.certifiable:
         raise ValueError(
             f"--m must be at least {plan.least_m:.0f} to certify eps_in={eps_in:g} (h={plan.h:g}) at "

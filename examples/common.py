@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from center_smoothing import CenterSmoother, Certificate, SmoothingBudget
+from center_smoothing import CenterSmoother, Certificate, Denoised, Distance, SmoothingBudget
 from center_smoothing.upper_median import upper_median
 from command_line.argument_types import count
 from command_line.errors import fail
@@ -153,6 +153,21 @@ def convolutions(outputs: int) -> nn.Sequential:
     )
 
 
+class Denoiser(nn.Module):
+    """(N, 1, H, W) -> (N, 1, H, W): what it takes for noise is subtracted."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        between = [nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+        self.noise = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), *between, nn.Conv2d(width, 1, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the picture without noise."""
+        return x - self.noise(x)
+
+
 def fit(
     build: Callable[[], Network],
     loss: Callable[[Tensor, Tensor], Tensor],
@@ -227,6 +242,46 @@ def certify(
     return certificates
 
 
+def compare(
+    model: Callable[[Tensor], Tensor],
+    denoiser: nn.Module,
+    distance: Distance,
+    *,
+    sigma: float,
+    settings: Settings,
+    points: Tensor,
+) -> tuple[list[Certificate], dict[str, float]]:
+    """Certify a model behind a denoiser, and without it: a row for each example, first with the denoiser.
+
+    Args:
+        model: (N, *in) -> (N, *out).
+        denoiser: (N, *in) -> (N, *in).
+        distance: between outputs.
+        sigma: of the noise, in units of the points.
+        settings: of the command line.
+        points: (E, *in), of which some are chosen.
+
+    Returns:
+        The certificates with the denoiser, and the medians without it by name.
+    """
+    given = {"sigma": sigma, "budget": settings.budget, "seed": settings.seed}
+    plain, denoised = (CenterSmoother(f, distance, **given) for f in (model, Denoised(model, denoiser)))
+    without: list[Certificate] = []
+
+    def remark(_: Certificate, example: int) -> str:
+        without.append(plain.certify(points[example], example=example))
+        low, high = _radii(without[-1])
+        return f"{low:.4f} / {high:.4f}, loss {without[-1].smoothing_loss:.4f}"
+
+    chosen = settings.chosen(len(points))
+    heading = f"without the denoiser: eps_out at {' / '.join(f'h={h:g}' for h in H)}"
+    certificates = certify(denoised, points, chosen, remark=remark, heading=heading)
+    medians = {f"median eps_out without the denoiser, h={h:g}": upper_median(radii)
+               for h, radii in zip(H, zip(*map(_radii, without), strict=True), strict=True)}  # fmt: skip
+    loss = upper_median([certificate.smoothing_loss for certificate in without])
+    return certificates, {**medians, "median smoothing loss without the denoiser": loss}
+
+
 def summarise(certificates: Sequence[Certificate], quality: Mapping[str, float]) -> Summary:
     """Print the medians and how good the model is, and return the same numbers."""
     low, high = (upper_median(radii) for radii in zip(*map(_radii, certificates), strict=True))
@@ -237,6 +292,21 @@ def summarise(certificates: Sequence[Certificate], quality: Mapping[str, float])
     for name, value in quality.items():
         print(f"{name}: {value:.4g}")
     return summary
+
+
+def draw_denoised(images: Tensor, denoiser: nn.Module, *, sigma: float, out: Path) -> None:
+    """Draw images (N, 1, H, W), noisy copies, and what the denoiser makes of these."""
+    noisy = images + sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    rows = {"input": images, "noisy": noisy, "denoised": denoiser(noisy)}
+    figure = Figure(figsize=(1.2 * max(4, len(images)), 4.0), layout="constrained")
+    grid = figure.subplots(len(rows), len(images), squeeze=False)
+    for (name, row), line in zip(rows.items(), grid, strict=True):
+        line[0].set_ylabel(name)
+        for axes, image in zip(line, row, strict=True):
+            axes.imshow(image[0].numpy(), cmap="gray", vmin=0.0, vmax=1.0)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    save(figure, out)
 
 
 def save(figure: Figure, out: Path) -> None:

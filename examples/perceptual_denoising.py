@@ -36,21 +36,6 @@ SIDE = 32
 PICTURES = ("brick", "coins", "grass", "gravel", "page", "text")
 
 
-class Denoiser(nn.Module):
-    """(N, 1, 32, 32) -> (N, 1, 32, 32): what it takes for noise is subtracted."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        between = [nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
-        self.noise = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), *between, nn.Conv2d(width, 1, 3, padding=1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the picture without noise."""
-        return x - self.noise(x)
-
-
 def features() -> nn.Sequential:
     """Make a network (N, 1, 32, 32) -> (N, 8) that tells the picture of a crop; the distance takes layers 1 and 3."""
     return nn.Sequential(
@@ -86,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> common.Summary:
         chosen = settings.chosen(len(test))
 
     fit = partial(common.fit, inputs=train, noise=1.5 * SIGMA)
-    denoiser = fit(Denoiser, lambda clean, batch: functional.mse_loss(clean, train[batch]), epochs=8)
+    denoiser = fit(common.Denoiser, lambda clean, batch: functional.mse_loss(clean, train[batch]), epochs=8)
     backbone = fit(features, lambda scores, batch: functional.cross_entropy(scores, labels[batch]), epochs=12)
     distance = Perceptual(backbone, layers=["1", "3"])
 

@@ -12,6 +12,8 @@ from lightning_modules.checkpoint import (
     load_weights,
 )
 from lightning_modules.compiled import CompiledModel
+from lightning_modules.denoised import DenoisedModel
+from lightning_modules.denoiser import NoisyDenoiser
 from lightning_modules.face_detector import FaceDetector
 from lightning_modules.folding import fold_batch_norm
 from lightning_modules.imported import ImportedModel
@@ -23,10 +25,12 @@ __all__ = [
     "CertifiedExample",
     "Certifier",
     "CompiledModel",
+    "DenoisedModel",
     "FaceDetector",
     "ImportedModel",
     "LoadedCheckpoint",
     "NoisyAutoencoder",
+    "NoisyDenoiser",
     "NoisyModule",
     "NoisyReconstructor",
     "checkpoint_file",

@@ -22,9 +22,12 @@ from lightning_modules.checkpoint_limits import (
     name_of,
     plain_arguments,
 )
+from lightning_modules.denoiser import NoisyDenoiser
 from lightning_modules.reconstructor import NoisyReconstructor
 
-BASE_MODELS: dict[str, type[NoisyModule]] = {cls.__name__: cls for cls in (NoisyAutoencoder, NoisyReconstructor)}
+BASE_MODELS: dict[str, type[NoisyModule]] = {
+    cls.__name__: cls for cls in (NoisyAutoencoder, NoisyReconstructor, NoisyDenoiser)
+}
 # Hyperparameters that leave the shapes of the weights alone.
 _OF_TRAINING = ("sigma", "learning_rate", "noise_range", "consistency_weight", "consistency_distance")
 
@@ -63,25 +66,27 @@ def checkpoint_file(path: str | Path, *, flag: str = "--ckpt") -> Path:
     return found
 
 
-def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
+def load_checkpoint(path: str | Path, *, flag: str = "--ckpt") -> LoadedCheckpoint:
     """Rebuild a base model from its checkpoint alone, without executing any pickle.
 
     Args:
         path: as :func:`checkpoint_file` takes it.
+        flag: that named it, for the error message.
 
     Raises:
         ValueError: for a missing, truncated or foreign file, and for a checkpoint of another class.
     """
-    path = checkpoint_file(path)
-    content = _read(path, flag="--ckpt")
+    path = checkpoint_file(path, flag=flag)
+    content = _read(path, flag=flag)
     known = ", ".join(BASE_MODELS)
     name = content.get("base_model")
     if not isinstance(name, str) or name not in BASE_MODELS:
         described = "names no class of this project" if name is None else f"is of class {name!r:.80}"
         own = name if isinstance(name, str) and name.isidentifier() and len(name) < 80 else "MyModel"
+        named = "--model" if flag == "--ckpt" else flag
         raise ValueError(
-            f"--ckpt must hold one of {known}, got {path}: it {described}; a model of your own is certified with "
-            f"{shlex.join(['--model', f'my_package.{own}', '--model.weights', str(path)])}"
+            f"{flag} must hold one of {known}, got {path}: it {described}; a model of your own is named with "
+            f"{shlex.join([named, f'my_package.{own}', f'{named}.weights', str(path)])}"
         )
     try:
         arguments = check_module(BASE_MODELS[name], content, size=path.stat().st_size)
@@ -91,12 +96,19 @@ def load_checkpoint(path: str | Path) -> LoadedCheckpoint:
     except Exception as error:  # hyperparameters and weights of a foreign file may be anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(
-            f"--ckpt must hold the weights of the {name} that it describes, got {path}: {reason}"
+            f"{flag} must hold the weights of the {name} that it describes, got {path}: {reason}"
         ) from error
     return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")), path=path)
 
 
-def load_own(kind: type[NoisyModule], path: str | Path, given: Mapping[str, Any]) -> LoadedCheckpoint:
+def takes_weights(kind: type[NoisyModule], path: Path) -> bool:
+    """Return whether a user's class itself knows what to do with weights that are no checkpoint of train.py."""
+    return "weights" in inspect.signature(kind).parameters and path.suffix != ".ckpt" and not path.is_dir()
+
+
+def load_own(
+    kind: type[NoisyModule], path: str | Path, given: Mapping[str, Any], *, flag: str = "--model"
+) -> LoadedCheckpoint:
     """Rebuild a user's model from its class and its checkpoint, without executing any pickle.
 
     A class that takes ``weights`` gets the file's name and loads it on its own.
@@ -105,12 +117,13 @@ def load_own(kind: type[NoisyModule], path: str | Path, given: Mapping[str, Any]
         kind: the class.
         path: as :func:`checkpoint_file` takes it.
         given: arguments of the class that go before the checkpoint's hyperparameters.
+        flag: that named the class, for the error message.
 
     Raises:
         ValueError: for a missing, truncated or foreign file, and for weights of other names or shapes than the model's.
     """
-    path = checkpoint_file(path, flag="--model.weights")
-    content = _read(path, flag="--model.weights")
+    path = checkpoint_file(path, flag=f"{flag}.weights")
+    content = _read(path, flag=f"{flag}.weights")
     accepted = inspect.signature(kind).parameters
     try:
         arguments = {**plain_arguments(kind, content.get("hyper_parameters") or {}), **given}
@@ -121,11 +134,11 @@ def load_own(kind: type[NoisyModule], path: str | Path, given: Mapping[str, Any]
         if isinstance(error, ValueError) and str(error).startswith("--"):
             raise
         raise ValueError(
-            f"--model must be a class that takes its --model.* arguments and those in {path}: "
+            f"{flag} must be a class that takes its {flag}.* arguments and those in {path}: "
             f"{type(error).__name__}: {error}"
         ) from error
     if "weights" not in accepted:
-        load_weights(model, path, flag="--model.weights")
+        load_weights(model, path, flag=f"{flag}.weights")
     return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")), path=path)
 
 

@@ -58,10 +58,16 @@ class ImportedModel(BaseModel):
         return isinstance(self.function, nn.Module) and not isinstance(self.function, torch.jit.ScriptModule)
 
 
-def model_of(found: object, arguments: Mapping[str, Any], *, name: str) -> ImportedModel:
+def model_of(found: object, arguments: Mapping[str, Any], *, name: str, flag: str = "--model") -> ImportedModel:
     """Make a model of what a dotted name leads to: an instance, a function, or a class called with the arguments.
 
     New weights are drawn with a fixed seed, so that the same command makes the same model.
+
+    Args:
+        found: what the name leads to.
+        arguments: of the class.
+        name: as it was typed.
+        flag: that it was typed for, for the error message.
 
     Raises:
         ValueError: if a class does not take the arguments, or if something else is given any.
@@ -72,25 +78,28 @@ def model_of(found: object, arguments: Mapping[str, Any], *, name: str) -> Impor
             try:
                 made = found(**arguments)
             except TypeError as error:
-                raise ValueError(f"--model must be a class that takes its --model.* arguments: {error}") from error
+                raise ValueError(f"{flag} must be a class that takes its {flag}.* arguments: {error}") from error
         return ImportedModel(made, name=name, arguments=arguments)
     if arguments:
         raise ValueError(
-            f"--model.{next(iter(arguments))} must be left out: {name} is no class, which alone takes arguments"
+            f"{flag}.{next(iter(arguments))} must be left out: {name} is no class, which alone takes arguments"
         )
     return ImportedModel(found, name=name)
 
 
-def model_in(path: Path, *, trusted: bool) -> ImportedModel:
+def model_in(path: Path, *, trusted: bool, flag: str = "--model") -> ImportedModel:
     """Load a model from a file.
 
     Args:
         path: with one of ``SUFFIXES``.
         trusted: whether its reader may run code that stands in it.
+        flag: that named it, for the error message.
 
     Raises:
         ValueError: if it may not but could, or if the file cannot be read.
     """
+    if not path.is_file():
+        raise ValueError(f"{flag} must be a file of a model, got {path}: there is no such file")
     if path.suffix in _CAN_RUN_CODE and not trusted:
         raise ValueError(
             f"--trust must be given for {path}: a program in such a file can do anything; an ONNX file needs no trust"
@@ -107,7 +116,7 @@ def model_in(path: Path, *, trusted: bool) -> ImportedModel:
         raise
     except Exception as error:  # of the readers, for whatever a damaged file leads them to
         raise ValueError(
-            "--model must be a file that torch.jit.save (.pt), torch.export.save (.pt2) or an ONNX exporter wrote, "
+            f"{flag} must be a file that torch.jit.save (.pt), torch.export.save (.pt2) or an ONNX exporter wrote, "
             f"got {path}: {str(error).splitlines()[0]}"
         ) from error
     finally:

@@ -67,6 +67,46 @@ class ConvolutionalAutoencoder(nn.Module):
         return reconstruction
 
 
+class ResidualDenoiser(nn.Module):
+    """Estimates the noise in images by dilated convolutions at full size, and subtracts it; no bottleneck.
+
+    Batch norm and ReLU stand between the convolutions. Outputs are not confined to [0, 1]: clipping would hide
+    gradients from an attack.
+
+    Args:
+        colours: channels C of the images.
+        channels: of each inner layer.
+        dilations: of each 3x3 convolution, at least two.
+
+    Shapes: images (N, C, H, W) -> (N, C, H, W), for any H and W.
+    """
+
+    def __init__(self, colours: int, channels: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        if min(colours, channels) < 1:
+            raise ValueError(f"channels must be at least 1, got {colours} of images and {channels} inside")
+        if len(dilations) < 2 or min(dilations) < 1:
+            raise ValueError(f"dilations must be at least two positive numbers, got {list(dilations)}")
+        self.colours = colours
+        first, *inner, last = dilations
+        layers: list[nn.Module] = [_dilated(colours, channels, first), nn.ReLU(inplace=True)]
+        for dilation in inner:
+            convolution = _dilated(channels, channels, dilation, bias=False)  # batch norm has one
+            layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        self.noise = nn.Sequential(*layers, _dilated(channels, colours, last))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Denoise (N, C, H, W) images."""
+        if images.ndim != 4 or images.shape[1] != self.colours:
+            raise ValueError(f"images must be (N, {self.colours}, H, W), got {tuple(images.shape)}")
+        denoised: Tensor = images - self.noise(images)
+        return denoised
+
+
+def _dilated(inputs: int, outputs: int, dilation: int, *, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=bias)
+
+
 def plain_shape(image_shape: Sequence[int] | None) -> list[int]:
     """Return a shape as plain numbers; that of a digit for None."""
     return [int(size) for size in ((1, 28, 28) if image_shape is None else image_shape)]

@@ -32,6 +32,7 @@ class FractionCurve:
         counts: (S,) ascending: how many examples are certified to at most that.
         num_examples: all of them, also those that abstained or have no certificate.
         label: of the folder, where several are compared; else empty.
+        conversion: h is conversion * eps_in / sigma (theory T15).
     """
 
     sigma: float
@@ -40,9 +41,12 @@ class FractionCurve:
     counts: tuple[int, ...]
     num_examples: int
     label: str = ""
+    conversion: float = 1.0
 
     @classmethod
-    def of(cls, radii: Iterable[float], *, sigma: float, eps_in: float, label: str = "") -> FractionCurve:
+    def of(
+        cls, radii: Iterable[float], *, sigma: float, eps_in: float, label: str = "", conversion: float = 1.0
+    ) -> FractionCurve:
         """Make the curve of certified output radii, one for each example.
 
         Args:
@@ -50,6 +54,7 @@ class FractionCurve:
             sigma: noise level, in units of x.
             eps_in: input radius, in units of x.
             label: of the folder, where several are compared.
+            conversion: h is conversion * eps_in / sigma (theory T15).
 
         Raises:
             ValueError: if there is no radius.
@@ -64,12 +69,13 @@ class FractionCurve:
             raise ValueError("radii must hold at least one certified output radius, got none")
         at = Counter(value for value in values if value < math.inf)
         steps = tuple(sorted({0.0, *at}))
-        return cls(sigma, eps_in, steps, tuple(accumulate(at[step] for step in steps)), len(values), label)
+        counts = tuple(accumulate(at[step] for step in steps))
+        return cls(sigma, eps_in, steps, counts, len(values), label, conversion)
 
     @property
     def h(self) -> float:
-        """eps_in / sigma, the same number for all noise levels of one h."""
-        return round(self.eps_in / self.sigma, 6)
+        """The input radius in units of the noise, the same number for all noise levels of one h."""
+        return round(self.conversion * self.eps_in / self.sigma, 6)
 
     @property
     def fraction(self) -> tuple[float, ...]:
@@ -117,18 +123,19 @@ class FractionCurve:
         return next(reached, math.inf)
 
 
-def certified_fractions(rows: Iterable[Row], *, label: str = "") -> list[FractionCurve]:
+def certified_fractions(rows: Iterable[Row], *, label: str = "", conversion: float = 1.0) -> list[FractionCurve]:
     """Return the curves of all eps_in, and of all noise levels where there are several, by sigma and eps_in.
 
     Args:
         rows: one for each example and eps_in. Of rows of one example, sigma and eps_in the first counts.
         label: of their folder, where several are compared.
+        conversion: h is conversion * eps_in / sigma (theory T15).
     """
     groups: dict[tuple[float, float], dict[int, float]] = {}
     for row in rows:
         groups.setdefault((row.sigma, row.eps_in), {}).setdefault(row.index, row.eps_out)
     return [
-        FractionCurve.of(radii.values(), sigma=sigma, eps_in=eps_in, label=label)
+        FractionCurve.of(radii.values(), sigma=sigma, eps_in=eps_in, label=label, conversion=conversion)
         for (sigma, eps_in), radii in sorted(groups.items())
     ]
 

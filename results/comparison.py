@@ -135,7 +135,7 @@ def results(compared: Mapping[str, FinishedCertification], rows: Mapping[str, Se
     found = [
         {"label": label, **result}
         for label, own in rows.items()
-        for result in summarise(own, own[0].sigma, compared[label].yardstick)
+        for result in summarise(own, own[0].sigma, compared[label].yardstick, conversion=compared[label].conversion)
     ]
     return sorted(found, key=lambda result: result["eps_in"])
 
@@ -195,9 +195,14 @@ def write(
     title = f"{' and '.join(compared)}, {first.config['distance']}"
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     figure.suptitle(title, fontsize=9, wrap=True)
-    draw_curves(figure.add_subplot(), [row for own in rows.values() for row in own], found, overlap=overlap)
+    norms = " or ".join(dict.fromkeys(each.norm for each in compared.values()))
+    draw_curves(figure.add_subplot(), [row for own in rows.values() for row in own], found, overlap=overlap, norm=norms)
     figure.savefig(folder.picture, dpi=150)
-    fractions = [curve for label, own in rows.items() for curve in certified_fractions(own, label=label)]
+    fractions = [
+        curve
+        for label, own in rows.items()
+        for curve in certified_fractions(own, label=label, conversion=compared[label].conversion)
+    ]
     write_fractions(folder, fractions, title, overlap=overlap)
     pages = {
         label: html.report_of(each, rows[label], promise=each.promise(coverage), coverage=coverage)

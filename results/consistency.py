@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from center_smoothing import CertificateBase
+from center_smoothing.threats import NORMS
 from results.rows import Row
 
 # Another processor may round a certified radius in another way.
@@ -28,9 +29,17 @@ def check_summary(summary: object) -> None:
     rate = summary.get("samples_per_second", 0.0)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate < math.inf:
         raise TypeError(f"samples_per_second is not a number of at least 0: {rate!r:.80}")
-    for name in ("model", "distance", "coverage"):
+    for name in ("model", "distance", "coverage", "threat"):
         if not isinstance(summary["config"].get(name, ""), str):
             raise TypeError(f"config.{name} is not a word")
+    denoiser = summary["config"].get("denoiser", {"name": "", "sha256": ""})
+    if not isinstance(denoiser, dict) or not all(isinstance(denoiser.get(key), str) for key in ("name", "sha256")):
+        raise TypeError("config.denoiser has no name and sha256")
+    if summary["config"].get("threat", "l2") not in NORMS:
+        raise TypeError("config.threat is no norm")
+    conversion = summary["config"].get("conversion", 1.0)
+    if isinstance(conversion, bool) or not isinstance(conversion, int | float) or not 0.0 < conversion < math.inf:
+        raise TypeError(f"config.conversion is not a positive number: {conversion!r:.80}")
     if not isinstance(summary["config"].get("distance_identity", {}), dict):
         raise TypeError("config.distance_identity is not an object")
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 import lightning_modules
 from center_smoothing import SMOOTHERS, BoxJaccard, BoxSetMatching, CertificateBase, Disagreement, Distance, Smoother
 from center_smoothing.budget import Budget, Coverage
+from center_smoothing.noise_kinds import NoiseKind, noise_kind
 from center_smoothing.promise import promise_line
+from center_smoothing.threats import NORMS
 from lightning_modules import BaseModel
 from results.consistency import check_rows
 from results.folder import PICTURES, CertificationFolder, damaged
@@ -189,7 +191,8 @@ class FinishedCertification:
         """Return the line on what holds, once the certificates are read."""
         assert self.budget is not None
         distance = self.config.get("distance", "the distance of the configuration")
-        return promise_line(self.budget, distance, coverage=coverage, grid=self.config.get("grid"))
+        threat = str(self.config.get("threat", self.budget.noise_kind.norm))
+        return promise_line(self.budget, distance, coverage=coverage, grid=self.config.get("grid"), threat=threat)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -214,6 +217,22 @@ class FinishedCertification:
         return self.rows[0].sigma
 
     @property
+    def noise_kind(self) -> NoiseKind:
+        """The kind of noise."""
+        budget = self.config.get("budget")
+        return noise_kind(budget.get("noise", "gaussian") if isinstance(budget, Mapping) else "gaussian")
+
+    @property
+    def norm(self) -> str:
+        """That eps_in is measured in, in words."""
+        return NORMS[str(self.config.get("threat", self.noise_kind.norm))]
+
+    @property
+    def conversion(self) -> float:
+        """How many times larger h is than eps_in / sigma, of the largest example."""
+        return float(self.config.get("conversion", 1.0))
+
+    @property
     def holds_boxes(self) -> bool:
         """Whether the outputs are boxes, or sets of them: the distance is 1 - overlap."""
         return any(is_distance(self.config, distance) for distance in (BoxJaccard(), BoxSetMatching()))
@@ -230,8 +249,10 @@ class FinishedCertification:
 
     @property
     def noise_is_on_images(self) -> bool:
-        """Whether the noise is added to the images themselves, and not to what the model measures of them."""
+        """Whether the noise is known, and added to the images themselves, not to what the model measures of them."""
         kind = getattr(lightning_modules, str(self.config.get("model")), None)
+        if "sigma_map" in self.config:  # of which no file is kept
+            return False
         return isinstance(kind, type) and issubclass(kind, BaseModel) and kind.point is BaseModel.point
 
     @property

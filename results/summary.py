@@ -10,13 +10,16 @@ from results.rows import AttackedRow, Row, attacked_rows
 from results.yardstick import Yardstick
 
 
-def summarise(rows: Sequence[Row], sigma: float, yardstick: Yardstick | None = None) -> list[dict[str, float | int]]:
+def summarise(
+    rows: Sequence[Row], sigma: float, yardstick: Yardstick | None = None, *, conversion: float = 1.0
+) -> list[dict[str, float | int]]:
     """Return medians and rates by eps_in, the ``results`` of summary.json. Abstentions count as inf (theory T9).
 
     Args:
         rows: of one noise level.
         sigma: that noise level.
         yardstick: what the median radii are compared with.
+        conversion: h is conversion * eps_in / sigma (theory T15); it is among the results where it is not 1.
     """
     results: list[dict[str, float | int]] = []
     for eps_in in dict.fromkeys(row.eps_in for row in rows):
@@ -25,7 +28,8 @@ def summarise(rows: Sequence[Row], sigma: float, yardstick: Yardstick | None = N
         results.append(
             {
                 "eps_in": eps_in,
-                "h": round(eps_in / sigma, 6),  # the same number for all noise levels of one h
+                "h": round(conversion * eps_in / sigma, 6),  # the same number for all noise levels of one h
+                **({} if conversion == 1.0 else {"conversion": conversion}),
                 "median_eps_out": median,
                 **({} if yardstick is None else yardstick.results(median)),
                 "median_smoothing_loss": upper_median(row.smoothing_loss for row in group),
@@ -44,6 +48,11 @@ def _attack_summary(rows: Sequence[AttackedRow]) -> dict[str, float]:
         "max_attack_ratio": max(row.attack_ratio for row in rows),
         **{f"median_{name}": upper_median(values) for name, values in reached.items()},
     }
+
+
+def sigma_of(result: Mapping[str, Any]) -> float:
+    """Return the noise level of a result of summary.json, about as exactly as its h is."""
+    return float(result.get("conversion", 1.0) * result["eps_in"] / result["h"])
 
 
 def line_key(result: Mapping[str, Any], *, several_levels: bool) -> str:

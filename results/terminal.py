@@ -10,30 +10,41 @@ from typing import Any
 from center_smoothing import Distance, Smoother, SmoothingBudget
 from center_smoothing.budget import Coverage
 from center_smoothing.planner import predicted_eps_out
+from center_smoothing.threats import NORMS
 from results.finished import FinishedCertification
 from results.numbers import duration, format_up, percent_up, rounded_up
+from results.summary import sigma_of
 
 _NAMES = 10
 
 
-def plan_lines(smoother: Smoother, *, levels: Mapping[float, Sequence[float]], num_examples: int | None) -> list[str]:
+def plan_lines(
+    smoother: Smoother,
+    *,
+    levels: Mapping[float, Sequence[float]],
+    num_examples: int | None,
+    conversion: float = 1.0,
+) -> list[str]:
     """Return what will be sampled and what that can certify, before any sampling.
 
     Args:
         smoother: at one of the noise levels.
         levels: the eps_in that are answered at each sigma.
         num_examples: certified at each sigma; None where that is not known.
+        conversion: h is conversion * eps_in / sigma (theory T15), at most.
     """
     budget, asked = smoother.budget, [(sigma, radius) for sigma, radii in levels.items() for radius in radii]
-    heading, *table = smoother.plan_table([radius / sigma for sigma, radius in asked])
+    norm, h = smoother.outputs.threat.norm, [conversion * radius / sigma for sigma, radius in asked]
+    heading, *table = smoother.plan_table(h)
     examples = "all" if num_examples is None else num_examples
     lines = [
         f"plan: {examples} examples, {smoother.distance!r}, sigma={', '.join(f'{sigma:g}' for sigma in levels)}, "
-        f"method={budget.method}, n={budget.n}, m={budget.m}, {smoother.plan_settings}, alpha={budget.alpha:g}",
+        f"method={budget.method}, n={budget.n}, m={budget.m}, {smoother.plan_settings}, alpha={budget.alpha:g}"
+        f"{_in_norm(norm)}",
         f"  {'sigma':>8} {'h':>6} {'eps_in':>8} {heading}",
     ]
-    for (sigma, radius), columns in zip(asked, table, strict=True):
-        lines.append(f"  {sigma:>8.4g} {radius / sigma:>6.4g} {radius:>8.4g} {columns}")
+    for (sigma, radius), each, columns in zip(asked, h, table, strict=True):
+        lines.append(f"  {sigma:>8.4g} {each:>6.4g} {radius:>8.4g} {columns}")
     in_all = "" if num_examples is None else f", {budget.evaluations * num_examples * len(levels):,} in all"
     if budget.looks > 1:
         lines.append(f"  may stop an example at {budget.stops}")
@@ -42,6 +53,20 @@ def plan_lines(smoother: Smoother, *, levels: Mapping[float, Sequence[float]], n
         f"{in_all}; abstains {budget.abstains}"
     )
     return lines
+
+
+def denoiser_line(denoiser: Mapping[str, Any]) -> str:
+    """Say what stands in front of the model, before any sampling.
+
+    Args:
+        denoiser: of a configuration.
+    """
+    return f"denoiser: {denoiser['name']}, sha256 {denoiser['sha256'][:12]}"
+
+
+def _in_norm(norm: str) -> str:
+    """Name the norm of eps_in where it is another one than l2."""
+    return "" if norm == "l2" else f", eps_in in {NORMS[norm]}"
 
 
 def grid_line(grid: int, change: tuple[float, float]) -> str:
@@ -69,6 +94,8 @@ def planning_table(
     answers: int,
     inputs: int | None,
     samples_per_second: float | None,
+    conversion: float = 1.0,
+    norm: str = "l2",
 ) -> list[str]:
     """Return what budgets that differ in m cost, and what they can certify at each h, to choose among them.
 
@@ -81,13 +108,15 @@ def planning_table(
         answers: how many there are at each noise level.
         inputs: how many are to be certified, at all noise levels together; None where that is not known.
         samples_per_second: of all processes together; None where that is not known.
+        conversion: h is conversion * eps_in / sigma (theory T15).
+        norm: that eps_in is measured in, one of ``NORMS``.
     """
-    first = budgets[0]
+    first, unit = budgets[0], None if sigma is None else sigma / conversion
     lines = [
         f"plan: {distance!r}, {'' if sigma is None else f'sigma={sigma:g}, '}method={first.method}, n={first.n}, "
-        f"{first.settings}, alpha={first.alpha:g}",
+        f"{first.settings}, alpha={first.alpha:g}{_in_norm(norm)}",
         *_aligned(_costs(budgets, inputs=inputs, samples_per_second=samples_per_second)),
-        *_aligned(_certifiable(budgets, distance, h=h, sigma=sigma, coverage=coverage, answers=answers)),
+        *_aligned(_certifiable(budgets, distance, h=h, unit=unit, coverage=coverage, answers=answers)),
     ]
     lines += [
         "  p: share of the noisy outputs that the ball around the center must hold at that h",
@@ -128,25 +157,25 @@ def _certifiable(
     distance: Distance,
     *,
     h: Sequence[float],
-    sigma: float | None,
+    unit: float | None,
     coverage: Coverage,
     answers: int,
 ) -> list[list[str]]:
-    """Return a row for each h and m."""
+    """Return a row for each h and m; ``unit`` is the eps_in of h = 1."""
     table = [["h", "eps_in", "p", "rank of m", "needs", "eps_out*", "theorem"]]
     how: dict[str, Any] = {"averages": distance.averages, "coverage": coverage, "answers": answers}
     for each in h:
         predicted = [predicted_eps_out(budget, each, **how) for budget in budgets]
         for budget, eps_out in zip(budgets, predicted, strict=True):
             plan = budget.plan(each)
-            eps_in = "" if sigma is None else f"{each * sigma:.4g}"
+            eps_in = "" if unit is None else f"{each * unit:.4g}"
             rank, theorem = f"{plan.rank}/{budget.m}", plan.theorem
             if not plan.certifiable:
                 rank, theorem = f"none of {budget.m}", "none"
             needs = f"m >= {plan.least_m:.0f}" if plan.least_m < math.inf else "more than any m"
             relative = f"{eps_out / min(predicted):.3f}" if eps_out < math.inf else "inf"
             table.append([f"{each:.4g}", eps_in, f"{plan.p:.6f}", rank, needs, relative, theorem])
-    shown = [True, sigma is not None, True, True, True, len(budgets) > 1, True]
+    shown = [True, unit is not None, True, True, True, len(budgets) > 1, True]
     return [list(compress(row, shown)) for row in table]
 
 
@@ -199,7 +228,7 @@ def _yardstick_lines(results: Sequence[dict[str, Any]]) -> list[str]:
     found.pop("", None)
     return [
         "yardstick"
-        + ("" if len(found) == 1 else f" of {result.get('label') or 'sigma=%.4g' % (result['eps_in'] / result['h'])}")
+        + ("" if len(found) == 1 else f" of {result.get('label') or f'sigma={sigma_of(result):.4g}'}")
         + f": {line}"
         for line, result in found.items()
     ]

@@ -34,6 +34,7 @@ class WandbRun:
         import wandb  # slow to import, and not needed to refuse bad input
 
         self.folder, self.why_offline = folder, why_offline
+        self._conversion = float(config.get("conversion", 1.0))
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "center-smoothing"),
             dir=folder.path.resolve(),  # a service that an older process began has another current folder
@@ -73,7 +74,9 @@ class WandbRun:
         for row in rows:
             self._radii.setdefault((row.sigma, row.eps_in), []).append(row.eps_out)
         medians = {
-            f"live/median_eps_out/h={row.eps_in / row.sigma:g}": upper_median(self._radii[row.sigma, row.eps_in])
+            f"live/median_eps_out/h={self._conversion * row.eps_in / row.sigma:g}": upper_median(
+                self._radii[row.sigma, row.eps_in]
+            )
             for row in rows
         }
         self.run.log({"live/examples": self._examples, "live/index": rows[0].index, **medians})
@@ -101,7 +104,7 @@ class WandbRun:
         for result in results if not several else ():
             for key in ("median_eps_out", "median_smoothing_loss", "abstention_rate"):
                 self.run.summary[f"{key}/h={result['h']:g}"] = result[key]
-        names, curves = columns_of(rows), certified_fraction.certified_fractions(rows)
+        names, curves = columns_of(rows), certified_fraction.certified_fractions(rows, conversion=self._conversion)
         tables = {
             "certificates": (names, [[getattr(row, name) for name in names] for row in rows]),
             "certified_fraction": (certified_fraction.columns(curves), [*map(list, certified_fraction.steps(curves))]),

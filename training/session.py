@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 
 import datamodules
 from command_line import process
-from lightning_modules import BASE_MODELS
+from lightning_modules import BASE_MODELS, NoisyDenoiser
 from results.numbers import rounded_up
 from training import resuming
 from training.arguments import CERTIFY, TRAIN
@@ -66,6 +66,8 @@ def conclude(cli: TrainingCLI) -> None:
     words = ["python", str(process.from_here(CERTIFY)), *_certified_by(cli, best)]
     words += [flag, *(f"{radius:g}" for radius in radii), "--num-examples", "10"]
     print(f"certify it with:\n  {shlex.join(words)}")
+    if isinstance(cli.model, NoisyDenoiser):
+        print(f"or certify any model of such images behind it:\n  --denoiser {shlex.quote(str(best))}")
 
 
 def _certified_by(cli: TrainingCLI, best: Path) -> list[str]:

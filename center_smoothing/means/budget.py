@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from center_smoothing import bounds
 from center_smoothing.budget import Budget, Coverage, check_count
 from center_smoothing.means.directions import DirectionalMoments
+from center_smoothing.noise_kinds import noise_kind
 from center_smoothing.scalars import make_plain, plain
 
 # Each count of the grid exceeds the one before by so many hundredths of it. A finer grid follows the tail more closely,
@@ -62,6 +63,8 @@ class MeanBudget(Budget):
             smaller at small h (up to about 1 and 0.5) and larger beyond.
         alpha_1: failure probability of the mean at x', in (0, 1/2].
         alpha_2: failure probability of the certificate at x, in (0, 1/2].
+        noise: ``"gaussian"``; others are refused, as what is certified of means rests on the likelihood ratio of
+            Gaussians.
 
     Raises:
         ValueError: for values out of range.
@@ -86,10 +89,16 @@ class MeanBudget(Budget):
     group: int = 1
     alpha_1: float = 0.005
     alpha_2: float = 0.005
+    noise: str = "gaussian"
 
     def __post_init__(self) -> None:
         """Validate."""
         make_plain(self)
+        if noise_kind(self.noise).name != "gaussian":
+            raise ValueError(
+                "noise must be gaussian for means, whose certificates rest on the likelihood ratio of Gaussians "
+                f"(theory T11, T12), got {self.noise!r}; centers and medians take it"
+            )
         for name in ("n", "m", "group"):
             check_count(name, getattr(self, name))
         for name in ("alpha_1", "alpha_2"):
@@ -213,7 +222,7 @@ class MeanBudget(Budget):
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, from which ``MeanBudget(**values)`` makes an equal budget."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "noise"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -41,7 +41,8 @@ class MeanCertificate(CertificateBase):
     """One sampling run around one input, and every answer that it holds (theory T11 and T12).
 
     The promise, for one x' fixed beforehand: with probability at least 1 - alpha over the noise of both runs,
-    d(center(x), center(x')) <= eps_out(eps_in) for all eps_in >= ||x - x'||_2 together, unless one of the two abstains.
+    d(center(x), center(x')) <= eps_out(eps_in) for all eps_in >= ||x - x'|| together, in the norm of the ``threat``,
+    unless one of the two abstains.
 
     Attributes:
         distances: (m / group,) float64, ascending: d(center, f(x + noise)) of the certification outputs, or of means of
@@ -55,6 +56,8 @@ class MeanCertificate(CertificateBase):
         moments: of the certification outputs along each direction (theory T12); None where the distance is no norm.
         l2_form: how the distance follows from the l2 distance; None where everything is in the distance itself.
         center_norm: ||center||, on which radii depend with an ``l2_form``.
+        threat: the norm that eps_in is measured in.
+        conversion: h is conversion * eps_in / sigma (theory T15).
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -66,6 +69,8 @@ class MeanCertificate(CertificateBase):
     moments: DirectionalMoments | None = None
     l2_form: L2Form | None = None
     center_norm: float = 0.0
+    threat: str = "l2"
+    conversion: float = 1.0
 
     non_finite_count_as: ClassVar[str] = "at the bound on distances"
     _BUDGET: ClassVar[str] = "mean_budget"
@@ -83,7 +88,7 @@ class MeanCertificate(CertificateBase):
 
     def theorem(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> str:
         """Return which statement of docs/theory.md gives eps_out(eps_in): "T11" or "T12"."""
-        h = float(eps_in) / self.sigma
+        h = self.h_of(eps_in)
         return "T12" if self._by_directions(h) < self._by_distances(h) else "T11"
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
@@ -93,7 +98,7 @@ class MeanCertificate(CertificateBase):
             kept["moments"] = self.moments.as_array()
         if self.l2_form is not None:
             kept |= {"l2_form": np.array(self.l2_form.name), "center_norm": np.array(self.center_norm)}
-        return kept
+        return {**kept, **self._kept_conversion()}
 
     @classmethod
     def from_kept(
@@ -105,16 +110,18 @@ class MeanCertificate(CertificateBase):
         center: Tensor,
     ) -> Self:
         """Return a certificate from what was kept of it, see :meth:`CertificateBase.from_kept`."""
+        budget = MeanBudget.from_dict(described["budget"])
         return cls(
             distances=distances,
             sigma=float(described["sigma"]),
             bound=float(kept["bound"]),
-            budget=MeanBudget.from_dict(described["budget"]),
+            budget=budget,
             output=MeanOutput(center, bool(described["abstained"])),
             smoothing_loss=float(described["smoothing_loss"]),
             moments=DirectionalMoments.from_array(kept["moments"]) if "moments" in kept else None,
             l2_form=L2_FORMS[str(kept["l2_form"])] if "l2_form" in kept else None,
             center_norm=float(kept.get("center_norm", 0.0)),
+            **cls._measures(kept, described, budget),
         )
 
     def _described(self) -> dict[str, float]:
@@ -154,7 +161,7 @@ class MeanCertificate(CertificateBase):
         return self.moments.radius(h, n=part.n, bound=self.bound, alpha_1=part.alpha_1, alpha_2=part.alpha_2)
 
     def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
-        """Return sigma times the largest h with that radius; inf where the bound never exceeds it."""
+        """Return the eps_in of the largest h with that radius; inf where the bound never exceeds it."""
 
         def within(h: float) -> bool:
             return self._eps_out(h) <= eps_out
@@ -164,7 +171,8 @@ class MeanCertificate(CertificateBase):
         high = 1.0
         while within(high):
             high *= 2.0
-        return self.sigma * last_where(within, 0.0 if high == 1.0 else high / 2.0, high) * (1.0 - 1e-15)
+        certified = last_where(within, 0.0 if high == 1.0 else high / 2.0, high)
+        return self.sigma * certified / self.conversion * (1.0 - 1e-15)
 
 
 def tail_steps(

@@ -54,6 +54,9 @@ class MeanSmoother(Smoother):
             the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
         batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
         progress: called with the number of noisy copies after each call of the model.
+        sigma_map: standard deviations of Gaussian noise as multiples of sigma, broadcastable to x (theory T15).
+        threat: the norm that changes of x are measured in, ``"l2"``, ``"l1"``, ``"linf"`` or, with a map,
+            ``"scaled-l2"``; default: that of the noise.
 
     Raises:
         ValueError: for a distance that it does not take, for both or none of clip_norm and bound where one is needed,
@@ -81,6 +84,8 @@ class MeanSmoother(Smoother):
         grid: int | None = None,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
+        sigma_map: Point | None = None,
+        threat: str | None = None,
     ) -> None:
         distance = as_distance(distance)
         self.check_distance(distance)
@@ -117,6 +122,8 @@ class MeanSmoother(Smoother):
             grid=grid,
             batch_size=batch_size,
             progress=progress,
+            sigma_map=sigma_map,
+            threat=threat,
             after=after,
         )
 
@@ -189,6 +196,7 @@ class MeanSmoother(Smoother):
             moments=None if directions is None else directions.moments(),
             l2_form=self.distance.l2_form,
             center_norm=0.0 if self.distance.l2_form is None else norm,  # by some distances zero is no output
+            **self._measures(x),
         )
 
     @property

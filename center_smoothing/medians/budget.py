@@ -14,6 +14,7 @@ from torch import Tensor
 
 from center_smoothing import bounds
 from center_smoothing.budget import Budget, Coverage, check_count
+from center_smoothing.noise_kinds import noise_kind
 from center_smoothing.scalars import make_plain, plain
 
 # The h whose ranks are kept are multiples of this: an answer between two of them is the one at the larger one.
@@ -61,6 +62,7 @@ class MedianBudget(Budget):
         alpha_2: failure probability of the certificate at x, in (0, 1/2].
         numbers: N, of how many numbers an output consists. They share alpha_1 and alpha_2, and each has two sides.
             A smoother takes it from the outputs (:meth:`for_output`); for plans before any output is seen.
+        noise: ``"gaussian"`` for changes in l2 norm, or ``"uniform"`` for changes in l1 norm (theory T15).
 
     Raises:
         ValueError: for values out of range.
@@ -83,10 +85,12 @@ class MedianBudget(Budget):
     alpha_1: float = 0.005
     alpha_2: float = 0.005
     numbers: int = 1
+    noise: str = "gaussian"
 
     def __post_init__(self) -> None:
         """Validate."""
         make_plain(self)
+        noise_kind(self.noise)
         for name in ("n", "m", "numbers"):
             check_count(name, getattr(self, name))
         for name in ("alpha_1", "alpha_2"):
@@ -139,7 +143,7 @@ class MedianBudget(Budget):
         """
         alpha = self.alpha_2 / (2 * self.numbers) / (answers if coverage == "bonferroni" else 1)
         find = bounds.dkw_rank if coverage == "dkw" else bounds.order_statistic_rank
-        return find(self.m, bounds.gaussian_shift_up(_upper_mass(self), h), alpha)
+        return find(self.m, self.noise_kind.mass_needed(_upper_mass(self), h), alpha)
 
     def kept_ranks(self) -> NDArray[np.int64]:
         """Return the ranks whose order statistics a certificate keeps: (G,) ascending, the last one m.
@@ -159,7 +163,7 @@ class MedianBudget(Budget):
     @property
     def settings(self) -> str:
         """What a plan says of it besides n, m and alpha."""
-        return f"numbers={self.numbers}"
+        return f"{'' if self.noise == 'gaussian' else f'noise={self.noise}, '}numbers={self.numbers}"
 
     @property
     def abstains(self) -> str:
@@ -178,7 +182,7 @@ class MedianBudget(Budget):
             ValueError: if h is negative or NaN.
         """
         h = plain(h)
-        p, rank = bounds.gaussian_shift_up(_upper_mass(self), h), self.rank(h)
+        p, rank = self.noise_kind.mass_needed(_upper_mass(self), h), self.rank(h)
         return MedianPlan(
             h=float(h),
             margin=self.delta,
@@ -191,8 +195,12 @@ class MedianBudget(Budget):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, from which an equal budget comes back but for ``numbers``, which an output tells."""
-        return {name: value for name, value in asdict(self).items() if name != "numbers"}
+        """Return plain values, from which an equal budget comes back but for ``numbers``, which an output tells.
+
+        No noise where it is Gaussian.
+        """
+        left_out = {"numbers", *(["noise"] if self.noise == "gaussian" else [])}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -37,9 +37,9 @@ class MedianOutput:
 class MedianCertificate(CertificateBase):
     """One sampling run around one input, and every answer that it holds (theory T14).
 
-    The promise, for one ``eps_in`` and one x' with ||x - x'||_2 <= eps_in, fixed beforehand: with probability at least
-    1 - alpha over the noise of both runs all numbers of center(x') lie in ``box(eps_in)``, and so
-    d(center(x), center(x')) <= eps_out(eps_in), unless one of the two abstains.
+    The promise, for one ``eps_in`` and one x' with ||x - x'|| <= eps_in in the norm of ``threat``, fixed beforehand:
+    with probability at least 1 - alpha over the noise of both runs all numbers of center(x') lie in ``box(eps_in)``,
+    and so d(center(x), center(x')) <= eps_out(eps_in), unless one of the two abstains.
 
     Attributes:
         distances: (m,) float64, ascending: d(center, f(x + noise)) of the certification outputs; inf where one was not
@@ -51,6 +51,8 @@ class MedianCertificate(CertificateBase):
         low: (G, *out) lower ends of the boxes of the budget's ``kept_ranks``; -inf where there is none.
         high: (G, *out) upper ends; inf where there is none.
         radii: (G,) float64, ascending: what no distance from the center to anything in the box exceeds.
+        threat: the norm that eps_in is measured in.
+        conversion: h is conversion * eps_in / sigma (theory T15).
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -61,6 +63,8 @@ class MedianCertificate(CertificateBase):
     low: Tensor = field(repr=False)
     high: Tensor = field(repr=False)
     radii: NDArray[np.float64] = field(repr=False)
+    threat: str = "l2"
+    conversion: float = 1.0
 
     non_finite_count_as: ClassVar[str] = "beyond every bound, above and below"
     _BUDGET: ClassVar[str] = "median_budget"
@@ -85,7 +89,7 @@ class MedianCertificate(CertificateBase):
 
     def box(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> tuple[Tensor, Tensor]:
         """Return the ends (*out) and (*out) between which the medians stay; see :meth:`CertificateBase.box`."""
-        place = None if self.abstained else self._place(float(eps_in) / self.sigma, coverage, answers)
+        place = None if self.abstained else self._place(self.h_of(eps_in), coverage, answers)
         if place is None:
             nothing = torch.full_like(self.low[0], torch.inf)
             return -nothing, nothing
@@ -97,7 +101,8 @@ class MedianCertificate(CertificateBase):
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the boxes and their radii by name, for :meth:`from_kept`."""
-        return {"box_low": _as_array(self.low), "box_high": _as_array(self.high), "box_radii": self.radii}
+        boxes = {"box_low": _as_array(self.low), "box_high": _as_array(self.high), "box_radii": self.radii}
+        return {**boxes, **self._kept_conversion()}
 
     @classmethod
     def from_kept(
@@ -109,15 +114,17 @@ class MedianCertificate(CertificateBase):
         center: Tensor,
     ) -> Self:
         """Return a certificate from what was kept of it, see :meth:`CertificateBase.from_kept`."""
+        budget = MedianBudget.from_dict(described["budget"]).for_output(center)
         return cls(
             distances=distances,
             sigma=float(described["sigma"]),
-            budget=MedianBudget.from_dict(described["budget"]).for_output(center),
+            budget=budget,
             output=MedianOutput(center, bool(described["abstained"])),
             smoothing_loss=float(described["smoothing_loss"]),
             low=torch.from_numpy(kept["box_low"]),
             high=torch.from_numpy(kept["box_high"]),
             radii=np.asarray(kept["box_radii"], dtype=np.float64),
+            **cls._measures(kept, described, budget),
         )
 
     def _described(self) -> dict[str, float]:
@@ -133,13 +140,13 @@ class MedianCertificate(CertificateBase):
         return math.inf if place is None else float(self.radii[place])
 
     def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
-        """Return sigma times the h at which the curve first exceeds eps_out (theory T6, T14)."""
+        """Return the eps_in of the h at which the curve first exceeds eps_out (theory T6, T14)."""
 
         def within(h: float) -> bool:
             certified = self._eps_out(h, coverage, answers)
             return certified <= eps_out and certified < math.inf
 
-        return self.sigma * last_where(within, 0.0, _LARGEST_H) * (1.0 - 1e-15)
+        return self.sigma * last_where(within, 0.0, _LARGEST_H) / self.conversion * (1.0 - 1e-15)
 
 
 def _as_array(numbers: Tensor) -> NDArray[Any]:

@@ -47,6 +47,9 @@ class MedianSmoother(Smoother):
             the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
         batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
         progress: called with the number of noisy copies after each call of the model.
+        sigma_map: standard deviations of Gaussian noise as multiples of sigma, broadcastable to x (theory T15).
+        threat: the norm that changes of x are measured in, ``"l2"``, ``"l1"``, ``"linf"`` or, with a map,
+            ``"scaled-l2"``; default: that of the noise.
 
     Raises:
         ValueError: for a distance that is not bounded over boxes, and for arguments out of range.
@@ -81,6 +84,8 @@ class MedianSmoother(Smoother):
         grid: int | None = None,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
+        sigma_map: Point | None = None,
+        threat: str | None = None,
     ) -> None:
         distance = as_distance(distance)
         self.check_distance(distance)
@@ -93,6 +98,8 @@ class MedianSmoother(Smoother):
             grid=grid,
             batch_size=batch_size,
             progress=progress,
+            sigma_map=sigma_map,
+            threat=threat,
         )
 
     @classmethod
@@ -146,6 +153,7 @@ class MedianSmoother(Smoother):
             low=low,
             high=high,
             radii=_radii(self.distance, center.cpu(), low, high),
+            **self._measures(x),
         )
 
     def plan_table(self, h: Sequence[float]) -> list[str]:

@@ -12,8 +12,7 @@ from results.html.content import Curve, ReportExample
 from results.reading import theorem_changes, theorems_in_words
 
 _INTERVAL = "95% bootstrap interval"
-# The axis of input radii, and that of output radii: how a chart calls them, and how a number on them is called.
-_EPS_IN = {"x_title": "eps_in (l2 norm of the change)", "x_name": "eps_in", "x_format": ".4~g"}
+# The axis of output radii: how a chart calls it, and how a number on it is called.
 _EPS_OUT = {"x_title": "eps_out", "x_name": "eps_out", "x_format": ".12~g"}
 # Steps of the certified fraction in a page, those of all curves together.
 _MAX_STEPS = 1500
@@ -41,7 +40,7 @@ def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, floa
             _chart(
                 f"chart-{number}",
                 title="Median " + " and ".join(_QUANTITIES[name] for name in names),
-                axes={**_EPS_IN, "y_title": "output distance"},
+                axes={**_eps_in([curve.norm for curve in curves]), "y_title": "output distance"},
                 lines=lines,
                 findings=[*map(_finding, lines), theorems_in_words(changes)],
                 references=references,
@@ -72,7 +71,7 @@ def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | Non
         "certified": True,
     }
     title = f"Certified radius eps_out of example {example.name}"
-    axes = {**_EPS_IN, "y_title": "eps_out"}
+    axes = {**_eps_in([example.norm]), "y_title": "eps_out"}
     return _chart(identity, title=title, axes=axes, lines=[line], findings=[_finding(line)])
 
 
@@ -286,7 +285,7 @@ def _median_row(curve: Curve, position: int) -> dict[str, str]:
     return {
         "curve": curve.label,
         "sigma": format_number(sigma),
-        "h": format_number(None if sigma is None else eps_in / sigma),
+        "h": format_number(None if sigma is None else curve.conversion * eps_in / sigma),
         "eps_in": format_number(eps_in),
         "eps_out": format_radius(curve.eps_out[position]),
         "relative": format_percent(curve.at("relative", position)),
@@ -298,6 +297,12 @@ def _median_row(curve: Curve, position: int) -> dict[str, str]:
         "attack_eps": format_number(dict(zip(curve.marked_positions, curve.attack_eps, strict=False)).get(position)),
         "num_examples": str(curve.num_examples or ""),
     }
+
+
+def _eps_in(norms: Sequence[str]) -> dict[str, str]:
+    """Return the axis of input radii: how a chart calls it, and how a number on it is called."""
+    title = f"eps_in ({' or '.join(dict.fromkeys(norms))} of the change)"
+    return {"x_title": title, "x_name": "eps_in", "x_format": ".4~g"}
 
 
 def _changes(curve: Curve) -> list[tuple[float, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from center_smoothing.threats import NORMS
 from results.certified_fraction import FractionCurve
 from results.plots.examples import Picture
 from results.rows import Row
@@ -34,6 +35,8 @@ class Curve:
         relative: (J,) ``eps_out`` as a share of the median distance between the outputs of two examples.
         theorem: (J,) which statement of docs/theory.md gives ``eps_out`` of the median example.
         examples: (eps_in, eps_out) of each example at the marked eps_in, drawn as dots; inf is left out.
+        conversion: h is conversion * eps_in / sigma (theory T15).
+        norm: that eps_in is measured in, in words.
     """
 
     label: str
@@ -52,6 +55,8 @@ class Curve:
     relative: Sequence[float] = ()
     theorem: Sequence[str] = ()
     examples: Sequence[tuple[float, float]] = ()
+    conversion: float = 1.0
+    norm: str = NORMS["l2"]
 
     def __post_init__(self) -> None:
         """Check that the sequences belong together."""
@@ -100,6 +105,7 @@ class ReportExample:
         eps_out: (J,) its certified output radii; inf where there is none.
         to_blank: distance of its smoothed output from a blank one; None where that says nothing.
         between: median distance between the smoothed outputs of two examples at its noise level; None without one.
+        norm: that eps_in is measured in, in words.
     """
 
     name: str
@@ -110,6 +116,7 @@ class ReportExample:
     eps_out: Sequence[float] = ()
     to_blank: float | None = None
     between: float | None = None
+    norm: str = NORMS["l2"]
 
     def __post_init__(self) -> None:
         """Check that the curve is one."""

@@ -112,6 +112,7 @@ def report_of(
         between=finished.yardstick.between,
         theorem=[theorem_at[radius] for radius in eps_in],
     )
+    curve = replace(curve, conversion=finished.conversion, norm=finished.norm)
     examples = [
         _example(finished, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
         for index in by_index
@@ -119,15 +120,15 @@ def report_of(
     ]
     sparse = 1 < len(curve.eps_in) == len(curve.marked_positions)
     return Report(
-        title=f"Certified output radii of {config.get('model', 'a model')}",
+        title=f"Certified output radii of {_model(config, 'a model')}",
         summary=_summary(
-            config, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
+            finished, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
         ),
         promise=_sentence(promise.partition(": ")[2]) + ".",
         reading=[*_READING, *_of_the_yardstick(finished.yardstick), *_of_the_base_output(config)],
         not_promised=_not_promised(config, question.coverage),
         curves=[curve],
-        fractions=certified_fractions(rows),
+        fractions=certified_fractions(rows, conversion=finished.conversion),
         examples=examples,
         num_examples=len(by_index),
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
@@ -290,7 +291,8 @@ def _example(
     shown = list(found.pictures)
     image = finished.outputs[index]["image"]
     if shown and finished.noise_is_on_images and is_image(image.shape):
-        shown.insert(1, noisy_copy(image, sigma=finished.sigma, seed=finished.config.get("seed", 0), index=index))
+        drawn: dict[str, Any] = {"seed": finished.config.get("seed", 0), "index": index}
+        shown.insert(1, noisy_copy(image, sigma=finished.sigma, noise=finished.noise_kind.name, **drawn))
     if len(found.pictures) == 3 and shown[-2].array.shape == shown[-1].array.shape:
         base, smoothed = (picture.array for picture in shown[-2:])
         of_labels = finished.holds_labels
@@ -313,11 +315,19 @@ def _example(
         eps_out=eps_out,
         to_blank=finished.yardstick.to_blank.get(index),
         between=finished.yardstick.between,
+        norm=finished.norm,
     )
 
 
-def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *, abstained: int) -> list[str]:
-    data = config.get("data")
+def _model(config: Mapping[str, Any], unknown: str) -> str:
+    """Name the base function: the model, and the denoiser in front of it if there is one."""
+    behind = f" behind the denoiser {config['denoiser']['name']}" if "denoiser" in config else ""
+    return f"{config.get('model', unknown)}{behind}"
+
+
+def _summary(finished: FinishedCertification, curve: Curve, remarks: Sequence[str], *, abstained: int) -> list[str]:
+    config = finished.config
+    data, scaled = config.get("data"), " times the sigma map" if "sigma_map" in config else ""
     source = f" of {data['class']}" if isinstance(data, Mapping) and "class" in data else ""
     count, position = curve.num_examples, curve.marked_positions[0]
     eps_in, eps_out = format_number(curve.eps_in[position]), curve.eps_out[position]
@@ -327,11 +337,11 @@ def _summary(config: Mapping[str, Any], curve: Curve, remarks: Sequence[str], *,
         else "the median example has no certificate"
     )
     return [
-        f"{config.get('model', 'A model')}, smoothed with Gaussian noise of standard deviation {curve.label}, was "
+        f"{_model(config, 'A model')}, smoothed with {finished.noise_kind.words} {curve.label}{scaled}, was "
         f"certified around {count} {'example' if count == 1 else 'examples'}{source}. "
         f"Outputs are compared by {config.get('distance', 'the distance of the configuration')}.",
         *remarks,
-        f"For one change of an input by at most eps_in = {eps_in} (l2 norm), fixed beforehand, {moves}. "
+        f"For one change of an input by at most eps_in = {eps_in} ({curve.norm}), fixed beforehand, {moves}. "
         f"The smoothed function abstained on {abstained or 'none'} of the {count} inputs.",
     ]
 

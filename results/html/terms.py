@@ -21,9 +21,18 @@ class Term:
 
 
 TERMS = (
-    Term("sigma", "sigma", "Standard deviation of the Gaussian noise on an input, in units of the input."),
-    Term("h", "h", "eps_in / sigma: the input radius in units of the noise."),
-    Term("eps-in", "eps_in", "Input radius: the change of the input, in l2 norm, up to which the promise holds."),
+    Term(
+        "sigma",
+        "sigma",
+        "Level of the noise on an input, in units of the input: the standard deviation of Gaussian noise, half of the "
+        "width of uniform noise.",
+    ),
+    Term("h", "h", "The input radius in units of the noise: eps_in / sigma, where eps_in is in the norm of the noise."),
+    Term(
+        "eps-in",
+        "eps_in",
+        "Input radius: the change of the input, in the norm that the promise names, up to which it holds.",
+    ),
     Term("eps-out", "eps_out", "Certified output radius: how far the smoothed output moves at most. Rounded up."),
     Term("relative", "Relative", "eps_out as a share of the median distance between smoothed outputs of two examples."),
     Term("blank", "To blank", "Distance from the smoothed output to one of zeros: how much there is in it."),

@@ -48,10 +48,10 @@ def draw_certificates(
     figure = Figure(figsize=(_CURVES + beside, _HEIGHT), layout="constrained")
     figure.suptitle(fill(title, int(14 * figure.get_figwidth())), fontsize=10)
     if not examples:
-        draw_curves(figure.add_subplot(), rows, results, overlap=boxes)
+        draw_curves(figure.add_subplot(), rows, results, overlap=boxes, norm=finished.norm)
         return figure
     left, right = cast(Iterable[SubFigure], figure.subfigures(1, 2, width_ratios=[_CURVES, beside]))
-    draw_curves(left.add_subplot(), rows, results, overlap=boxes)
+    draw_curves(left.add_subplot(), rows, results, overlap=boxes, norm=finished.norm)
     if boxes:
         _draw_photos(right, [(_overlap_caption(finished, index), pictures[0]) for index, pictures in examples])
     else:
@@ -105,7 +105,9 @@ def _overlap_caption(finished: FinishedCertification, index: int) -> str:
     return f"#{index}: {promised}\nat eps_in={row.eps_in:g}, sigma={row.sigma:g}"
 
 
-def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool) -> None:
+def draw_curves(
+    axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any]], *, overlap: bool, norm: str
+) -> None:
     """Draw median eps_out and smoothing loss against eps_in; with the radii of the examples where there is one line.
 
     Args:
@@ -113,6 +115,7 @@ def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
         rows: of all lines.
         results: of summary.json, with ``label`` where they are of several folders.
         overlap: whether outputs are boxes: a second axis is the overlap that is guaranteed.
+        norm: that eps_in is measured in, in words.
     """
     drawn = results_by_line(results, several_levels=len({row.sigma for row in rows}) > 1)
     smoothers = {row.smoother for row in rows}
@@ -139,7 +142,10 @@ def draw_curves(axis: Axes, rows: Sequence[Row], results: Sequence[dict[str, Any
                 axis.annotate(text, at, textcoords="offset points", xytext=(7, -4), ha="left", va="top", fontsize=8)
     missing = sum(not np.isfinite(row.eps_out) for row in rows)
     abstained = max((result["abstention_rate"] for result in results), default=0.0)
-    below = ["input radius eps_in (l2)", f"abstained on {abstained:.0%}, {missing} rows without certificate"]
+    below = [
+        f"input radius eps_in ({norm.replace('l2 norm', 'l2')})",
+        f"abstained on {abstained:.0%}, {missing} rows without certificate",
+    ]
     below += [] if len(drawn) != 1 or len(smoothers) != 1 else _how_to_read(rows, floor=FLOORS[next(iter(smoothers))])
     axis.set_xlabel("\n".join(below), fontsize=9)
     axis.set_ylabel("output distance")

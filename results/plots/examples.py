@@ -166,17 +166,19 @@ def disagreement(first: NDArray[Any], second: NDArray[Any]) -> Picture:
     return Picture("where labels differ", differs.astype(np.float64), f"{differs.mean():.1%} of the pixels")
 
 
-def noisy_copy(image: NDArray[Any], *, sigma: float, seed: object, index: int) -> Picture:
+def noisy_copy(image: NDArray[Any], *, sigma: float, seed: object, index: int, noise: str = "gaussian") -> Picture:
     """Return the picture of an image with noise of the level that was smoothed with.
 
     Args:
         image: (C, H, W) in [0, 1].
-        sigma: standard deviation of the noise.
+        sigma: level of the noise.
         seed: of the certification; with the index it determines the noise, which is none that was certified with.
         index: of the example in its data set.
+        noise: the kind of noise.
     """
-    noise = np.random.default_rng(list(f"{seed}/{index}".encode())).standard_normal(image.shape)
-    return Picture("one noisy copy", np.moveaxis(image + sigma * noise, 0, -1), f"sigma = {sigma:g}")
+    rng = np.random.default_rng(list(f"{seed}/{index}".encode()))
+    drawn = rng.uniform(-1.0, 1.0, image.shape) if noise == "uniform" else rng.standard_normal(image.shape)
+    return Picture("one noisy copy", np.moveaxis(image + sigma * drawn, 0, -1), f"sigma = {sigma:g}")
 
 
 def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Picture:

@@ -40,6 +40,12 @@ def test_a_log_file_gets_a_line_for_each_example(capsys: pytest.CaptureFixture[s
     assert not {"\r", "\x1b"} & {*said, *errors}
 
 
+def test_a_log_file_gets_at_most_a_hundred_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    certified(999)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"{10 * percent} of 1000 examples" for percent in range(1, 101)]
+
+
 def test_a_terminal_gets_one_bar_over_the_examples(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -225,7 +225,8 @@ def test_the_python_of_a_page_runs(page: str, workspace: Path) -> None:
 
 def _train(words: list[str]) -> None:
     own = "own_network.Denoiser" in words
-    tiny = [word for word in TINY_TRAINING if not (own and "--model." in word)]
+    other = own or any("denoiser" in word for word in words)  # networks without these arguments
+    tiny = [word for word in TINY_TRAINING if not (other and "--model." in word)]
     train.main([*words, *tiny, f"--runs={'own' if own else 'more'}-runs"])
 
 
@@ -321,6 +322,7 @@ CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"python experiments/consistency\.py", _experiment("consistency", consistency), "an hour: tests/experiments"),
     (r"python (?=examples/)", _example, "tests/examples run them all"),
     (r"python benchmarks/throughput\.py", _script("benchmarks/throughput.py"), "measures for a minute"),
+    (r"python benchmarks/gpu\.py", _script("benchmarks/gpu.py"), "a GPU, and minutes"),
     (r"python benchmarks/growth\.py", _script("benchmarks/growth.py"), "minutes, with gigabytes of memory"),
     (r"python tests/faults/kill_harness\.py", _script("tests/faults/kill_harness.py"), "kills processes: tests/faults"),
     (r"pip install", _pip, "installs packages"),

@@ -4,6 +4,7 @@ import importlib
 import math
 import re
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,21 @@ from PIL import Image
 from center_smoothing import Angular, ProbabilityTV
 from examples import common, lightning_module
 from examples.class_probabilities import lead
+from examples.denoised_text_detection import crops
 from examples.image_retrieval import Gallery
 from examples.segmentation_masks import SIDE, parts, photo
 from examples.texts import EditDistance, Reader, strips
 
 ROOT = Path(__file__).parents[2]
-NAMES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem not in ("__init__", "common"))
+# Of the examples that need a package which the others don't, that package.
+NEEDS = {"denoised_text_detection": "rapidocr_onnxruntime"}
+NAMES = [
+    pytest.param(path.stem, marks=pytest.mark.skipif(find_spec(NEEDS[path.stem]) is None, reason="its package"))
+    if path.stem in NEEDS
+    else path.stem
+    for path in sorted((ROOT / "examples").glob("*.py"))
+    if path.stem not in ("__init__", "common")
+]
 SMALL = ["--n=500", "--m=800", "--num-examples=2"]
 # A row: example or "median", eps_out at both h, smoothing loss, abstentions.
 ROW = re.compile(r"^ *(\d+|median) +([\d.]+|inf) +([\d.]+|inf) +([\d.]+|inf) +(yes|no|\d+/\d+)", flags=re.MULTILINE)
@@ -87,6 +97,26 @@ def test_bad_arguments_end_in_one_line(
     assert captured.err.startswith("error: ")
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_package_that_is_missing_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("examples.denoised_text_detection.PACKAGE", "no_such_package")
+    with pytest.raises(SystemExit) as ended:
+        main_of("denoised_text_detection")([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: rapidocr-onnxruntime must be installed for this example: pip install rapidocr-onnxruntime\n"
+    )
+
+
+def test_crops_of_a_page_are_all_those_at_multiples_of_the_stride() -> None:
+    picture = torch.arange(48.0 * 40.0).reshape(48, 40)
+    found = crops(picture, 32, 8)
+    assert found.shape == (3 * 2, 1, 32, 32)
+    assert all(torch.equal(found[2 * y + x, 0], picture[8 * y : 8 * y + 32, 8 * x : 8 * x + 32])
+               for y in range(3) for x in range(2))  # fmt: skip
 
 
 def test_fewer_examples_are_the_first_of_more() -> None:

@@ -56,7 +56,7 @@ def test_the_plan_says_whether_only_float32_rounds() -> None:
     ("arguments", "named"),
     [
         (["--grid=255"], "--grid is of discrete noise: it needs --noise discrete, got gaussian"),
-        (["--noise=uniform"], "--noise must be one of gaussian, discrete, got 'uniform'"),
+        (["--noise=laplace"], "--noise must be one of gaussian, discrete, uniform, got 'laplace'"),
         (["--noise=discrete", "--grid=0"], "--grid must be a whole number of at least 1, got '0'"),
         (["--noise=discrete", "--grid=1e9"], "grid must be such that sigma * grid"),
     ],
