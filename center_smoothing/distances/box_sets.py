@@ -72,13 +72,13 @@ def _least_sums(costs: Tensor) -> Tensor:
     """
     size = costs.shape[-1]
     if size > _MAX_AT_ONCE:
-        each = costs.reshape(-1, size, size).cpu().numpy()
+        each = costs.detach().nan_to_num(nan=1.0).reshape(-1, size, size).cpu().numpy()  # NaN is no output: inf later
         sums = [float(matrix[linear_sum_assignment(matrix)].sum()) for matrix in each]
         return costs.new_tensor(sums).reshape(costs.shape[:-2])
     # of the first rows with each set of as many columns, a bit for each
     least = {0: costs.new_zeros(costs.shape[:-2])}
     for columns in range(1, 1 << size):
         row = columns.bit_count() - 1
-        sums = [least[columns ^ 1 << j] + costs[..., row, j] for j in range(size) if columns >> j & 1]
-        least[columns] = torch.stack(sums).amin(dim=0)
+        through = [least[columns ^ 1 << j] + costs[..., row, j] for j in range(size) if columns >> j & 1]
+        least[columns] = torch.stack(through).amin(dim=0)
     return least[(1 << size) - 1]

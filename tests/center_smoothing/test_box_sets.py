@@ -118,9 +118,10 @@ def test_many_sets_at_once_and_blocks_change_nothing(size: int, monkeypatch: pyt
     assert BoxSetMatching()(z[:0], z[:0]).shape == (0,)
 
 
+@pytest.mark.parametrize("size", [2, 8])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_one_number_that_is_not_finite_is_outside_of_every_ball(bad: float) -> None:
-    z = sets([UNIT], [UNIT, UNIT], [], size=2)
+def test_one_number_that_is_not_finite_is_outside_of_every_ball(bad: float, size: int) -> None:
+    z = sets([UNIT], [UNIT, UNIT], [], size=size)
     z[1, 1, 3] = bad
     inf = math.inf
     assert BoxSetMatching().pairwise(z, z).tolist() == [[0.0, inf, 1.0], [inf, inf, inf], [1.0, inf, 0.0]]
