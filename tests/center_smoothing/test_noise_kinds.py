@@ -318,7 +318,7 @@ def test_a_certificate_under_uniform_noise_speaks_of_l1(tmp_path: Path) -> None:
 
 # --- the whole promise, with an x' that reaches the bound ---------------------------------------------------------
 
-RUNS = 100
+RUNS = 60
 
 
 def few(m: int, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as the class takes
@@ -453,8 +453,8 @@ def pairs_of_groups(group: int, h: float, m: int, runs: int) -> Pairs:
 
 
 def test_groups_keep_the_promise_under_uniform_noise() -> None:
-    found = pairs_of_groups(4, 0.2, 9, 60)
-    assert len(found) > 50
+    found = pairs_of_groups(4, 0.2, 9, 40)
+    assert len(found) > 30
     failures = failures_of(found, 0.2)
     assert not refuted(failures, len(found), 0.42)
     assert failures > 0

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Subset
 
 import certify
+from certification.arguments import parse
+from certification.jobs import _conversion
 from certification.sigma_map import read_sigma_map
+from lightning_modules import BaseModel
 
 TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu"]
 
@@ -163,6 +167,24 @@ def test_a_map_of_another_shape_is_one_line(
     np.save(tmp_path / "map.npy", np.ones((3, 28, 28)))
     said = refusal([f"--ckpt={checkpoint}", f"--out={tmp_path / 'out'}", *TINY, f"--sigma-map={tmp_path / 'map.npy'}"])
     assert "--sigma-map must fit the inputs: sigma_map must have the shape of x, (1, 28, 28)" in said
+
+
+class Identity(BaseModel):
+    """A model of images of any size."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+def test_inputs_of_several_sizes_have_an_eps_in_and_no_h(checkpoint: Path) -> None:
+    examples: Any = Subset([{"image": torch.zeros(1, size, 8)} for size in (2, 8, 4)], [0, 1, 2])
+    given = [f"--ckpt={checkpoint}", "--threat=linf"]
+    assert _conversion(parse([*given, "--eps-in=0.01"]), Identity(), examples) == 8.0
+    for asked in ([], ["--h=1"], ["--h=1", "--eps-in=0.01"]):
+        with pytest.raises(ValueError, match=r"--eps-in must be given in place of --h with --threat linf .* 4 to 8"):
+            _conversion(parse([*given, *asked]), Identity(), examples)
+    assert _conversion(parse([*given, "--h=1"]), Identity(), Subset(examples, [1])) == 8.0
+    assert _conversion(parse([f"--ckpt={checkpoint}", "--h=1"]), Identity(), examples) == 1.0
 
 
 def written(folder: Path, name: str, content: Any) -> str:  # noqa: ANN401  # of any kind of file
