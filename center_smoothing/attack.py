@@ -17,6 +17,7 @@ from center_smoothing.noise import Stage, block_seed, check_point, from_grid, to
 from center_smoothing.sampling import NoisyOutputs, evaluating, free_caches, is_out_of_memory
 from center_smoothing.scalars import make_plain, plain
 from center_smoothing.smoother_base import Smoother
+from center_smoothing.threats import Threat
 
 # The steps of a start have this total length, in units of eps_in: enough to cross the ball and to correct the way.
 _PATH = 2.5
@@ -79,7 +80,7 @@ class Attack:
     ``shift`` tells what the attack has done.
 
     Attributes:
-        perturbed: x', (*in), with ||x' - x||_2 <= eps_in.
+        perturbed: x', (*in), with ||x' - x|| <= eps_in in the norm of the smoother's threat.
         output: the smoothed function at x'.
         eps: d between the smoothed outputs at x and x'; 0 where one of them abstained, of which nothing is promised.
         shift: the same with the output at x under the noise of that at x', so that it is the change of the input that
@@ -109,7 +110,8 @@ def attack(
 ) -> Attack:
     """Move the smoothed output as far as a search within the ball can, and the base output by the same search.
 
-    Projected gradient ascent on E d(f(x' + noise), center): fresh noise at each step, steps of one l2 length. Where
+    Projected gradient ascent on E d(f(x' + noise), center) in the ball of the smoother's threat: fresh noise at each
+    step, steps of one length in its norm. Where
     the smoothed output follows the mean of outputs, and there is a gradient, it is ascent on how far that mean moves
     under common noise, d(E f(x' + noise), E f(x + noise)). The best point by an estimate on common noise is smoothed
     with the smoother's own budget. That run has noise of its own: its number of an example is a hash of ``example`` and
@@ -176,14 +178,17 @@ def has_gradient(smoother: Smoother, x: Tensor) -> bool:
     return slope is not None and bool(slope.any())
 
 
-def project(x: Tensor, point: Tensor, eps_in: float, *, grid: int | None = None) -> Tensor:
-    """Move a point towards x until ||point - x||_2 <= eps_in, as it is rounded to x's type.
+def project(
+    x: Tensor, point: Tensor, eps_in: float, *, grid: int | None = None, threat: Threat | None = None
+) -> Tensor:
+    """Move a point towards x until ||point - x|| <= eps_in, as it is rounded to x's type.
 
     Args:
         x: (*in), finite.
         point: (*in).
         eps_in: at least 0.
         grid: steps per unit. Then the result is on the grid, and its distance that from x rounded to it, exactly.
+        threat: the norm; default: l2.
 
     Returns:
         (*in) of x's type: inside the ball in exact arithmetic, and in float64 in whatever order one adds.
@@ -192,13 +197,13 @@ def project(x: Tensor, point: Tensor, eps_in: float, *, grid: int | None = None)
         >>> project(torch.zeros(2), torch.tensor([3.0, 4.0]), 1.0).norm() <= 1.0
         tensor(True)
     """
-    origin = _rounded(x.detach(), x, grid)
+    origin, threat = _rounded(x.detach(), x, grid), Threat("l2") if threat is None else threat
     start = to_float64(origin).cpu()
-    change = to_float64(point.detach()).cpu() - start
-    scale = min(1.0, eps_in / max(float(torch.linalg.vector_norm(change)), 1e-300))
+    change = threat.nearest(to_float64(point.detach()).cpu() - start, eps_in)
+    scale = min(1.0, eps_in / max(threat.length(change), 1e-300))
     for bits in range(52, -1, -1):  # from one unit in the last place less to nothing at all
         candidate = _rounded(start + scale * change, x, grid)
-        if _is_inside(origin, candidate, eps_in, grid):
+        if _is_inside(origin, candidate, eps_in, grid, threat):
             return candidate
         scale *= 1.0 - 2.0**-bits
     return origin
@@ -211,14 +216,13 @@ def _rounded(point: Tensor, x: Tensor, grid: int | None) -> Tensor:
     return from_grid(to_grid(point, grid), grid, x.dtype).to(x.device)
 
 
-def _is_inside(x: Tensor, point: Tensor, eps_in: float, grid: int | None) -> bool:
+def _is_inside(x: Tensor, point: Tensor, eps_in: float, grid: int | None, threat: Threat) -> bool:
     if not bool(torch.isfinite(point).all()):
         return False
     if grid is not None:
-        steps = (to_grid(point, grid) - to_grid(x, grid)).flatten().tolist()
-        return bool(sum(step * step for step in steps) <= (Fraction(eps_in) * grid) ** 2)
-    norm = float(torch.linalg.vector_norm(to_float64(point).cpu() - to_float64(x).cpu()))
-    # covers what differences, squares, their sum in any order and the root are rounded by
+        return threat.is_within(to_grid(point, grid) - to_grid(x, grid), Fraction(eps_in) * grid)
+    norm = threat.length(to_float64(point).cpu() - to_float64(x).cpu())
+    # covers what differences, quotients, squares, their sum in any order and the root are rounded by
     return norm * (1.0 + (x.numel() + 8) * 2.0**-52) <= eps_in
 
 
@@ -370,21 +374,27 @@ class _Search:
 
     def best(self) -> Tensor:
         """Return the best point (*in) of all starts, inside the ball to the last bit."""
-        grid = self.objective.outputs.grid
         if self.eps_in == 0.0:
-            return project(self.x, self.x, 0.0, grid=grid)
+            return self._projected(self.x)
         best, most = self.x, -math.inf
         for start in range(self.budget.starts):
             point, direction = self._start(start), torch.zeros_like(self.x)
             for step in range(1, self.budget.steps + 1):
                 direction = self._direction(point, direction, (start, step))
-                point = self._clamped(point + _of_length(direction, self._length))
+                point = self._clamped(point + self._threat.step(direction, self._length))
                 if step % self.budget._every == 0 or step == self.budget.steps:
-                    reached = project(self.x, point, self.eps_in, grid=grid)
+                    reached = self._projected(point)
                     value = self.objective.value(reached, self._key("common"), 2 * self.budget.samples)
                     if value > most:
                         best, most = reached, value
-        return project(self.x, best, self.eps_in, grid=grid)
+        return self._projected(best)
+
+    @property
+    def _threat(self) -> Threat:
+        return self.objective.outputs.threat
+
+    def _projected(self, point: Tensor) -> Tensor:
+        return project(self.x, point, self.eps_in, grid=self.objective.outputs.grid, threat=self._threat)
 
     def _key(self, *step: object) -> int:
         return _key(*self._what, *step)
@@ -394,12 +404,12 @@ class _Search:
         return _PATH * self.eps_in / self.budget.steps
 
     def _start(self, start: int) -> Tensor:
-        """Close to x first, where the distance of the base function has no gradient; then uniform in the ball."""
+        """Close to x first, where the distance of the base function has no gradient; then anywhere in the ball."""
         direction, radius = _normal(self.x.shape, self._key(start), self.x), min(self._length, self.eps_in)
         if start > 0:
             uniform = float(torch.rand((), generator=_generator(self._key(start, "radius"))))
             radius = self.eps_in * uniform ** (1.0 / max(1, self.x.numel()))
-        return self._clamped(self.x + _of_length(direction, radius))
+        return self._clamped(self.x + self._threat.step(direction, radius))
 
     def _direction(self, point: Tensor, before: Tensor, step: tuple[int, int]) -> Tensor:
         """Choose where to go from a point, by a gradient if there is one; at random where nothing changes around it."""
@@ -417,8 +427,8 @@ class _Search:
     def _clamped(self, point: Tensor) -> Tensor:
         """Move points back into the ball, up to rounding."""
         change = point - self.x
-        norm = float(torch.linalg.vector_norm(change))
-        return point if norm <= self.eps_in else self.x + change * (self.eps_in / norm)
+        shorter = self._threat.shortened(change, self.eps_in)
+        return point if shorter is change else self.x + shorter
 
 
 def _key(*parts: object) -> int:

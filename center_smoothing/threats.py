@@ -46,21 +46,25 @@ class Threat:
         return sum(sizes) <= radius if self.norm == "l1" else sum(size * size for size in sizes) <= radius**2
 
     def shortened(self, change: Tensor, radius: float) -> Tensor:
-        """Return the change (*in) in the ball that is nearest, up to rounding; the one itself where it is in it.
-
-        Nearest in l2, or for ``"scaled-l2"`` along the way to zero.
-        """
+        """Return a change (*in) within the ball, up to rounding: the one itself where it is, else one near it."""
         length = self.length(change)
         if length <= radius:
             return change
+        return self.nearest(change, radius) if self.norm in ("l1", "linf") else change * (radius / length)
+
+    def nearest(self, change: Tensor, radius: float) -> Tensor:
+        """Return the change (*in) in the ball that is nearest in l2 norm, up to rounding; itself for l2 and scaled l2.
+
+        There scaling is enough. In l1 norm all sizes are lowered by the same number, but not below zero.
+        """
         if self.norm == "linf":
             return change.clamp(-radius, radius)
-        if self.norm == "l1":
-            sizes = change.abs().flatten().double().sort(descending=True).values
+        if self.norm == "l1" and self.length(change) > radius > 0.0:
+            sizes = change.abs().flatten().sort(descending=True).values
             excess = (sizes.cumsum(0) - radius) / torch.arange(1, len(sizes) + 1, device=sizes.device)
-            threshold = excess[int((sizes > excess).sum()) - 1].to(change.dtype)
+            threshold = excess[max(0, int((sizes > excess).sum()) - 1)]
             return change.sign() * (change.abs() - threshold).clamp_min(0.0)
-        return change * (radius / length)
+        return change
 
     def step(self, direction: Tensor, length: float) -> Tensor:
         """Return a change (*in) of that length that goes as far up along a gradient (*in) as one can, or nearly so.

@@ -1,9 +1,9 @@
 """facenet-pytorch's MTCNN over a batch of images: the same cascade, with the work of all images done together.
 
 Networks, weights, thresholds and box arithmetic are facenet-pytorch's. What differs is the order of the work: networks
-run in the channels-last layout on chunks that stay in the caches, all crops of a chunk are averaged at once, and only
-the most probable face of each image is kept. The last bits of the networks' outputs differ by that. It shows
-where the cascade jumps: where the edge of a crop, cut off to whole pixels, a probability or an overlap is that close.
+run in the channels-last layout on chunks that stay in the caches, and all crops of a chunk are averaged at once. The
+last bits of the networks' outputs differ by that. It shows where the cascade jumps: where the edge of a crop, cut off
+to whole pixels, a probability or an overlap is that close.
 """
 
 from __future__ import annotations
@@ -13,34 +13,50 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from facenet_pytorch import MTCNN
-from facenet_pytorch.models.utils.detect_face import bbreg, generateBoundingBox, pad, rerec
+from facenet_pytorch.models.utils.detect_face import bbreg, generateBoundingBox, nms_numpy, pad, rerec
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 # Sides in pixels of what the networks see: P-Net slides over the image, the others see crops.
 _PNET_SIDE, _RNET_SIDE, _ONET_SIDE = 12, 24, 48
 # Overlaps above which a box is suppressed, within a scale and within an image: constants of detect_face.
 _OVERLAP_IN_SCALE, _OVERLAP_IN_IMAGE = 0.5, 0.7
+# Overlap above which candidates are of the same face, where their boxes are averaged.
+_OVERLAP_OF_A_FACE = 0.5
 # Work at a time, in pixels of images, pixels that P-Net sees, and crops: intermediate results stay in the caches and in
 # memory that malloc uses again.
 _IMAGE_PIXELS, _PNET_PIXELS, _RNET_CROPS, _ONET_CROPS = 32 * 178 * 218, 8 * 107 * 131, 128, 32
 
 
 class Faces(NamedTuple):
-    """The most probable face of each image.
+    """The most probable faces of each image.
 
     Attributes:
-        boxes: float32 (N, 4), x1, y1, x2, y2 in pixels; zeros where there is no face.
-        probabilities: float32 (N,); 0 where there is no face.
+        boxes: float32 (N, K, 4), x1, y1, x2, y2 in pixels, by descending probability; zeros where there is no face.
+        probabilities: float32 (N, K); 0 where there is no face.
     """
 
     boxes: Tensor
     probabilities: Tensor
 
 
+class Candidates(NamedTuple):
+    """What the last network takes for faces, several boxes for each: of one image after the other.
+
+    Attributes:
+        boxes: float32 (C, 4), x1, y1, x2, y2 in pixels.
+        probabilities: float32 (C,).
+        owners: int64 (C,), ascending: the image of each.
+    """
+
+    boxes: Tensor
+    probabilities: Tensor
+    owners: Tensor
+
+
 class FastMTCNN(nn.Module):
-    """The first box of ``MTCNN(select_largest=False).detect`` for each image of a batch.
+    """The first boxes of ``MTCNN(select_largest=False).detect`` for each image of a batch.
 
     Shapes: images float32 (N, 3, H, W) in 0..255, or beyond where there is noise -> :class:`Faces`.
     """
@@ -57,23 +73,29 @@ class FastMTCNN(nn.Module):
         self.factor: float = mtcnn.factor
         self.requires_grad_(False).to(memory_format=torch.channels_last)
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Faces:
-        """Return the most probable face of each image."""
-        found = Faces(images.new_zeros(len(images), 4), images.new_zeros(len(images)))
-        chunk = max(1, _IMAGE_PIXELS // max(1, images.shape[2] * images.shape[3]))
-        for start in range(0, len(images), chunk):
-            self._detect(_Images(images[start : start + chunk]), *(part[start : start + chunk] for part in found))
-        return found
+    def forward(self, images: Tensor, count: int = 1, *, average: bool = False) -> Faces:
+        """Return the ``count`` most probable faces of each image; other arguments as for :func:`most_probable`."""
+        return most_probable(self.candidates(images), len(images), count, average=average)
 
-    def _detect(self, images: _Images, boxes: Tensor, probabilities: Tensor) -> None:
-        """Write the most probable faces into boxes (N, 4) and probabilities (N,)."""
-        candidates = self._proposed(images)
-        if len(candidates.owners):
-            candidates = self._refined(images, candidates)
-        if len(candidates.owners):
-            best, probability, owners = self._most_probable(images, candidates)
-            boxes[owners], probabilities[owners] = best, probability
+    @torch.no_grad()
+    def candidates(self, images: Tensor) -> Candidates:
+        """Return all that the cascade takes for faces, before suppression."""
+        chunk = max(1, _IMAGE_PIXELS // max(1, images.shape[2] * images.shape[3]))
+        nothing = Candidates(images.new_empty(0, 4), images.new_empty(0), torch.arange(0, device=images.device))
+        found = [nothing]
+        for start in range(0, len(images), chunk):
+            boxes, probabilities, owners = self._detect(_Images(images[start : start + chunk]))
+            found.append(Candidates(boxes, probabilities, owners + start))
+        return Candidates(*map(torch.cat, zip(*found, strict=True)))
+
+    def _detect(self, images: _Images) -> Candidates:
+        """Return the candidates of a chunk of images."""
+        squares = self._proposed(images)
+        if len(squares.owners):
+            squares = self._refined(images, squares)
+        if len(squares.owners):
+            return self._judged(images, squares)
+        return Candidates(squares.boxes, squares.boxes[:, 0], squares.owners)
 
     def _scales(self, height: int, width: int) -> list[float]:
         """Return the image pyramid's scales, from the smallest face on P-Net's side to the whole image on it."""
@@ -85,7 +107,7 @@ class FastMTCNN(nn.Module):
             scale, side = scale * self.factor, side * self.factor
         return scales
 
-    def _proposed(self, images: _Images) -> _Candidates:
+    def _proposed(self, images: _Images) -> _Squares:
         """Propose squares in which P-Net sees a face at some scale: the first stage."""
         scales = self._scales(images.height, images.width)
         boxes, owners, groups = [images.rows.new_empty(0, 9)], [images.numbers[:0]], [images.numbers[:0]]
@@ -103,36 +125,53 @@ class FastMTCNN(nn.Module):
         kept = _suppress(box[:, :4], box[:, 4], owner, _OVERLAP_IN_IMAGE)
         box, owner = box[kept], owner[kept]
         sides = (box[:, 2:4] - box[:, :2]).repeat(1, 2)
-        return images.inside(_Candidates(rerec(box[:, :4] + box[:, 5:9] * sides), owner))
+        return images.inside(_Squares(rerec(box[:, :4] + box[:, 5:9] * sides), owner))
 
-    def _refined(self, images: _Images, candidates: _Candidates) -> _Candidates:
+    def _refined(self, images: _Images, squares: _Squares) -> _Squares:
         """Drop most squares with R-Net and correct the others: the second stage."""
         size = _RNET_SIDE, _RNET_SIDE
-        offsets, probabilities = images.seen_by(self.rnet, images.windows(candidates), size, at_a_time=_RNET_CROPS)
+        offsets, probabilities = images.seen_by(self.rnet, images.windows(squares), size, at_a_time=_RNET_CROPS)
         passed = probabilities[:, 1] > self.thresholds[1]
-        boxes, owners = candidates.boxes[passed], candidates.owners[passed]
+        boxes, owners = squares.boxes[passed], squares.owners[passed]
         kept = _suppress(boxes, probabilities[passed, 1], owners, _OVERLAP_IN_IMAGE)
-        return images.inside(_Candidates(rerec(bbreg(boxes[kept], offsets[passed][kept])), owners[kept]))
+        return images.inside(_Squares(rerec(bbreg(boxes[kept], offsets[passed][kept])), owners[kept]))
 
-    def _most_probable(self, images: _Images, candidates: _Candidates) -> tuple[Tensor, Tensor, Tensor]:
-        """Return O-Net's most probable boxes (K, 4), their probabilities (K,) and images (K,): the third stage.
-
-        Suppression keeps the most probable box of an image whatever the others are.
-        """
+    def _judged(self, images: _Images, squares: _Squares) -> Candidates:
+        """Keep what O-Net takes for faces, with its boxes: the third stage, before suppression."""
         size = _ONET_SIDE, _ONET_SIDE
-        offsets, _, probabilities = images.seen_by(self.onet, images.windows(candidates), size, at_a_time=_ONET_CROPS)
+        offsets, _, probabilities = images.seen_by(self.onet, images.windows(squares), size, at_a_time=_ONET_CROPS)
         passed = probabilities[:, 1] > self.thresholds[2]
-        probability, owners = probabilities[passed, 1], candidates.owners[passed]
-        sizes = torch.unique_consecutive(owners, return_counts=True)[1]
-        starts = (sizes.cumsum(0) - sizes).tolist()
-        # Probabilities saturate at 1, so that several may be equal: their order is then that of facenet-pytorch.
-        ranked = [part.argsort() for part in np.split(probability.cpu().numpy(), starts[1:])] if starts else []
-        first = [start + int(order[-1]) for start, order in zip(starts, ranked, strict=True)]
-        boxes = bbreg(candidates.boxes[passed], offsets[passed])
-        return boxes[first], probability[first], owners[first]
+        boxes = bbreg(squares.boxes[passed], offsets[passed])
+        return Candidates(boxes, probabilities[passed, 1], squares.owners[passed])
 
 
-class _Candidates(NamedTuple):
+def most_probable(candidates: Candidates, images: int, count: int = 1, *, average: bool = False) -> Faces:
+    """Return the most probable faces of each image, after suppression of those that overlap with a more probable one.
+
+    Args:
+        candidates: of all images.
+        images: N, how many there are.
+        count: K, how many faces of each image at most.
+        average: whether a face's box is the mean of all candidates whose overlap with it, intersection over union, is
+            above one half, weighted by their probabilities. Without it the one candidate counts that is most probable,
+            and as probabilities saturate at 1, which one that is may be chance.
+    """
+    faces = Faces(candidates.boxes.new_zeros(images, count, 4), candidates.boxes.new_zeros(images, count))
+    owners, sizes = torch.unique_consecutive(candidates.owners, return_counts=True)
+    parts = (each.split(sizes.tolist()) for each in (candidates.boxes, candidates.probabilities))
+    for owner, boxes, probabilities in zip(owners.tolist(), *parts, strict=True):
+        # Several probabilities may be equal: their order is then that of facenet-pytorch.
+        picked = nms_numpy(boxes.cpu().numpy(), probabilities.cpu().numpy(), _OVERLAP_IN_IMAGE, "Min")[:count]
+        first = torch.from_numpy(picked.astype(np.int64)).to(boxes.device)
+        found = boxes[first]
+        if average:
+            weights = (box_iou(found, boxes) > _OVERLAP_OF_A_FACE) * probabilities
+            found = weights @ boxes / weights.sum(dim=1, keepdim=True)
+        faces.boxes[owner, : len(first)], faces.probabilities[owner, : len(first)] = found, probabilities[first]
+    return faces
+
+
+class _Squares(NamedTuple):
     """Boxes (K, 4), and int64 (K,), ascending: the image of each."""
 
     boxes: Tensor
@@ -167,17 +206,17 @@ class _Images:
         zeros = torch.zeros_like(self.numbers)
         return _Windows(self.numbers, zeros, zeros + self.height, zeros, zeros + self.width)
 
-    def windows(self, candidates: _Candidates) -> _Windows:
+    def windows(self, squares: _Squares) -> _Windows:
         """Return what the boxes cover of their images; empty where a box lies beside its image."""
-        edges = np.stack(pad(candidates.boxes, self.width, self.height))
+        edges = np.stack(pad(squares.boxes, self.width, self.height))
         first_row, bottom, first_column, right = torch.from_numpy(edges).to(self.rows.device, torch.int64)
-        return _Windows(candidates.owners, first_row - 1, bottom, first_column - 1, right)
+        return _Windows(squares.owners, first_row - 1, bottom, first_column - 1, right)
 
-    def inside(self, candidates: _Candidates) -> _Candidates:
-        """Return the candidates that cover something of their images."""
-        windows = self.windows(candidates)
+    def inside(self, squares: _Squares) -> _Squares:
+        """Return the squares that cover something of their images."""
+        windows = self.windows(squares)
         some = (windows.bottom > windows.top) & (windows.right > windows.left)
-        return _Candidates(candidates.boxes[some], candidates.owners[some])
+        return _Squares(squares.boxes[some], squares.owners[some])
 
     def seen_by(self, network: nn.Module, windows: _Windows, size: tuple[int, int], *, at_a_time: int) -> list[Tensor]:
         """Return a network's outputs, each (K, ...), for windows resized to ``size`` normalised as in its training."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lightning_modules
-from center_smoothing import SMOOTHERS, BoxJaccard, CertificateBase, Distance, Smoother
+from center_smoothing import SMOOTHERS, BoxJaccard, BoxSetMatching, CertificateBase, Disagreement, Distance, Smoother
 from center_smoothing.budget import Budget, Coverage
 from center_smoothing.noise_kinds import NoiseKind, noise_kind
 from center_smoothing.promise import promise_line
@@ -234,8 +234,13 @@ class FinishedCertification:
 
     @property
     def holds_boxes(self) -> bool:
-        """Whether the outputs are boxes."""
-        return is_distance(self.config, BoxJaccard())
+        """Whether the outputs are boxes, or sets of them: the distance is 1 - overlap."""
+        return any(is_distance(self.config, distance) for distance in (BoxJaccard(), BoxSetMatching()))
+
+    @property
+    def holds_labels(self) -> bool:
+        """Whether the outputs are labels, or maps of labels."""
+        return is_distance(self.config, Disagreement())
 
     @property
     def smoother(self) -> type[Smoother]:

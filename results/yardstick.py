@@ -12,12 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from center_smoothing import Angular, BoxJaccard, Cosine, Distance, MaskJaccard, ObjectDistance
+from center_smoothing import (
+    Angular,
+    BoxJaccard,
+    BoxSetMatching,
+    Cosine,
+    Disagreement,
+    Distance,
+    MaskJaccard,
+    ObjectDistance,
+)
 
 # Distances up to 1, which most pairs of outputs reach: they need no yardstick.
-_SHARES = (BoxJaccard, MaskJaccard)
+_SHARES = (BoxJaccard, BoxSetMatching, MaskJaccard)
 # Distances for which zeros are as far from everything, or stand for something else.
-_NO_BLANK = (Angular, Cosine, ObjectDistance)
+_NO_BLANK = (Angular, Cosine, Disagreement, ObjectDistance)
 # Each of so many first examples, which were drawn at random, is compared with so many before it.
 _COMPARED, _BEFORE = 300, 8
 

@@ -67,7 +67,7 @@ CORE = {
     },
     "smoothers": {"means", "medians", "smoother", "smoother_base"},
     "audit": {"distances", "noise", "sampling"},
-    "attack": {"certificate_base", "distances", "noise", "sampling", "scalars", "smoother_base"},
+    "attack": {"certificate_base", "distances", "noise", "sampling", "scalars", "smoother_base", "threats"},
     "lightning": {
         *("budget", "certificate_base", "distances", "metrics", "sampling", "scalars", "smoother_base", "smoothers"),
     },

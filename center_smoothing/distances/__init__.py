@@ -3,7 +3,9 @@
 from center_smoothing.distances.angular import Angular
 from center_smoothing.distances.axioms import DistanceCheck, check_distance
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.box_sets import BoxSetMatching
 from center_smoothing.distances.custom import FunctionDistance, ObjectDistance
+from center_smoothing.distances.disagreement import Disagreement
 from center_smoothing.distances.features import FeatureDistance, Perceptual
 from center_smoothing.distances.hausdorff import Hausdorff
 from center_smoothing.distances.jaccard import NO_BOX, BoxJaccard, MaskJaccard
@@ -19,7 +21,9 @@ __all__ = [
     "NO_BOX",
     "Angular",
     "BoxJaccard",
+    "BoxSetMatching",
     "Cosine",
+    "Disagreement",
     "Distance",
     "DistanceCheck",
     "DistanceLike",

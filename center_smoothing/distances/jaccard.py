@@ -41,7 +41,10 @@ class BoxJaccard(Distance):
             ValueError: for another shape.
         """
         if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"boxes must be outputs (N, 4) of (x1, y1, x2, y2), got shape {tuple(boxes.shape)}")
+            raise ValueError(
+                f"boxes must be outputs (N, 4) of (x1, y1, x2, y2), got shape {tuple(boxes.shape)}; the distance of "
+                "sets of boxes (N, K, 4) is box-sets"
+            )
         return (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
 
     def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
@@ -88,10 +91,10 @@ class BoxJaccard(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         rows = max(1, _BLOCK_PAIRS // max(1, len(b)))
         starts = range(0, max(1, len(a)), rows)
-        return torch.cat([_compare_boxes(a[start : start + rows, None], b[None]) for start in starts])
+        return torch.cat([compare_boxes(a[start : start + rows, None], b[None]) for start in starts])
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return _compare_boxes(a, b)
+        return compare_boxes(a, b)
 
 
 class MaskJaccard(Distance):
@@ -146,7 +149,7 @@ def _compare_counts(common: Tensor, both: Tensor) -> Tensor:
     return (both - 2.0 * common) / (both - common).clamp_min(1.0)
 
 
-def _compare_boxes(a: Tensor, b: Tensor) -> Tensor:
+def compare_boxes(a: Tensor, b: Tensor) -> Tensor:
     """Return |A △ B| / |A ∪ B|, where empty boxes are ``NO_BOX``: (..., 4), (..., 4) -> (...).
 
     With s = |A △ B| / |A ∩ B| it is s / (1 + s). s is made of lengths that are at least 0, each the difference of

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from center_smoothing.distances.angular import Angular
 from center_smoothing.distances.base import Distance
+from center_smoothing.distances.box_sets import BoxSetMatching
 from center_smoothing.distances.custom import FunctionDistance
+from center_smoothing.distances.disagreement import Disagreement
 from center_smoothing.distances.hausdorff import Hausdorff
 from center_smoothing.distances.jaccard import BoxJaccard, MaskJaccard
 from center_smoothing.distances.lp import Lp
@@ -29,6 +31,8 @@ DISTANCES: dict[str, Distance] = {
     "linf": Lp(float("inf")),
     "jaccard": BoxJaccard(),
     "mask-jaccard": MaskJaccard(),
+    "box-sets": BoxSetMatching(),
+    "disagreement": Disagreement(),
     "cosine": Cosine(),
     "squared-l2": SquaredL2(),
     "hausdorff": Hausdorff(),

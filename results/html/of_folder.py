@@ -18,7 +18,15 @@ from results.finished import MAX_SHOWN, Answers, FinishedCertification, Question
 from results.folder import CertificationFolder
 from results.html.charts import format_number, format_radius
 from results.html.content import Curve, Report, ReportExample
-from results.plots.examples import difference, example_pictures, guarantees, is_image, movement, noisy_copy
+from results.plots.examples import (
+    difference,
+    disagreement,
+    example_pictures,
+    guarantees,
+    is_image,
+    movement,
+    noisy_copy,
+)
 from results.reading import FLOORS
 from results.rows import Row, attacked_rows
 from results.terminal import yardstick_line
@@ -286,7 +294,11 @@ def _example(
         drawn: dict[str, Any] = {"seed": finished.config.get("seed", 0), "index": index}
         shown.insert(1, noisy_copy(image, sigma=finished.sigma, noise=finished.noise_kind.name, **drawn))
     if len(found.pictures) == 3 and shown[-2].array.shape == shown[-1].array.shape:
-        shown.append(difference(shown[-2].array, shown[-1].array, name="|base - smoothed|"))
+        base, smoothed = (picture.array for picture in shown[-2:])
+        of_labels = finished.holds_labels
+        shown.append(
+            disagreement(base, smoothed) if of_labels else difference(base, smoothed, name="|base - smoothed|")
+        )
     box = finished.boxes.get(index)
     if box is not None and is_image(box.shape[1:]) and bool(np.isfinite(box).all()):
         shown.append(movement(box, eps_in=finished.by_index[index][0].eps_in))

@@ -18,6 +18,21 @@ from results.rows import Row
 _NAMES = {"image": "input", "base": "base output", "smoothed": "smoothed output"}
 _VALUES = 6  # shown of an output that is no picture
 _BASE_BOX, _SMOOTHED_BOX = (0, 158, 115), (0, 90, 200)
+# Of labels: the colours of Okabe and Ito, and darker ones of the same hues from the ninth label on; then over again.
+_HUES = np.array(
+    [
+        (0, 0, 0),
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+    ]
+)
+_LABELS = np.concatenate([(_HUES + lift) * share / 255.0 for lift, share in ((0, 1.0), (40, 0.6))])
+_NO_LABEL = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +107,16 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
     image, base, smoothed = (arrays[key] for key in _NAMES)
     if finished.holds_boxes and is_image(image.shape):
         note = "base output green, smoothed output blue"
-        words = [f"Base output: {_box_in_words(base)}", f"Smoothed output: {_box_in_words(smoothed)}"]
+        words = [f"Base output: {_boxes_in_words(base)}", f"Smoothed output: {_boxes_in_words(smoothed)}"]
         return ExamplePictures([Picture("input with boxes", with_boxes(image, base, smoothed), note)], words)
     pictures, words = [], []
     names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if finished.is_clipped else _NAMES["base"]}
     # outputs of norm 1 are too dark for the eye: one scale for both
     scale = float(np.nan_to_num(np.maximum(base, smoothed)).max()) if finished.is_normalised else 0.0
     for array, name in zip((image, base, smoothed), names.values(), strict=True):
-        if is_image(array.shape):
+        if finished.holds_labels and array is not image and _is_map(array.shape):
+            pictures.append(Picture(name, in_colours(array), "a colour for each label"))
+        elif is_image(array.shape):
             scaled = array is not image and scale > 0.0
             shown, note = (array / scale, f"of norm 1, white = {scale:.2g}") if scaled else (array, "")
             pictures.append(Picture(name, np.moveaxis(shown, 0, -1), note))
@@ -109,12 +126,12 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
 
 
 def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) -> NDArray[np.float32]:
-    """Draw two boxes on a photo, the smoothed one thin and on top; an empty box is not drawn.
+    """Draw the boxes of two outputs on a photo, the smoothed ones thin and on top; an empty box is not drawn.
 
     Args:
         image: (C, H, W) in [0, 1].
-        base: (4,) in pixels, x1, y1, x2, y2.
-        smoothed: (4,).
+        base: (4,) in pixels, x1, y1, x2, y2, or several boxes (K, 4).
+        smoothed: likewise.
 
     Returns:
         (H, W, 3) in [0, 1].
@@ -122,10 +139,31 @@ def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) 
     drawing = as_image(np.moveaxis(image, 0, -1)).convert("RGB")
     pen = ImageDraw.Draw(drawing)
     thin = max(1, round(max(drawing.size) / 200))
-    for box, colour, width in ((base, _BASE_BOX, 3 * thin), (smoothed, _SMOOTHED_BOX, thin)):
-        if _is_box(box):
+    for output, colour, width in ((base, _BASE_BOX, 3 * thin), (smoothed, _SMOOTHED_BOX, thin)):
+        for box in _boxes(output):
             pen.rectangle([float(corner) for corner in box], outline=colour, width=width)
     return np.asarray(drawing, dtype=np.float32) / 255.0
+
+
+def in_colours(labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a map of labels in colours, one for each of 16 labels from 0 on and then over again.
+
+    Args:
+        labels: (H, W) or (1, H, W), whole numbers or others, of which the next smaller whole number counts.
+
+    Returns:
+        (H, W, 3) in [0, 1], white where there is no label.
+    """
+    numbers = labels.reshape(labels.shape[-2:]).astype(np.float64)
+    known = np.isfinite(numbers)
+    colours: NDArray[np.float64] = _LABELS[np.floor(np.where(known, numbers, 0.0) % len(_LABELS)).astype(np.intp)]
+    return np.where(known[..., None], colours, _NO_LABEL)
+
+
+def disagreement(first: NDArray[Any], second: NDArray[Any]) -> Picture:
+    """Return the picture of where two pictures of labels (H, W, 3) differ, in white."""
+    differs = (first != second).any(axis=-1, keepdims=True)
+    return Picture("where labels differ", differs.astype(np.float64), f"{differs.mean():.1%} of the pixels")
 
 
 def noisy_copy(image: NDArray[Any], *, sigma: float, seed: object, index: int, noise: str = "gaussian") -> Picture:
@@ -179,16 +217,17 @@ def movement(box: NDArray[np.float64], *, eps_in: float) -> Picture:
 
 def guarantees(finished: FinishedCertification, rows: Sequence[Row]) -> list[str]:
     """Return what certified radii promise of the smoothed boxes: a few words for each row of one example."""
-    found = _is_box(finished.outputs[rows[0].index]["smoothed"])
-    return [_guarantee(row, found=found) for row in rows]
+    return [_guarantee(row, finished.outputs[row.index]["smoothed"]) for row in rows]
 
 
-def _guarantee(row: Row, *, found: bool) -> str:
+def _guarantee(row: Row, smoothed: NDArray[Any]) -> str:
     if row.abstained:
         return "abstained"
     if row.eps_out >= 1.0:
         return "nothing is guaranteed"
-    return f"IoU of at least {guaranteed_overlap(row.eps_out)}" if found else "no box stays no box"
+    overlap = "IoU" if smoothed.ndim == 1 else "mean IoU"
+    found = len(_boxes(smoothed)) > 0
+    return f"{overlap} of at least {guaranteed_overlap(row.eps_out)}" if found else "no box stays no box"
 
 
 def guaranteed_overlap(eps_out: float) -> str:
@@ -206,12 +245,20 @@ def is_image(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3) and 0 not in shape
 
 
-def _is_box(box: NDArray[Any]) -> bool:
-    return bool(np.isfinite(box).all() and (box[2:] > box[:2]).all())
+def _is_map(shape: Sequence[int]) -> bool:
+    """Return whether labels of this shape are shown as a picture: (H, W) or (1, H, W)."""
+    return len(shape) >= 2 and min(shape[-2:]) > 1 and set(shape[:-2]) <= {1}
 
 
-def _box_in_words(box: NDArray[Any]) -> str:
-    return f"box {', '.join(f'{corner:.1f}' for corner in box)} (x1, y1, x2, y2)" if _is_box(box) else "no box"
+def _boxes(output: NDArray[Any]) -> NDArray[Any]:
+    """Return the boxes of an output, (4,) or (K, 4), that are not empty: (found, 4), none of what is not finite."""
+    boxes = output.reshape(-1, 4)
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1) & np.isfinite(output).all()]
+
+
+def _boxes_in_words(output: NDArray[Any]) -> str:
+    corners = [", ".join(f"{corner:.1f}" for corner in box) for box in _boxes(output)]
+    return f"box {'; '.join(corners)} (x1, y1, x2, y2)" if corners else "no box"
 
 
 def _in_words(name: str, array: NDArray[Any]) -> str:

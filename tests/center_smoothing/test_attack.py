@@ -28,6 +28,7 @@ from center_smoothing import (
 )
 from center_smoothing.attack import Attack, AttackBudget, attack, has_gradient, project
 from center_smoothing.noise import to_grid
+from center_smoothing.threats import Threat
 
 BUDGET = SmoothingBudget(n=400, m=800)
 QUICK = AttackBudget(steps=12, starts=2, samples=16)
@@ -327,3 +328,94 @@ def test_the_projection_uses_the_radius_up() -> None:
 def test_bad_arguments_are_named(wrong: Callable[[], object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         wrong()
+
+
+# --- other norms --------------------------------------------------------------------------------------------------
+
+MAP = torch.tensor([2.0, 0.5, 1.0, 0.25, 3.0, 1.0])
+THREATS = {norm: Threat(norm, MAP if norm == "scaled-l2" else None) for norm in ("l2", "l1", "linf", "scaled-l2")}
+
+
+def exact_length(norm: str, change: list[Fraction]) -> Fraction:
+    """The norm, squared where it has a root, in exact arithmetic."""
+    if norm == "l1":
+        return sum(map(abs, change), Fraction(0))
+    if norm == "linf":
+        return max(map(abs, change))
+    scales = map(Fraction, MAP.tolist()) if norm == "scaled-l2" else [Fraction(1)] * len(change)
+    return sum(((each / scale) ** 2 for each, scale in zip(change, scales, strict=True)), Fraction(0))
+
+
+@given(
+    numbers=st.lists(st.floats(-8.0, 8.0, width=32), min_size=6, max_size=6),
+    origin=st.lists(st.floats(-2.0, 2.0, width=32), min_size=6, max_size=6),
+    eps_in=st.floats(1e-4, 9.0),
+    norm=st.sampled_from(sorted(THREATS)),
+    grid=st.sampled_from([None, 7]),
+)
+def test_projections_are_inside_every_ball_in_exact_arithmetic(
+    numbers: list[float], origin: list[float], eps_in: float, norm: str, grid: int | None
+) -> None:
+    x, point = torch.tensor(origin), torch.tensor(numbers)
+    grid = None if norm == "scaled-l2" else grid
+    found = project(x, point, eps_in, grid=grid, threat=THREATS[norm])
+    if grid is None:
+        change = [Fraction(a) - Fraction(b) for a, b in zip(found.tolist(), x.tolist(), strict=True)]
+    else:
+        change = [Fraction(step, grid) for step in (to_grid(found, grid) - to_grid(x, grid)).tolist()]
+    power = 2 if norm.endswith("l2") else 1
+    assert exact_length(norm, change) <= Fraction(eps_in) ** power
+    inside = float(THREATS[norm].length(point.double() - x.double())) <= 0.99 * eps_in
+    if inside and grid is None:
+        assert torch.equal(found, point)
+    elif grid is None:
+        assert THREATS[norm].length(found.double() - x.double()) > 0.99 * eps_in - 1e-5
+
+
+def test_the_nearest_change_in_l1_norm_keeps_the_largest_numbers() -> None:
+    change = torch.tensor([3.0, -1.0, 0.25, 0.0], dtype=torch.float64)
+    assert Threat("l1").nearest(change, 2.0).tolist() == [2.0, 0.0, 0.0, 0.0]
+    assert Threat("l1").nearest(change, 3.0).tolist() == [2.5, -0.5, 0.0, 0.0]
+    assert Threat("linf").nearest(change, 0.5).tolist() == [0.5, -0.5, 0.25, 0.0]
+    assert Threat("l1").nearest(change, 9.0) is change
+
+
+GRADIENT = torch.tensor([0.3, -2.0, 1.0, 1.5, 0.2, -0.9])
+
+
+@pytest.mark.parametrize(
+    ("norm", "reached"),
+    [
+        ("l2", float(GRADIENT.norm())),
+        ("l1", 2.0),
+        ("linf", float(GRADIENT.abs().sum())),
+        ("scaled-l2", float((GRADIENT * MAP).norm())),
+    ],
+)
+def test_of_a_linear_function_it_finds_the_worst_change_in_each_norm(norm: str, reached: float) -> None:
+    given = {"sigma_map": MAP} if norm == "scaled-l2" else {}
+    matrix = torch.stack([GRADIENT, 0.1 * torch.eye(6)[0]], dim=1)  # of one number alone slopes are signs, which cancel
+    smoother = CenterSmoother(
+        lambda z: z @ matrix, Lp(2), sigma=0.25, budget=BUDGET, batch_size=64, threat=norm, **given
+    )
+    x = torch.linspace(-1.0, 1.0, 6)
+    certificate = smoother.certify(x)
+    found = attack(smoother, x, certificate, eps_in=0.1, budget=QUICK)
+    for point in (found.perturbed, found.base_perturbed):
+        assert smoother.outputs.threat.length(point.double() - x.double()) <= 0.1
+    assert found.base_eps == pytest.approx(0.1 * reached, rel=0.03)  # without noise the slope is exact
+    assert found.eps <= certificate.eps_out(0.1)
+    assert not found.gradient_free
+
+
+def test_under_uniform_noise_it_stays_in_the_l1_ball_without_gradients_too() -> None:
+    budget = SmoothingBudget(n=400, m=800, noise="uniform")
+    smoother = CenterSmoother(
+        lambda z: ((z @ GRADIENT[:, None]) * 4.0).round(), Lp(2), sigma=0.5, budget=budget, batch_size=64
+    )
+    x = torch.zeros(6)
+    found = attack(smoother, x, smoother.certify(x), eps_in=0.2, budget=QUICK)
+    assert found.gradient_free
+    change = found.perturbed.double() - x.double()
+    assert float(change.abs().sum()) <= 0.2
+    assert float(GRADIENT.double() @ change) > 0.5 * 0.2 * 2.0

@@ -11,6 +11,7 @@ from center_smoothing import (
     Angular,
     BoxJaccard,
     Cosine,
+    Disagreement,
     Distance,
     FeatureDistance,
     FunctionDistance,
@@ -37,6 +38,7 @@ CASES: list[tuple[Distance, tuple[int, ...], bool]] = [
     (Cosine(), (4,), False),
     (BoxJaccard(), (4,), True),
     (MaskJaccard(), (6,), True),
+    (Disagreement(), (6,), True),
 ]
 
 

@@ -311,12 +311,13 @@ def _files(words: list[str]) -> None:
 # that are not run.
 RUN: list[tuple[str, Callable[[list[str]], None]]] = [
     (r"python train\.py", _train),
-    (r"python certify\.py(?!.* --(?:devices|config) )", _certify),
+    (r"python certify\.py(?!.* --(?:devices |config |model examples\.))", _certify),
 ]
 CHECKED: list[tuple[str, Callable[[list[str]], None], str]] = [
     (r"python certify\.py(?=.* --devices )", _certify_plan, "several processes: tests/faults/test_processes.py"),
     (r"srun --kill-on-bad-exit=1 python certify\.py", _certify_plan, "SLURM"),
     (r"python certify\.py(?=.* --config configs/face_detection\.yaml )", _certify_parse, "photos of faces"),
+    (r"python certify\.py(?=.* --model examples\.label_maps\.)", _certify_parse, "photos of one's own"),
     (r"python experiments/figure4\.py", _experiment("figure4", panel), "ten minutes to hours: tests/experiments"),
     (r"python experiments/figure5\.py", _experiment("figure5", panel), "ten minutes to hours: tests/experiments"),
     (r"python experiments/consistency\.py", _experiment("consistency", consistency), "an hour: tests/experiments"),

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.face_detector import FaceDetector
-from lightning_modules.fast_mtcnn import FastMTCNN, _bins, _Images, _SlicedMaxPool, _Windows
+from lightning_modules.fast_mtcnn import (
+    Candidates,
+    FastMTCNN,
+    _bins,
+    _Images,
+    _SlicedMaxPool,
+    _Windows,
+    most_probable,
+)
 
 HEIGHT, WIDTH = 218, 178
 # The photo is 512x512; this part of it holds one face, whose place is known to the eye.
@@ -48,6 +56,16 @@ def detected(reference: MTCNN, images: Tensor) -> Tensor:
     return torch.stack(boxes)
 
 
+def all_detected(reference: MTCNN, images: Tensor, faces: int) -> Tensor:
+    """The first boxes of facenet-pytorch's own detect, image by image: (N, faces, 4)."""
+    boxes = torch.zeros(len(images), faces, 4)
+    for image, found in zip(images, boxes, strict=True):
+        detected, _ = reference.detect(image.permute(1, 2, 0) * 255)
+        for face, box in zip(found, () if detected is None else detected, strict=False):
+            face[:] = torch.from_numpy(box.astype(np.float32))
+    return boxes
+
+
 def nothing(count: int = 1) -> Tensor:
     return torch.zeros(count, 4)
 
@@ -83,6 +101,60 @@ def test_of_several_faces_the_most_probable_counts(detector: FaceDetector, refer
     expected = detected(reference, images)
     assert (expected[:, 0] > WIDTH).unique().tolist() == [False, True]
     torch.testing.assert_close(detector(images), expected, rtol=0, atol=0.01)
+
+
+def test_several_faces_are_those_of_facenet_pytorch(detector: FaceDetector, reference: MTCNN, photo: Tensor) -> None:
+    images = torch.stack([torch.cat([photo, photo], dim=2), torch.cat([photo, torch.zeros_like(photo)], dim=2)])
+    images = torch.cat([images, noisy(images[0], 0.1, count=2), torch.zeros_like(images[:1])])
+    boxes = FaceDetector(faces=3)(images)
+    assert boxes.shape == (5, 3, 4)
+    torch.testing.assert_close(boxes, all_detected(reference, images, 3), rtol=0, atol=0.01)
+    assert (boxes != 0).any(dim=2).sum(dim=1).tolist() == [2, 1, 2, 2, 0]
+    assert torch.equal(boxes[:, 0], detector(images))
+    assert torch.equal(FaceDetector(faces=2)(images), boxes[:, :2])
+
+
+def candidates(*rows: tuple[int, float, list[float]]) -> Candidates:
+    """Of images, probabilities and boxes."""
+    owners, probabilities, boxes = zip(*rows, strict=True)
+    return Candidates(torch.tensor(boxes), torch.tensor(probabilities), torch.tensor(owners))
+
+
+def test_averages_are_of_the_candidates_of_a_face_weighted_by_probability() -> None:
+    left, shifted, larger, right = (
+        [0.0, 0.0, 10.0, 10.0],
+        [2.0, 0.0, 12.0, 10.0],
+        [0.0, 0.0, 12.0, 12.0],
+        [20.0, 0.0, 30.0, 9],
+    )
+    found = candidates(
+        (1, 0.75, shifted), (1, 1.0, left), (1, 0.8, right), (1, 0.75, [7.0, 0, 17, 10]), (3, 0.9, larger)
+    )
+    faces = most_probable(found, 4, 3, average=True)
+    mean = (torch.tensor(left) + 0.75 * torch.tensor(shifted)) / 1.75
+    torch.testing.assert_close(faces.boxes[1], torch.stack([mean, torch.tensor(right), torch.tensor([7.0, 0, 17, 10])]))
+    torch.testing.assert_close(faces.probabilities[1], torch.tensor([1.0, 0.8, 0.75]))
+    torch.testing.assert_close(faces.boxes[3, 0], torch.tensor(larger))
+    assert faces.boxes[[0, 2]].count_nonzero() == 0
+    assert torch.equal(most_probable(found, 4, 1).boxes[1, 0], torch.tensor(left))
+
+
+def test_averages_scatter_less_under_noise(detector: FaceDetector, photo: Tensor) -> None:
+    images = noisy(photo, 0.1, count=24)
+    best, averaged = detector(images), FaceDetector(average=True)(images)
+    assert float(averaged.std(dim=0).mean()) < 0.7 * float(best.std(dim=0).mean())
+    assert float((averaged - best).abs().max()) < 0.1 * WIDTH
+
+
+def test_options_that_are_not_used_are_not_recorded() -> None:
+    # so that a folder that was begun before they came is that of the same command
+    assert dict(FaceDetector().hparams) == {"clip": False}
+    assert dict(FaceDetector(True, faces=3, average=True).hparams) == {"clip": True, "faces": 3, "average": True}
+
+
+def test_no_face_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="faces must be a whole number of at least 1 such as 3, got 0"):
+        FaceDetector(faces=0)
 
 
 @pytest.mark.parametrize("size", [(20, 20), (35, 61), (120, 96), (150, 400), (300, 220)])
@@ -215,9 +287,9 @@ def test_probabilities_are_those_of_facenet_pytorch(reference: MTCNN, photo: Ten
     images = torch.stack([photo, torch.zeros_like(photo)])
     _, probabilities = reference.detect(photo.permute(1, 2, 0) * 255)
     faces = FastMTCNN()(images * 255)
-    assert faces.probabilities[0] == pytest.approx(float(probabilities[0]), abs=1e-5)
-    assert faces.probabilities[1] == 0
-    assert torch.equal(faces.boxes[1:], nothing())
+    assert faces.probabilities[0, 0] == pytest.approx(float(probabilities[0]), abs=1e-5)
+    assert faces.probabilities[1, 0] == 0
+    assert torch.equal(faces.boxes[1], nothing())
 
 
 @pytest.mark.parametrize("size", [(24, 24), (48, 48), (7, 90)])

@@ -16,13 +16,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from center_smoothing import BoxJaccard, CenterSmoother, SmoothingBudget, TotalVariation
+from center_smoothing import BoxJaccard, BoxSetMatching, CenterSmoother, Disagreement, SmoothingBudget, TotalVariation
 from results import numbers, terminal
 from results.finished import FinishedCertification
 from results.folder import CertificationFolder
 from results.html import page
 from results.plots.certificates import draw_certificates
-from results.plots.examples import example_pictures, guaranteed_overlap, guarantees, with_boxes
+from results.plots.examples import (
+    disagreement,
+    example_pictures,
+    guaranteed_overlap,
+    guarantees,
+    in_colours,
+    with_boxes,
+)
 from results.rows import COLUMNS, Row
 from results.summary import summarise
 from results.wandb_run import WandbRun
@@ -197,6 +204,51 @@ def test_boxes_are_drawn_on_their_photo(boxes: CertificationFolder) -> None:
     assert (min(changed), max(changed)) == (5, 36) or (min(changed), max(changed)) == (6, 35)
     assert none.words == ["Base output: no box", "Smoothed output: no box"]
     assert two.words[1] == "Smoothed output: box 8.0, 6.0, 25.0, 35.0 (x1, y1, x2, y2)"
+
+
+def test_all_boxes_of_sets_are_drawn(folder: CertificationFolder) -> None:
+    folder.write_summary({"config": {"distance": repr(BoxSetMatching()), "sigma": 0.1}, "results": []})
+    photo, none = np.full((3, 40, 60), 0.5, dtype=np.float32), np.zeros((3, 4), dtype=np.float32)
+    two = np.array([[30, 10, 50, 30], [0, 0, 0, 0], [5, 5, 20, 20]], dtype=np.float32)
+    for index, (base, smoothed) in enumerate([(none, two), (none, none)]):
+        np.savez(folder.outputs(index), image=photo, base=base, smoothed=smoothed)
+    drawn, empty = (example_pictures(read(folder), index) for index in range(2))
+    blue = np.argwhere((drawn.pictures[0].array * 255).round().astype(int)[..., 2] == 200)[:, :2].tolist()
+    assert {(5, 5), (20, 20), (10, 30), (30, 50)} <= {tuple(place) for place in blue}
+    assert drawn.words == [
+        "Base output: no box",
+        "Smoothed output: box 30.0, 10.0, 50.0, 30.0; 5.0, 5.0, 20.0, 20.0 (x1, y1, x2, y2)",
+    ]
+    np.testing.assert_array_equal(empty.pictures[0].array, np.full((40, 60, 3), 128 / 255, dtype=np.float32))
+    assert guarantees(read(folder), [row(0, 0.25, 0.25), row(0, 0.5, 1.0)]) == [
+        "mean IoU of at least 0.750",
+        "nothing is guaranteed",
+    ]
+    assert guarantees(read(folder), [row(1, 0.25, 5e-324)]) == ["no box stays no box"]
+
+
+def test_maps_of_labels_are_shown_in_colours(folder: CertificationFolder) -> None:
+    folder.write_summary({"config": {"distance": repr(Disagreement()), "sigma": 0.1}, "results": []})
+    image, base = np.full((3, 4, 6), 0.5, dtype=np.float32), np.arange(24).reshape(4, 6) % 16
+    smoothed = base.copy()
+    smoothed[1, 2:5] = 3
+    for index, (first, second) in enumerate([(base, smoothed), (base[None], smoothed[None]), (base[0], smoothed[0])]):
+        np.savez(folder.outputs(index), image=image, base=first, smoothed=second)
+    one, same, row_of_labels = (example_pictures(read(folder), index) for index in range(3))
+    assert [picture.name for picture in one.pictures] == ["input", "base output", "smoothed output"]
+    for first, second in zip(one.pictures, same.pictures, strict=True):
+        np.testing.assert_array_equal(first.array, second.array)
+    colours = {
+        label: tuple(colour) for label, colour in zip(base.flat, one.pictures[1].array.reshape(-1, 3), strict=True)
+    }
+    assert len(set(colours.values())) == 16
+    assert {tuple(colour) for colour in one.pictures[2].array[1, 2:5]} == {colours[3]}
+    differs = disagreement(one.pictures[1].array, one.pictures[2].array)
+    assert differs.array[..., 0].astype(bool).tolist() == (base != smoothed).tolist()
+    assert differs.note == "12.5% of the pixels"
+    assert [picture.name for picture in row_of_labels.pictures] == ["input"]
+    assert row_of_labels.words[1] == "Smoothed output: 6 values, 0, 1, 2, 3, 4, 5"
+    assert in_colours(np.array([[np.nan, 0.0], [-1.0, 15.5]])).tolist()[0] == [[1.0] * 3, [0.0] * 3]
 
 
 def test_a_box_partly_outside_or_not_finite_does_no_harm() -> None:

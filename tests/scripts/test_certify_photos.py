@@ -363,6 +363,9 @@ def test_clipping_changes_what_is_certified(one_face: Path, swept: Done, tmp_pat
         (["--sigma=0.1", "--h=1", "--data.max_side=a"], ["max_side", "got a"]),
         (["--sigma=0.1", "--h=1", "--model.clip=perhaps"], ["clip", "perhaps"]),
         (["--sigma=0.1", "--h=1", "--model.colour=red"], ["colour"]),
+        (["--sigma=0.1", "--h=1", "--model.faces=0"], ["faces must be a whole number of at least 1", "got 0"]),
+        (["--sigma=0.1", "--h=1", "--model.faces=2"], ["sets of boxes (N, K, 4) is box-sets"]),
+        (["--sigma=0.1", "--h=1", "--distance=box-sets"], ["sets of boxes must be outputs (N, boxes, 4)"]),
     ],
 )
 def test_bad_arguments_give_one_line_and_exit_code_2(
@@ -370,6 +373,44 @@ def test_bad_arguments_give_one_line_and_exit_code_2(
 ) -> None:
     line = refused(capsys, f"--config={CONFIG}", f"--data.root={one_small}", f"--out={tmp_path}", *TINY, *arguments)
     assert all(word in line for word in words), line
+
+
+def test_two_faces_are_certified_as_a_set(face: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    pair, small = Image.new("RGB", (96, 58)), face.resize((48, 58))
+    for left in (0, 48):
+        pair.paste(small, (left, 0))
+    (tmp_path / "photos").mkdir()
+    pair.save(tmp_path / "photos" / "twice.png")
+    sets = ["--model.faces=3", "--model.average=true", "--distance=box-sets"]
+    done = run(tmp_path / "photos", tmp_path / "sets", "--h=1", "--eps-in=0.02", *sets)
+    (eps_out,) = radii(done.folder).values()
+    assert eps_out < 1.0
+    config = summary(done.folder)["config"]
+    assert config["model_settings"] == {"clip": False, "faces": 3, "average": True}
+    assert config["distance"] == "BoxSetMatching()"
+    with np.load(CertificationFolder(done.folder).outputs(0)) as outputs:
+        assert (outputs["smoothed"] != 0).any(axis=1).tolist() == [True, True, False]
+    assert "At eps_in = 0.02: mean IoU of at least 0." in (done.folder / "report.html").read_text()
+    assert certify.main(["--from", str(done.folder), "--eps-in", "0.01"]) == done.folder
+
+
+def test_a_map_of_labels_is_certified(face: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    (tmp_path / "photos").mkdir()
+    face.resize((20, 24)).save(tmp_path / "photos" / "face.png")
+    command = ["--model=examples.label_maps.ColourSegmentation", "--model.labels=4", "--distance=disagreement"]
+    command += ["--data=PhotoFolder", f"--data.root={tmp_path / 'photos'}", "--sigma=0.1", "--h=1", *TINY]
+    with redirect_stdout(io.StringIO()):
+        folder = certify.main([*command, f"--out={tmp_path / 'out'}", "--num-examples=all"])
+    (eps_out,) = radii(folder).values()
+    assert 0.0 < eps_out < 1.0
+    with np.load(CertificationFolder(folder).outputs(0)) as outputs:
+        assert outputs["smoothed"].shape == (24, 20)
+        assert set(outputs["smoothed"].flat) <= {0, 1, 2, 3}
+    report = (folder / "report.html").read_text()
+    assert "a colour for each label" in report
+    assert "where labels differ" in report
 
 
 def test_a_pretrained_model_without_data_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

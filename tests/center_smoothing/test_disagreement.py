@@ -1,0 +1,152 @@
+"""Labels: the distance against a naive count, votes against counters, and coverage where the answer is known."""
+
+import math
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor
+
+from center_smoothing import (
+    CenterSmoother,
+    Disagreement,
+    MedianBudget,
+    MedianSmoother,
+    SmoothingBudget,
+    bounds,
+    check_distance,
+)
+from center_smoothing import budget as budget_module
+from center_smoothing.attack import AttackBudget, attack, has_gradient
+from center_smoothing.distances.axioms import needed_relaxation
+from tests.center_smoothing.refutation import Pairs, failures_of, pairs, refuted
+
+SHAPES = st.sampled_from([(1,), (5,), (2, 3), (1, 2, 3)])
+
+
+def some_labels(count: int) -> st.SearchStrategy[np.ndarray]:
+    """Whole and other numbers, equal ones more often than by chance."""
+    whole = SHAPES.flatmap(lambda shape: hnp.arrays(np.int64, (count, *shape), elements=st.integers(-2, 3)))
+    numbers = st.sampled_from([0.0, -0.0, 0.1, 0.1 + 2.0**-55, 5e-324, 1e300, -1e300])
+    return st.one_of(whole, SHAPES.flatmap(lambda shape: hnp.arrays(np.float64, (count, *shape), elements=numbers)))
+
+
+@settings(max_examples=60)
+@given(labels=some_labels(4))
+def test_it_is_the_share_that_differs_and_a_metric(labels: np.ndarray) -> None:
+    z = torch.from_numpy(labels)
+    d = Disagreement().pairwise(z, z)
+    assert d.tolist() == [[float((a != b).mean()) for b in labels] for a in labels]
+    assert torch.equal(d, d.T)
+    assert d.diagonal().tolist() == [0.0] * 4
+    assert torch.equal(d == 0.0, torch.tensor([[bool((a == b).all()) for b in labels] for a in labels]))
+    assert needed_relaxation(d)[0] <= 1.0 + 1e-15
+    assert torch.equal(Disagreement()(z, z.roll(1, 0)), d.roll(1, 1).diagonal())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int64, torch.float16, torch.bfloat16, torch.float64]
+)
+def test_labels_of_every_type(dtype: torch.dtype) -> None:
+    z = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]]).to(dtype)
+    assert Disagreement().pairwise(z, z).tolist() == [[0.0, 0.25, 0.5], [0.25, 0.0, 0.25], [0.5, 0.25, 0.0]]
+    vote = Disagreement().averages_of(z)
+    assert vote.dtype == dtype
+    assert vote.tolist() == z[1:2].tolist()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_infinitely_far_from_everything(bad: float) -> None:
+    z = torch.zeros(3, 2, 2)
+    z[0, 0, 0], z[1, 1, 0] = 1.0, bad
+    inf = math.inf
+    assert Disagreement().pairwise(z, z).tolist() == [[0.0, inf, 0.25], [inf, inf, inf], [0.25, inf, 0.0]]
+
+
+@settings(max_examples=60)
+@given(labels=some_labels(5))
+def test_a_group_is_the_majority_and_of_several_the_smallest(labels: np.ndarray) -> None:
+    def vote(column: np.ndarray) -> float:
+        counts = Counter(column.tolist())
+        return min(label for label, count in counts.items() if count == max(counts.values()))
+
+    z = torch.from_numpy(labels)
+    expected = np.apply_along_axis(vote, 0, labels)
+    for members in (z, z.flip(0)):
+        assert Disagreement().aggregate(members[None]).numpy().tolist() == [expected.tolist()]
+        assert Disagreement().averages_of(members).numpy().tolist() == [expected.tolist()]
+    assert not Disagreement().averages
+
+
+def test_no_map_is_nearer_on_average_than_the_vote() -> None:
+    z = torch.randint(0, 3, (9, 40), generator=torch.Generator().manual_seed(0))
+    mean = Disagreement().pairwise(z, torch.cat([Disagreement().averages_of(z), z])).mean(dim=0)
+    assert float(mean[0]) == float(mean.min()) < float(mean[1:].min())
+
+
+def bands(x: Tensor) -> Tensor:
+    """Label 0, 1 or 2 of each number (N, D): below -1, between, above 1."""
+    return torch.bucketize(x, torch.tensor([-1.0, 1.0]))
+
+
+def test_a_map_of_labels_is_certified_and_attacked_without_gradients() -> None:
+    budget = SmoothingBudget(n=300, m=800)
+    smoother = CenterSmoother(bands, Disagreement(), sigma=0.5, budget=budget, batch_size=128)
+    x = torch.tensor([-3.0, -0.9, 0.0, 0.9, 3.0, 3.0])
+    certificate = smoother.certify(x)
+    assert not certificate.abstained
+    assert certificate.center.dtype == torch.int64
+    assert certificate.center[[0, 2, 4, 5]].tolist() == [0, 1, 2, 2]
+    assert 0.0 < certificate.eps_out(0.25) < 1.0
+    assert not has_gradient(smoother, x)
+    found = attack(smoother, x, certificate, eps_in=0.25, budget=AttackBudget(steps=3, starts=1, samples=8))
+    assert found.gradient_free
+    assert found.eps is None or found.eps <= certificate.eps_out(0.25)
+    outputs = bands(torch.randn(60, 6, generator=torch.Generator().manual_seed(1)) * 2)
+    assert check_distance(Disagreement(), outputs).passed
+
+
+def test_medians_of_labels_say_which_elements_can_change() -> None:
+    smoother = MedianSmoother(bands, Disagreement(), sigma=0.5, budget=MedianBudget(n=201, m=600), batch_size=128)
+    certificate = smoother.certify(torch.tensor([-3.0, -0.9, 0.0, 1.1]))
+    low, high = certificate.box(0.25)
+    assert (low != high).tolist() == [False, True, False, True]
+    assert certificate.eps_out(0.25) == pytest.approx(0.5)
+
+
+# A label that is 1 on a half-line: an attack straight at it changes its mass as much as any can. At x most labels are
+# 0, at x' most are 1. And a map of labels whose elements cross their limits one by one.
+CASES = {
+    "one label": (lambda z: (z > 0.0).long().expand(-1, 4), torch.tensor([-0.8])),
+    "a map": (bands, torch.tensor([-1.8, -0.2, 0.2, -1.8])),
+}
+H, RUNS, ALPHA = 1.2, 60, 0.2
+
+
+@cache
+def moved(case: str) -> Pairs:
+    """Of correct code: tests break what is asked of them."""
+    model, x = CASES[case]
+    budget = SmoothingBudget(n=201, m=120, k=16, alpha_1=ALPHA / 2, alpha_2=ALPHA / 2, delta=0.2)
+    here, there = (
+        CenterSmoother(model, Disagreement(), sigma=1.0, budget=budget, batch_size=256, seed=seed) for seed in (1, 2)
+    )
+    return pairs(here, there, x, torch.ones_like(x), H, RUNS)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_centers_are_no_further_apart_than_certified(case: str) -> None:
+    assert len(moved(case)) > RUNS / 2
+    assert not refuted(failures_of(moved(case), H), RUNS, ALPHA)
+
+
+def test_a_missing_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = moved("one label")
+    budget_module._ranks.cache_clear()
+    monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: mass)
+    assert refuted(failures_of(found, H), RUNS, ALPHA)
