@@ -27,6 +27,7 @@ def run_with(*rows: Row, smoother: CenterSmoother | MeanSmoother = CENTER, cover
         smoother=smoother,
         eps_in=[0.25],
         coverage=coverage,
+        conversion=1.0,
     )
     return SimpleNamespace(job=job)
 
