@@ -34,8 +34,8 @@ class Denoised(nn.Module):
         >>> f(torch.tensor([[0.1, 0.9]]))
         tensor([[0., 8.]])
         >>> smoother = CenterSmoother(f, "l2", sigma=0.05, budget=SmoothingBudget.quick())
-        >>> smoother.certify(torch.ones(2)).eps_out(0.05)
-        0.0
+        >>> smoother.certify(torch.ones(2)).center
+        tensor([8., 8.])
     """
 
     def __init__(self, model: object, denoiser: object) -> None:

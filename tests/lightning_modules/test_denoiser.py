@@ -46,6 +46,7 @@ def test_behind_it_a_model_is_compiled_as_one() -> None:
     model = DenoisedModel(tiny(dilations=(1, 1)), tiny()).eval()
     x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()  # of other tests in this process
     with torch.no_grad():
         compiled = CompiledModel(model, backend="eager")
         for count in (20, 17, 3):
