@@ -124,7 +124,9 @@ def test_the_flags_in_the_tables_exist(script: ModuleType, capsys: pytest.Captur
         script.main(["--help"])
     printed = capsys.readouterr().out
     assert shown
-    assert not {flag for flag in shown if flag not in printed and not flag.startswith(("--data.", "--model.", "--denoiser."))}
+    assert not {
+        flag for flag in shown if flag not in printed and not flag.startswith(("--data.", "--model.", "--denoiser."))
+    }
 
 
 def test_the_check_of_a_distance_prints_what_the_documentation_shows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,3 +236,33 @@ def test_a_file_may_not_name_a_denoiser_of_its_own(
 
 def test_a_finished_folder_has_its_own(denoiser: Path, refusal: Callable[[list[str]], str]) -> None:
     assert "--denoiser must be left out with --from" in refusal(["--from=somewhere", f"--denoiser={denoiser}"])
+
+
+def test_an_onnx_file_in_front_certifies_what_the_same_function_does(
+    checkpoint: Path, package: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    helper, number, shape = onnx.helper, onnx.TensorProto.FLOAT, ["N", 1, 28, 28]
+    two = onnx.numpy_helper.from_array(torch.tensor(2.0).numpy(), "two")
+    ends = [helper.make_tensor_value_info(name, number, shape) for name in ("x", "y")]
+    nodes = [helper.make_node("Div", ["x", "two"], ["y"])]
+    graph = helper.make_graph(nodes, "half", ends[:1], ends[1:], [two])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "half.onnx")
+
+    command = [f"--ckpt={checkpoint}", *TINY]
+    by_file = certify.main([*command, "--denoiser=half.onnx", "--out=by_file"])
+    by_name = certify.main([*command, f"--denoiser={package}.half", "--out=by_name"])
+    rows = [
+        [line.split(",")[:-1] for line in (folder / "certificates.csv").read_text().splitlines()]
+        for folder in (by_file, by_name)
+        if folder is not None
+    ]
+    assert rows[0][0] == rows[1][0]
+    radii = [[float(row[rows[0][0].index("eps_out")]) for row in found[1:]] for found in rows]
+    assert radii[0] == pytest.approx(radii[1], rel=1e-5)
+    assert summary_of(by_file)["config"]["denoiser"] == {
+        "name": "half.onnx",
+        "sha256": files.sha256(tmp_path / "half.onnx"),
+    }
