@@ -111,13 +111,12 @@ def attack(
     """Move the smoothed output as far as a search within the ball can, and the base output by the same search.
 
     Projected gradient ascent on E d(f(x' + noise), center) in the ball of the smoother's threat: fresh noise at each
-    step, steps of one length in its norm. Where
-    the smoothed output follows the mean of outputs, and there is a gradient, it is ascent on how far that mean moves
-    under common noise, d(E f(x' + noise), E f(x + noise)). The best point by an estimate on common noise is smoothed
-    with the smoother's own budget. That run has noise of its own: its number of an example is a hash of ``example`` and
-    ``eps_in``, and the search draws from other ones. So the promise covers this x', though it was chosen knowing the
-    certificate (docs/theory.md, "Noise and the adversary"): with probability at least 1 - alpha ``eps`` is at most
-    ``certificate.eps_out(eps_in)``, unless a bound is wrong.
+    step, steps of one length in its norm. Where the smoothed output follows the mean of outputs, and there is a
+    gradient, it is ascent on how far that mean moves under common noise, d(E f(x' + noise), E f(x + noise)). The best
+    point by an estimate on common noise is smoothed with the smoother's own budget. That run has noise of its own: its
+    number of an example is a hash of ``example`` and ``eps_in``, and the search draws from other ones. So the promise
+    covers this x', though it was chosen knowing the certificate (docs/theory.md, "Noise and the adversary"): with
+    probability at least 1 - alpha ``eps`` is at most ``certificate.eps_out(eps_in)``, unless a bound is wrong.
 
     Args:
         smoother: that gave the certificate.

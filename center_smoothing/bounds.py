@@ -39,6 +39,11 @@ def _check_trials(trials: int, name: str) -> int:
     return int(trials)
 
 
+def _check_mass(mass: float) -> None:
+    if not 0.0 < mass < 1.0:
+        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+
+
 def _check_probability(p: float) -> float:
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p must lie in [0, 1], got {p!r}")
@@ -293,8 +298,7 @@ def gaussian_shift_up(mass: float, h: float) -> float:
         >>> round(gaussian_shift_up(0.55, 2.0), 5)
         0.98323
     """
-    if not 0.0 < mass < 1.0:
-        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+    _check_mass(mass)
     if not h >= 0.0:
         raise ValueError(f"h must be at least 0, got {h!r}")
     return min(1.0, float(special.ndtr(special.ndtri(mass) + h)) + _PROBABILITY_MARGIN)
@@ -333,8 +337,7 @@ def gaussian_shift_between(mass: float, p: float) -> float:
         >>> round(gaussian_shift_between(0.55, 0.98323427), 5)
         2.0
     """
-    if not 0.0 < mass < 1.0:
-        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+    _check_mass(mass)
     if not 0.0 <= p < 1.0:
         raise ValueError(f"p must lie in [0, 1), got {p!r}")
     below = p - _PROBABILITY_MARGIN
@@ -356,8 +359,7 @@ def total_variation_shift_up(mass: float, tv: float) -> float:
         >>> round(total_variation_shift_up(0.55, 0.25), 5)
         0.8
     """
-    if not 0.0 < mass < 1.0:
-        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+    _check_mass(mass)
     if not tv >= 0.0:
         raise ValueError(f"tv must be at least 0, got {tv!r}")
     return min(1.0, mass + tv + _PROBABILITY_MARGIN)
@@ -374,8 +376,7 @@ def total_variation_between(mass: float, p: float) -> float:
         >>> round(total_variation_between(0.55, 0.8), 5)
         0.25
     """
-    if not 0.0 < mass < 1.0:
-        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
+    _check_mass(mass)
     if not 0.0 <= p < 1.0:
         raise ValueError(f"p must lie in [0, 1), got {p!r}")
     return max(0.0, p - mass - _PROBABILITY_MARGIN)
