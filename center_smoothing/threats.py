@@ -136,8 +136,8 @@ def threat_of(norm: str | None, kind: NoiseKind, sigma_map: Tensor | None) -> Th
         raise ValueError("threat must be l2, l1 or linf without a sigma map, which scaled-l2 divides by, got scaled-l2")
     if norm != own and kind.norm != "l2":
         raise ValueError(
-            f"threat must be {own} for {kind.name} noise, got {norm}: in no other norm is more known of it than that a "
-            "change is so much larger in l1, and Gaussian noise certifies more; take Gaussian noise"
+            f"threat must be {own} for {kind.name} noise, got {norm}: in other norms its bounds are larger than "
+            "those of Gaussian noise; take Gaussian noise"
         )
     return Threat(norm, sigma_map)
 

@@ -313,8 +313,8 @@ def _check_noise(options: Namespace) -> None:
         return
     if options.threat not in (None, "l1"):
         raise ValueError(
-            f"--threat must be l1 with --noise uniform, got {options.threat}: in no other norm is more known of it "
-            "than that a change is so much larger in l1, and Gaussian noise certifies more"
+            f"--threat must be l1 with --noise uniform, got {options.threat}: in other norms its bounds are "
+            "larger than those of Gaussian noise; take --noise gaussian"
         )
     if options.smoother == "mean":
         raise ValueError(

@@ -133,7 +133,7 @@ def test_the_plan_needs_no_model(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--noise=uniform", "--threat=linf"], "--threat must be l1 with --noise uniform, got linf: in no other norm"),
+        (["--noise=uniform", "--threat=linf"], "--threat must be l1 with --noise uniform, got linf: in other norms"),
         (
             ["--noise=uniform", "--smoother=mean", "--clip-norm=9"],
             "--noise must be gaussian or discrete with --smoother",
