@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import certify
+
+_ACCESSES = {"open", "os.rename", "os.remove", "os.mkdir"}
 
 
 def start(command: Sequence[str], log: Path, before: Callable[[], None] | None = None) -> int:
@@ -37,3 +41,17 @@ def start(command: Sequence[str], log: Path, before: Callable[[], None] | None =
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def kill_before_access(number: int, folder: str) -> None:
+    """Kill this process just before it accesses a folder for the ``number``-th time."""
+    left = number
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in _ACCESSES and str(arguments[0]).startswith(folder):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)

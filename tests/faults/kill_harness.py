@@ -19,11 +19,8 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from tests.faults.forks import start
-
-_ACCESSES = {"open", "os.rename", "os.remove", "os.mkdir"}
+from tests.faults.forks import kill_before_access, start
 
 
 def main() -> None:
@@ -59,20 +56,6 @@ def run(command: Sequence[str], out: Path, *, seconds: float | None = None, acce
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def kill_before_access(number: int, folder: str) -> None:
-    """Kill this process just before it accesses a folder for the ``number``-th time."""
-    left = number
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal left
-        if event in _ACCESSES and str(arguments[0]).startswith(folder):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
 
 
 def count_finished(out: Path) -> int:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from tests.faults.forks import start
+from tests.faults.forks import kill_before_access, start
 
 
 def main() -> None:
@@ -47,14 +45,11 @@ def run(
         port = free.getsockname()[1]
     logs = [Path(f"{out}.rank{rank}.log") for rank in range(ranks)]
     children = [
-        start(command, log, partial(become, rank, environment(launcher, rank, ranks, port)))
+        start(
+            command, log, partial(become, rank, environment(launcher, rank, ranks, port), out if rank == kill else None)
+        )
         for rank, log in enumerate(logs)
     ]
-    if kill is not None:
-        table = Path(out) / f"certificates.rank{kill}.csv"
-        while not (table.exists() and table.read_text().count("\n") > 1):
-            time.sleep(0.01)
-        os.kill(children[kill], signal.SIGKILL)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     return {"codes": codes, "said": [log.read_text().splitlines() for log in logs]}
 
@@ -71,8 +66,10 @@ def environment(launcher: str, rank: int, ranks: int, port: int) -> dict[str, st
     return {**meeting, **slurm}
 
 
-def become(rank: int, variables: dict[str, str]) -> None:
-    """Be the process of a rank."""
+def become(rank: int, variables: dict[str, str], killed: str | None) -> None:
+    """Be the process of a rank, killed before it writes its second row to a folder if one is named."""
+    if killed is not None:
+        kill_before_access(3, f"{killed}/certificates.rank{rank}.csv")
     os.environ.update(variables)
     rank_zero_only.rank = rank  # Lightning has looked for it when it was imported
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,12 @@ from filelock import FileLock
 
 import certify
 from callbacks import CertificateWriter
-from command_line import errors
 from results.folder import CertificationFolder
 
 Told = Callable[[str, str, str], None]
 Contents = Callable[[Path], dict[str, bytes]]
+pytestmark = pytest.mark.usefixtures("_stands_for_a_machine", "_interruptible")
 SECTION = "Machines"
-
-
-@pytest.fixture(autouse=True)
-def _stands_for_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails here is a disk, and not the code of a user."""
-    monkeypatch.setattr(errors, "_OURS", errors._OURS | {__name__.split(".")[0]})
-
-
-@pytest.fixture(autouse=True)
-def _interruptible() -> Iterator[None]:
-    """Lightning ignores Ctrl-C once it was pressed, for the rest of the process; a shell's background jobs do, too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def after_examples(count: int, what: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,10 +98,10 @@ def test_a_full_disk(
             if not mounted:  # no right to mount: the last step of each file says that there is no room
                 patch.setattr(os, "fsync", full)
             line = stopped(command, 2, capsys)
-        finished = int(re.search(r"(\d+) of 30 examples", line)[1])  # type: ignore[index]
-        assert 1 <= finished < 30
+        finished = int(re.search(r"(\d+) of 12 examples", line)[1])  # type: ignore[index]
+        assert 1 <= finished < 12
         assert len(CertificationFolder(disk / "out").rows()) >= 2 * finished
-        line = re.sub(r"'[^']*/([^/']*)'", "'.../FILE'", re.sub(r"\d+ of 30", "N of 30", line))
+        line = re.sub(r"'[^']*/([^/']*)'", "'.../FILE'", re.sub(r"\d+ of 12", "N of 12", line))
         told(SECTION, "the disk is full", line)
         if mounted:
             assert os.system(f"mount -o remount,size=50m {disk}") == 0

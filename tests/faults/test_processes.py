@@ -86,9 +86,9 @@ def test_what_others_finished_outlives_a_process(
 ) -> None:  # fmt: skip
     case = cases["killed"]
     assert case["codes"] == [2, -9]
-    told("Machines", "a process of several is killed", re.sub(r"\d+ of 30", "N of 30", case["said"][0][-1]))
+    told("Machines", "a process of several is killed", re.sub(r"\d+ of 12", "N of 12", case["said"][0][-1]))
     certify.main([*tiny_command, f"--out={case['out']}"])
-    assert "of 30 examples are there already and kept" in capsys.readouterr().out
+    assert "of 12 examples are there already and kept" in capsys.readouterr().out
     assert contents(case["out"]) == contents(uninterrupted)
 
 
@@ -108,8 +108,8 @@ def test_a_model_that_fails_in_one_process_ends_all_of_them(
 ) -> None:
     case = cases["failed"]
     assert case["codes"] == [2, 2]
-    lines = [re.sub(r"\d+ of 30", "N of 30", said[-1]) for said in case["said"]]
-    assert lines[0].startswith("error: another process has ended before its work was done; N of 30")
+    lines = [re.sub(r"\d+ of 12", "N of 12", said[-1]) for said in case["said"]]
+    assert lines[0].startswith("error: another process has ended before its work was done; N of 12")
     told("Machines", "the model fails in a process of several", lines[1])
 
 

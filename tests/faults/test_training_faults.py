@@ -4,7 +4,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from training import resuming
 from training.arguments import ROOT
 
 Told = Callable[[str, str, str], None]
+pytestmark = pytest.mark.usefixtures("_stands_for_a_machine", "_interruptible")
 SECTION = "Training"
 
 
@@ -34,20 +35,6 @@ def arguments(tmp_path: Path, tiny_checkpoint: Path) -> list[str]:
         "--center_smoothing.h=[0.5]", "--center_smoothing.n=100", "--center_smoothing.m=400", "--center_smoothing.k=8",
         f"--runs={tmp_path / 'runs'}",
     ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _stands_for_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails here is a disk, and not the code of a user."""
-    monkeypatch.setattr(errors, "_OURS", errors._OURS | {__name__.split(".")[0]})
-
-
-@pytest.fixture(autouse=True)
-def _interruptible() -> Iterator[None]:
-    """Lightning ignores Ctrl-C once it was pressed, for the rest of the process; a shell's background jobs do, too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def seen(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
