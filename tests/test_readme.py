@@ -24,7 +24,7 @@ TRAINING = [
     "--center_smoothing.num_examples=1",
     "--model.init_args.channels=[4, 8, 16]",
 ]
-CERTIFICATION = ["--n=500", "--m=1000", "--num-examples=1", "--accelerator=cpu"]
+CERTIFICATION = ["--n=200", "--m=400", "--k=8", "--num-examples=1", "--accelerator=cpu", "--h=0.5"]
 
 
 def blocks(language: str) -> list[str]:
