@@ -7,12 +7,6 @@ from decimal import ROUND_FLOOR, Decimal
 from center_smoothing.budget import Budget, Coverage
 from center_smoothing.threats import NORMS
 
-_PROMISE = (
-    "for one example and one change of it by at most eps_in ({norm}), fixed beforehand, the smoothed output moves by "
-    "at most eps_out ({distance}) with probability at least {confidence} over the noise of both runs, unless one of "
-    "the two abstains"
-)
-
 
 def promise(distance: object, confidence: str, norm: str = NORMS["l2"]) -> str:
     """Return what holds of one answer: a sentence without a full stop, over one fixed change and not over all.
@@ -22,7 +16,11 @@ def promise(distance: object, confidence: str, norm: str = NORMS["l2"]) -> str:
         confidence: 1 - alpha.
         norm: that eps_in is measured in, in words.
     """
-    return _PROMISE.format(distance=distance, confidence=confidence, norm=norm)
+    return (
+        f"for one example and one change of it by at most eps_in ({norm}), fixed beforehand, the smoothed output moves "
+        f"by at most eps_out ({distance}) with probability at least {confidence} over the noise of both runs, unless "
+        "one of the two abstains"
+    )
 
 
 def promise_line(

@@ -74,12 +74,12 @@ class TightEnough:
 
     def __call__(self, certificate: Certificate) -> bool:
         """Return whether to stop at this look."""
-        for eps_in in self.eps_in:
-            certified = certificate.radius_at(_ranks(certificate, certificate.m, eps_in, self.coverage, self.eps_in))
-            attainable = certificate.radius_at(self._ranks_below(certificate, eps_in), upwards=False)
-            if not (certified < math.inf and certified - attainable <= self.rtol * certified):
-                return False
-        return True
+        return all(self._tight(certificate, each) for each in self.eps_in)
+
+    def _tight(self, certificate: Certificate, eps_in: float) -> bool:
+        certified = certificate.radius_at(_ranks(certificate, certificate.m, eps_in, self.coverage, self.eps_in))
+        attainable = certificate.radius_at(self._ranks_below(certificate, eps_in), upwards=False)
+        return certified < math.inf and certified - attainable <= self.rtol * certified
 
     def _ranks_below(self, certificate: Certificate, eps_in: float) -> Ranks:
         """Order statistics that those of the last look will hardly fall below.
