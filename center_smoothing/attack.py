@@ -184,15 +184,8 @@ def project(
 ) -> Tensor:
     """Move a point (*in) towards a finite x (*in) until ||point - x|| <= eps_in, as it is rounded to x's type.
 
-    Args:
-        x: the middle of the ball.
-        point: what is moved.
-        eps_in: its radius, at least 0.
-        grid: steps per unit. Then the result is on the grid, and its distance that from x rounded to it, exactly.
-        threat: the norm; default: l2.
-
-    Returns:
-        (*in) of x's type: inside the ball in exact arithmetic, and in float64 in whatever order one adds.
+    The result (*in) is inside the ball of radius eps_in >= 0, in the threat's norm or l2, in exact arithmetic, and in
+    float64 in whatever order one adds. With a grid it is on it, and its distance that from x rounded to it, exactly.
 
     Example:
         >>> project(torch.zeros(2), torch.tensor([3.0, 4.0]), 1.0).norm() <= 1.0
@@ -270,8 +263,7 @@ class _Objective:
         """Estimate a multiple of the gradient (*in) of the mean under noise, from differences of ``count`` pairs.
 
         For Gaussian noise the gradient of E g(x + noise) is E g(x + noise) noise / sigma^2, whatever g is; the copies
-        on the other side of x keep the mean and lower the variance. Without noise, too, a function that changes in
-        steps shows nothing to smaller probes.
+        on the other side of x keep the mean and lower the variance. Smaller probes of a step function show nothing.
         """
         copies, middle = self._noisy(point, key, count), _rounded(point, point, self.outputs.grid)
         differences = self._distances(copies) - self._distances(2.0 * middle - copies)

@@ -195,14 +195,9 @@ class Budget(ABC):
 
     @classmethod
     def preset_values(cls, name: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as the class takes
-        """Return the arguments of the budget of a name, and those given in place of them.
+        """Return the arguments of the budget of a name, one of :attr:`presets`, and those given in place of them.
 
-        Args:
-            name: one of :attr:`presets`.
-            given: arguments of the class. With a group n and m shrink unless given, so that as much is evaluated.
-
-        Raises:
-            ValueError: for another name.
+        With a group n and m shrink unless given, so that as much is evaluated. ValueError is raised for another name.
         """
         if name not in cls.presets:
             raise ValueError(f"name must be one of {', '.join(cls.presets)}, got {name!r}")
@@ -490,13 +485,9 @@ class SmoothingBudget(Budget):
         return margins.least_inside(self.n_check, self.delta, self.alpha_check, self.method)
 
     def ranks(self, h: float, *, m: int | None = None, coverage: Coverage = "pointwise", answers: int = 1) -> Ranks:
-        """Which order statistics make the certificate at h: a function of the budget, never of a sample.
+        """Which order statistics make the certificate at h >= 0: a function of the budget, never of a sample.
 
-        Args:
-            h: eps_in / sigma, at least 0.
-            m: certification outputs so far, one of :attr:`look_sizes`; default: all.
-            coverage: as in :meth:`center_smoothing.Certificate.eps_out`.
-            answers: how many are counted for ``"bonferroni"``.
+        ``m`` is one of :attr:`look_sizes`; default: all. Other arguments as in :meth:`CertificateBase.theorem`.
         """
         alpha_2 = self.alpha_2 / self.looks / (answers if coverage == "bonferroni" else 1)
         return _ranks(self, self.shift(float(h)), self.m if m is None else plain(m), coverage == "dkw", alpha_2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, cast
 
@@ -290,9 +290,7 @@ class CenterSmoothing(Callback):
                 metric.to(pl_module.device)
         found: dict[int, tuple[Any, Tensor, CertificateBase]] = {}
         with evaluating(pl_module):
-            chosen = _positions(_loader(trainer), self.num_examples, self.seed)  # of which each process takes its share
-            for position in chosen[trainer.global_rank :: trainer.world_size]:
-                number, x, batch = self._example(trainer, pl_module, position)
+            for number, x, batch in self._examples(trainer, pl_module):
                 certificate = smoother.certify(x, example=number)
                 found[number] = batch, x, certificate
                 for metric, eps_in in zip(self.radii, self.eps_in, strict=True):
@@ -304,6 +302,12 @@ class CenterSmoothing(Callback):
             self.show(trainer, smoother, found, self.radii[0].gathered())
         names = [*self.keys, "val/smoothing_loss", "val/abstention_rate"]
         return {name: _float32_up(float(metric.compute())) for name, metric in zip(names, metrics, strict=True)}
+
+    def _examples(self, trainer: Trainer, pl_module: LightningModule) -> Iterator[tuple[int, Tensor, Any]]:
+        """Yield number, point and batch of this process's share of the fixed random set."""
+        chosen = _positions(_loader(trainer), self.num_examples, self.seed)
+        for position in chosen[trainer.global_rank :: trainer.world_size]:
+            yield self._example(trainer, pl_module, position)
 
     def _example(self, trainer: Trainer, pl_module: LightningModule, position: int) -> tuple[int, Tensor, Any]:
         """Return number, point and batch of an example."""

@@ -1,7 +1,7 @@
 """Kinds of noise: how each is drawn, and what a change of the input does to the mass of a set (theory T0 and T15).
 
-All else that the package proves of centers and medians rests on these few functions. A further kind is a class here, a
-line in ``NOISES`` and a section of docs/theory.md.
+All that the package proves of centers and medians rests on them. A further kind is a class here, a line in ``NOISES``
+and a section of docs/theory.md.
 """
 
 from __future__ import annotations

@@ -72,10 +72,8 @@ class Demand:
         coverage: of the answers.
         answers: how many are counted for ``"bonferroni"``.
         stops: whether sampling may stop early, see :func:`center_smoothing.stopping.with_looks`.
-        fixed: what the budget must have, under the names of :class:`SmoothingBudget`, m excepted.
-
-    Raises:
-        ValueError: for an h that is negative or NaN, no h, and a fixed m.
+        fixed: what the budget must have, under the names of :class:`SmoothingBudget`, but for m. Others raise
+            ValueError.
     """
 
     h: tuple[float, ...]

@@ -53,12 +53,9 @@ class TightEnough:
     """Stop where the samples that are left could hardly lower any eps_out by more than a share ``rtol`` of it.
 
     Args:
-        eps_in: input radii that are to be certified, in units of x.
-        rtol: in (0, 1), 0.02 say.
+        eps_in: input radii that are to be certified, in units of x, at least one.
+        rtol: in (0, 1), 0.02 say; others raise ValueError, as no eps_in does.
         coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
-
-    Raises:
-        ValueError: for an rtol out of range, or no eps_in.
     """
 
     eps_in: Sequence[float]
@@ -106,11 +103,8 @@ class Decided:
 
     Args:
         eps_in: input radius in question, in units of x.
-        eps_out: output radius in question.
+        eps_out: output radius in question; a negative one and NaN raise ValueError.
         coverage: of the answer, see :meth:`center_smoothing.Certificate.eps_out`.
-
-    Raises:
-        ValueError: for an eps_out that is negative or NaN.
     """
 
     eps_in: Sequence[float]

@@ -17,7 +17,6 @@ from center_smoothing import (
     CenterSmoother,
     Distance,
     Lp,
-    MaskJaccard,
     MeanBudget,
     MeanSmoother,
     MedianBudget,
@@ -131,12 +130,6 @@ def test_a_detector_of_boxes_is_attacked_without_gradients() -> None:
     assert found.base_eps >= 0.25
 
 
-def test_masks_have_no_gradient_though_the_model_has() -> None:
-    smoother = CenterSmoother(torch.sigmoid, MaskJaccard(), sigma=0.25, budget=BUDGET, batch_size=64)
-    assert not has_gradient(smoother, torch.zeros(9))
-    assert has_gradient(CenterSmoother(torch.sigmoid, Lp(2), sigma=0.25, budget=BUDGET), torch.zeros(9))
-
-
 DISTANCES = [TotalVariation(), TotalVariation(2), Angular(), Lp(1), Lp(2), Lp(3), Lp(math.inf), BoxJaccard()]
 
 
@@ -231,20 +224,6 @@ def test_the_model_is_as_before_and_gets_no_gradients() -> None:
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not found.perturbed.requires_grad
-
-
-def test_out_of_memory_halves_the_batch_of_a_gradient() -> None:
-    sizes = []
-
-    def model(x: Tensor) -> Tensor:
-        sizes.append(len(x))
-        if torch.is_grad_enabled() and len(x) > 5:
-            raise torch.OutOfMemoryError("out of memory")
-        return x.tanh()
-
-    found = attacked(model, Lp(2), torch.zeros(3), 0.3)
-    assert not found.gradient_free
-    assert 4 in sizes
 
 
 def test_the_projection_uses_the_radius_up() -> None:

@@ -51,17 +51,6 @@ def test_clopper_pearson_agrees_with_the_beta_quantile(successes: int, m: int) -
         assert bounds.clopper_pearson_lower(successes, m, alpha) == pytest.approx(reference, rel=2e-9)
 
 
-@settings(max_examples=60)
-@given(st.integers(2, 10_000), st.data())
-def test_clopper_pearson_grows_with_successes_and_with_alpha(m: int, data: st.DataObject) -> None:
-    successes = data.draw(st.integers(0, m - 1))
-    alpha = data.draw(st.sampled_from(ALPHAS[:-1]))
-    bound = bounds.clopper_pearson_lower(successes, m, alpha)
-    assert bound <= bounds.clopper_pearson_lower(successes + 1, m, alpha)
-    assert bound <= bounds.clopper_pearson_lower(successes, m, 2 * alpha)
-    assert bound <= successes / m
-
-
 @pytest.mark.parametrize("m", [1, 2, 10, 40])
 def test_exact_rank_is_the_first_with_a_small_enough_tail(m: int) -> None:
     for p, alpha in product([*MASSES, 0.3], ALPHAS):

@@ -84,13 +84,6 @@ def test_least_inside_is_where_the_check_begins_to_pass(
     assert passing == list(range(least, n_check + 1))
 
 
-def test_mass_lower_bound_of_each_method() -> None:
-    exact = SmoothingBudget(n=200, alpha_1=0.1, delta=0.3, n_check=150)
-    assert exact.mass_lower_bound(90) == pytest.approx(stats.beta.ppf(0.05, 90, 61), rel=1e-8)
-    paper = SmoothingBudget(n=200, alpha_1=0.1, delta=0.3, method="paper")
-    assert paper.mass_lower_bound(120) == pytest.approx(0.6 - math.sqrt(math.log(20) / 400), rel=1e-12)
-
-
 def test_a_budget_is_frozen() -> None:
     budget = SmoothingBudget()
     with pytest.raises(dataclasses.FrozenInstanceError):

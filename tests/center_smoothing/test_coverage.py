@@ -251,17 +251,6 @@ def test_center_among_atoms_has_exactly_twice_the_best_radius(method: Method) ->
     assert abstained < 5
 
 
-@pytest.mark.parametrize("method", ["exact", "paper"])
-@pytest.mark.parametrize("share", [0.3, 0.4])
-def test_center_among_two_atoms_holds_its_mass(method: Method, share: float) -> None:
-    budget, threshold, failures = selection_budget(method), float(special.ndtri(1 - share)), 0
-    assert share < 0.5 - budget.delta  # a center there alone is a failure
-    for output in outputs_at_zero(lambda z: (z > threshold).to(z.dtype), SampleCenters(), budget, 1, 60):
-        mass = 1.0 if output.radius >= 1.0 else share if output.center.item() == 1.0 else 1 - share
-        failures += not output.abstained and mass < 0.5 - budget.delta
-    assert not refuted(failures, 60, ALPHA_1)
-
-
 def check_on_the_ranking_batch(self: CenterSmoother, x: Tensor, example: int, center: Tensor) -> Tensor:
     batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n_check)
     return torch.cat([self.distance.pairwise(batch, center[None])[:, 0] for batch in batches])

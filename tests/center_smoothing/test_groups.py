@@ -246,12 +246,3 @@ def test_h_without_the_root_of_the_group_would_be_noticed(
     monkeypatch.setattr(SmoothingBudget, "shift", lambda self, h: h)
     budget = SmoothingBudget(n=201, m=1000, k=16, group=9, alpha_1=0.1, alpha_2=0.1, delta=0.2)
     assert refuted(failures_of(pairs_of(case, budget, start, eps_in, 10), eps_in), 10, budget.alpha)
-
-
-def test_groups_bring_centers_of_many_dimensions_nearer() -> None:
-    radii = {}
-    for group in (1, 16):
-        budget = SmoothingBudget(n=400, m=1600, k=32, group=group)
-        smoother = CenterSmoother(lambda z: z, Lp(2), sigma=1.0, budget=budget, batch_size=512)
-        radii[group] = smoother.certify(torch.zeros(50)).eps_out(0.25)
-    assert radii[16] < 0.5 * radii[1]

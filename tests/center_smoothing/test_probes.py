@@ -135,14 +135,6 @@ def test_tuples_are_disjoint_and_in_the_order_of_the_draws() -> None:
     assert torch.isnan(tuples_of(holed, 2, 2, Lp(2)).flatten()).tolist() == [True, False]
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-def test_outputs_without_averages_have_probes_of_single_outputs(dtype: torch.dtype) -> None:
-    smoother = CenterSmoother(lambda z: (z > -1.0).to(dtype), Lp(1), sigma=1.0, budget=SMALL, batch_size=64)
-    certificate = smoother.certify(torch.zeros(1))
-    assert set(certificate.probes) == {1}
-    assert certificate.eps_out(0.1) < 1e-300
-
-
 @pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
 def test_outputs_without_averages_pay_for_no_tuple_size_that_they_do_not_have(
@@ -445,6 +437,7 @@ def failures_with_the_luckiest_look(budgets: list[SmoothingBudget], runs: int) -
 
 def test_all_looks_hold_together() -> None:
     assert LOOKS.look_sizes == (50, 100, 200, 400, 800)
+    assert dataclasses.replace(LOOKS, m=801).look_sizes == (51, 101, 201, 401, 801)
     failures = failures_with_the_luckiest_look([LOOKS] * 5, 400)
     assert not refuted(failures, 400, LOOKS.alpha_2)
     assert failures > 400 * LOOKS.alpha_2 / 5

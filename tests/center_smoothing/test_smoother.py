@@ -217,21 +217,6 @@ def test_mostly_non_finite_outputs_abstain(budget: SmoothingBudget) -> None:
     assert bool(torch.isfinite(certificate.center).all())
 
 
-@pytest.mark.parametrize("budget", BUDGETS, ids=method)
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("distance", [Lp(), SampleCenters(), Angular()], ids=["averages", "samples", "angular"])
-def test_no_finite_output_at_all_abstains(budget: SmoothingBudget, bad: float, distance: Distance) -> None:
-    certificate = smoother(lambda z: torch.full((len(z), 2, 3), bad), distance, budget).certify(torch.zeros(4))
-    assert certificate.abstained
-    assert certificate.center.shape == (2, 3)
-    assert bool(torch.isfinite(certificate.center).all())
-    assert certificate.eps_out(0.0) == math.inf
-    assert certificate.eps_in(1e9) == 0.0
-    assert certificate.smoothing_loss == math.inf
-    assert certificate.non_finite == budget.m
-    assert smoother(lambda z: z * bad, distance, budget).smooth(torch.ones(4)).abstained
-
-
 def test_a_non_finite_pilot_does_not_hide_finite_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     original = NoisyOutputs.draw
 
