@@ -1,13 +1,12 @@
 """Labels: the distance against a naive count, votes against counters, and coverage where the answer is known."""
 
-import math
 from collections import Counter
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
@@ -23,7 +22,6 @@ from center_smoothing import (
 )
 from center_smoothing import budget as budget_module
 from center_smoothing.attack import AttackBudget, attack, has_gradient
-from center_smoothing.distances.axioms import needed_relaxation
 from tests.center_smoothing.refutation import Pairs, failures_of, pairs, refuted
 
 SHAPES = st.sampled_from([(1,), (5,), (2, 3), (1, 2, 3)])
@@ -36,16 +34,11 @@ def some_labels(count: int) -> st.SearchStrategy[np.ndarray]:
     return st.one_of(whole, SHAPES.flatmap(lambda shape: hnp.arrays(np.float64, (count, *shape), elements=numbers)))
 
 
-@settings(max_examples=60)
 @given(labels=some_labels(4))
-def test_it_is_the_share_that_differs_and_a_metric(labels: np.ndarray) -> None:
+def test_it_is_the_share_that_differs(labels: np.ndarray) -> None:
     z = torch.from_numpy(labels)
     d = Disagreement().pairwise(z, z)
     assert d.tolist() == [[float((a != b).mean()) for b in labels] for a in labels]
-    assert torch.equal(d, d.T)
-    assert d.diagonal().tolist() == [0.0] * 4
-    assert torch.equal(d == 0.0, torch.tensor([[bool((a == b).all()) for b in labels] for a in labels]))
-    assert needed_relaxation(d)[0] <= 1.0 + 1e-15
     assert torch.equal(Disagreement()(z, z.roll(1, 0)), d.roll(1, 1).diagonal())
 
 
@@ -60,15 +53,6 @@ def test_labels_of_every_type(dtype: torch.dtype) -> None:
     assert vote.tolist() == z[1:2].tolist()
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_infinitely_far_from_everything(bad: float) -> None:
-    z = torch.zeros(3, 2, 2)
-    z[0, 0, 0], z[1, 1, 0] = 1.0, bad
-    inf = math.inf
-    assert Disagreement().pairwise(z, z).tolist() == [[0.0, inf, 0.25], [inf, inf, inf], [0.25, inf, 0.0]]
-
-
-@settings(max_examples=60)
 @given(labels=some_labels(5))
 def test_a_group_is_the_majority_and_of_several_the_smallest(labels: np.ndarray) -> None:
     def vote(column: np.ndarray) -> float:
@@ -125,7 +109,7 @@ CASES = {
     "one label": (lambda z: (z > 0.0).long().expand(-1, 4), torch.tensor([-0.8])),
     "a map": (bands, torch.tensor([-1.8, -0.2, 0.2, -1.8])),
 }
-H, RUNS, ALPHA = 1.2, 60, 0.2
+H, RUNS, ALPHA = 1.2, 30, 0.2
 
 
 @cache

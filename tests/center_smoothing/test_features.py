@@ -94,11 +94,11 @@ def test_a_map_in_front_is_a_map_in_front(distance: Distance) -> None:
 
 @pytest.mark.usefixtures("threads")
 def test_equal_outputs_are_at_distance_zero_in_whatever_batches_they_come() -> None:
-    z, distance = noise(70, 3, 16, 16), Perceptual(network(), ["1", "5"])
+    z, distance = noise(40, 3, 16, 16), Perceptual(network(), ["1", "5"])
     whole = distance.embed(z)
-    for count in (1, 2, 7, 32, 33):
+    for count in (1, 7, 33):
         parts = torch.cat([distance.embed(part) for part in z.split(count)])
-        assert distance.paired(whole, parts).tolist() == [0.0] * 70
+        assert distance.paired(whole, parts).tolist() == [0.0] * 40
 
 
 def test_the_users_module_is_left_alone_and_later_training_changes_nothing() -> None:
@@ -183,12 +183,6 @@ def test_phi_never_sees_what_is_not_finite() -> None:
     torch.testing.assert_close(z, copied, equal_nan=True)
 
 
-def test_no_outputs_at_all() -> None:
-    distance, none = Perceptual(network(), ["1"]), torch.empty(0, 3, 8, 8)
-    assert distance.pairwise(none, noise(2, 3, 8, 8)).shape == (0, 2)
-    assert distance(none, none).shape == (0,)
-
-
 def test_averages_are_those_of_outputs() -> None:
     z = noise(6, 3, 8, 8)
     of_masks = FeatureDistance(network(), MaskJaccard())
@@ -217,7 +211,7 @@ def test_means_are_certified_by_features_of_an_affine_map_alone() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         phi = nn.Linear(2, 3)
-    budget, x = MeanBudget(n=1000, m=4000), torch.tensor([0.3, -0.2])
+    budget, x = MeanBudget(n=500, m=1000), torch.tensor([0.3, -0.2])
     distance = FeatureDistance(phi, SquaredL2(), affine=True)
     assert distance.embed(x[None]).dtype == distance.features(x[None]).dtype == torch.float64
     smoother = MeanSmoother(torch.tanh, distance, sigma=0.25, budget=budget, clip_norm=2.0, batch_size=64)
@@ -229,7 +223,11 @@ def test_means_are_certified_by_features_of_an_affine_map_alone() -> None:
 def test_a_perceptual_certificate_has_the_factor_of_gamma_two() -> None:
     net = network()
     smoother = CenterSmoother(
-        torch.sigmoid, Perceptual(net, ["1"]), sigma=0.1, budget=SmoothingBudget(n=300, m=300), batch_size=64
+        torch.sigmoid,
+        Perceptual(net, ["1"]),
+        sigma=0.1,
+        budget=SmoothingBudget(n=100, m=200, k=16, delta=0.3),
+        batch_size=64,
     )
     certificate = smoother.certify(noise(3, 8, 8))
     assert (certificate.abstained, certificate.factor) == (False, 10.0)

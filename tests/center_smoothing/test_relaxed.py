@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
@@ -25,32 +25,22 @@ def test_squared_l2_is_the_square_of_l2(z: np.ndarray) -> None:
     torch.testing.assert_close(SquaredL2().pairwise(outputs, outputs), Lp(2).pairwise(outputs, outputs) ** 2)
 
 
-@pytest.mark.parametrize("degrees", [0.0, 10.0, 60.0, 90.0, 135.0, 180.0])
-def test_cosine_of_known_angles(degrees: float) -> None:
-    radians = math.radians(degrees)
-    a, b = vectors([3.0, 0.0]), vectors([7 * math.cos(radians), 7 * math.sin(radians)])
-    assert Cosine()(a, b).item() == pytest.approx(1.0 - math.cos(radians), rel=1e-13, abs=1e-30)
+def test_cosine_of_known_angles() -> None:
+    for radians in map(math.radians, (0.0, 10.0, 60.0, 90.0, 135.0, 180.0)):
+        a, b = vectors([3.0, 0.0]), vectors([7 * math.cos(radians), 7 * math.sin(radians)])
+        assert Cosine()(a, b).item() == pytest.approx(1.0 - math.cos(radians), rel=1e-13, abs=1e-30)
 
 
-@pytest.mark.parametrize("log_angle", range(-15, -1))
-def test_cosine_keeps_its_digits_where_one_minus_cosine_has_none(log_angle: int) -> None:
-    angle = 10.0**log_angle
-    a, b = vectors([1.0, 0.0]), vectors([math.cos(angle), math.sin(angle)])
-    assert Cosine()(a, b).item() == pytest.approx(2.0 * math.sin(angle / 2.0) ** 2, rel=1e-12)
+def test_cosine_keeps_its_digits_where_one_minus_cosine_has_none() -> None:
+    for angle in (10.0**log_angle for log_angle in range(-15, -1)):
+        a, b = vectors([1.0, 0.0]), vectors([math.cos(angle), math.sin(angle)])
+        assert Cosine()(a, b).item() == pytest.approx(2.0 * math.sin(angle / 2.0) ** 2, rel=1e-12)
 
 
 def test_a_zero_output_is_at_right_angles_to_all_others() -> None:
     z = vectors([0.0, 0.0], [1.0, 2.0], [-1e-300, 0.0], [5.0, 0.0])
     np.testing.assert_allclose(Cosine().pairwise(z[:1], z).numpy(), [[0.0, 1.0, 1.0, 1.0]], rtol=1e-15)
     assert Cosine().pairwise(z[:1], z[:1]).item() == 0.0
-
-
-@settings(max_examples=60)
-@given(z=VECTORS, zero=st.integers(0, 2))
-def test_the_relaxed_inequality_holds_with_zero_outputs_too(z: np.ndarray, zero: int) -> None:
-    outputs = torch.from_numpy(z.copy())
-    outputs[zero] = 0.0
-    assert needed_relaxation(Cosine().pairwise(outputs, outputs))[0] <= 2.0 * (1.0 + 1e-9)
 
 
 def test_zero_outputs_at_the_distance_of_no_angle_would_break_it() -> None:
@@ -110,14 +100,12 @@ def test_eps_out_is_at_most_ten_times_the_radius(distance: Distance) -> None:
 
 
 def test_means_are_certified_by_squared_l2() -> None:
-    smoother = MeanSmoother(
-        torch.tanh, SquaredL2(), sigma=0.25, budget=MeanBudget(n=1000, m=4000), clip_norm=2.0, batch_size=64
+    budget, x = MeanBudget(n=500, m=1000), vectors([0.3, -0.2])[0]
+    smoother, in_l2 = (
+        MeanSmoother(torch.tanh, distance, sigma=0.25, budget=budget, clip_norm=norm, batch_size=64)
+        for distance, norm in ((SquaredL2(), 2.0), (Lp(2), 2.0**0.5))
     )
-    certificate = smoother.certify(vectors([0.3, -0.2])[0])
+    certificate = smoother.certify(x)
     assert certificate.bound <= smoother.largest_bound == pytest.approx(2.0 * 2.0**0.5)  # in l2
     assert 0.0 < certificate.eps_out(0.25) < certificate.bound**2
-    in_l2 = MeanSmoother(
-        torch.tanh, Lp(2), sigma=0.25, budget=MeanBudget(n=1000, m=4000), clip_norm=2.0**0.5, batch_size=64
-    )
-    radius = in_l2.certify(vectors([0.3, -0.2])[0]).eps_out(0.25)
-    assert certificate.eps_out(0.25) == pytest.approx(radius**2, rel=1e-6)
+    assert certificate.eps_out(0.25) == pytest.approx(in_l2.certify(x).eps_out(0.25) ** 2, rel=1e-6)
