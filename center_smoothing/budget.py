@@ -104,18 +104,21 @@ class Budget(ABC):
         return self.noise_kind.of_copies(h, self.group)
 
     @property
-    @abstractmethod
     def evaluations(self) -> int:
-        """Noisy copies that the base function is evaluated on per certificate, at most, but for x itself."""
+        """Noisy copies that the base function is evaluated on per certificate, at most (theory T8).
+
+        The base output f(x), for the smoothing loss, is one evaluation more.
+        """
+        return self.n + self.m
 
     @property
-    @abstractmethod
     def evaluations_to_smooth(self) -> int:
         """Noisy copies that the base function is evaluated on per smoothed output."""
+        return self.n
 
-    @abstractmethod
     def abstention_probability(self) -> float:
-        """Return an upper bound on the chance of abstaining at one input, for every f with nothing but outputs."""
+        """Return an upper bound on the chance of abstaining at one input, for every f with finite outputs."""
+        return 0.0
 
     @abstractmethod
     def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
@@ -229,9 +232,25 @@ class Budget(ABC):
         """Return plain values, from which :meth:`from_dict` makes an equal budget."""
 
     @classmethod
-    @abstractmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the budget of :meth:`as_dict`, also of a file from an earlier version."""
+        make: Callable[..., Self] = cls
+        return make(**values)
+
+    def _check(self, *counts: str) -> None:
+        """Make all fields numbers of Python, and raise ValueError unless counts and failure probabilities are such."""
+        make_plain(self)
+        noise_kind(self.noise)
+        for name in counts:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if value > _MAX_DRAWS:
+                raise ValueError(
+                    f"{name} must be at most 2^53, up to where float64 counts, got {len(str(value))} digits"
+                )
+        for name in ("alpha_1", "alpha_2"):
+            bounds.check_alpha(getattr(self, name), name)
 
 
 @dataclass(frozen=True)
@@ -353,20 +372,15 @@ class SmoothingBudget(Budget):
 
     def __post_init__(self) -> None:
         """Validate, and fill in the defaults that depend on other fields."""
-        make_plain(self)
+        self._check("n", "m", "group", "candidates", "looks")
         if self.method not in margins.METHODS:
             raise ValueError(f"method must be one of {', '.join(margins.METHODS)}, got {self.method!r}")
-        if noise_kind(self.noise).name != "gaussian" and self.method == "paper":
+        if self.noise != "gaussian" and self.method == "paper":
             raise ValueError(f"noise must be gaussian for method='paper', whose algorithms have it, got {self.noise!r}")
-        for name in ("n", "m", "group", "candidates", "looks"):
-            check_count(name, getattr(self, name))
-        defaults = {"n_check": self.n, "k": min(256, max(32, self.n // 8))}
-        for name, default in defaults.items():
+        for name, default in {"n_check": self.n, "k": min(256, max(32, self.n // 8))}.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-            check_count(name, getattr(self, name))
-        for name in ("alpha_1", "alpha_2"):
-            bounds.check_alpha(getattr(self, name), name)
+        self._check("n_check", "k")
         object.__setattr__(self, "tuple_sizes", _check_tuple_sizes(self.tuple_sizes, self.method))
         if self.method == "paper" and self.n_check != self.n:
             raise ValueError(f"n_check must equal n={self.n} for method='paper', got {self.n_check}")
@@ -404,10 +418,7 @@ class SmoothingBudget(Budget):
 
     @property
     def evaluations(self) -> int:
-        """Noisy copies that the base function is evaluated on per certificate (theory T8), at most.
-
-        The base output f(x), for the smoothing loss, is one evaluation more.
-        """
+        """Noisy copies that the base function is evaluated on per certificate (theory T8), at most."""
         if self.method == "paper":
             return self.evaluations_to_smooth + self.certification_outputs
         return self.group * (self.k + self.n + self.certification_outputs)
@@ -664,14 +675,6 @@ def _probe_ranks(
             if among <= number:
                 found.append((size, among, within))
     return tuple(found)
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise ValueError unless a value is a whole number from 1 to 2^53."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if value > _MAX_DRAWS:
-        raise ValueError(f"{name} must be at most 2^53, up to where float64 counts, got {len(str(value))} digits")
 
 
 def _check_tuple_sizes(sizes: object, method: margins.Method) -> tuple[int, ...]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from center_smoothing.budget import Coverage, Ranks, SmoothingBudget, theorem
-from center_smoothing.certificate_base import ROUNDING, CertificateBase, is_ascending, last_where
+from center_smoothing.certificate_base import LARGEST_H, ROUNDING, CertificateBase, is_ascending, last_where
 from center_smoothing.certification_sample import ProbeDistances, kept_ranks
-
-# Largest h of which eps_in is asked, far beyond what samples can certify.
-_LARGEST_H = 64.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,31 +117,19 @@ class Certificate(CertificateBase):
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the probes' distances by name, for :meth:`from_kept`."""
         kept = {f"probes_{size}": rows for size, rows in self.probes.items()}
-        return {"probe_sizes": np.array(sorted(self.probes), dtype=np.int64), **kept, **self._kept_conversion()}
+        return {"probe_sizes": np.array(sorted(self.probes), dtype=np.int64), **kept, **super().kept_arrays()}
 
     @classmethod
-    def from_kept(
-        cls,
-        distances: NDArray[np.float64],
-        kept: Mapping[str, Any],
-        described: Mapping[str, Any],
-        *,
-        center: Tensor,
-    ) -> Self:
-        """Return a certificate from what was kept of it, see :meth:`CertificateBase.from_kept`."""
+    def _own(cls, kept: Mapping[str, Any], described: Mapping[str, Any], center: Tensor) -> dict[str, Any]:
         budget = SmoothingBudget.from_dict(described["budget"])
         sizes = [int(size) for size in kept["probe_sizes"]] if budget.tuple_sizes else []
         radius, mass = (float(described.get(name, math.nan)) for name in ("radius", "mass"))
-        return cls(
-            distances=distances,
-            sigma=float(described["sigma"]),
-            relaxation=float(described["relaxation"]),
-            budget=budget,
-            output=SmoothedOutput(center, radius, mass, bool(described["abstained"])),
-            smoothing_loss=float(described["smoothing_loss"]),
-            probes={size: np.asarray(kept[f"probes_{size}"], dtype=np.float32) for size in sizes},
-            **cls._measures(kept, described, budget),
-        )
+        return {
+            "relaxation": float(described["relaxation"]),
+            "budget": budget,
+            "output": SmoothedOutput(center, radius, mass, bool(described["abstained"])),
+            "probes": {size: np.asarray(kept[f"probes_{size}"], dtype=np.float32) for size in sizes},
+        }
 
     def _described(self) -> dict[str, float]:
         return {"relaxation": self.relaxation, "radius": self.output.radius, "mass": self.output.mass}
@@ -177,21 +162,13 @@ class Certificate(CertificateBase):
             column = int(np.searchsorted(kept, within, side="right")) - 1
         return _at_rank(self.probes[size][:, column], among) if column >= 0 else 0.0
 
-    def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
-        """Return the eps_in of the h at which the curve first exceeds eps_out (theory T6)."""
-
-        def within(h: float) -> bool:
-            certified = self._eps_out(h, coverage, answers)
-            return certified <= eps_out and certified < math.inf
-
+    def _last_h(self, within: Callable[[float], bool], coverage: Coverage, answers: int) -> float:
         if not within(0.0):
             return 0.0
         # where probes stop to help, R takes all of alpha_2: the curve ascends on either side, but perhaps not across
-        end = last_where(lambda h: bool(self._ranks(h, coverage, answers).probes), 0.0, _LARGEST_H)
+        end = last_where(lambda h: bool(self._ranks(h, coverage, answers).probes), 0.0, LARGEST_H)
         certified = last_where(within, 0.0, end)
-        if certified == end:
-            certified = last_where(within, end, _LARGEST_H)
-        return self.sigma * certified / self.conversion * (1.0 - 1e-15)
+        return last_where(within, end, LARGEST_H) if certified == end else certified
 
 
 def _at_rank(ascending: NDArray[Any], rank: int) -> float:

@@ -23,6 +23,8 @@ from center_smoothing.threats import NORMS
 # Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
 # distances are rounded in R, in the radius of the ball around the other center, and where the two balls meet.
 ROUNDING = 1.0 + 2.0**-28
+# Largest h of which eps_in is asked, far beyond what samples can certify.
+LARGEST_H = 64.0
 
 
 class Output(Protocol):
@@ -167,28 +169,12 @@ class CertificateBase(Displayed):
             answers: how many distinct eps_in are asked together.
         """
 
-    @abstractmethod
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
         """Return what besides the distances and the output answers questions, by name, for :meth:`from_kept`."""
-
-    def _kept_conversion(self) -> dict[str, NDArray[Any]]:
-        """Return the conversion by name, where there is one."""
         usual = self.threat == self.budget.noise_kind.norm and self.conversion == 1.0
         return {} if usual else {"conversion": np.array(self.conversion)}
 
-    @staticmethod
-    def _measures(kept: Mapping[str, Any], described: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-        """Return the norm of eps_in and its conversion from what was kept; those of the noise where nothing was.
-
-        Raises:
-            KeyError: if another norm has no conversion.
-        """
-        threat = str(described.get("threat", budget.noise_kind.norm))
-        conversion = kept.get("conversion", 1.0) if threat == budget.noise_kind.norm else kept["conversion"]
-        return {"threat": threat, "conversion": float(conversion)}
-
     @classmethod
-    @abstractmethod
     def from_kept(
         cls,
         distances: NDArray[np.float64],
@@ -209,6 +195,24 @@ class CertificateBase(Displayed):
             KeyError: if an array or a value is missing.
             ValueError: as the class does.
         """
+        own = cls._own(kept, described, center)
+        usual = own["budget"].noise_kind.norm  # where nothing was kept of a norm
+        threat = str(described.get("threat", usual))
+        conversion = kept.get("conversion", 1.0) if threat == usual else kept["conversion"]
+        make: Callable[..., Self] = cls
+        return make(
+            distances=distances,
+            sigma=float(described["sigma"]),
+            smoothing_loss=float(described["smoothing_loss"]),
+            threat=threat,
+            conversion=float(conversion),
+            **own,
+        )
+
+    @classmethod
+    @abstractmethod
+    def _own(cls, kept: Mapping[str, Any], described: Mapping[str, Any], center: Tensor) -> dict[str, Any]:
+        """Return the other arguments of the class from what was kept, budget and output among them."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate to one ``.npz`` file, free of pickles; an existing file is replaced as a whole."""
@@ -246,13 +250,22 @@ class CertificateBase(Displayed):
                 f"path must be a file written by {cls.__name__}.save, got {os.fspath(path)}: {error}"
             ) from error
 
-    @abstractmethod
     def _described(self) -> dict[str, float]:
         """Return what a file says of this kind besides."""
+        return {}
 
-    @abstractmethod
     def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
         """Return the certified input radius, in units of x, one of so many answers."""
+
+        def within(h: float) -> bool:
+            certified = self._eps_out(h, coverage, answers)
+            return certified <= eps_out and certified < math.inf
+
+        return self.sigma * self._last_h(within, coverage, answers) / self.conversion * (1.0 - 1e-15)
+
+    def _last_h(self, within: Callable[[float], bool], coverage: Coverage, answers: int) -> float:
+        """Return the h at which the curve first leaves what is asked, rounded down (theory T6); 0 if at once."""
+        return last_where(within, 0.0, LARGEST_H)
 
     @staticmethod
     def _answer(

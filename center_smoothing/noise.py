@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import partial
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import numpy as np
 import torch
@@ -61,6 +61,16 @@ def block_seed(seed: int, example: int, stage: Stage, block: int) -> int:
     low = ((low ^ low >> 16) * 0x85EBCA6B) & 0xFFFFFFFF
     low = ((low ^ low >> 13) * 0xC2B2AE35) & 0xFFFFFFFF
     return high << 32 | (low ^ low >> 16)
+
+
+class Noise(TypedDict, total=False):
+    """What :class:`NoisyInputs` takes besides the kind of noise."""
+
+    sigma: Required[float]
+    seed: int
+    grid: int | None
+    sigma_map: Point | None
+    threat: str | None
 
 
 class NoisyInputs:

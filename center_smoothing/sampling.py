@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from center_smoothing.base_functions import as_base_function, as_outputs
-from center_smoothing.noise import BLOCK, NoisyCopies, NoisyInputs, Point, Stage, check_point
+from center_smoothing.noise import BLOCK, Noise, NoisyCopies, NoisyInputs, Stage, check_point
 from center_smoothing.scalars import plain
 
 _CALIBRATION_SECONDS = 1.0
@@ -23,6 +23,13 @@ _BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 BaseFunction = Callable[[Tensor], Tensor]
 BatchSize = int | Literal["auto"]
+
+
+class Sampling(Noise, total=False):
+    """How outputs are drawn, as :class:`NoisyOutputs` takes it; of the kind of noise budgets know."""
+
+    batch_size: BatchSize
+    progress: Callable[[int], None] | None
 
 
 @contextmanager
@@ -53,18 +60,14 @@ class NoisyOutputs(NoisyInputs):
 
     Args:
         model: callable (N, *in) -> (N, *out), tensors or arrays, or what can be made one.
-        sigma: noise level, in units of x.
-        seed: with the example's number, the stage and the block it determines the noise.
-        grid: steps per unit of x; default: none, and noise in floating point.
         batch_size: noisy copies per call of the model, or ``"auto"``: measured once on the first x, in about a
             second, and kept.
         progress: called with the number of copies after each call of the model.
         after: a function of outputs (N, *out), of each by itself, that belongs to the base function, such as clipping.
         group: how many values of f, at consecutive noisy copies, an output is made of.
         aggregate: what makes it, (N, group, *out) -> (N, *out), each group by itself; without use for a group of 1.
-        noise: the kind of noise, with its map and the threat as :class:`NoisyInputs` takes them.
-        sigma_map: standard deviations as multiples of sigma.
-        threat: the norm that changes of x are measured in.
+        noise: the kind of noise.
+        given: sigma and all else that :class:`NoisyInputs` takes.
 
     Raises:
         ValueError: as :class:`NoisyInputs` does, for another batch_size, and for a larger group without an aggregate.
@@ -77,19 +80,15 @@ class NoisyOutputs(NoisyInputs):
         self,
         model: BaseFunction,
         *,
-        sigma: float,
-        seed: int = 0,
-        grid: int | None = None,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
         after: Callable[[Tensor], Tensor] | None = None,
         group: int = 1,
         aggregate: Callable[[Tensor], Tensor] | None = None,
         noise: str = "gaussian",
-        sigma_map: Point | None = None,
-        threat: str | None = None,
+        **given: Unpack[Noise],
     ) -> None:
-        super().__init__(sigma=sigma, seed=seed, grid=grid, noise=noise, sigma_map=sigma_map, threat=threat)
+        super().__init__(noise=noise, **given)
         if group > 1 and aggregate is None:
             raise ValueError(f"aggregate must be given for group={group}, got None")
         batch_size = plain(batch_size)

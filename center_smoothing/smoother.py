@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from center_smoothing.certificate import Certificate, SmoothedOutput
 from center_smoothing.certification_sample import CertificationSample, averaged_sizes
 from center_smoothing.distances import DistanceLike, as_distance
 from center_smoothing.noise import Point, Stage, as_point
-from center_smoothing.sampling import BaseFunction, BatchSize
+from center_smoothing.sampling import BaseFunction, Sampling
 from center_smoothing.selection import select
 from center_smoothing.smoother_base import Smoother, StoppingRule
 
@@ -27,17 +28,8 @@ class CenterSmoother(Smoother):
             back. Outputs of one call must not depend on each other.
         distance: between outputs: a :class:`Distance`, the name of one such as "l2" (see ``DISTANCES``), or a function
             of two batches of outputs, (N,).
-        sigma: noise level, in units of x.
         budget: sample sizes, margin and failure probabilities; default ``SmoothingBudget()``.
-        seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
-            knowing the seed.
-        grid: steps per unit of x. Then x is rounded to the grid and the noise is exact, so that rounding cannot make
-            the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
-        batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
-        progress: called with the number of noisy copies after each call of the model.
-        sigma_map: standard deviations of Gaussian noise as multiples of sigma, broadcastable to x (theory T15).
-        threat: the norm that changes of x are measured in, ``"l2"``, ``"l1"``, ``"linf"`` or, with a map,
-            ``"scaled-l2"``; default: that of the noise.
+        sampling: ``sigma``, and how noisy outputs are drawn: the arguments of :class:`center_smoothing.Smoother`.
 
     Raises:
         ValueError: for a sigma that is not positive and finite, or arguments of another type.
@@ -53,29 +45,12 @@ class CenterSmoother(Smoother):
         model: BaseFunction,
         distance: DistanceLike,
         *,
-        sigma: float,
         budget: SmoothingBudget | None = None,
-        seed: int = 0,
-        grid: int | None = None,
-        batch_size: BatchSize = "auto",
-        progress: Callable[[int], None] | None = None,
-        sigma_map: Point | None = None,
-        threat: str | None = None,
+        **sampling: Unpack[Sampling],
     ) -> None:
         budget, distance = SmoothingBudget() if budget is None else budget, as_distance(distance)
         self.budget = budget if distance.averages else budget.without_averages()
-        super().__init__(
-            model,
-            distance,
-            sigma=sigma,
-            seed=seed,
-            grid=grid,
-            batch_size=batch_size,
-            progress=progress,
-            sigma_map=sigma_map,
-            threat=threat,
-            group=budget.group,
-        )
+        super().__init__(model, distance, group=budget.group, **sampling)
 
     def smooth(self, x: Point, *, example: int = 0) -> SmoothedOutput:
         """Return the smoothed function at x: Algorithm 1, theory T1 and T2.

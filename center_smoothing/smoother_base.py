@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from center_smoothing.budget import Budget
 from center_smoothing.certificate_base import CertificateBase, Output
 from center_smoothing.distances.base import Distance
 from center_smoothing.noise import Point, as_point
-from center_smoothing.sampling import BaseFunction, BatchSize, NoisyOutputs
+from center_smoothing.sampling import BaseFunction, NoisyOutputs, Sampling
 
 # Whether a certificate of the smoother, at one of the budget's looks, will do.
 StoppingRule = Callable[[Any], bool]
@@ -21,6 +21,20 @@ StoppingRule = Callable[[Any], bool]
 
 class Smoother(ABC):
     """A base function, smoothed: a function of x with certificates.
+
+    Args:
+        model: the base function, see :func:`center_smoothing.base_functions.as_base_function`.
+        distance: between outputs.
+        after: see :class:`center_smoothing.sampling.NoisyOutputs`.
+        group: likewise.
+        sampling: ``sigma``, the noise level in units of x. ``seed`` of the noise, 0 by default: the promise is over the
+            draw of the noise and does not cover an x' that was chosen knowing the seed. ``grid``, steps per unit of x:
+            then x is rounded to the grid and the noise is exact, so that rounding cannot make the promise false for any
+            attacked input on the grid (theory T10); default: noise in floating point. ``batch_size``, noisy copies per
+            call of the model, or ``"auto"``, the default: it changes the speed and nothing else. ``progress``, called
+            with the number of noisy copies after each call of the model. ``sigma_map``, standard deviations of Gaussian
+            noise as multiples of sigma, broadcastable to x (theory T15). ``threat``, the norm that changes of x are
+            measured in: ``"l2"``, ``"l1"``, ``"linf"`` or, with a map, ``"scaled-l2"``; default: that of the noise.
 
     Attributes:
         kind: its name, a word for what it makes of noisy outputs.
@@ -47,30 +61,18 @@ class Smoother(ABC):
         model: BaseFunction,
         distance: Distance,
         *,
-        sigma: float,
-        seed: int,
-        grid: int | None,
-        batch_size: BatchSize,
-        progress: Callable[[int], None] | None,
-        sigma_map: Point | None,
-        threat: str | None,
         after: Callable[[Tensor], Tensor] | None = None,
         group: int = 1,
+        **sampling: Unpack[Sampling],
     ) -> None:
         self.distance = distance
         self.outputs = NoisyOutputs(
             distance.encoded(model),
-            sigma=sigma,
-            seed=seed,
-            grid=grid,
-            batch_size=batch_size,
-            progress=progress,
             after=after,
             group=group,
             aggregate=distance.aggregate,
             noise=self.budget.noise,
-            sigma_map=sigma_map,
-            threat=threat,
+            **sampling,
         )
 
     @classmethod

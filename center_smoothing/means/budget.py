@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from center_smoothing import bounds
-from center_smoothing.budget import Budget, Coverage, check_count
+from center_smoothing.budget import Budget, Coverage
 from center_smoothing.means.directions import DirectionalMoments
-from center_smoothing.noise_kinds import noise_kind
-from center_smoothing.scalars import make_plain, plain
+from center_smoothing.scalars import plain
 
 # Each count of the grid exceeds the one before by so many hundredths of it. A finer grid follows the tail more closely,
 # at the price of smaller failure probabilities; between 5 and 20 the certified radii hardly change.
@@ -93,16 +92,12 @@ class MeanBudget(Budget):
 
     def __post_init__(self) -> None:
         """Validate."""
-        make_plain(self)
-        if noise_kind(self.noise).name != "gaussian":
+        self._check("n", "m", "group")
+        if self.noise != "gaussian":
             raise ValueError(
                 "noise must be gaussian for means, whose certificates rest on the likelihood ratio of Gaussians "
                 f"(theory T11, T12), got {self.noise!r}; centers and medians take it"
             )
-        for name in ("n", "m", "group"):
-            check_count(name, getattr(self, name))
-        for name in ("alpha_1", "alpha_2"):
-            bounds.check_alpha(getattr(self, name), name)
         if self.n % self.group or self.m % self.group:
             raise ValueError(f"group must divide n={self.n} and m={self.m}, got {self.group}")
 
@@ -115,19 +110,6 @@ class MeanBudget(Budget):
     def delta(self) -> float:
         """0: a mean needs no margin around one half."""
         return 0.0
-
-    @property
-    def evaluations(self) -> int:
-        """Noisy copies that the base function is evaluated on per certificate.
-
-        The base output f(x), for the smoothing loss, is one evaluation more.
-        """
-        return self.n + self.m
-
-    @property
-    def evaluations_to_smooth(self) -> int:
-        """Noisy copies that the base function is evaluated on per smoothed output."""
-        return self.n
 
     @classmethod
     def count_in_groups(cls, outputs: int, group: int) -> int:
@@ -159,10 +141,6 @@ class MeanBudget(Budget):
         All bounds hold together except with probability at most alpha_2. The last rank is that of the largest.
         """
         return _tails(self.num_distances, self.alpha_2)
-
-    def abstention_probability(self) -> float:
-        """Return 0: of outputs a mean always exists."""
-        return 0.0
 
     def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
         """Return True: at every h there is a radius."""
@@ -223,11 +201,6 @@ class MeanBudget(Budget):
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, from which ``MeanBudget(**values)`` makes an equal budget."""
         return {name: value for name, value in asdict(self).items() if name != "noise"}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the budget of :meth:`as_dict`."""
-        return cls(**values)
 
 
 def tail_counts(m: int) -> NDArray[np.int64]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,31 +98,18 @@ class MeanCertificate(CertificateBase):
             kept["moments"] = self.moments.as_array()
         if self.l2_form is not None:
             kept |= {"l2_form": np.array(self.l2_form.name), "center_norm": np.array(self.center_norm)}
-        return {**kept, **self._kept_conversion()}
+        return {**kept, **super().kept_arrays()}
 
     @classmethod
-    def from_kept(
-        cls,
-        distances: NDArray[np.float64],
-        kept: Mapping[str, Any],
-        described: Mapping[str, Any],
-        *,
-        center: Tensor,
-    ) -> Self:
-        """Return a certificate from what was kept of it, see :meth:`CertificateBase.from_kept`."""
-        budget = MeanBudget.from_dict(described["budget"])
-        return cls(
-            distances=distances,
-            sigma=float(described["sigma"]),
-            bound=float(kept["bound"]),
-            budget=budget,
-            output=MeanOutput(center, bool(described["abstained"])),
-            smoothing_loss=float(described["smoothing_loss"]),
-            moments=DirectionalMoments.from_array(kept["moments"]) if "moments" in kept else None,
-            l2_form=L2_FORMS[str(kept["l2_form"])] if "l2_form" in kept else None,
-            center_norm=float(kept.get("center_norm", 0.0)),
-            **cls._measures(kept, described, budget),
-        )
+    def _own(cls, kept: Mapping[str, Any], described: Mapping[str, Any], center: Tensor) -> dict[str, Any]:
+        return {
+            "bound": float(kept["bound"]),
+            "budget": MeanBudget.from_dict(described["budget"]),
+            "output": MeanOutput(center, bool(described["abstained"])),
+            "moments": DirectionalMoments.from_array(kept["moments"]) if "moments" in kept else None,
+            "l2_form": L2_FORMS[str(kept["l2_form"])] if "l2_form" in kept else None,
+            "center_norm": float(kept.get("center_norm", 0.0)),
+        }
 
     def _described(self) -> dict[str, float]:
         return {"bound": self.bound}
@@ -160,19 +147,13 @@ class MeanCertificate(CertificateBase):
         part = self._part
         return self.moments.radius(h, n=part.n, bound=self.bound, alpha_1=part.alpha_1, alpha_2=part.alpha_2)
 
-    def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
-        """Return the eps_in of the largest h with that radius; inf where the bound never exceeds it."""
-
-        def within(h: float) -> bool:
-            return self._eps_out(h) <= eps_out
-
-        if self.abstained or within(math.inf):
-            return 0.0 if self.abstained else math.inf
+    def _last_h(self, within: Callable[[float], bool], coverage: Coverage, answers: int) -> float:
+        if within(math.inf):
+            return math.inf
         high = 1.0
         while within(high):
             high *= 2.0
-        certified = last_where(within, 0.0 if high == 1.0 else high / 2.0, high)
-        return self.sigma * certified / self.conversion * (1.0 - 1e-15)
+        return last_where(within, 0.0 if high == 1.0 else high / 2.0, high)
 
 
 def tail_steps(

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from center_smoothing.means.budget import MeanBudget
 from center_smoothing.means.certificate import MeanCertificate, MeanOutput
 from center_smoothing.means.directions import Directions, outputs_at_once
 from center_smoothing.noise import BLOCK, Point, Stage, as_point, check_point
-from center_smoothing.sampling import BaseFunction, BatchSize, regrouped
+from center_smoothing.sampling import BaseFunction, Sampling, regrouped
 from center_smoothing.scalars import format_up, plain, rounded_up
 from center_smoothing.smoother_base import Smoother, StoppingRule
 
@@ -42,21 +42,13 @@ class MeanSmoother(Smoother):
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
         distance: between outputs, or its name such as "l2", one of ``DISTANCES``.
-        sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MeanBudget()``.
         clip_norm: outputs z with d(0, z) above it are scaled towards zero, down to it. The clipped model is what is
             smoothed, so that x must not be known when it is chosen; the smaller, the better the certificates at
             large h.
         bound: a promise of yours that no two outputs are further apart.
-        seed: of the noise, which depends on x too. The promise is over the draw of the noise: it does not cover an x'
-            that was chosen knowing the seed.
-        grid: steps per unit of x. Then x is rounded to the grid and the noise is exact, so that rounding cannot make
-            the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
-        batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
-        progress: called with the number of noisy copies after each call of the model.
-        sigma_map: standard deviations of Gaussian noise as multiples of sigma, broadcastable to x (theory T15).
-        threat: the norm that changes of x are measured in, ``"l2"``, ``"l1"``, ``"linf"`` or, with a map,
-            ``"scaled-l2"``; default: that of the noise.
+        sampling: ``sigma``, and how noisy outputs are drawn: the arguments of :class:`center_smoothing.Smoother`.
+            Here the noise depends on x too.
 
     Raises:
         ValueError: for a distance that it does not take, for both or none of clip_norm and bound where one is needed,
@@ -76,16 +68,10 @@ class MeanSmoother(Smoother):
         model: BaseFunction,
         distance: DistanceLike,
         *,
-        sigma: float,
         budget: MeanBudget | None = None,
         clip_norm: float | None = None,
         bound: float | None = None,
-        seed: int = 0,
-        grid: int | None = None,
-        batch_size: BatchSize = "auto",
-        progress: Callable[[int], None] | None = None,
-        sigma_map: Point | None = None,
-        threat: str | None = None,
+        **sampling: Unpack[Sampling],
     ) -> None:
         distance = as_distance(distance)
         self.check_distance(distance)
@@ -114,18 +100,7 @@ class MeanSmoother(Smoother):
                 _in_norm(self.clip_norm, distance),
                 partial(clip, distance=distance, norm=self.clip_norm),
             )
-        super().__init__(
-            model,
-            distance,
-            sigma=sigma,
-            seed=seed,
-            grid=grid,
-            batch_size=batch_size,
-            progress=progress,
-            sigma_map=sigma_map,
-            threat=threat,
-            after=after,
-        )
+        super().__init__(model, distance, after=after, **sampling)
 
     @classmethod
     def takes(cls, distance: Distance) -> bool:

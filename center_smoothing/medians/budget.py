@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from center_smoothing import bounds
-from center_smoothing.budget import Budget, Coverage, check_count
-from center_smoothing.noise_kinds import noise_kind
-from center_smoothing.scalars import make_plain, plain
+from center_smoothing.budget import Budget, Coverage
+from center_smoothing.scalars import plain
 
 # The h whose ranks are kept are multiples of this: an answer between two of them is the one at the larger one.
 _STEP = 0.05
@@ -89,12 +88,7 @@ class MedianBudget(Budget):
 
     def __post_init__(self) -> None:
         """Validate."""
-        make_plain(self)
-        noise_kind(self.noise)
-        for name in ("n", "m", "numbers"):
-            check_count(name, getattr(self, name))
-        for name in ("alpha_1", "alpha_2"):
-            bounds.check_alpha(getattr(self, name), name)
+        self._check("n", "m", "numbers")
         if self.n % 2 == 0:
             raise ValueError(f"n must be odd, so that there is a middle one, got {self.n}; {self.n + 1} does")
 
@@ -107,19 +101,6 @@ class MedianBudget(Budget):
     def delta(self) -> float:
         """D, how far from one half the quantiles are between which medians lie."""
         return _upper_mass(self) - 0.5
-
-    @property
-    def evaluations(self) -> int:
-        """Noisy copies that the base function is evaluated on per certificate.
-
-        The base output f(x), for the smoothing loss, is one evaluation more.
-        """
-        return self.n + self.m
-
-    @property
-    def evaluations_to_smooth(self) -> int:
-        """Noisy copies that the base function is evaluated on per smoothed output."""
-        return self.n
 
     @classmethod
     def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
@@ -151,10 +132,6 @@ class MedianBudget(Budget):
         They are those of pointwise answers at h = 0, 0.05, 0.1, ..., as far as m is enough.
         """
         return _kept_ranks(self)
-
-    def abstention_probability(self) -> float:
-        """Return 0: of finite outputs a median always exists."""
-        return 0.0
 
     def certifies(self, h: float, *, m: int, coverage: Coverage, answers: int) -> bool:
         """Return whether m outputs, if they are finite, give a finite radius at h as one of so many answers."""
@@ -201,11 +178,6 @@ class MedianBudget(Budget):
         """
         left_out = {"numbers", *(["noise"] if self.noise == "gaussian" else [])}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the budget of :meth:`as_dict`."""
-        return cls(**values)
 
 
 @lru_cache(maxsize=256)

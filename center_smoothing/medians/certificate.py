@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from center_smoothing.budget import Coverage
-from center_smoothing.certificate_base import CertificateBase, is_ascending, last_where
+from center_smoothing.certificate_base import CertificateBase, is_ascending
 from center_smoothing.medians.budget import MedianBudget
-
-# Largest h of which eps_in is asked, far beyond what samples can certify.
-_LARGEST_H = 64.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,33 +99,17 @@ class MedianCertificate(CertificateBase):
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the boxes and their radii by name, for :meth:`from_kept`."""
         boxes = {"box_low": _as_array(self.low), "box_high": _as_array(self.high), "box_radii": self.radii}
-        return {**boxes, **self._kept_conversion()}
+        return {**boxes, **super().kept_arrays()}
 
     @classmethod
-    def from_kept(
-        cls,
-        distances: NDArray[np.float64],
-        kept: Mapping[str, Any],
-        described: Mapping[str, Any],
-        *,
-        center: Tensor,
-    ) -> Self:
-        """Return a certificate from what was kept of it, see :meth:`CertificateBase.from_kept`."""
-        budget = MedianBudget.from_dict(described["budget"]).for_output(center)
-        return cls(
-            distances=distances,
-            sigma=float(described["sigma"]),
-            budget=budget,
-            output=MedianOutput(center, bool(described["abstained"])),
-            smoothing_loss=float(described["smoothing_loss"]),
-            low=torch.from_numpy(kept["box_low"]),
-            high=torch.from_numpy(kept["box_high"]),
-            radii=np.asarray(kept["box_radii"], dtype=np.float64),
-            **cls._measures(kept, described, budget),
-        )
-
-    def _described(self) -> dict[str, float]:
-        return {}
+    def _own(cls, kept: Mapping[str, Any], described: Mapping[str, Any], center: Tensor) -> dict[str, Any]:
+        return {
+            "budget": MedianBudget.from_dict(described["budget"]).for_output(center),
+            "output": MedianOutput(center, bool(described["abstained"])),
+            "low": torch.from_numpy(kept["box_low"]),
+            "high": torch.from_numpy(kept["box_high"]),
+            "radii": np.asarray(kept["box_radii"], dtype=np.float64),
+        }
 
     def _place(self, h: float, coverage: Coverage, answers: int) -> int | None:
         """Return which of the boxes is certified at h, the next larger one of those kept; None for none."""
@@ -138,15 +119,6 @@ class MedianCertificate(CertificateBase):
     def _eps_out(self, h: float, coverage: Coverage, answers: int) -> float:
         place = None if self.abstained else self._place(h, coverage, answers)
         return math.inf if place is None else float(self.radii[place])
-
-    def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
-        """Return the eps_in of the h at which the curve first exceeds eps_out (theory T6, T14)."""
-
-        def within(h: float) -> bool:
-            certified = self._eps_out(h, coverage, answers)
-            return certified <= eps_out and certified < math.inf
-
-        return self.sigma * last_where(within, 0.0, _LARGEST_H) / self.conversion * (1.0 - 1e-15)
 
 
 def _as_array(numbers: Tensor) -> NDArray[Any]:

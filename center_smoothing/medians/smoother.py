@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from center_smoothing.medians.budget import MedianBudget
 from center_smoothing.medians.certificate import MedianCertificate, MedianOutput
 from center_smoothing.medians.order_statistics import OrderStatistics, sorted_coordinates
 from center_smoothing.noise import Point, Stage, as_point
-from center_smoothing.sampling import BaseFunction, BatchSize
+from center_smoothing.sampling import BaseFunction, Sampling
 from center_smoothing.smoother_base import Smoother, StoppingRule
 
 # Certification outputs, the first ones, whose numbers are the edges of the box: n of them, but this many at least.
@@ -39,17 +40,8 @@ class MedianSmoother(Smoother):
             back. Outputs of one call must not depend on each other.
         distance: between outputs, or its name such as "l2": one that is bounded over boxes
             (:attr:`Distance.bounds_boxes`).
-        sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MedianBudget()``.
-        seed: of the noise. The promise is over the draw of the noise: it does not cover an x' that was chosen
-            knowing the seed.
-        grid: steps per unit of x. Then x is rounded to the grid and the noise is exact, so that rounding cannot make
-            the promise false for any attacked input on the grid (theory T10); default: noise in floating point.
-        batch_size: noisy copies per call of the model, or ``"auto"``. It changes the speed and nothing else.
-        progress: called with the number of noisy copies after each call of the model.
-        sigma_map: standard deviations of Gaussian noise as multiples of sigma, broadcastable to x (theory T15).
-        threat: the norm that changes of x are measured in, ``"l2"``, ``"l1"``, ``"linf"`` or, with a map,
-            ``"scaled-l2"``; default: that of the noise.
+        sampling: ``sigma``, and how noisy outputs are drawn: the arguments of :class:`center_smoothing.Smoother`.
 
     Raises:
         ValueError: for a distance that is not bounded over boxes, and for arguments out of range.
@@ -78,29 +70,13 @@ class MedianSmoother(Smoother):
         model: BaseFunction,
         distance: DistanceLike,
         *,
-        sigma: float,
         budget: MedianBudget | None = None,
-        seed: int = 0,
-        grid: int | None = None,
-        batch_size: BatchSize = "auto",
-        progress: Callable[[int], None] | None = None,
-        sigma_map: Point | None = None,
-        threat: str | None = None,
+        **sampling: Unpack[Sampling],
     ) -> None:
         distance = as_distance(distance)
         self.check_distance(distance)
         self.budget = MedianBudget() if budget is None else budget
-        super().__init__(
-            model,
-            distance,
-            sigma=sigma,
-            seed=seed,
-            grid=grid,
-            batch_size=batch_size,
-            progress=progress,
-            sigma_map=sigma_map,
-            threat=threat,
-        )
+        super().__init__(model, distance, **sampling)
 
     @classmethod
     def takes(cls, distance: Distance) -> bool:
