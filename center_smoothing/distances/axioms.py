@@ -107,15 +107,7 @@ def check_distance(
     broken = needed > gamma * (1.0 + _ROUNDING)
     if broken:
         wrong.append(f"d(a, c) = {needed:.4g} (d(a, b) + d(b, c)) for outputs {(a, b, c)}, with relaxation {gamma:g}")
-    return DistanceCheck(
-        distance=repr(distance),
-        relaxation=float(gamma),
-        needed_relaxation=needed,
-        triple=(a, b, c),
-        num_outputs=len(places),
-        wrong=tuple(wrong),
-        broken=broken,
-    )
+    return DistanceCheck(repr(distance), float(gamma), needed, (a, b, c), len(places), tuple(wrong), broken)
 
 
 def _wrong(found: Tensor, paired: Tensor) -> list[str]:
@@ -144,6 +136,5 @@ def needed_relaxation(distances: Tensor) -> tuple[float, tuple[int, int, int]]:
     sums = distances[:, :, None] + distances[None, :, :]  # (a, b, c)
     ratios = torch.where(sums > 0.0, distances[:, None, :] / sums, torch.where(distances[:, None, :] > 0, torch.inf, 0))
     ratios = ratios.nan_to_num(nan=0.0, posinf=torch.inf)
-    position = int(ratios.argmax())
-    a, b, c = (int(index) for index in torch.unravel_index(torch.tensor(position), ratios.shape))
+    a, b, c = (int(index) for index in torch.unravel_index(ratios.argmax(), ratios.shape))
     return float(ratios[a, b, c]), (a, b, c)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ _BLOCK_PAIRED = 8
 _INTEGERS_END = 2.0**53
 
 
+Comparison = TypeVar("Comparison", bound=Callable[..., Tensor])
 Norm = Literal["l1", "l2", "linf", "l1 of l2"]
 # What a class must not change where it keeps what another knows of its distance.
 _OF_THE_DISTANCE = {"_embed", "_compare", "_compare_paired", "embed", "compare", "paired", "pairwise", "__call__"}
@@ -39,12 +40,15 @@ class Distance(ABC):
             difference is. Then a mean of outputs is no further from c than they are on average (theory T11).
         degree: of convex distances, a number such that d(c, c + s (z - c)) <= s^degree d(c, z) for 0 <= s <= 1: 1,
             which follows from convexity, or more, such as 2 for squares. Clipping scales outputs by it.
+        l2_form: how it follows from the l2 distance of outputs, or of their directions; None where it does not. Means
+            are then certified in l2, and the radius is converted (theory T12).
     """
 
     relaxation: float = 1.0
     averages: bool = True
     convex: bool = False
     degree: float = 1.0
+    l2_form: L2Form | None = None
 
     @property
     def norm(self) -> Norm | None:
@@ -52,14 +56,6 @@ class Distance(ABC):
 
         "l1", "l2" and "linf" are of all numbers, "l1 of l2" is the sum over the last axis of the l2 norms over the
         others. Means have sharper certificates with one (theory T12).
-        """
-        return None
-
-    @property
-    def l2_form(self) -> L2Form | None:
-        """How it follows from the l2 distance of outputs, or of their directions; None where it does not.
-
-        Means are then certified in l2, and the radius is converted (theory T12).
         """
         return None
 
@@ -141,7 +137,7 @@ class Distance(ABC):
         """Return all distances of embedded outputs: (N, *embedded), (K, *embedded) -> (N, K) float64."""
         if len(a) == 0 or len(b) == 0:
             return a.new_empty((len(a), len(b)), dtype=torch.float64)
-        return _infinite_where(_is_nan(a)[:, None] | _is_nan(b)[None, :], self._unchanged(self._compare, a, b))
+        return self._finished(self._compare, a, b, _is_nan(a)[:, None] | _is_nan(b)[None, :])
 
     def paired(self, a: Tensor, b: Tensor) -> Tensor:
         """Return distances of paired embedded outputs: (N, *embedded), (N, *embedded) -> (N,) float64.
@@ -154,15 +150,17 @@ class Distance(ABC):
         _check_paired(a, b)
         if len(a) == 0:
             return a.new_empty(0, dtype=torch.float64)
-        return _infinite_where(_is_nan(a) | _is_nan(b), self._unchanged(self._compare_paired, a, b))
+        return self._finished(self._compare_paired, a, b, _is_nan(a) | _is_nan(b))
 
-    def _unchanged(self, compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-        """Compare embedded outputs, which are compared with others afterwards."""
+    def _finished(
+        self, compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, not_finite: Tensor
+    ) -> Tensor:
+        """Compare embedded outputs, which others are compared with afterwards; inf where one is no output."""
         before = _version(a), _version(b)
         distances = compare(a, b)
         if (_version(a), _version(b)) != before:
             raise ValueError(f"{self!r} must leave the outputs that it compares as they are: a - b, and not a.sub_(b)")
-        return distances
+        return distances.masked_fill(not_finite, torch.inf).nan_to_num(torch.inf, torch.inf, torch.inf)
 
     def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         """Return a model whose outputs are tensors that this distance takes; here the model itself."""
@@ -292,12 +290,17 @@ def to_float64(z: Tensor) -> Tensor:
     return wide
 
 
-def furthest(center: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return the corner of a box that is furthest from the center in each coordinate, (*out).
+def radius_at_corner(self: Distance, center: Tensor, low: Tensor, high: Tensor) -> float:
+    """Return the distance to the corner furthest in each coordinate, for distances that grow with each |a_i - b_i|."""
+    return float(self(center[None], torch.where(high - center > center - low, high, low)[None]))
 
-    For numbers as in :meth:`Distance.box_radius`. Distances that grow with each |a_i - b_i| are largest there.
+
+def one_with_one(compare: Comparison) -> Comparison:
+    """Make a ``_compare_paired`` of a ``_compare`` by ``torch.cdist``: N batches of one with one.
+
+    Without an intermediate result, and with the digits of all with all.
     """
-    return torch.where(high - center > center - low, high, low)
+    return cast(Comparison, lambda self, a, b: compare(self, a.unsqueeze(1), b.unsqueeze(1))[:, 0, 0])
 
 
 def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice], Tensor]) -> Tensor:
@@ -357,10 +360,6 @@ def _full_blocks(embedded: Tensor) -> tuple[Tensor, ...]:
     last = blocks[-1]
     filling = last[:1].expand(-len(last) % _BLOCK_PAIRED, *last.shape[1:])
     return (*blocks[:-1], torch.cat([last, filling]))
-
-
-def _infinite_where(not_finite: Tensor, distances: Tensor) -> Tensor:
-    return distances.masked_fill(not_finite, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
 
 
 def sum_over_tuples(outputs: Tensor) -> Tensor:

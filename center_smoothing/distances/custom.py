@@ -63,8 +63,7 @@ class FunctionDistance(Distance):
         return z
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        columns = [self._compare_paired(a, center.expand_as(a)) for center in b]
-        return torch.stack(columns, dim=1) if columns else a.new_empty((len(a), 0))
+        return torch.stack([self._compare_paired(a, center.expand_as(a)) for center in b], dim=1)
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         found = self.function(a.clone(), b.clone())  # it may work in place
@@ -78,9 +77,9 @@ class FunctionDistance(Distance):
 
     def __repr__(self) -> str:
         """Return the function's name, with what was declared of it."""
-        function = self.function
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        where = getattr(function, "__module__", type(function).__module__)
+        name, where = (
+            getattr(self.function, part, getattr(type(self.function), part)) for part in ("__qualname__", "__module__")
+        )
         return f"{where}.{name}" + (f"(relaxation={self.relaxation:g})" if self.relaxation != 1.0 else "")
 
 
@@ -173,12 +172,11 @@ class ObjectDistance(Distance):
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         rows, columns = a[:, 0].tolist(), b[:, 0].tolist()
-        found = torch.tensor([[self._between(p, q) for q in columns] for p in rows], dtype=torch.float64)
-        return found.reshape(len(rows), len(columns)).to(a.device)
+        return a.new_tensor([[self._between(p, q) for q in columns] for p in rows])
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         pairs = zip(a[:, 0].tolist(), b[:, 0].tolist(), strict=True)
-        return torch.tensor([self._between(p, q) for p, q in pairs], dtype=torch.float64, device=a.device)
+        return a.new_tensor([self._between(p, q) for p, q in pairs])
 
     def _between(self, p: float, q: float) -> float:
         if math.isnan(p) or math.isnan(q):
@@ -198,8 +196,6 @@ class ObjectDistance(Distance):
 
 
 class _Encoded:
-    """See :meth:`ObjectDistance.encoded`."""
-
     def __init__(self, model: Callable[[Tensor], Any], distance: ObjectDistance) -> None:
         self.model = model
         self.distance = distance

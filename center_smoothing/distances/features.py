@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import cached_property, partial
 
 import torch
@@ -94,17 +94,18 @@ class FeatureDistance(Distance):
         outputs = outputs.masked_fill(~finite.reshape(-1, *[1] * (outputs.ndim - 1)), 0.0)
         filling = -len(outputs) % self.batch_size or self.batch_size * (len(outputs) == 0)
         filled = torch.cat([outputs, outputs.new_zeros((filling, *outputs.shape[1:]))])
-        with _exactly(outputs.device, gradients=outputs.requires_grad):
-            owner = owner_of(self.phi)
+        kind, owner = outputs.device.type, owner_of(self.phi)
+        mixes = torch.amp.is_autocast_available(kind)
+        exactly = torch.autocast(kind, enabled=False) if mixes else nullcontext()
+        with torch.set_grad_enabled(outputs.requires_grad), exactly:
             if owner is not None:
                 owner.to(outputs.device)
-            found = [self._called(block.clone()) for block in torch.split(filled, self.batch_size)]
+            blocks = [block.clone() for block in torch.split(filled, self.batch_size)]
+            # what is returned may be a buffer that phi fills again
+            found = [as_outputs(self.phi(block), block, "phi").clone() for block in blocks]
         features = torch.cat(found)[: len(outputs)]
         features = features if features.is_floating_point() else to_float64(features)
         return features.masked_fill_(~finite.reshape(-1, *[1] * (features.ndim - 1)), torch.nan)
-
-    def _called(self, block: Tensor) -> Tensor:
-        return as_outputs(self.phi(block), block, "phi").clone()  # it may be a buffer that phi fills again
 
     def _embed(self, z: Tensor) -> Tensor:
         return self.distance.embed(self.features(z))
@@ -117,7 +118,7 @@ class FeatureDistance(Distance):
 
     @cached_property
     def _name(self) -> str:
-        return name_of(self.phi)
+        return name_of(self.phi.backbone if isinstance(self.phi, NormalisedLayers) else self.phi)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(phi={self._name}, distance={self.distance!r})"
@@ -129,15 +130,15 @@ class Perceptual(FeatureDistance):
     At each position of each layer the channels are scaled to length 1; squared differences are summed over channels,
     averaged over positions, and summed over layers. That is |Phi(a) - Phi(b)|^2 of all normalised features in one
     vector, the distance of :class:`SquaredL2`: eps_out is at most 10 R, and not 3 R. LPIPS is this with a learned
-    weight for each channel. :class:`FeatureDistance` says how a backbone is copied and called.
+    weight for each channel. A backbone is copied and called as the phi of a :class:`FeatureDistance`.
 
     Args:
         backbone: any module that takes outputs (N, *out).
         layers: names of its submodules, as in ``backbone.named_modules()``, whose outputs (N, channels, ...) count;
             default: what the module returns. A layer that is called twice counts twice.
-        averages: whether means and medians of outputs are outputs too; true for images.
-        dtype: of what the backbone is given, and of its weights.
-        batch_size: outputs for each call of the backbone.
+        averages: as for :class:`FeatureDistance`; true for images.
+        dtype: likewise.
+        batch_size: likewise.
 
     Raises:
         ValueError: for a layer that the backbone does not have, or does not call.
@@ -161,11 +162,6 @@ class Perceptual(FeatureDistance):
         phi = NormalisedLayers(backbone, [""] if layers is None else layers)
         super().__init__(phi, SquaredL2(), averages=averages, dtype=dtype, batch_size=batch_size)
         self.layers = phi.layers
-
-    @cached_property
-    def _name(self) -> str:
-        assert isinstance(self.phi, NormalisedLayers)
-        return name_of(self.phi.backbone)
 
     def __repr__(self) -> str:
         return f"Perceptual(backbone={self._name}, layers={list(self.layers)!r})"
@@ -198,9 +194,13 @@ class NormalisedLayers(nn.Module):
         found: dict[str, list[Tensor]] = {name: [] for name in self.layers}
 
         def keep(name: str, module: nn.Module, inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(x) or output.numel() == 0:
+                got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise ValueError(
+                    f"layers must have outputs ({len(x)}, channels, ...), got {got} of {name or 'the backbone'!r}"
+                )
             # at once: the next layer may work in place, on what a gradient needs too
-            features = _checked(name, output, len(x))
-            found[name].append(normalised(features.clone() if features.requires_grad else features))
+            found[name].append(normalised(output.clone() if output.requires_grad else output))
 
         with ExitStack() as hooks:
             for name in self.layers:
@@ -216,8 +216,7 @@ class NormalisedLayers(nn.Module):
 def normalised(features: Tensor, weights: Tensor | None = None) -> Tensor:
     """Scale channels at each position to length 1, with all positions in one vector.
 
-    The squared l2 distance of two of these is the sum over channels, averaged over positions, of weights times
-    squared differences.
+    The squared l2 distance of two of these sums, and averages over positions, weights times squared differences.
 
     Args:
         features: (N, channels) or (N, channels, *positions).
@@ -236,20 +235,10 @@ def normalised(features: Tensor, weights: Tensor | None = None) -> Tensor:
     largest = features.abs().amax(dim=1, keepdim=True).clamp_min(1.0)
     features = features / largest
     lengths = (features.square().sum(dim=1, keepdim=True) + _MIN_SQUARE / largest.square()).sqrt()
-    scaled = features / lengths / features.shape[2] ** 0.5
+    scaled: Tensor = features / lengths / features.shape[2] ** 0.5
     if weights is not None:
         scaled = scaled * weights.sqrt()[None, :, None]
-    vector: Tensor = scaled.flatten(1)
-    return vector
-
-
-def _checked(name: str, output: object, count: int) -> Tensor:
-    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != count or output.numel() == 0:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"layers must have outputs ({count}, channels, ...), got {found} of {name or 'the backbone'!r}"
-        )
-    return output
+    return scaled.flatten(1)
 
 
 def _frozen(phi: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -268,12 +257,3 @@ def _frozen(phi: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Te
                 f"{name or 'phi itself'!r}; track_running_stats=True gives it some"
             )
     return phi
-
-
-@contextmanager
-def _exactly(device: torch.device, *, gradients: bool) -> Iterator[None]:
-    """Turn off mixed precision, and gradients where none are asked for."""
-    with torch.set_grad_enabled(gradients), ExitStack() as stack:
-        if torch.amp.is_autocast_available(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
-        yield

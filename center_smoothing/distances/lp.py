@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, Norm, furthest, replace_where
+from center_smoothing.distances.base import Distance, Norm, one_with_one, radius_at_corner, replace_where
 
 # A root of squares below this may have lost differences whose squares are no normal float64 any more.
 SQUARES_VANISH = 1e-140
@@ -30,6 +30,7 @@ class Lp(Distance):
     """
 
     convex = True
+    box_radius = radius_at_corner
 
     def __init__(self, p: float = 2.0) -> None:
         if not p >= 1.0:
@@ -42,10 +43,6 @@ class Lp(Distance):
         norms: dict[float, Norm] = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
         return norms.get(self.p)
 
-    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
-        """Return the distance to the furthest corner."""
-        return float(self(center[None], furthest(center, low, high)[None]))
-
     def _embed(self, z: Tensor) -> Tensor:
         return z.flatten(1)
 
@@ -57,12 +54,7 @@ class Lp(Distance):
         return torch.stack([self._scaled(a - row) for row in b], dim=1)
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        if self.p not in (1.0, 2.0, math.inf):
-            return self._scaled(a - b)
-        # cdist of one with one, N times: without an intermediate result, and with the digits of all pairs
-        a, b = a.unsqueeze(1), b.unsqueeze(1)
-        distances = euclidean(a, b) if self.p == 2.0 else torch.cdist(a, b, p=self.p)
-        return distances[:, 0, 0]
+        return one_with_one(Lp._compare)(self, a, b) if self.p in (1.0, 2.0, math.inf) else self._scaled(a - b)
 
     def _scaled(self, difference: Tensor) -> Tensor:
         """Return the norm (N, D) -> (N,), with powers of numbers in [0, 1] only, so that none is lost."""

@@ -110,9 +110,8 @@ class _Features(nn.Module):
         super().__init__()
         self.features = features
 
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.features(x)
-        return features
+    def forward(self, x: Tensor) -> Any:  # noqa: ANN401  # whatever they return
+        return self.features(x)
 
 
 class _Images(nn.Module):
@@ -174,13 +173,11 @@ class _LpipsFeatures(nn.Module):
 def _network(name: str, weights: str | os.PathLike[str] | None) -> nn.Module:
     from torchvision import models
 
-    if weights is None:
-        plain: nn.Module = models.get_model(name, weights=None)
-        return plain
-    if Path(weights).is_file():
+    if weights is None or Path(weights).is_file():
         network: nn.Module = models.get_model(name, weights=None)
         try:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            if weights is not None:
+                network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:  # torch.load and load_state_dict raise many kinds for a wrong file
             raise ValueError(f"weights must be a file of a state dict of {name}, got {weights}: {error}") from error
         return network
@@ -189,18 +186,12 @@ def _network(name: str, weights: str | os.PathLike[str] | None) -> nn.Module:
         names = ", ".join(known.__members__)
         raise ValueError(f"weights must be None, a file, or one of {names} for {name}, got {os.fspath(weights)!r}")
     chosen = known[str(weights)]
-    downloaded: nn.Module = _downloaded(
-        lambda: models.get_model(name, weights=chosen), f"{name} ({weights})", chosen.url
-    )
-    return downloaded
+    network = _downloaded(lambda: models.get_model(name, weights=chosen), f"{name} ({weights})", chosen.url)
+    return network
 
 
 def _downloaded(make: Callable[[], T], what: str, url: str) -> T:
-    """Call a function that may download weights.
-
-    Raises:
-        ValueError: if they cannot be had.
-    """
+    """Call a function that may download weights; ValueError if they cannot be had."""
     try:
         return make()
     except (OSError, RuntimeError) as error:  # no network; a file that was cut off

@@ -8,7 +8,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.distances.base import Distance, one_with_one, to_float64
 
 # By so much bfloat16, which rounds each number by 2^-9 of it, can change a sum of 1, with room to spare.
 _TOLERANCE = 0.01
@@ -57,6 +57,11 @@ class _OfProbabilities(Distance):
             return outputs[:0]
         return torch.stack([outputs.mean(dim=0), self._middle(to_float64(outputs)).to(outputs)])
 
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cdist(a, b, p=1.0)
+
+    _compare_paired = one_with_one(_compare)
+
     @abstractmethod
     def _middle(self, outputs: Tensor) -> Tensor:
         """Return the middle of (k, K) float64 -> (K,), with sum 1."""
@@ -91,12 +96,6 @@ class Wasserstein1(_OfProbabilities):
     def _embed(self, z: Tensor) -> Tensor:
         return self._checked(z).cumsum(dim=1)[:, :-1] * self.spacing
 
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a, b, p=1.0)
-
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a.unsqueeze(1), b.unsqueeze(1), p=1.0)[:, 0, 0]
-
     def _middle(self, outputs: Tensor) -> Tensor:
         """Return the vector whose cumulative sums are the medians of theirs: the least sum of distances from all."""
         median = _median(outputs.cumsum(dim=1))
@@ -121,12 +120,6 @@ class ProbabilityTV(_OfProbabilities):
 
     def _embed(self, z: Tensor) -> Tensor:
         return self._checked(z) / 2.0
-
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a, b, p=1.0)
-
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a.unsqueeze(1), b.unsqueeze(1), p=1.0)[:, 0, 0]
 
     def _middle(self, outputs: Tensor) -> Tensor:
         """Return the coordinate-wise median, scaled to sum 1; zeros, which are no output, where it is zero."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from center_smoothing.distances.angular import radius_of_box, unit_vectors
-from center_smoothing.distances.base import Distance, furthest
-from center_smoothing.distances.l2_form import COSINE, SQUARED, L2Form
+from center_smoothing.distances.angular import radius_of_cone, unit_vectors
+from center_smoothing.distances.base import Distance, one_with_one, radius_at_corner
+from center_smoothing.distances.l2_form import COSINE, SQUARED
 from center_smoothing.distances.lp import root_of_squares
 
 
@@ -25,15 +25,8 @@ class SquaredL2(Distance):
     relaxation = 2.0
     convex = True
     degree = 2.0
-
-    @property
-    def l2_form(self) -> L2Form:
-        """How it follows from the l2 distance."""
-        return SQUARED
-
-    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
-        """Return the distance to the furthest corner."""
-        return float(self(center[None], furthest(center, low, high)[None]))
+    l2_form = SQUARED
+    box_radius = radius_at_corner
 
     def _embed(self, z: Tensor) -> Tensor:
         return z.flatten(1)
@@ -41,8 +34,7 @@ class SquaredL2(Distance):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         return root_of_squares(a, b).square()
 
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return root_of_squares(a.unsqueeze(1), b.unsqueeze(1))[:, 0, 0].square()  # one with one, N times
+    _compare_paired = one_with_one(_compare)
 
 
 class Cosine(SquaredL2):
@@ -62,15 +54,8 @@ class Cosine(SquaredL2):
 
     convex = False
     degree = 1.0
-
-    @property
-    def l2_form(self) -> L2Form:
-        """How it follows from the l2 distance of directions."""
-        return COSINE
-
-    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
-        """Return 1 - cos of the angle of the cone around the center that holds the smallest l2 ball around the box."""
-        return radius_of_box(COSINE, center, low, high)
+    l2_form = COSINE
+    box_radius = radius_of_cone
 
     def _embed(self, z: Tensor) -> Tensor:
         return unit_vectors(z)
@@ -78,5 +63,4 @@ class Cosine(SquaredL2):
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         return super()._compare(a, b) / 2.0
 
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return super()._compare_paired(a, b) / 2.0
+    _compare_paired = one_with_one(_compare)

@@ -247,8 +247,9 @@ CASES: dict[str, tuple[Model, Distance, Tensor, Tensor, dict[str, float]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("h", "group"), [(1.0, 1), (2.0, 2)])
+@pytest.mark.parametrize(
+    ("case", "h", "group"), [(case, *[(1.0, 1), (2.0, 2)][place % 2]) for place, case in enumerate(CASES)]
+)
 def test_means_are_no_further_apart_than_certified(case: str, h: float, group: int) -> None:
     model, distance, x, direction, options = CASES[case]
     budget, runs = MeanBudget(n=60, m=200, group=group, alpha_1=0.05, alpha_2=0.05), 30
@@ -279,7 +280,7 @@ def edge_budget(alpha: float = 0.22) -> MeanBudget:
 
 
 @pytest.mark.usefixtures("_large_blocks")
-@pytest.mark.parametrize(("h", "alpha", "share"), [(1.0, 0.22, 1.3), (2.0, 0.22, 1.3), (2.0, 0.01, 1.1)])
+@pytest.mark.parametrize(("h", "alpha", "share"), [(1.0, 0.22, 1.3), (2.0, 0.01, 1.1)])
 def test_the_promise_holds_where_chance_decides(h: float, alpha: float, share: float) -> None:
     failures = failures_of(pairs_at_the_edge(edge_budget(alpha), share, 60, h), h)
     assert not refuted(failures, 60, alpha)
