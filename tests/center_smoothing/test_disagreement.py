@@ -1,7 +1,6 @@
 """Labels: the distance against a naive count, votes against counters, and coverage where the answer is known."""
 
 from collections import Counter
-from functools import cache
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from center_smoothing import (
 )
 from center_smoothing import budget as budget_module
 from center_smoothing.attack import AttackBudget, attack, has_gradient
-from tests.center_smoothing.refutation import Pairs, failures_of, pairs, refuted
+from tests.center_smoothing.refutation import failures_of, pairs, refuted
 
 SHAPES = st.sampled_from([(1,), (5,), (2, 3), (1, 2, 3)])
 
@@ -103,34 +102,19 @@ def test_medians_of_labels_say_which_elements_can_change() -> None:
     assert certificate.eps_out(0.25) == pytest.approx(0.5)
 
 
-# A label that is 1 on a half-line: an attack straight at it changes its mass as much as any can. At x most labels are
-# 0, at x' most are 1. And a map of labels whose elements cross their limits one by one.
-CASES = {
-    "one label": (lambda z: (z > 0.0).long().expand(-1, 4), torch.tensor([-0.8])),
-    "a map": (bands, torch.tensor([-1.8, -0.2, 0.2, -1.8])),
-}
-H, RUNS, ALPHA = 1.2, 30, 0.2
-
-
-@cache
-def moved(case: str) -> Pairs:
-    """Of correct code: tests break what is asked of them."""
-    model, x = CASES[case]
-    budget = SmoothingBudget(n=201, m=120, k=16, alpha_1=ALPHA / 2, alpha_2=ALPHA / 2, delta=0.2)
+def test_centers_are_no_further_apart_than_certified_and_a_missing_shift_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A label that is 1 on a half-line: an attack straight at it changes its mass as much as any can."""
+    h, runs, alpha, x = 1.2, 30, 0.2, torch.tensor([-0.8])  # at x most labels are 0, at x' most are 1
+    budget = SmoothingBudget(n=201, m=120, k=16, alpha_1=alpha / 2, alpha_2=alpha / 2, delta=0.2)
+    model = lambda z: (z > 0.0).long().expand(-1, 4)  # noqa: E731
     here, there = (
         CenterSmoother(model, Disagreement(), sigma=1.0, budget=budget, batch_size=256, seed=seed) for seed in (1, 2)
     )
-    return pairs(here, there, x, torch.ones_like(x), H, RUNS)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_centers_are_no_further_apart_than_certified(case: str) -> None:
-    assert len(moved(case)) > RUNS / 2
-    assert not refuted(failures_of(moved(case), H), RUNS, ALPHA)
-
-
-def test_a_missing_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = moved("one label")
+    found = pairs(here, there, x, torch.ones_like(x), h, runs)
+    assert len(found) > runs / 2
+    assert not refuted(failures_of(found, h), runs, alpha)
     budget_module._ranks.cache_clear()
     monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: mass)
-    assert refuted(failures_of(found, H), RUNS, ALPHA)
+    assert refuted(failures_of(found, h), runs, alpha)
