@@ -1,4 +1,4 @@
-"""The angular distance of the paper's section 5.3."""
+"""Distances of directions: the angle, of the paper's section 5.3, and the cosine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from center_smoothing.distances.base import Distance, one_with_one, replace_where, to_float64
-from center_smoothing.distances.l2_form import ANGLE
-from center_smoothing.distances.lp import Lp, euclidean
+from center_smoothing.distances.l2_form import ANGLE, COSINE
+from center_smoothing.distances.lp import Lp, SquaredL2, euclidean
 
 # Chords beyond this are of angles well above a right angle, which the chord to the opposite point measures better.
 _WIDE = 1.7
@@ -31,7 +31,6 @@ class Angular(Distance):
     for close or opposite ones, and is never NaN.
 
     Example:
-        >>> import torch
         >>> Angular()(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor([0.5000], dtype=torch.float64)
     """
@@ -49,6 +48,34 @@ class Angular(Distance):
             return 1.0 - _angle(euclidean(a[rows], -b if b.ndim == 2 else -b[rows]))
 
         return replace_where(_angle(chord), chord > _WIDE, better)
+
+    _compare_paired = one_with_one(_compare)
+
+
+class Cosine(SquaredL2):
+    """1 - cos(a, b) of flattened outputs, in [0, 2]; gamma = 2.
+
+    It is half of the squared l2 distance between the directions a / |a| and b / |b|, and computed as such: exactly 0
+    for equal outputs, with all its digits for nearly equal ones, where 1 - cos has none left. A zero output has a
+    direction of its own, at right angles to all others: it is at 0 from itself and at 1 from every other output. So
+    every output lies on one unit sphere, and the relaxed inequality is that of :class:`SquaredL2`.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+        >>> Cosine()(a, torch.tensor([[0.0, 2.0], [-3.0, 0.0], [1.0, 1.0]]))
+        tensor([1.0000, 2.0000, 1.0000], dtype=torch.float64)
+    """
+
+    convex = False
+    degree = 1.0
+    l2_form = COSINE
+    box_radius = radius_of_cone
+
+    def _embed(self, z: Tensor) -> Tensor:
+        return unit_vectors(z)
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare(a, b) / 2.0
 
     _compare_paired = one_with_one(_compare)
 

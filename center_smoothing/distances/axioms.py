@@ -25,11 +25,10 @@ class DistanceCheck:
     Attributes:
         distance: as it prints.
         relaxation: gamma that was tried.
-        needed_relaxation: the least gamma that would hold on these outputs; inf if none does. Other outputs may need a
-            larger one.
+        needed_relaxation: the least gamma that holds on these outputs; inf if none does. Others may need a larger one.
         triple: which outputs a, b, c need it, d(a, c) <= gamma (d(a, b) + d(b, c)), as places in the tensor.
-        num_outputs: how many outputs were compared, all with all.
-        wrong: what is wrong, in words; empty if nothing is.
+        num_outputs: how many were compared, all with all.
+        wrong: what is wrong, in words.
         broken: whether the relaxed triangle inequality is among it.
     """
 
@@ -71,8 +70,8 @@ def check_distance(
     """Try the axioms of a distance on outputs of a model: every certificate takes them for granted.
 
     These are: finite and at least 0 between finite outputs, exactly 0 from each output to itself, symmetric, the same
-    pair by pair as all with all, and d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples. A failure is a proof that
-    certificates with this distance mean nothing. A pass is none: prove the inequality, or know who did. Of outputs that
+    pair by pair as all with all, and d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples. A failure proves that
+    certificates with this distance mean nothing. A pass proves nothing: know a proof of the inequality. Of outputs that
     can be averaged, give points between two of them too: there squares need their relaxation of 2.
 
     Args:
@@ -85,7 +84,6 @@ def check_distance(
         ValueError: for fewer than three finite outputs, and for a relaxation below 1.
 
     Example:
-        >>> import torch
         >>> from center_smoothing import SquaredL2
         >>> print(check_distance(SquaredL2(), torch.tensor([[0.0], [1.0], [2.0]]), relaxation=1.0))
         SquaredL2() on 3 outputs: d(a, c) = 2 (d(a, b) + d(b, c)) for outputs (0, 1, 2), with relaxation 1; mend the distance, or declare a relaxation of 2

@@ -86,8 +86,8 @@ class FunctionDistance(Distance):
 class ObjectDistance(Distance):
     """A distance between outputs that are no tensors: texts, sets, graphs, whatever can be told apart.
 
-    A subclass says how far two objects are apart, and its ``relaxation`` if that is no metric. The model then returns
-    a sequence of N objects, and None where it has no answer, which lies outside every ball. Objects are numbered from 1
+    A subclass says how far two objects are apart, and its ``relaxation`` if that is no metric. The model returns a
+    sequence of N objects, and None where it has no answer, which lies outside every ball. Objects are numbered from 1
     as they appear: a center is a number, 0 where there is none, and :meth:`decode` gives the object.
 
     Example:

@@ -17,7 +17,6 @@ class Disagreement(Distance):
     without gradients.
 
     Example:
-        >>> import torch
         >>> Disagreement()(torch.tensor([[3, 1, 2, 2]]), torch.tensor([[3, 1, 0, 2]]))
         tensor([0.2500], dtype=torch.float64)
     """

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from center_smoothing.base_functions import as_outputs
 from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.distances.lp import SquaredL2
 from center_smoothing.distances.named import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
-from center_smoothing.distances.relaxed import SquaredL2
 from center_smoothing.scalars import plain
 
 # Added to squared lengths before the root: where there are hardly any features, their direction says little.
@@ -49,7 +49,6 @@ class FeatureDistance(Distance):
             dtype, and later for features of another shape.
 
     Example:
-        >>> import torch
         >>> from center_smoothing import Lp
         >>> lengths = FeatureDistance(lambda z: z.norm(dim=1, keepdim=True), Lp(1))
         >>> lengths(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
@@ -144,7 +143,6 @@ class Perceptual(FeatureDistance):
         ValueError: for a layer that the backbone does not have, or does not call.
 
     Example:
-        >>> import torch
         >>> channels = Perceptual(torch.nn.Flatten(), batch_size=1)
         >>> channels(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]]))
         tensor([2.0000], dtype=torch.float64)

@@ -27,7 +27,6 @@ class BoxJaccard(Distance):
     distances below 2^-1022 lose digits. A box wider or higher than the largest float64 is at inf from everything.
 
     Example:
-        >>> import torch
         >>> a = torch.tensor([[0.0, 0.0, 2.0, 1.0], [0.0, 0.0, 2.0, 1.0]])
         >>> BoxJaccard()(a, torch.tensor([[1.0, 0.0, 2.0, 1.0], NO_BOX]))
         tensor([0.5000, 1.0000], dtype=torch.float64)
@@ -48,10 +47,9 @@ class BoxJaccard(Distance):
         return (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
 
     def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
-        """Return the largest distance to a box whose four numbers are each at one end (theory T14).
+        """Return the largest distance to a corner (theory T14): it grows as one number leaves that of the center.
 
-        The distance grows as one number moves away from that of the center on either side. An empty box is there if
-        any can be, as is a box that is not empty.
+        An empty box is there if any can be, as is a box that is not empty.
         """
         ends = torch.stack([torch.stack(corner) for corner in product(*zip(low, high, strict=True))])
         return float(self.pairwise(center[None], ends).max())
@@ -105,7 +103,6 @@ class MaskJaccard(Distance):
     counted exactly, so that the one rounding is that of the quotient.
 
     Example:
-        >>> import torch
         >>> MaskJaccard()(torch.tensor([[True, True, False]]), torch.tensor([[False, True, False]]))
         tensor([0.5000], dtype=torch.float64)
     """

@@ -1,4 +1,4 @@
-"""The l_p distance of flattened outputs."""
+"""The l_p distance of flattened outputs, and the square of l2."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from center_smoothing.distances.base import Distance, Norm, one_with_one, radius_at_corner, replace_where
+from center_smoothing.distances.l2_form import SQUARED
 
 # A root of squares below this may have lost differences whose squares are no normal float64 any more.
 SQUARES_VANISH = 1e-140
@@ -24,7 +25,6 @@ class Lp(Distance):
         p: in [1, inf].
 
     Example:
-        >>> import torch
         >>> Lp(2)(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
         tensor([5.], dtype=torch.float64)
     """
@@ -63,6 +63,32 @@ class Lp(Distance):
         scaled = difference / scale[:, None]
         # cdist and not pow(): the last digits of a vectorised pow() depend on where in the tensor a number stands
         return scale * torch.cdist(scaled, scaled.new_zeros(1, scaled.shape[1]), p=self.p)[:, 0]
+
+
+class SquaredL2(Distance):
+    """||a - b||_2^2 of flattened outputs; gamma = 2, and no less will do.
+
+    (s + t)^2 <= 2 s^2 + 2 t^2 for the sides s, t of a triangle, with equality where the third point is in the middle.
+    Convex in the output. Distances below 2^-1022 lose digits; read them as zero.
+
+    Example:
+        >>> SquaredL2()(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([25.], dtype=torch.float64)
+    """
+
+    relaxation = 2.0
+    convex = True
+    degree = 2.0
+    l2_form = SQUARED
+    box_radius = radius_at_corner
+
+    def _embed(self, z: Tensor) -> Tensor:
+        return z.flatten(1)
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return root_of_squares(a, b).square()
+
+    _compare_paired = one_with_one(_compare)
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:

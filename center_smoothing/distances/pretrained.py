@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from center_smoothing.distances.features import FeatureDistance, Perceptual, normalised
-from center_smoothing.distances.relaxed import SquaredL2
+from center_smoothing.distances.lp import SquaredL2
 
 T = TypeVar("T")
 

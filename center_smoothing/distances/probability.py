@@ -15,11 +15,7 @@ _TOLERANCE = 0.01
 
 
 class _OfProbabilities(Distance):
-    """What both distances have in common: what an output is, and how outputs are averaged.
-
-    Args:
-        tolerance: how far sums may be from 1, and numbers below 0, for rounding.
-    """
+    """What both distances have in common: what an output is, an l1 norm, and how outputs are averaged."""
 
     convex = True
 
@@ -81,7 +77,6 @@ class Wasserstein1(_OfProbabilities):
         tolerance: how far sums may be from 1, and numbers below 0.
 
     Example:
-        >>> import torch
         >>> a, b = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.5, 0.5]])
         >>> Wasserstein1()(a, b)
         tensor([1.5000], dtype=torch.float64)
@@ -113,7 +108,6 @@ class ProbabilityTV(_OfProbabilities):
         tolerance: how far sums may be from 1, and numbers below 0.
 
     Example:
-        >>> import torch
         >>> ProbabilityTV()(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.0, 0.5, 0.5]]))
         tensor([0.5000], dtype=torch.float64)
     """

@@ -34,7 +34,6 @@ class Symmetrised(Distance):
         ValueError: for another mode, for a function without a relaxation, and for a smaller one than is declared.
 
     Example:
-        >>> import torch
         >>> uphill = lambda a, b: (b - a).flatten(1).clamp_min(0.0).sum(dim=1)
         >>> a, b = torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 0.0]])
         >>> [Symmetrised(uphill, mode, relaxation=1).pairwise(a, b).item() for mode in ("max", "sum")]

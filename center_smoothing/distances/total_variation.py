@@ -25,7 +25,6 @@ class TotalVariation(Distance):
     Outputs are images (N, C, H, W), or (N, H, W) for one channel.
 
     Example:
-        >>> import torch
         >>> a, b = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
         >>> TotalVariation()(a, b)
         tensor([2.], dtype=torch.float64)

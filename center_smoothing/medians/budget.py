@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,9 @@ class MedianBudget(Budget):
     }
     depends_on_outputs: ClassVar[bool] = True
 
+    method = "median"
+    abstains = "where a median is not finite"
+
     n: int = 10_001
     m: int = 20_000
     alpha_1: float = 0.005
@@ -91,11 +94,6 @@ class MedianBudget(Budget):
         self._check("n", "m", "numbers")
         if self.n % 2 == 0:
             raise ValueError(f"n must be odd, so that there is a middle one, got {self.n}; {self.n + 1} does")
-
-    @property
-    def method(self) -> Literal["median"]:
-        """What a row of results is labelled with."""
-        return "median"
 
     @property
     def delta(self) -> float:
@@ -143,11 +141,6 @@ class MedianBudget(Budget):
         return f"{'' if self.noise == 'gaussian' else f'noise={self.noise}, '}numbers={self.numbers}"
 
     @property
-    def abstains(self) -> str:
-        """When the smoothed function abstains, in words."""
-        return "where a median is not finite"
-
-    @property
     def remarks(self) -> list[str]:
         """What a reader has to know of the smoothed output, sentences."""
         return [f"The smoothed output holds the medians of {self.n:,} outputs under noise, number by number."]
@@ -172,10 +165,7 @@ class MedianBudget(Budget):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, from which an equal budget comes back but for ``numbers``, which an output tells.
-
-        No noise where it is Gaussian.
-        """
+        """Return plain values; without ``numbers``, which an output tells, and without noise where it is Gaussian."""
         left_out = {"numbers", *(["noise"] if self.noise == "gaussian" else [])}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
