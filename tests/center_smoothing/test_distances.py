@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import directed_hausdorff
 from torch import Tensor
 
 from center_smoothing import (
@@ -27,7 +28,7 @@ from center_smoothing import (
     TotalVariation,
     Wasserstein1,
 )
-from center_smoothing.distances import base
+from center_smoothing.distances import base, hausdorff
 from center_smoothing.distances.axioms import needed_relaxation
 
 Rng = np.random.Generator
@@ -122,9 +123,8 @@ OUTPUTS: list[tuple[Distance, Callable[[Rng, int], np.ndarray]]] = [
     *((distance, of_masses) for distance in (ProbabilityTV(), Wasserstein1(0.25))),
 ]
 each_distance = pytest.mark.parametrize("distance", DISTANCES, ids=repr)
-each_with_outputs = pytest.mark.parametrize(
-    ("distance", "make"), OUTPUTS, ids=lambda value: repr(value) if isinstance(value, Distance) else value.__name__
-)
+name = lambda value: repr(value) if isinstance(value, Distance) else value.__name__  # noqa: E731
+each_with_outputs = pytest.mark.parametrize(("distance", "make"), OUTPUTS, ids=name)
 
 
 @pytest.fixture(params=["at once", "later"])
@@ -178,6 +178,70 @@ def test_an_output_depends_on_no_other_and_one_that_is_not_finite_is_infinitely_
     assert distance(z[:0], z[:0]).shape == (0,)
 
 
+CONVEX = [(distance, make) for distance, make in OUTPUTS if distance.convex]
+
+
+@pytest.mark.parametrize(("distance", "make"), CONVEX, ids=name)
+def test_convex_distances_are_convex_of_their_degree(
+    distance: Distance, make: Callable[[Rng, int], np.ndarray]
+) -> None:
+    assert {type(each).__name__ for each, _ in CONVEX} == set(
+        ["Lp", "SquaredL2", "TotalVariation", "ProbabilityTV", "Wasserstein1"]
+    )
+    for seed in range(5):
+        a, b, c = torch.from_numpy(make(np.random.default_rng(seed), 30)).chunk(3)
+        share = torch.linspace(0.0, 1.0, 10, dtype=torch.float64)
+        s = share.reshape(-1, *[1] * (a.ndim - 1))
+        to_a, to_b, slack = distance(c, a), distance(c, b), 1e-12
+        most = share * to_a + (1 - share) * to_b
+        assert bool((distance(c, s * a + (1 - s) * b) <= most + slack * (to_a + to_b)).all())
+        assert bool((distance(c, c + s * (a - c)) <= share**distance.degree * to_a + slack * to_a).all())
+        mean = distance(torch.cat([a, b]).mean(dim=0, keepdim=True), c[:1])
+        assert float(mean) <= float(distance.pairwise(torch.cat([a, b]), c[:1]).mean()) * (1 + slack)
+
+
+def points_of(z: Tensor) -> np.ndarray:
+    return z[z[:, -1] > 0.5, :-1].numpy()
+
+
+def slow_hausdorff(a: Tensor, b: Tensor, largest: float = math.inf) -> float:
+    x, y = points_of(a), points_of(b)
+    if len(x) == 0 or len(y) == 0:
+        return 0.0 if len(x) == len(y) else largest
+    return min(largest, max(directed_hausdorff(x, y)[0], directed_hausdorff(y, x)[0]))
+
+
+@pytest.mark.parametrize("largest", [math.inf, 10.0, 1e-3])
+def test_hausdorff_is_that_of_scipy(largest: float) -> None:
+    for seed in range(10):
+        z = torch.from_numpy(of_points(np.random.default_rng(seed), 8))
+        expected = [[slow_hausdorff(a, b, largest) for b in z] for a in z]
+        np.testing.assert_allclose(Hausdorff(largest).pairwise(z, z), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_empty_set_nearer_than_half_of_the_largest_would_break_it() -> None:
+    z = torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]], [[9.0, 1.0]]])
+    d = Hausdorff(8.0).pairwise(z, z)
+    assert d.tolist() == [[0.0, 8.0, 8.0], [8.0, 0.0, 8.0], [8.0, 8.0, 0.0]]
+    d[1, ::2] = d[::2, 1] = 3.0
+    assert needed_relaxation(d)[0] > 1.0
+
+
+def test_filling_order_and_repetitions_do_not_matter() -> None:
+    a = torch.tensor([[[1.0, 2.0, 1.0], [3.0, 4.0, 1.0], [9.0, 9.0, 0.0]]])
+    b = torch.tensor([[[3.0, 4.0, 1.0], [1.0, 2.0, 1.0], [3.0, 4.0, 1.0]]])
+    assert Hausdorff()(a, b).item() == 0.0
+    assert Hausdorff()(a, a + torch.tensor([0.0, 5.0, 0.0])).item() == 5.0
+
+
+def test_blocks_of_sets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.randn(20, 5, 3, generator=torch.Generator().manual_seed(0))
+    whole, paired = Hausdorff().pairwise(z, z), Hausdorff()(z, z.flip(0))
+    monkeypatch.setattr(hausdorff, "_BLOCK_NUMBERS", 60)
+    assert torch.equal(Hausdorff().pairwise(z, z), whole)
+    assert torch.equal(Hausdorff()(z, z.flip(0)), paired)
+
+
 def naive_total_variation(a: np.ndarray, b: np.ndarray, p: int) -> float:
     """Loops over the pixels of two (C, H, W) images, with one norm per pair of neighbours."""
     v = a - b
@@ -223,25 +287,36 @@ def test_lp_by_hand() -> None:
     a, b = torch.tensor([[1.0, -2.0, 2.0]]), torch.zeros(1, 3)
     assert [Lp(p)(a, b).item() for p in (1, 2, math.inf)] == [5.0, 3.0, 2.0]
     assert Lp(3)(a, b).item() == pytest.approx(17 ** (1 / 3), rel=1e-14)
+    assert SquaredL2()(a, b).item() == pytest.approx(9.0, rel=1e-14)
 
 
-def test_angular_of_known_angles() -> None:
+@pytest.mark.parametrize("distance", [SquaredL2(), Cosine()], ids=repr)
+def test_no_smaller_relaxation_would_do(distance: Distance) -> None:
+    line = torch.tensor([[1.0, -1e-3], [1.0, 0.0], [1.0, 1e-3]], dtype=torch.float64)
+    assert needed_relaxation(distance.pairwise(line, line))[0] == pytest.approx(2.0, rel=1e-5)
+    assert distance.relaxation == 2.0
+
+
+def test_known_angles() -> None:
     for degrees in (0.0, 30.0, 60.0, 90.0, 120.0, 180.0):
         radians = math.radians(degrees)
         a, b = pair(2.0, 0.0), pair(5 * math.cos(radians), 5 * math.sin(radians))
         assert Angular()(a, b).item() == pytest.approx(degrees / 180, abs=1e-15)
+        assert Cosine()(a, b).item() == pytest.approx(1.0 - math.cos(radians), rel=1e-13, abs=1e-30)
     first, second = noise(6, 2, 3, seed=1), noise(6, 2, 3, seed=2)
     expected = torch.cosine_similarity(first.flatten(1), second.flatten(1)).acos() / math.pi
     torch.testing.assert_close(Angular()(first, second), expected, rtol=1e-12, atol=0.0)
-    zero = Angular().pairwise(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [1.0, 2.0], [-1e-30, 0.0]]))
-    assert zero.tolist() == [[0.0, pytest.approx(0.5), pytest.approx(0.5)]]
+    for distance, right_angle in ((Angular(), 0.5), (Cosine(), 1.0)):
+        found = distance.pairwise(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [1.0, 2.0], [-1e-30, 0.0]]))
+        assert found.tolist() == [[0.0, pytest.approx(right_angle), pytest.approx(right_angle)]]
 
 
-def test_angular_keeps_its_digits_for_nearly_parallel_and_nearly_opposite_vectors() -> None:
+def test_angles_keep_their_digits_for_nearly_parallel_and_nearly_opposite_vectors() -> None:
     for angle in (10.0**log_angle for log_angle in range(-15, -1)):
         a, b = pair(1.0, 0.0), pair(math.cos(angle), math.sin(angle))
         assert Angular()(a, b).item() == pytest.approx(angle / math.pi, rel=1e-12)
         assert Angular()(-a, b).item() == pytest.approx(1.0 - angle / math.pi, rel=1e-12)
+        assert Cosine()(a, b).item() == pytest.approx(2.0 * math.sin(angle / 2.0) ** 2, rel=1e-12)
     first = noise(5000, 5)
     second = -3.0 * first
     third = second + 1e-7 * noise(5000, 5, seed=1)
@@ -255,14 +330,6 @@ def test_angular_does_not_depend_on_the_scale() -> None:
         rtol = 1e-2 if scale < 1e-307 else 1e-12  # numbers that small have few digits
         torch.testing.assert_close(Angular()(a * scale, b), expected, rtol=rtol, atol=0.0)
         torch.testing.assert_close(Angular().pairwise(b, a * scale).diagonal(), expected, rtol=rtol, atol=0.0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_angular_is_never_nan_for_parallel_and_opposite_vectors(dtype: torch.dtype) -> None:
-    z = (30.0 * noise(500, 4)).to(dtype)
-    for factor in (1.0, -1.0, 1.0 + 1e-7, -3.0, 1e-3):
-        distances = Angular()(z, (z * factor).to(dtype))
-        assert bool(((distances >= 0.0) & (distances <= 1.0)).all())
 
 
 @pytest.mark.usefixtures("threads")

@@ -22,7 +22,6 @@ from center_smoothing import (
     TotalVariation,
     check_distance,
 )
-from center_smoothing.attack import has_gradient
 from center_smoothing.distances.features import normalised
 
 
@@ -310,8 +309,3 @@ def test_gradients_pass_through_the_features(distance: FeatureDistance) -> None:
     expected = (slope * step).flatten(1).sum(dim=1).double()
     torch.testing.assert_close(risen - values, expected, rtol=1e-2, atol=1e-12)
     assert bool((expected > 0.0).all())
-
-
-def test_an_attack_follows_the_gradient_of_features() -> None:
-    smoother = CenterSmoother(torch.tanh, Perceptual(network(), ["1"]), sigma=0.1, budget=SmoothingBudget(n=60, m=120))
-    assert has_gradient(smoother, noise(3, 8, 8))

@@ -49,15 +49,6 @@ def test_total_variation_is_the_largest_difference_of_any_event(masses: np.ndarr
 
 
 @pytest.mark.parametrize("distance", BOTH, ids=repr)
-@given(masses=MASSES, share=st.floats(0.0, 1.0))
-def test_convex(distance: Distance, masses: np.ndarray, share: float) -> None:
-    a, b, c = normal(torch.from_numpy(masses)).unsqueeze(1).unbind()
-    apart = distance(c, share * a + (1.0 - share) * b).item()
-    assert apart <= (share * distance(c, a) + (1.0 - share) * distance(c, b)).item() + 1e-12
-    assert distance.convex
-
-
-@pytest.mark.parametrize("distance", BOTH, ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rounding_makes_no_other_outputs(distance: Distance, dtype: torch.dtype) -> None:
     z = softmax(300, 1000, dtype=dtype)

@@ -92,15 +92,6 @@ def test_the_shift_lies_between_what_a_function_attains_and_the_dual_by_another_
     )
 
 
-@pytest.mark.parametrize(("h", "bound", "by_first_order"), [(1.0, 1.123, 1.217), (2.0, 2.752, 4.124)])
-def test_knowing_that_nine_tenths_are_linear_says_less_than_the_fourth_moment(
-    h: float, bound: float, by_first_order: float
-) -> None:
-    linear, rest = math.sqrt(0.9), math.sqrt(0.1 * (math.exp(h * h) - 1.0 - h * h))
-    assert h * linear + rest == pytest.approx(by_first_order, abs=1e-3)
-    assert largest_shift(h, 1.0, 3.0**0.25) < bound
-
-
 def test_a_linear_function_moves_by_h_and_the_bound_knows_little_more() -> None:
     assert [round(largest_shift(h, 1.0, 3.0**0.25), 2) for h in (0.5, 1.0, 1.5)] == [0.52, 1.12, 1.84]
     assert largest_shift(0.0, 1.0, 2.0) == largest_shift(1.0, 0.0, 0.0) == 0.0

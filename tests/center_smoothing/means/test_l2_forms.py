@@ -134,6 +134,18 @@ def test_the_promise_holds_for_squares(bounds: dict[str, float], h: float) -> No
     assert max(moved for moved, _ in found) > 0.2 * h**2
 
 
+def test_means_are_certified_by_squared_l2() -> None:
+    budget, x = MeanBudget(n=500, m=1000), torch.tensor([0.3, -0.2], dtype=torch.float64)
+    smoother, in_l2 = (
+        MeanSmoother(torch.tanh, distance, sigma=0.25, budget=budget, clip_norm=norm, batch_size=64)
+        for distance, norm in ((SquaredL2(), 2.0), (Lp(2), 2.0**0.5))
+    )
+    certificate = smoother.certify(x)
+    assert certificate.bound <= smoother.largest_bound == pytest.approx(2.0 * 2.0**0.5)  # in l2
+    assert 0.0 < certificate.eps_out(0.25) < certificate.bound**2
+    assert certificate.eps_out(0.25) == pytest.approx(in_l2.certify(x).eps_out(0.25) ** 2, rel=1e-6)
+
+
 def test_a_linear_function_is_certified_within_a_few_times_of_what_it_moves() -> None:
     for moved, certified in moved_and_certified(Angular(), directions, 0.5, 1):
         assert 0.05 < moved < certified < 5.0 * moved

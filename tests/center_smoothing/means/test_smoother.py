@@ -10,7 +10,6 @@ from torch import Tensor
 
 import center_smoothing
 from center_smoothing import (
-    Angular,
     BoxJaccard,
     Distance,
     Lp,
@@ -138,7 +137,7 @@ def test_a_certificate_equals_one_by_hand(draws: Draws, budget: MeanBudget, p: f
         assert (smoothed.abstained, certificate.abstained) == (False, False)
 
 
-@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("p", [1.0, 3.0, math.inf])
 def test_what_is_smoothed_is_the_clipped_function(draws: Draws, p: float) -> None:
     made = smoother(curved, Lp(p), clip_norm=1.5)
     certificate = made.certify(point())
@@ -171,7 +170,9 @@ def test_without_clipping_outputs_stay_as_they_are(draws: Draws) -> None:
     assert certificate.bound > 3.0
 
 
-@pytest.mark.parametrize("distance", [*CONVEX, SquaredL2(), TotalVariation(1), TotalVariation(2)], ids=repr)
+@pytest.mark.parametrize(
+    "distance", [*CONVEX, center_smoothing.SquaredL2(), TotalVariation(1), TotalVariation(2)], ids=repr
+)
 def test_no_clipped_output_lies_beyond_the_norm_and_hardly_within(distance: Distance) -> None:
     rng = np.random.default_rng(0)
     sizes = np.choose(rng.integers(3, size=(300, 6)), [10.0, 1e300, 1e-300])
@@ -190,8 +191,7 @@ def test_no_clipped_output_lies_beyond_the_norm_and_hardly_within(distance: Dist
     before = distance.pairwise(plain, torch.zeros_like(plain[:1]))[:, 0]
     clipped, norm = clip(plain, distance, float(before.median())), float(before.median())
     after = distance.pairwise(clipped, torch.zeros_like(plain[:1]))[:, 0]
-    if distance.relaxation == 1.0:  # of the degree that is declared
-        torch.testing.assert_close(after, before.clamp(max=norm), rtol=1e-8, atol=0.0)
+    torch.testing.assert_close(after, before.clamp(max=norm), rtol=1e-8, atol=0.0)
     assert bool((after[before > norm] < norm).all())
     directions = [torch.nn.functional.normalize(outputs.flatten(1), dim=1) for outputs in (plain, clipped)]
     torch.testing.assert_close(*directions)
@@ -277,30 +277,6 @@ def test_a_mean_with_a_non_finite_output_abstains(bad: float, options: dict[str,
     assert certificate.smoothing_loss == math.inf
 
 
-@pytest.mark.parametrize("options", [{"clip_norm": 5.0}, {"bound": 20.0}])
-@pytest.mark.parametrize("budget", BUDGETS, ids=group)
-def test_non_finite_certification_outputs_are_counted_and_count_as_far_away(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, float], budget: MeanBudget
-) -> None:
-    original = NoisyOutputs.draw
-
-    def draw(self: NoisyOutputs, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
-        for outputs in original(self, x, example=example, stage=stage, count=count):
-            if stage == Stage.CERTIFICATION:
-                outputs[::30] = torch.nan
-            yield outputs
-
-    clean = smoother(curved, budget=budget, **options).certify(point())
-    monkeypatch.setattr(NoisyOutputs, "draw", draw)
-    certificate = smoother(curved, budget=budget, **options).certify(point())
-    assert not certificate.abstained
-    assert certificate.non_finite == 7
-    assert clean.non_finite == 0
-    assert np.isinf(certificate.distances[-7:]).all()
-    assert np.isfinite(certificate.distances[:-7]).all()
-    assert clean.eps_out(0.1) < certificate.eps_out(0.1) <= certificate.bound * (1 + 1e-8)
-
-
 def test_sums_that_overflow_abstain() -> None:
     output = smoother(lambda z: torch.full((len(z), 1), 1e308, dtype=torch.float64), bound=1.0).smooth(torch.zeros(1))
     assert output.abstained
@@ -352,22 +328,6 @@ def test_memory_does_not_grow_with_n_or_m() -> None:
     finally:
         gc.unfreeze()
     assert 64 * size * 8 < max(peaks) < 7 * (64 + batch) * size * 8 < 600 * size * 8
-
-
-def test_which_distances_are_convex() -> None:
-    assert all(distance.convex for distance in (*CONVEX, TotalVariation(1), TotalVariation(2)))
-    assert not any(distance.convex for distance in (Angular(), BoxJaccard(), MaskJaccard()))
-    assert not Distance.convex
-
-
-@pytest.mark.parametrize("distance", [*CONVEX, SquaredL2(), TotalVariation(1), TotalVariation(2)], ids=repr)
-def test_a_mean_is_no_further_away_than_the_average_output(distance: Distance) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        z = torch.randn(7, 2, 3, 4, generator=generator, dtype=torch.float64) ** 3
-        center = torch.randn(1, 2, 3, 4, generator=generator, dtype=torch.float64)
-        to_mean = distance(z.mean(dim=0, keepdim=True), center).item()
-        assert to_mean <= distance.pairwise(z, center).mean().item() * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("distance", [BoxJaccard(), MaskJaccard()], ids=repr)
