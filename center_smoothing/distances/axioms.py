@@ -126,11 +126,7 @@ def _wrong(found: Tensor, paired: Tensor) -> list[str]:
 
 
 def needed_relaxation(distances: Tensor) -> tuple[float, tuple[int, int, int]]:
-    """Return the least gamma with d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples, and one that needs it.
-
-    Args:
-        distances: (N, N), all with all.
-    """
+    """Return the least gamma with d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples of (N, N), and one of them."""
     sums = distances[:, :, None] + distances[None, :, :]  # (a, b, c)
     ratios = torch.where(sums > 0.0, distances[:, None, :] / sums, torch.where(distances[:, None, :] > 0, torch.inf, 0))
     ratios = ratios.nan_to_num(nan=0.0, posinf=torch.inf)

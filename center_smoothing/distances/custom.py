@@ -23,9 +23,9 @@ class FunctionDistance(Distance):
 
     Args:
         function: (N, *out), (N, *out), both float64 -> (N,), each pair by itself. Symmetric, at least 0, and 0 from an
-            output to itself; :func:`center_smoothing.check_distance` looks whether it is.
-        relaxation: gamma of its triangle inequality, at least what the function's attribute of that name declares;
-            default: that, or else 1 with a warning.
+            output to itself (:func:`center_smoothing.check_distance`).
+        relaxation: gamma of its triangle inequality, at least the function's attribute of that name; default: that, or
+            else 1 with a warning.
         averages: whether means of outputs are outputs too; default: the function's attribute, or else that they are.
 
     Raises:
@@ -125,18 +125,13 @@ class ObjectDistance(Distance):
         self._known: dict[tuple[int, int], float] = {}
 
     def encode(self, outputs: Sequence[Any]) -> Tensor:
-        """Turn N outputs into their numbers, (N, 1) float64; NaN for None.
-
-        Raises:
-            ValueError: for outputs that cannot be told apart, as they are not hashable.
-        """
+        """Turn N outputs into their numbers, (N, 1) float64; NaN for None. ValueError for unhashable keys."""
         return torch.tensor([[self._number(output)] for output in outputs], dtype=torch.float64).reshape(-1, 1)
 
     def decode(self, number: Tensor) -> Any:  # noqa: ANN401
         """Return the output of a number (1,); None for NaN, and for 0, the center of a run without any.
 
-        Raises:
-            ValueError: for a number that no output has.
+        ValueError for a number that no output has.
         """
         value = float(number)
         if math.isnan(value):
@@ -213,8 +208,7 @@ class _Encoded:
 def relaxation_of(function: object, given: float | None) -> float | None:
     """Return the relaxation of a distance as given, or else as its attribute declares it; None for neither.
 
-    Raises:
-        ValueError: for numbers that are no relaxation, and for less than is declared.
+    ValueError for numbers that are no relaxation, and for less than is declared.
     """
     given, declared = plain(given), plain(getattr(function, "relaxation", None))
     for gamma in (given, declared):

@@ -26,20 +26,19 @@ class FeatureDistance(Distance):
     """d(phi(a), phi(b)) for a map phi in front of a distance d; it keeps the gamma of d.
 
     d(phi(a), phi(c)) <= gamma (d(phi(a), phi(b)) + d(phi(b), phi(c))) is the inequality of d, whatever phi is. Outputs
-    with other features that are NaN or infinite count as not finite.
+    whose features are NaN or infinite count as not finite. Features are held in float64, 8 bytes each.
 
-    Of a module, or the module of a bound method, a copy is made: in eval mode, and not affected by later training. It
-    moves to the device of the outputs. phi is called without mixed precision, with gradients only where outputs require
-    them, and always on ``batch_size`` outputs, filled up with zeros: so equal outputs have equal features, in whatever
-    batches they come. Features that are compared with each other are held in float64, 8 bytes each.
+    Of a module, or the module of a bound method, a copy is made: in eval mode, not affected by later training. It moves
+    to the device of the outputs. phi is called without mixed precision, with gradients only where outputs require them,
+    and always on ``batch_size`` outputs, filled up with zeros: equal outputs have equal features in whatever batches.
 
     Args:
         phi: callable (N, *out) -> (N, *features), each row a function of its own output alone.
         distance: between features, or a function of paired features.
         averages: whether means and medians of *outputs* are outputs too: they are averaged before phi sees them.
         affine: a promise of yours that phi is an affine map. Then the distance is convex in the output where d is:
-            d(phi(c), phi(s a + t b)) = d(phi(c), s phi(a) + t phi(b)) for s + t = 1. Otherwise a mean of outputs may
-            have features far from theirs, and means are not certified.
+            phi(s a + t b) = s phi(a) + t phi(b) for s + t = 1. Otherwise a mean of outputs may have features far from
+            theirs, and means are not certified.
         dtype: of what phi is given, and of a module's weights; default: float32, and float64 for an affine phi. Outputs
             that overflow it count as not finite.
         batch_size: outputs for each call of phi.
@@ -127,8 +126,8 @@ class Perceptual(FeatureDistance):
     """The squared l2 distance of normalised deep features; gamma = 2.
 
     At each position of each layer the channels are scaled to length 1; squared differences are summed over channels,
-    averaged over positions, and summed over layers. That is |Phi(a) - Phi(b)|^2 of all normalised features in one
-    vector, the distance of :class:`SquaredL2`: eps_out is at most 10 R, and not 3 R. LPIPS is this with a learned
+    averaged over positions, and summed over layers: |Phi(a) - Phi(b)|^2 of all normalised features in one vector, the
+    distance of :class:`SquaredL2`. eps_out is at most 10 R, and not 3 R. LPIPS is this with a learned
     weight for each channel. A backbone is copied and called as the phi of a :class:`FeatureDistance`.
 
     Args:
@@ -166,12 +165,7 @@ class Perceptual(FeatureDistance):
 
 
 class NormalisedLayers(nn.Module):
-    """Outputs of some layers of a network, normalised, in one vector: (N, *in) -> (N, features).
-
-    Args:
-        backbone: the network.
-        layers: names of its submodules; "" is the network itself.
-    """
+    """Outputs of submodules of a network, "" for itself, normalised, in one vector: (N, *in) -> (N, features)."""
 
     def __init__(self, backbone: nn.Module, layers: Sequence[str]) -> None:
         super().__init__()
@@ -212,16 +206,10 @@ class NormalisedLayers(nn.Module):
 
 
 def normalised(features: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Scale channels at each position to length 1, with all positions in one vector.
+    """Scale channels at each position to length 1: (N, channels, *positions) -> (N, channels * positions).
 
-    The squared l2 distance of two of these sums, and averages over positions, weights times squared differences.
-
-    Args:
-        features: (N, channels) or (N, channels, *positions).
-        weights: (channels,), at least 0; default: 1 each.
-
-    Returns:
-        (N, channels * positions). A position where all channels are zero stays zero.
+    The squared l2 distance of two of these sums, and averages over positions, weights times squared differences. The
+    weights (channels,), at least 0, are 1 by default. A position where all channels are zero stays zero.
 
     Example:
         >>> normalised(torch.tensor([[3.0, 4.0]]))

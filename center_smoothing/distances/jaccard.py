@@ -34,11 +34,7 @@ class BoxJaccard(Distance):
 
     @staticmethod
     def is_empty(boxes: Tensor) -> Tensor:
-        """Return which boxes (N, 4) are the empty set: (N,) bool.
-
-        Raises:
-            ValueError: for another shape.
-        """
+        """Return which boxes (N, 4) are the empty set: (N,) bool. ValueError for another shape."""
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(
                 f"boxes must be outputs (N, 4) of (x1, y1, x2, y2), got shape {tuple(boxes.shape)}; the distance of "
@@ -68,10 +64,7 @@ class BoxJaccard(Distance):
         return sum_over_tuples(outputs.masked_fill(empty[..., None], 0.0)) / others
 
     def _aggregate(self, outputs: Tensor) -> Tensor:
-        """Return the coordinate-wise median of each group's boxes that are not empty, (N, J, 4) -> (N, 4).
-
-        ``NO_BOX`` where half of them or more are empty. Of whole numbers, which have no halves, the medoid.
-        """
+        """Return medians of boxes that are not empty, ``NO_BOX`` where half or more are; medoids of whole numbers."""
         if not outputs.is_floating_point():
             return super()._aggregate(outputs)
         empty = self.is_empty(outputs.flatten(0, 1)).reshape(outputs.shape[:2])

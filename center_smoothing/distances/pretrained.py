@@ -1,9 +1,7 @@
 """Perceptual distances with networks that others trained: torchvision's, and LPIPS as torchmetrics has it.
 
-Both are imported where they are needed.
-
-The distances are for outputs that are images (N, 1 or 3, H, W) with pixels in [0, 1], and need gamma = 2: certified
-radii are at most 10 R (docs/distances.md).
+Both are imported where they are needed. Outputs are images (N, 1 or 3, H, W) with pixels in [0, 1]. With gamma = 2
+certified radii are at most 10 R (docs/distances.md).
 """
 
 from __future__ import annotations
@@ -93,12 +91,8 @@ def lpips(net_type: Literal["alex", "squeeze", "vgg"] = "alex", *, size: int | N
 def lpips_of(network: nn.Module, *, size: int | None = None) -> FeatureDistance:
     """Make LPIPS with a network that is at hand: the ``net`` of ``LearnedPerceptualImagePatchSimilarity``.
 
-    Args:
-        network: with ``scaling_layer``, ``net`` and ``lins``.
-        size: as in :func:`lpips`.
-
-    Raises:
-        ValueError: for learned weights below 0, with which it is no distance.
+    It has a ``scaling_layer``, ``net`` and ``lins``; ``size`` is that of :func:`lpips`. ValueError for learned weights
+    below 0, with which it is no distance.
     """
     return FeatureDistance(_LpipsFeatures(network, size), SquaredL2())
 

@@ -25,11 +25,7 @@ class _OfProbabilities(Distance):
         self.tolerance = float(tolerance)
 
     def _checked(self, z: Tensor) -> Tensor:
-        """Return outputs (N, K) float64 with NaN for those of zeros alone.
-
-        Raises:
-            ValueError: for other outputs that are no probability vectors.
-        """
+        """Return outputs (N, K) float64, NaN for those of zeros alone; ValueError for others that are none."""
         if z.ndim != 2 or z.shape[1] < 2:
             raise ValueError(
                 f"outputs must be probability vectors (N, K) of at least two classes, got shape {tuple(z.shape)}"
@@ -67,7 +63,7 @@ class Wasserstein1(_OfProbabilities):
     """The earth mover's distance of probability vectors over ordered classes: how far mass has to travel.
 
     The sum of |F_a(k) - F_b(k)| over k < K times the spacing, where F is the cumulative sum: an l1 norm after a linear
-    map. So it is a metric (gamma = 1), convex in the output, and at most (K - 1) times the spacing.
+    map, so a metric (gamma = 1), convex in the output, and at most (K - 1) times the spacing.
 
     Outputs are probability vectors (N, K); others raise ValueError, but for zeros alone, which count as not finite.
     Nothing is normalised: the inequalities hold for whatever the tolerance lets through.

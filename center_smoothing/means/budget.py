@@ -188,10 +188,7 @@ class MeanBudget(Budget):
 
 
 def tail_counts(m: int) -> NDArray[np.int64]:
-    """How many of m samples lie beyond those at which the distribution is bounded: 0, 1, 2, ..., then geometric.
-
-    Returns:
-        (J,), ascending, all below m.
+    """How many of m samples lie beyond those at which the distribution is bounded: 0, 1, 2, ..., then geometric, (J,).
 
     Example:
         >>> tail_counts(30)

@@ -154,14 +154,8 @@ def tail_steps(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a step function that lies above t -> P[distance > t] on [0, bound), but with probability alpha_2.
 
-    Args:
-        distances: (m / group,), ascending.
-        bound: what no distance exceeds, save for those of non-finite outputs.
-        budget: which ranks are used, and the bounds there.
-
-    Returns:
-        Edges (J + 2,) from 0 to the bound, and the heights (J + 1,) between them. Up to the first sample the height
-        is 1, beyond the largest it is the last one.
+    From distances (m / group,), ascending, to edges (J + 2,) from 0 to the bound and heights (J + 1,) between them. Up
+    to the first sample the height is 1, beyond the largest it is the last one.
     """
     ranks, tails = budget.tails()
     samples = np.minimum(distances[ranks - 1], bound)

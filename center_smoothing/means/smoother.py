@@ -34,9 +34,9 @@ class MeanSmoother(Smoother):
     """Smooths a base function f into the mean of its noisy outputs.
 
     This is another function than the center that :class:`CenterSmoother` gives, with certificates of its own
-    (theory T11 and T12). It takes a distance that is convex in the output and a bound on distances, of which one of
-    ``clip_norm`` and ``bound`` must be given; or one that depends on the directions of outputs alone, ``Angular()`` or
-    ``Cosine()``: then outputs are scaled to l2 norm 1, zero outputs stay zero, and no bound is given.
+    (theory T11 and T12). It takes a distance that is convex in the output and a bound on distances, one of
+    ``clip_norm`` and ``bound``; or a distance of the directions of outputs alone, ``Angular()`` or ``Cosine()``: then
+    outputs are scaled to l2 norm 1, zero outputs stay zero, and no bound is given.
 
     Args:
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
@@ -246,8 +246,7 @@ class MeanSmoother(Smoother):
 def distances_from_zero(outputs: Tensor, distance: Distance) -> Tensor:
     """Return d(0, z) of each output z, what ``clip_norm`` bounds: (N, *out) -> (N,).
 
-    Raises:
-        ValueError: for a distance that takes no output of zeros, as those of probability vectors.
+    ValueError for a distance that takes no output of zeros, as those of probability vectors.
     """
     if not _has_zero(distance, outputs):
         raise ValueError(
@@ -263,16 +262,7 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     By convexity d(0, s z) <= s d(0, z) for 0 <= s <= 1, or s^degree d(0, z) for a distance of another degree. What
     rounding leaves beyond the norm becomes zero, and so do finite outputs whose distance overflows.
 
-    Args:
-        outputs: (N, *out).
-        distance: convex in the output.
-        norm: positive.
-
-    Returns:
-        (N, *out) float64. Non-finite outputs stay non-finite.
-
-    Raises:
-        ValueError: as :func:`distances_from_zero`.
+    From (N, *out) to the same in float64; non-finite outputs stay so. Errors are those of :func:`distances_from_zero`.
 
     Example:
         >>> clip(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), Lp(2), 1.0).norm(dim=1)

@@ -112,13 +112,8 @@ class MedianBudget(Budget):
     def rank(self, h: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> int:
         """Return which order statistic bounds a coordinate at h from above, and from below counted from the largest.
 
-        Args:
-            h: eps_in / sigma, at least 0.
-            coverage: as in :meth:`center_smoothing.CertificateBase.eps_out`.
-            answers: how many are counted for ``"bonferroni"``.
-
-        Returns:
-            A 1-based rank; m + 1 where m outputs cannot bound it.
+        It is 1-based; m + 1 where m outputs cannot bound it. h = eps_in / sigma is at least 0, ``answers`` are counted
+        for the coverage ``"bonferroni"``.
         """
         alpha = self.alpha_2 / (2 * self.numbers) / (answers if coverage == "bonferroni" else 1)
         find = bounds.dkw_rank if coverage == "dkw" else bounds.order_statistic_rank
