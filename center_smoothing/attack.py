@@ -27,6 +27,8 @@ _COMPARISONS = 10
 _AT_ONCE = 32
 # Evaluations that a gradient costs: forward, and back through weights that are given and activations.
 _GRADIENT = 3
+# The norm that directions are scaled to there.
+_UNIT = Threat("l2")
 # How much of its direction a search without gradients keeps: single estimates in many dimensions are mostly noise.
 _MOMENTUM = 0.9
 
@@ -180,23 +182,16 @@ def has_gradient(smoother: Smoother, x: Tensor) -> bool:
 def project(
     x: Tensor, point: Tensor, eps_in: float, *, grid: int | None = None, threat: Threat | None = None
 ) -> Tensor:
-    """Move a point towards x until ||point - x|| <= eps_in, as it is rounded to x's type.
+    """Move a point (*in) towards a finite x (*in) until ||point - x|| <= eps_in, as it is rounded to x's type.
 
-    Args:
-        x: (*in), finite.
-        point: (*in).
-        eps_in: at least 0.
-        grid: steps per unit. Then the result is on the grid, and its distance that from x rounded to it, exactly.
-        threat: the norm; default: l2.
-
-    Returns:
-        (*in) of x's type: inside the ball in exact arithmetic, and in float64 in whatever order one adds.
+    The result (*in) is inside the ball of radius eps_in >= 0, in the threat's norm or l2, in exact arithmetic, and in
+    float64 in whatever order one adds. With a grid it is on it, and its distance that from x rounded to it, exactly.
 
     Example:
         >>> project(torch.zeros(2), torch.tensor([3.0, 4.0]), 1.0).norm() <= 1.0
         tensor(True)
     """
-    origin, threat = _rounded(x.detach(), x, grid), Threat("l2") if threat is None else threat
+    origin, threat = _rounded(x.detach(), x, grid), threat or _UNIT
     start = to_float64(origin).cpu()
     change = threat.nearest(to_float64(point.detach()).cpu() - start, eps_in)
     scale = min(1.0, eps_in / max(threat.length(change), 1e-300))
@@ -226,13 +221,9 @@ def _is_inside(x: Tensor, point: Tensor, eps_in: float, grid: int | None, threat
 
 
 class _Objective:
-    """The mean distance of outputs around a point from a target.
+    """The mean distance of outputs around a point from a target (*out).
 
-    Args:
-        outputs: draws them.
-        distance: between outputs.
-        target: (*out).
-        noisy: whether outputs are those of noisy copies; else there is one, of the point itself.
+    They are those of ``noisy`` copies; else there is one, of the point itself.
     """
 
     def __init__(self, outputs: NoisyOutputs, distance: Distance, target: Tensor, *, noisy: bool) -> None:
@@ -242,15 +233,12 @@ class _Objective:
 
     def value(self, point: Tensor, key: int, count: int) -> float:
         """Return the mean of the finite distances."""
-        distances = self._distances(self._copies(point, key, count) if self.noisy else point[None])
+        distances = self._distances(self._copies(point, key, count))
         return float(distances[torch.isfinite(distances)].mean().nan_to_num(nan=-1.0))
 
     def gradient(self, point: Tensor, key: int, count: int) -> Tensor | None:
-        """Return a multiple of the gradient (*in); None where the model or the distance has none.
-
-        It is that at the noisy copies: where noise is on a grid the point itself is rounded.
-        """
-        copies = self._copies(point, key, count) if self.noisy else point[None]
+        """Return a multiple of the gradient (*in) at the copies; None where the model or the distance has none."""
+        copies = self._copies(point, key, count)
         total, done = torch.zeros_like(point), 0
         while done < len(copies):
             part = copies[done : done + self._at_once].detach().clone().requires_grad_()
@@ -265,7 +253,8 @@ class _Objective:
                 if slopes is None:
                     return None
                 total, done = total + slopes, done + len(part)
-                self._advance(_GRADIENT * len(part))
+                if self.outputs.progress is not None:
+                    self.outputs.progress(_GRADIENT * len(part))
                 continue
             free_caches(point.device)  # only here, where nothing holds on to the tensors of the failed call
         return total
@@ -274,15 +263,17 @@ class _Objective:
         """Estimate a multiple of the gradient (*in) of the mean under noise, from differences of ``count`` pairs.
 
         For Gaussian noise the gradient of E g(x + noise) is E g(x + noise) noise / sigma^2, whatever g is; the copies
-        on the other side of x keep the mean and lower the variance. Without noise, too, a function that changes in
-        steps shows nothing to smaller probes.
+        on the other side of x keep the mean and lower the variance. Smaller probes of a step function show nothing.
         """
-        copies, middle = self._copies(point, key, count), _rounded(point, point, self.outputs.grid)
+        copies, middle = self._noisy(point, key, count), _rounded(point, point, self.outputs.grid)
         differences = self._distances(copies) - self._distances(2.0 * middle - copies)
         differences = torch.nan_to_num(differences, nan=0.0, posinf=0.0, neginf=0.0).to(copies)
         return torch.einsum("n,n...->...", differences, copies - middle) / count
 
     def _copies(self, point: Tensor, key: int, count: int) -> Tensor:
+        return self._noisy(point, key, count) if self.noisy else point[None]
+
+    def _noisy(self, point: Tensor, key: int, count: int) -> Tensor:
         return self.outputs.noisy_copies(point, example=key, stage=Stage.ATTACK, count=count)
 
     def _slopes(self, part: Tensor, key: int, place: slice) -> Tensor | None:
@@ -306,27 +297,15 @@ class _Objective:
     def _outputs(self, copies: Tensor) -> Iterator[Tensor]:
         """Yield outputs (N, *out) at copies, in parts."""
         for part in torch.split(copies, _AT_ONCE):
-            with evaluating(self.outputs.model):
-                outputs = self.outputs._call_in_parts(part.clone)
-            self._advance(len(part))
-            yield outputs
-
-    def _advance(self, evaluations: int) -> None:
-        if self.outputs.progress is not None:
-            self.outputs.progress(evaluations)
+            yield self.outputs.evaluated(part.clone)
 
 
 class _MeanObjective(_Objective):
-    """The distance by which the mean of outputs under noise moves from x, under the same noise at both points.
+    """The distance by which the mean of outputs under noise moves from x (*in), under the same noise at both points.
 
     Noise that is not common to both moves the mean of a few outputs further than most attacks do. Many copies are
-    taken in parts for a gradient, and each part has a mean of its own.
-
-    Args:
-        outputs: draws them.
-        distance: between outputs.
-        center: (*out), from which the search without gradients goes away, by single outputs.
-        x: (*in).
+    taken in parts for a gradient, and each part has a mean of its own. The search without gradients goes away from the
+    center (*out), by single outputs.
     """
 
     def __init__(self, outputs: NoisyOutputs, distance: Distance, center: Tensor, x: Tensor) -> None:
@@ -353,14 +332,7 @@ class _MeanObjective(_Objective):
 
 
 class _Search:
-    """Ascent within the ball, from several starts.
-
-    Args:
-        objective: to be made large.
-        x: (*in), the middle of the ball.
-        eps_in: its radius.
-        budget: how much to try.
-        example: number of the example.
+    """Ascent of an objective within the ball of radius eps_in around x (*in), from several starts.
 
     Attributes:
         gradient_free: whether it had to do without a gradient somewhere.
@@ -369,6 +341,7 @@ class _Search:
     def __init__(self, objective: _Objective, x: Tensor, eps_in: float, budget: AttackBudget, example: int) -> None:
         self.objective, self.x, self.eps_in, self.budget = objective, x, eps_in, budget
         self.gradient_free, self._may_have_gradient = False, True
+        self._threat, self._length = objective.outputs.threat, _PATH * eps_in / budget.steps
         self._what = ("smoothed" if objective.noisy else "base", objective.outputs.seed, example, eps_in)
 
     def best(self) -> Tensor:
@@ -388,19 +361,11 @@ class _Search:
                         best, most = reached, value
         return self._projected(best)
 
-    @property
-    def _threat(self) -> Threat:
-        return self.objective.outputs.threat
-
     def _projected(self, point: Tensor) -> Tensor:
         return project(self.x, point, self.eps_in, grid=self.objective.outputs.grid, threat=self._threat)
 
     def _key(self, *step: object) -> int:
         return _key(*self._what, *step)
-
-    @property
-    def _length(self) -> float:
-        return _PATH * self.eps_in / self.budget.steps
 
     def _start(self, start: int) -> Tensor:
         """Close to x first, where the distance of the base function has no gradient; then anywhere in the ball."""
@@ -419,8 +384,8 @@ class _Search:
             self._may_have_gradient = slope is not None  # one that vanishes here may be there elsewhere
         self.gradient_free = True
         pairs = -(-_GRADIENT * self.budget.samples // 2)
-        slope = _of_length(self.objective.estimate(point, self._key(*step, "pairs"), pairs), 1.0)
-        slope = slope + _MOMENTUM * _of_length(before, 1.0)
+        slope = _UNIT.step(self.objective.estimate(point, self._key(*step, "pairs"), pairs), 1.0)
+        slope = slope + _MOMENTUM * _UNIT.step(before, 1.0)
         return slope if bool(slope.any()) else _normal(point.shape, self._key(*step, "random"), point)
 
     def _clamped(self, point: Tensor) -> Tensor:
@@ -443,12 +408,3 @@ def _normal(shape: tuple[int, ...], key: int, like: Tensor) -> Tensor:
 
 def _generator(key: int) -> torch.Generator:
     return torch.Generator().manual_seed(block_seed(0, key, Stage.ATTACK, 0))
-
-
-def _of_length(direction: Tensor, length: float) -> Tensor:
-    """Scale a direction to that l2 norm; zero stays zero."""
-    largest = float(direction.abs().max()) if direction.numel() else 0.0
-    if not 0.0 < largest < math.inf:
-        return torch.zeros_like(direction)
-    direction = direction / largest  # squares of small numbers vanish
-    return direction * (length / float(torch.linalg.vector_norm(direction)))

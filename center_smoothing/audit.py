@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,11 @@ class Finding:
     advice: str = ""
     fatal: bool = False
 
+    @classmethod
+    def of(cls, check: str, passed: bool, seen: str, advice: str) -> Self:
+        """Return a finding that is fatal, with its advice, where it did not pass."""
+        return cls(check, passed, seen, "" if passed else advice, fatal=not passed)
+
 
 def audit(
     outputs: NoisyOutputs, distance: Distance, points: Sequence[Tensor], *, rtol: float = RTOL, examples: Sequence[int]
@@ -90,30 +96,24 @@ def check_mode(model: object) -> Finding:
         and (module.running_mean is None or not module.track_running_stats)
     ]
     bad = [*training, *without]
-    return Finding(
-        "eval mode",
-        not bad,
-        f"batch statistics or training mode in {', '.join(bad[:3])}"
-        if bad
-        else f"{len(modules)} modules, all in eval mode while they are called"
-        if modules
-        else "a function without modules that could be looked at",
-        "" if not bad else "give batch norm running statistics (track_running_stats=True), and let eval() work",
-        fatal=bool(bad),
-    )
+    seen = f"{len(modules)} modules, all in eval mode while they are called"
+    if bad:
+        seen = f"batch statistics or training mode in {', '.join(bad[:3])}"
+    elif not modules:
+        seen = "a function without modules that could be looked at"
+    advice = "give batch norm running statistics (track_running_stats=True), and let eval() work"
+    return Finding.of("eval mode", not bad, seen, advice)
 
 
 def check_determinism(outputs: NoisyOutputs, x: Tensor, *, example: int, rtol: float = RTOL) -> Finding:
     """Check that the same batch gives the same outputs twice."""
     copies = _copies(outputs, x, example)
     differences = _differences(_called(outputs, copies), _called(outputs, copies))
-    passed = _explained(differences, rtol)
-    return Finding(
+    return Finding.of(
         "determinism",
-        passed,
+        _explained(differences, rtol),
         f"{_COPIES} noisy copies twice: {_by(differences)}",
-        "" if passed else "take dropout and random numbers out of forward: a certificate is about one function",
-        fatal=not passed,
+        "take dropout and random numbers out of forward: a certificate is about one function",
     )
 
 
@@ -128,19 +128,14 @@ def check_independence(outputs: NoisyOutputs, x: Tensor, *, example: int, rtol: 
             _called(outputs, torch.cat([second.flip(0), 3.0 * first]))[:half].flip(0),
         ]
     )
-    differences = {f"{_COPIES} noisy copies among others": _differences(expected, among_others)}
-    passed = all(_explained(found, rtol) for found in differences.values())
+    found = _differences(expected, among_others)
+    passed, seen = _explained(found, rtol), f"{_COPIES} noisy copies among others: {_by(found)}"
     if passed:  # batch norm in training mode may refuse a single input
         alone = torch.cat([_called(outputs, copies[i : i + 1]) for i in range(_ALONE)])
-        differences[f"{_ALONE} alone"] = _differences(expected[:_ALONE], alone)
-        passed = all(_explained(found, rtol) for found in differences.values())
-    return Finding(
-        "batch independence",
-        passed,
-        ", ".join(f"{where}: {_by(found)}" for where, found in differences.items()),
-        "" if passed else "take statistics over the batch out of the model: samples must not depend on each other",
-        fatal=not passed,
-    )
+        found = _differences(expected[:_ALONE], alone)
+        passed, seen = _explained(found, rtol), f"{seen}, {_ALONE} alone: {_by(found)}"
+    advice = "take statistics over the batch out of the model: samples must not depend on each other"
+    return Finding.of("batch independence", passed, seen, advice)
 
 
 def check_units(points: Sequence[Tensor], sigma: float) -> Finding:
@@ -151,16 +146,11 @@ def check_units(points: Sequence[Tensor], sigma: float) -> Finding:
     coarse = sigma > 4.0 * max(high - low, 1e-12)
     images = all(x.ndim == 3 and x.shape[0] in (1, 3, 4) for x in points)
     negative = "; some are negative: were pixels normalised, sigma and eps_in are in units of these values"
-    return Finding(
-        "units",
-        not (pixels or coarse),
-        f"values from {low:.4g} to {high:.4g}, sigma {sigma:g}{negative if images and low < _NEGATIVE else ''}",
-        "divide pixels by 255: sigma and eps_in are in units of the input"
-        if pixels
-        else f"choose a sigma that belongs to inputs within {high - low:.3g} of each other"
-        if coarse
-        else "",
-    )
+    seen = f"values from {low:.4g} to {high:.4g}, sigma {sigma:g}{negative if images and low < _NEGATIVE else ''}"
+    advice = f"choose a sigma that belongs to inputs within {high - low:.3g} of each other" if coarse else ""
+    if pixels:
+        advice = "divide pixels by 255: sigma and eps_in are in units of the input"
+    return Finding("units", not advice, seen, advice)
 
 
 def check_noise(outputs: NoisyOutputs, points: Sequence[Tensor], examples: Sequence[int]) -> Finding:
@@ -184,13 +174,8 @@ def check_noise(outputs: NoisyOutputs, points: Sequence[Tensor], examples: Seque
         if not _all_differ(probable, len(found), min(block.numel() for block in blocks)):
             found, what = [], "copies, as few values are possible,"
     twice = len(seeds) - len(set(seeds)) + len(found) - len(set(found))
-    return Finding(
-        "duplicate noise",
-        twice == 0,
-        f"noise of {len(found):,} {what} and {len(seeds):,} seeds of blocks, {twice or 'none'} twice",
-        "" if twice == 0 else "give every example a number of its own",
-        fatal=twice > 0,
-    )
+    seen = f"noise of {len(found):,} {what} and {len(seeds):,} seeds of blocks, {twice or 'none'} twice"
+    return Finding.of("duplicate noise", twice == 0, seen, "give every example a number of its own")
 
 
 def check_outputs(
@@ -205,15 +190,9 @@ def check_outputs(
         finite, total = finite + len(kept), total + count
         if chosen is None and len(kept) >= 3:
             chosen = kept
-    yield Finding(
-        "finite outputs",
-        finite == total,
-        f"{finite} of {total} outputs are finite",
-        ""
-        if finite == total
-        else "NaN and inf count as outside every ball; find out where they come from if there are many",
-        fatal=finite == 0,
-    )
+    advice = "NaN and inf count as outside every ball; find out where they come from if there are many"
+    seen, passed = f"{finite} of {total} outputs are finite", finite == total
+    yield Finding("finite outputs", passed, seen, "" if passed else advice, fatal=finite == 0)
     if chosen is not None:
         if distance.averages and chosen.is_floating_point():
             chosen = torch.cat([chosen, distance.averages_of(chosen)])
@@ -221,12 +200,7 @@ def check_outputs(
 
 
 def check_axioms(distance: Distance, points: Tensor) -> Finding:
-    """Check that a distance is symmetric, 0 from each point to itself, and keeps its triangle inequality.
-
-    Args:
-        distance: with its relaxation gamma.
-        points: finite outputs (N, *out), N at least 3; all triples are looked at.
-    """
+    """Check a distance on finite outputs (N, *out), N at least 3: :func:`check_distance`."""
     found = check_distance(distance, points)
     return Finding("distance", found.passed, found.seen, found.advice, fatal=not found.passed)
 

@@ -20,12 +20,9 @@ _MAX_WHOLE = 2**53
 _KEPT = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
          torch.bfloat16, torch.float16, torch.float32, torch.float64)  # fmt: skip
 # For types with which PyTorch can do hardly anything, one that holds the same numbers.
-_WIDER = {
-    **dict.fromkeys((torch.uint16, torch.uint32, torch.uint64), torch.int64),
-    **dict.fromkeys(
-        (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz), torch.float32
-    ),
-}
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
+_WIDER = {**dict.fromkeys((torch.uint16, torch.uint32, torch.uint64), torch.int64),
+          **dict.fromkeys(_FLOAT8, torch.float32)}  # fmt: skip
 
 
 def as_base_function(model: object, name: str = "model") -> Callable[[Tensor], Any]:
@@ -56,12 +53,7 @@ def as_outputs(found: object, inputs: Tensor, name: str = "model") -> Tensor:
     """Return what a function gave for inputs (N, *in) as a tensor (N, *out) of the very same numbers.
 
     Arrays of any strides and byte order come to the device of the inputs, sparse ones become dense, and one number an
-    output, (N,), counts as (N, 1). A tensor of an ordinary type is returned as it is.
-
-    Args:
-        found: a tensor, an array, or what can be made one.
-        inputs: (N, *in).
-        name: what the function is called.
+    output, (N,), counts as (N, 1). A tensor of an ordinary type is returned as it is. ``name`` is the function's.
 
     Raises:
         ValueError: for another number of outputs, and for what float64 does not hold: complex and large whole numbers,
@@ -80,14 +72,8 @@ def as_outputs(found: object, inputs: Tensor, name: str = "model") -> Tensor:
     return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
 
 
-def as_numbers(found: object, inputs: Tensor, name: str = "model") -> Tensor:
+def as_numbers(found: Any, inputs: Tensor, name: str = "model") -> Tensor:  # noqa: ANN401  # whatever a model returns
     """Return what a function gave for inputs as a tensor of the very same numbers and shape, as :func:`as_outputs`."""
-    numbers = _exactly(found, name)
-    return numbers if isinstance(found, Tensor) else numbers.to(inputs.device)
-
-
-def _exactly(found: Any, name: str) -> Tensor:  # noqa: ANN401  # whatever a model returns
-    """Return a tensor of the same numbers, each of which float64 holds."""
     if hasattr(found, "toarray"):  # a sparse array of scipy
         found = found.toarray()
     if isinstance(found, np.ma.MaskedArray | torch.masked.MaskedTensor):
@@ -97,7 +83,7 @@ def _exactly(found: Any, name: str) -> Tensor:  # noqa: ANN401  # whatever a mod
             raise ValueError(
                 f"{name} must return a tensor, got {type(found).__name__}; other outputs need an ObjectDistance"
             )
-        found = _from_array(np.asarray(found), name)
+        found = _from_array(np.asarray(found), name).to(inputs.device)
     if found.is_complex():
         raise _refused(name, f"complex ones, {found.dtype}", "torch.view_as_real(outputs)")
     if found.is_quantized:
@@ -182,14 +168,14 @@ class Estimator:
             found = self._answers(x)
         name = f"{type(self.estimator).__name__}.{self.answer}"
         if not isinstance(found, list | tuple):
-            return as_outputs(found, x, name).to(torch.float64)
+            return as_outputs(found, x, name).double()
         others = [type(part).__name__ for part in found if len(getattr(part, "shape", ())) < 2]
         if others or not found:
             raise ValueError(
                 f"{name} must return an array, or a list of arrays ({len(x)}, C) to be joined, got a "
                 f"{type(found).__name__} of {others[0] if others else 'nothing'}: return np.array(...) of it"
             )
-        return torch.cat([as_outputs(part, x, name).to(torch.float64).flatten(1) for part in found], dim=1)
+        return torch.cat([as_outputs(part, x, name).double().flatten(1) for part in found], dim=1)
 
     def _answers(self, x: Tensor) -> Any:  # noqa: ANN401  # of any kind
         features = x.flatten(1).cpu().to(self.dtype).numpy()

@@ -1,13 +1,14 @@
 """Scalar confidence bounds in float64, each rounded to the side that keeps a guarantee true.
 
-Everything here is about ``m`` independent trials with success probability ``p``, or about the order statistics
-of ``m`` independent draws of a real random variable. Nothing here knows of smoothing. An argument out of its range
-raises ValueError with its name and value.
+Everything here is about m >= 1 independent trials with a success probability p in [0, 1], or about the order statistics
+of m independent draws of a real random variable, with ranks from 1; alpha is a failure probability in (0, 1/2]. Nothing
+here knows of smoothing. An argument out of its range raises ValueError with its name and value.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,89 +29,59 @@ def check_alpha(alpha: float, name: str = "alpha") -> float:
     Raises:
         ValueError: if it does not lie in (0, 1/2]. The one-sided DKW inequality needs alpha <= 1/2.
     """
-    if not 0.0 < alpha <= 0.5:
-        raise ValueError(f"{name} must lie in (0, 0.5], got {alpha!r}")
+    _check(0.0 < alpha <= 0.5, f"{name} must lie in (0, 0.5]", alpha)
     return float(alpha)
 
 
 def _check_trials(trials: int, name: str) -> int:
-    if trials < 1 or int(trials) != trials:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {trials!r}")
+    _check(trials >= 1 and int(trials) == trials, f"{name} must be a whole number of at least 1", trials)
     return int(trials)
 
 
-def _check_mass(mass: float) -> None:
-    if not 0.0 < mass < 1.0:
-        raise ValueError(f"mass must lie in (0, 1), got {mass!r}")
-
-
 def _check_probability(p: float) -> float:
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"p must lie in [0, 1], got {p!r}")
+    _check(0.0 <= p <= 1.0, "p must lie in [0, 1]", p)
     return float(p)
 
 
-def binomial_tail(m: int, p: float, r: int) -> float:
-    """Return P[Bin(m, p) >= r], for any integer r.
+def _check(holds: bool, wanted: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{wanted}, got {got!r}")
 
-    Args:
-        m: number of trials, at least 1.
-        p: success probability in [0, 1].
-        r: threshold; the result is 1 for r <= 0 and 0 for r > m.
+
+def binomial_tail(m: int, p: float, r: int) -> float:
+    """Return P[Bin(m, p) >= r], for any integer r: 1 for r <= 0 and 0 for r > m.
 
     Example:
         >>> binomial_tail(3, 0.5, 3)
         0.125
     """
     m, p = _check_trials(m, "m"), _check_probability(p)
-    if r <= 0:
-        return 1.0
-    if r > m:
-        return 0.0
-    return float(special.betainc(r, m - r + 1, p))
+    return float(special.betainc(r, m - r + 1, p)) if 0 < r <= m else float(r <= 0)
 
 
 def binomial_shortfall(m: int, p: float, r: int) -> float:
-    """Return P[Bin(m, p) < r], computed without cancellation.
-
-    Args:
-        m: number of trials, at least 1.
-        p: success probability in [0, 1].
-        r: threshold; the result is 0 for r <= 0 and 1 for r > m.
+    """Return P[Bin(m, p) < r], computed without cancellation, for any integer r.
 
     Example:
         >>> binomial_shortfall(3, 0.5, 1)
         0.125
     """
     m, p = _check_trials(m, "m"), _check_probability(p)
-    if r <= 0:
-        return 0.0
-    if r > m:
-        return 1.0
-    return float(special.betaincc(r, m - r + 1, p))
+    return float(special.betaincc(r, m - r + 1, p)) if 0 < r <= m else float(r > m)
 
 
 def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
     """Return the lower confidence bound on a success probability (Clopper-Pearson, one-sided), rounded down.
 
-    The bound exceeds or equals a true probability above 0 with probability at most ``alpha``: the strict form that
-    theory T6 needs.
-
-    Args:
-        successes: K, in 0..trials.
-        trials: m, at least 1.
-        alpha: failure probability in (0, 1/2].
-
-    Returns:
-        The largest p with P[Bin(m, p) >= K] <= alpha; 0 for K = 0.
+    It is the largest p with P[Bin(m, p) >= K] <= alpha, for K of m = ``trials``; 0 for K = 0. It exceeds or equals a
+    true probability above 0 with probability at most ``alpha``: the strict form that theory T6 needs.
 
     Example:
         >>> round(clopper_pearson_lower(100, 100, 0.005), 6)
         0.948396
     """
     trials, alpha = _check_trials(trials, "trials"), check_alpha(alpha)
-    if not 0 <= successes <= trials:
-        raise ValueError(f"successes must lie in 0..{trials}, got {successes!r}")
+    _check(0 <= successes <= trials, f"successes must lie in 0..{trials}", successes)
     if successes == 0:
         return 0.0
     if successes == trials:
@@ -126,23 +97,15 @@ def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
 def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
     """Return the upper confidence bound on a success probability (Clopper-Pearson, one-sided), rounded up.
 
-    A true probability below 1 exceeds or equals the bound with probability at most ``alpha``.
-
-    Args:
-        successes: K, in 0..trials.
-        trials: m, at least 1.
-        alpha: failure probability in (0, 1/2].
-
-    Returns:
-        The least p with P[Bin(m, p) <= K] <= alpha; 1 for K = m.
+    It is the least p with P[Bin(m, p) <= K] <= alpha; 1 for K = m. A true probability below 1 exceeds or equals it with
+    probability at most ``alpha``.
 
     Example:
         >>> round(clopper_pearson_upper(0, 100, 0.005), 6)
         0.051604
     """
     trials = _check_trials(trials, "trials")
-    if not 0 <= successes <= trials:
-        raise ValueError(f"successes must lie in 0..{trials}, got {successes!r}")
+    _check(0 <= successes <= trials, f"successes must lie in 0..{trials}", successes)
     bound = 1.0 - clopper_pearson_lower(trials - successes, trials, alpha)
     return min(1.0, math.nextafter(bound, math.inf))
 
@@ -153,13 +116,8 @@ def order_statistic_rank(m: int, p: float, alpha: float) -> int:
     With R the rank-th smallest of m independent draws of D, P[D <= R] > p except with probability at most
     ``alpha``, whatever the distribution of D, atoms included.
 
-    Args:
-        m: number of draws, at least 1.
-        p: mass to be covered, in [0, 1].
-        alpha: failure probability in (0, 1/2].
-
     Returns:
-        min { r : P[Bin(m, p) >= r] <= alpha }, 1-based; ``m + 1`` if m draws cannot bound that quantile.
+        min { r : P[Bin(m, p) >= r] <= alpha }; ``m + 1`` if m draws cannot bound that quantile.
 
     Example:
         >>> order_statistic_rank(100, 0.9, 0.005)
@@ -169,21 +127,13 @@ def order_statistic_rank(m: int, p: float, alpha: float) -> int:
     """
     m, p, alpha = _check_trials(m, "m"), _check_probability(p), check_alpha(alpha)
     level = alpha * (1.0 - _TAIL_MARGIN)
-    low, high = 0, m + 1  # the tail exceeds the level at `low` and does not at `high`
-    while high - low > 1:
-        middle = (low + high) // 2
-        if binomial_tail(m, p, middle) <= level:
-            high = middle
-        else:
-            low = middle
-    return high
+    return 1 + bisect_left(range(1, m + 1), True, key=lambda r: binomial_tail(m, p, r) <= level)
 
 
 def order_statistic_least_m(p: float, alpha: float) -> float:
     """Return the least m for which :func:`order_statistic_rank` is at most m: ceil(ln alpha / ln p) (theory T5).
 
-    Returns:
-        A whole number as a float, or ``inf`` for p = 1.
+    It is a whole number as a float, or ``inf`` for p = 1.
 
     Example:
         >>> order_statistic_least_m(0.9, 0.005)
@@ -205,7 +155,7 @@ def order_statistic_rank_below(m: int, p: float, alpha: float) -> int:
     except with probability at most ``alpha``.
 
     Returns:
-        max { r : P[Bin(m, p) < r] <= alpha }, 1-based; 0 if m draws say nothing.
+        max { r : P[Bin(m, p) < r] <= alpha }; 0 if m draws say nothing.
 
     Example:
         >>> order_statistic_rank_below(100, 0.9, 0.005)
@@ -213,22 +163,11 @@ def order_statistic_rank_below(m: int, p: float, alpha: float) -> int:
     """
     m, p, alpha = _check_trials(m, "m"), _check_probability(p), check_alpha(alpha)
     level = alpha * (1.0 - _TAIL_MARGIN)
-    low, high = 0, m + 1  # the shortfall does not exceed the level at `low` and does at `high`
-    while high - low > 1:
-        middle = (low + high) // 2
-        if binomial_shortfall(m, p, middle) <= level:
-            low = middle
-        else:
-            high = middle
-    return low
+    return bisect_left(range(1, m + 1), True, key=lambda r: binomial_shortfall(m, p, r) > level)
 
 
 def mass_hit(draws: int, alpha: float) -> float:
     """Return the mass w that one of ``draws`` independent draws hits: (1 - w)^draws <= alpha, rounded up (theory T7).
-
-    Args:
-        draws: at least 1.
-        alpha: probability that all of them miss, in (0, 1/2].
 
     Example:
         >>> round(mass_hit(64, 0.001), 5)
@@ -255,10 +194,7 @@ def hoeffding_margin(m: int, alpha: float) -> float:
 def dkw_rank(m: int, p: float, alpha: float) -> int:
     """Rank ceil(q m) with q = p + sqrt(ln(1/alpha) / (2 m)) (theory T4, the paper's equation 5).
 
-    It covers the p-quantile for all p at once with confidence 1 - alpha.
-
-    Returns:
-        A 1-based rank, or ``m + 1`` where q > 1: m draws cannot bound that quantile.
+    It covers the p-quantile for all p at once with confidence 1 - alpha; m + 1 where q > 1 and m draws are too few.
 
     Example:
         >>> dkw_rank(10_000, 0.9, 0.005)
@@ -269,10 +205,7 @@ def dkw_rank(m: int, p: float, alpha: float) -> int:
 
 
 def dkw_least_m(p: float, alpha: float) -> float:
-    """Return the least m for which :func:`dkw_rank` is at most m: ceil(ln(1/alpha) / (2 (1 - p)^2)).
-
-    Returns:
-        A whole number as a float, or ``inf`` for p = 1.
+    """Return the least m for which :func:`dkw_rank` is at most m: ceil(ln(1/alpha) / (2 (1 - p)^2)); inf for p = 1.
 
     Example:
         >>> dkw_least_m(0.9, 0.005)
@@ -288,19 +221,14 @@ def gaussian_shift_up(mass: float, h: float) -> float:
     """Return the mass p = Phi(Phi^-1(mass) + h), rounded up (the paper's equation 4; h = eps_in / sigma).
 
     A set that holds more than p of N(x, sigma^2 I) holds more than ``mass`` of N(x', sigma^2 I) for every x'
-    within h sigma of x.
-
-    Args:
-        mass: in (0, 1).
-        h: at least 0; may be inf.
+    within h sigma of x. The mass lies in (0, 1), h is at least 0 and may be inf.
 
     Example:
         >>> round(gaussian_shift_up(0.55, 2.0), 5)
         0.98323
     """
-    _check_mass(mass)
-    if not h >= 0.0:
-        raise ValueError(f"h must be at least 0, got {h!r}")
+    _check(0.0 < mass < 1.0, "mass must lie in (0, 1)", mass)
+    _check(h >= 0.0, "h must be at least 0", h)
     return min(1.0, float(special.ndtr(special.ndtri(mass) + h)) + _PROBABILITY_MARGIN)
 
 
@@ -308,20 +236,14 @@ def gaussian_shifts_up(masses: NDArray[np.float64], h: float) -> NDArray[np.floa
     """Return Phi(Phi^-1(mass) + h) of several masses, rounded up: the most that sets of these masses may hold at x'.
 
     A set that holds at most ``mass`` of N(x, sigma^2 I) holds at most that much of N(x', sigma^2 I) for every x'
-    within h sigma of x (theory T11).
-
-    Args:
-        masses: (J,), each in (0, 1]; 1 stays 1.
-        h: at least 0; may be inf.
+    within h sigma of x (theory T11). Masses are (J,), each in (0, 1], where 1 stays 1; h is at least 0 and may be inf.
 
     Example:
         >>> gaussian_shifts_up(np.array([0.01, 0.5, 1.0]), 1.0).round(4)
         array([0.0924, 0.8413, 1.    ])
     """
-    if not np.all((masses > 0.0) & (masses <= 1.0)):
-        raise ValueError(f"masses must lie in (0, 1], got {masses!r}")
-    if not h >= 0.0:
-        raise ValueError(f"h must be at least 0, got {h!r}")
+    _check(bool(np.all((masses > 0.0) & (masses <= 1.0))), "masses must lie in (0, 1]", masses)
+    _check(h >= 0.0, "h must be at least 0", h)
     shifted: NDArray[np.float64] = np.minimum(1.0, special.ndtr(special.ndtri(masses) + h) + _PROBABILITY_MARGIN)
     return shifted
 
@@ -329,17 +251,12 @@ def gaussian_shifts_up(masses: NDArray[np.float64], h: float) -> NDArray[np.floa
 def gaussian_shift_between(mass: float, p: float) -> float:
     """Return h = Phi^-1(p) - Phi^-1(mass), rounded down and at least 0: the inverse of :func:`gaussian_shift_up`.
 
-    Args:
-        mass: in (0, 1).
-        p: in [0, 1); a bound from finitely many samples never reaches 1.
-
     Example:
         >>> round(gaussian_shift_between(0.55, 0.98323427), 5)
         2.0
     """
-    _check_mass(mass)
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"p must lie in [0, 1), got {p!r}")
+    _check(0.0 < mass < 1.0, "mass must lie in (0, 1)", mass)
+    _check(0.0 <= p < 1.0, "p must lie in [0, 1)", p)  # a bound from finitely many samples never reaches 1
     below = p - _PROBABILITY_MARGIN
     if below <= mass:
         return 0.0
@@ -349,55 +266,41 @@ def gaussian_shift_between(mass: float, p: float) -> float:
 def total_variation_shift_up(mass: float, tv: float) -> float:
     """Return the mass p = mass + tv, rounded up and at most 1 (theory T15).
 
-    A set that holds more than p of one law holds more than ``mass`` of another one within that total variation.
-
-    Args:
-        mass: in (0, 1).
-        tv: total variation of the two laws, at least 0; may be inf.
+    A set that holds more than p of one law holds more than ``mass``, in (0, 1), of another one within the total
+    variation tv >= 0, which may be inf.
 
     Example:
         >>> round(total_variation_shift_up(0.55, 0.25), 5)
         0.8
     """
-    _check_mass(mass)
-    if not tv >= 0.0:
-        raise ValueError(f"tv must be at least 0, got {tv!r}")
+    _check(0.0 < mass < 1.0, "mass must lie in (0, 1)", mass)
+    _check(tv >= 0.0, "tv must be at least 0", tv)
     return min(1.0, mass + tv + _PROBABILITY_MARGIN)
 
 
 def total_variation_between(mass: float, p: float) -> float:
     """Return p - mass, rounded down and at least 0: the inverse of :func:`total_variation_shift_up`.
 
-    Args:
-        mass: in (0, 1).
-        p: in [0, 1).
-
     Example:
         >>> round(total_variation_between(0.55, 0.8), 5)
         0.25
     """
-    _check_mass(mass)
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"p must lie in [0, 1), got {p!r}")
+    _check(0.0 < mass < 1.0, "mass must lie in (0, 1)", mass)
+    _check(0.0 <= p < 1.0, "p must lie in [0, 1)", p)
     return max(0.0, p - mass - _PROBABILITY_MARGIN)
 
 
 def total_variation_of_copies(tv: float, copies: int) -> float:
     """Return 1 - (1 - tv)^copies, rounded up and at most 1 (theory T15).
 
-    It is the total variation of independent copies of two uniform laws on sets of the same volume.
-
-    Args:
-        tv: of one copy, in [0, 1].
-        copies: at least 1.
+    It is the total variation of independent copies of two uniform laws on sets of the same volume, tv that of one.
 
     Example:
         >>> round(total_variation_of_copies(0.25, 2), 5)
         0.4375
     """
     copies = _check_trials(copies, "copies")
-    if not 0.0 <= tv <= 1.0:
-        raise ValueError(f"tv must lie in [0, 1], got {tv!r}")
+    _check(0.0 <= tv <= 1.0, "tv must lie in [0, 1]", tv)
     if tv in (0.0, 1.0):
         return tv
     return min(1.0, -math.expm1(copies * math.log1p(-tv)) * (1.0 + 1e-14))
@@ -421,8 +324,7 @@ def mass_selected_by_minimum(draws: int, rank: int, candidates: int, points: int
         over them bounds its expectation from above.
     """
     draws = _check_trials(draws, "draws")
-    if not 0 <= rank <= draws:
-        raise ValueError(f"rank must lie in 0..{draws}, got {rank!r}")
+    _check(0 <= rank <= draws, f"rank must lie in 0..{draws}", rank)
     if rank == 0:
         return np.zeros(points)
     levels = np.arange(points) / points / candidates
@@ -433,11 +335,7 @@ def mass_selected_by_minimum(draws: int, rank: int, candidates: int, points: int
 def mean_shortfall(masses: NDArray[np.float64], m: int, r: int) -> float:
     """Return the mean over ``masses`` (any shape) of P[Bin(m, mass) < r]."""
     m = _check_trials(m, "m")
-    if r <= 0:
-        return 0.0
-    if r > m:
-        return 1.0
-    return float(np.mean(special.betaincc(r, m - r + 1, masses)))
+    return float(np.mean(special.betaincc(r, m - r + 1, masses))) if 0 < r <= m else float(r > m)
 
 
 def mean_shortfall_at_most(masses: NDArray[np.float64], m: int, r: int, limit: float) -> bool:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 from torch import Tensor
@@ -126,7 +126,11 @@ class Budget(ABC):
 
     @abstractmethod
     def plan(self, h: float) -> PlanBase:
-        """Return what this budget can certify at h = eps_in / sigma, before any sampling."""
+        """Return what this budget can certify at h = eps_in / sigma, before any sampling.
+
+        Raises:
+            ValueError: if h is negative or NaN.
+        """
 
     def scope(self, coverage: Coverage) -> tuple[str, str]:
         """Return a label and words for what holds together, of answers with that coverage."""
@@ -185,24 +189,15 @@ class Budget(ABC):
 
     @classmethod
     def preset(cls, name: str, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
-        """Return the budget of a name, but for the arguments given. Arguments are those of :meth:`preset_values`.
-
-        Raises:
-            ValueError: for another name, and as the class does.
-        """
+        """Return the budget of a name, but for the arguments given; arguments and errors as :meth:`preset_values`."""
         make: Callable[..., Self] = cls
         return make(**cls.preset_values(name, **given))
 
     @classmethod
     def preset_values(cls, name: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401  # as the class takes
-        """Return the arguments of the budget of a name, and those given in place of them.
+        """Return the arguments of the budget of a name, one of :attr:`presets`, and those given in place of them.
 
-        Args:
-            name: one of :attr:`presets`.
-            given: arguments of the class. With a group n and m shrink unless given, so that as much is evaluated.
-
-        Raises:
-            ValueError: for another name.
+        With a group n and m shrink unless given, so that as much is evaluated. ValueError is raised for another name.
         """
         if name not in cls.presets:
             raise ValueError(f"name must be one of {', '.join(cls.presets)}, got {name!r}")
@@ -213,13 +208,7 @@ class Budget(ABC):
 
     @classmethod
     def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
-        """Return a small budget, for certificates that are made again and again during a training.
-
-        Args:
-            n: outputs of the smoothed function, about.
-            m: certification outputs.
-            given: other arguments of the class.
-        """
+        """Return a small budget of about n and m outputs, for certificates that a training makes again and again."""
         make: Callable[..., Self] = cls
         return make(n=n, m=m, **given)
 
@@ -319,8 +308,8 @@ class SmoothingBudget(Budget):
     Args:
         n: ranked outputs.
         m: certification outputs, at most.
-        k: pilot outputs, of which the candidate centers are made. Default: n / 8, but 32 to 256. Paper mode has no
-            pilot: the n ranked outputs are the candidates.
+        k: pilot outputs, of which candidate centers are made. Default: n / 8, but 32 to 256. Paper mode has no pilot:
+            its candidates are the n ranked outputs.
         delta: margin Delta in (0, 1/2) around one half. Default: the least one at which the chance of abstaining is
             at most 1%, whatever the base function, as long as its outputs are at finite distances from each other.
         alpha_1: failure probability of the smoothed output, in (0, 1/2]; half of it is spent on the check.
@@ -372,7 +361,8 @@ class SmoothingBudget(Budget):
 
     def __post_init__(self) -> None:
         """Validate, and fill in the defaults that depend on other fields."""
-        self._check("n", "m", "group", "candidates", "looks")
+        given = [name for name in ("n_check", "k") if getattr(self, name) is not None]
+        self._check("n", "m", "group", "candidates", "looks", *given)
         if self.method not in margins.METHODS:
             raise ValueError(f"method must be one of {', '.join(margins.METHODS)}, got {self.method!r}")
         if self.noise != "gaussian" and self.method == "paper":
@@ -380,7 +370,6 @@ class SmoothingBudget(Budget):
         for name, default in {"n_check": self.n, "k": min(256, max(32, self.n // 8))}.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        self._check("n_check", "k")
         object.__setattr__(self, "tuple_sizes", _check_tuple_sizes(self.tuple_sizes, self.method))
         if self.method == "paper" and self.n_check != self.n:
             raise ValueError(f"n_check must equal n={self.n} for method='paper', got {self.n_check}")
@@ -396,10 +385,10 @@ class SmoothingBudget(Budget):
         if math.isinf(least):
             raise ValueError(
                 f"n={self.n} with k={self.k} admits no delta below 0.5 at alpha_1={self.alpha_1}; "
-                f"n={margins.least_n(self._samples, self.alpha_1, self.method)} does"
+                f"n={margins.least_n(self.tuples(1), self.alpha_1, self.method)} does"
             )
         if self.delta is None:
-            object.__setattr__(self, "delta", self._default_delta())
+            object.__setattr__(self, "delta", self._default_delta(least))
         if not (isinstance(self.delta, int | float) and least <= self.delta < 0.5):
             raise ValueError(
                 f"delta must lie in [{margins.round_up(least, 4)}, 0.5) for n={self.n}, k={self.k}, "
@@ -441,15 +430,15 @@ class SmoothingBudget(Budget):
     @property
     def least_delta(self) -> float:
         """The least admissible delta (theory T1); inf where there is none below 1/2."""
-        return margins.least_delta(self.n, self._samples, self.alpha_1, self.method)
+        return margins.least_delta(self.n, self.tuples(1), self.alpha_1, self.method)
 
-    @property
+    @cached_property  # plans and certificates ask for it many times
     def probes(self) -> int:
         """How many probes of each tuple size a certificate has (theory T7); 0 for none."""
         if not self.tuple_sizes or self._alpha_hit() <= 0.0:
             return 0
-        number = min(_MAX_PROBES, max(_MIN_PROBES, self.m // _OUTPUTS_PER_PROBE))
-        number = min(number, self.look_sizes[0] // (2 * self.tuple_sizes[-1]))
+        wanted = min(_MAX_PROBES, max(_MIN_PROBES, self.m // _OUTPUTS_PER_PROBE))
+        number = min(wanted, self.look_sizes[0] // (2 * self.tuple_sizes[-1]))
         return number if number >= 8 else 0
 
     @property
@@ -482,11 +471,7 @@ class SmoothingBudget(Budget):
         return replace(self, tuple_sizes=(1,), candidates=self.most_candidates - _EXTRA_CANDIDATES)
 
     def with_sizes(self, sizes: Sequence[int]) -> SmoothingBudget:
-        """Return the same budget with these tuple sizes alone: no failure probability is spent on others (theory T7).
-
-        Args:
-            sizes: of :attr:`tuple_sizes`, those of which there are probes.
-        """
+        """Return the same budget with these tuple sizes alone: no failure probability is spent on others (T7)."""
         return self if tuple(sizes) == self.tuple_sizes else replace(self, tuple_sizes=tuple(sizes))
 
     def mass_lower_bound(self, inside: int) -> float:
@@ -499,21 +484,10 @@ class SmoothingBudget(Budget):
         """How many of the n_check outputs the ball must hold for the smoothed function not to abstain."""
         return margins.least_inside(self.n_check, self.delta, self.alpha_check, self.method)
 
-    def ranks(
-        self,
-        h: float,
-        *,
-        m: int | None = None,
-        coverage: Coverage = "pointwise",
-        answers: int = 1,
-    ) -> Ranks:
-        """Which order statistics make the certificate at h: a function of the budget, never of a sample.
+    def ranks(self, h: float, *, m: int | None = None, coverage: Coverage = "pointwise", answers: int = 1) -> Ranks:
+        """Which order statistics make the certificate at h >= 0: a function of the budget, never of a sample.
 
-        Args:
-            h: eps_in / sigma, at least 0.
-            m: certification outputs so far, one of :attr:`look_sizes`; default: all.
-            coverage: as in :meth:`center_smoothing.Certificate.eps_out`.
-            answers: how many are counted for ``"bonferroni"``.
+        ``m`` is one of :attr:`look_sizes`; default: all. Other arguments as in :meth:`CertificateBase.theorem`.
         """
         alpha_2 = self.alpha_2 / self.looks / (answers if coverage == "bonferroni" else 1)
         return _ranks(self, self.shift(float(h)), self.m if m is None else plain(m), coverage == "dkw", alpha_2)
@@ -543,19 +517,15 @@ class SmoothingBudget(Budget):
     @property
     def remarks(self) -> list[str]:
         """What a reader has to know of the smoothed output, sentences."""
-        aggregates = f"The smoothed output is the center of aggregates of {self.group} outputs under noise each."
-        return [] if self.group == 1 else [aggregates]
+        told = f"The smoothed output is the center of aggregates of {self.group} outputs under noise each."
+        return [told] * (self.group > 1)
 
     def abstention_probability(self) -> float:
         """Return an upper bound on the chance of abstaining for every f whose outputs are at finite distances."""
         return margins.abstention_probability(*self._selection(), self.n_check, self.least_inside())
 
     def plan(self, h: float) -> Plan:
-        """Return what this budget can certify at h = eps_in / sigma, before any sampling.
-
-        Raises:
-            ValueError: if h is negative or NaN.
-        """
+        """Return what this budget can certify at h, see :meth:`Budget.plan`."""
         h = plain(h)
         p = self.noise_kind.mass_needed(0.5 + self.delta, self.shift(h))
         ranks = self.ranks(h)
@@ -572,18 +542,14 @@ class SmoothingBudget(Budget):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, from which ``SmoothingBudget(**values)`` makes an equal budget.
-
-        No group where it is 1, and no noise where it is Gaussian: so those of the paper's function stay what they were
-        before there was anything else.
-        """
+        """Return plain values, without a group of 1 and Gaussian noise: as before there was anything else."""
         values = {**asdict(self), "tuple_sizes": list(self.tuple_sizes)}
         usual = {"group": 1, "noise": "gaussian"}
         return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
     @classmethod
     def for_validation(cls, *, n: int, m: int, **given: Any) -> Self:  # noqa: ANN401  # as the class takes
-        """Return a small budget; the check has all m outputs. Arguments as in :meth:`Budget.for_validation`."""
+        """Return a small budget, see :meth:`Budget.for_validation`; the check has all m outputs."""
         return cls(**{"n": n, "m": m, "n_check": m, "k": 32, **given})
 
     @classmethod
@@ -595,31 +561,25 @@ class SmoothingBudget(Budget):
         """
         return cls(**{"tuple_sizes": (), **values, "k": values["k"], "delta": values["delta"]})
 
-    @property
-    def _samples(self) -> int:
-        """Candidates that are pilot outputs; all k of a budget without the limit that ``candidates`` is."""
-        return self.tuples(1)
-
     def _alpha_hit(self) -> float:
         """Return what of alpha_1 is left at x' for each tuple size: that no candidate of it is good (theory T7)."""
         theta = 0.5 + self.delta
-        spent = (1.0 - theta) ** self._samples
+        spent = (1.0 - theta) ** self.tuples(1)
         spent += (1 + len(self.tuple_sizes)) * bounds.binomial_shortfall(self.n, theta, self.half)
         return (self.alpha_1 / 2.0 * (1.0 - 1e-9) - spent) / len(self.tuple_sizes)
 
     def _selection(self) -> tuple[int, int, int]:
         """Draws, rank and candidates, as in :func:`center_smoothing.bounds.mass_selected_by_minimum`."""
-        if self.method == "paper":  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
-            return max(1, self.n - 1), self.half - 1, self.most_candidates
-        return self.n, self.half, self.most_candidates
+        itself = self.method == "paper"  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
+        return max(1, self.n - itself), self.half - itself, self.most_candidates
 
-    def _default_delta(self) -> float:
+    def _default_delta(self, low: float) -> float:
         most = margins.most_inside(*self._selection(), self.n_check)
 
         def abstains_rarely(delta: float) -> bool:
             return margins.least_inside(self.n_check, delta, self.alpha_check, self.method) <= most
 
-        low, high = self.least_delta, 0.4999
+        high = 0.4999
         if low <= high and abstains_rarely(low):
             return margins.round_up(low, 4)
         if low > high or not abstains_rarely(high):

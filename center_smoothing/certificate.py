@@ -58,17 +58,13 @@ class Certificate(CertificateBase):
     with probability at least 1 - alpha over the noise of both runs, d(center(x), center(x')) <= eps_out(eps_in), unless
     one of the two abstains.
 
+    Other attributes are those of every certificate, see :class:`CertificateBase`.
+
     Attributes:
         distances: (m,) float64, ascending: d(center, f(x + noise)) of the certification outputs; m is one of the
             budget's ``look_sizes``.
-        sigma: noise level, in units of x.
         relaxation: gamma of the distance.
-        budget: the sample sizes, margin and failure probabilities that were used.
-        output: the smoothed output at x.
-        smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
         probes: distances of the probes by tuple size (theory T7); may be empty.
-        threat: the norm that eps_in is measured in.
-        conversion: h is conversion * eps_in / sigma (theory T15).
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -111,7 +107,7 @@ class Certificate(CertificateBase):
         return self.relaxation * (1.0 + 2.0 * self.relaxation)
 
     def theorem(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> str:
-        """Return which statement of docs/theory.md gives eps_out(eps_in): "T7 J=1+2", say, or "T3"."""
+        """Return "T7 J=1+2", say, or "T3"."""
         return theorem([size for size, _, _ in self._ranks(self.h_of(eps_in), coverage, answers).probes])
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
@@ -156,10 +152,7 @@ class Certificate(CertificateBase):
     def _probe_distance(self, size: int, among: int, within: int, *, upwards: bool) -> float:
         """Return the t of theory T7: the among-th smallest over the probes of their within-th smallest distances."""
         kept = kept_ranks(self.used_budget.compared(self.m))
-        if upwards:
-            column = int(np.searchsorted(kept, within))
-        else:
-            column = int(np.searchsorted(kept, within, side="right")) - 1
+        column = int(np.searchsorted(kept, within) if upwards else np.searchsorted(kept, within, side="right") - 1)
         return _at_rank(self.probes[size][:, column], among) if column >= 0 else 0.0
 
     def _last_h(self, within: Callable[[float], bool], coverage: Coverage, answers: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, overload
 
@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from center_smoothing.budget import COVERAGES, Budget, Coverage
-from center_smoothing.certificate_display import Displayed
 from center_smoothing.files import atomic_write
 from center_smoothing.safe_arrays import read_npz
+from center_smoothing.scalars import format_up
 from center_smoothing.threats import NORMS
 
 # Covers three times the relative error of a float64 sum of up to 2^23 non-negative terms (docs/theory.md, T10):
@@ -25,6 +25,9 @@ from center_smoothing.threats import NORMS
 ROUNDING = 1.0 + 2.0**-28
 # Largest h of which eps_in is asked, far beyond what samples can certify.
 LARGEST_H = 64.0
+# The h of the table that a notebook shows, and up to where the curve is drawn, with so many steps.
+_ROWS = (0.5, 1.0, 1.5, 2.0)
+_END, _STEPS = 3.0, 60
 
 
 class Output(Protocol):
@@ -36,7 +39,7 @@ class Output(Protocol):
     def abstained(self) -> bool: ...  # noqa: D102
 
 
-class CertificateBase(Displayed):
+class CertificateBase(ABC):
     """One sampling run around one input, and every answer that it holds.
 
     Attributes:
@@ -60,6 +63,11 @@ class CertificateBase(Displayed):
 
     non_finite_count_as: ClassVar[str]
     _BUDGET: ClassVar[str] = "budget"  # its name in a file, by which kinds are told apart
+
+    @property
+    @abstractmethod
+    def m(self) -> int:
+        """How many certification outputs were drawn."""
 
     @property
     def abstained(self) -> bool:
@@ -115,12 +123,9 @@ class CertificateBase(Displayed):
                 f"eps_in must be given, in units of x, or h in its place, in units of sigma={self.sigma:g}, got "
                 f"eps_in={eps_in!r} and h={h!r}"
             )
-        if eps_in is None:
-            assert h is not None
-            return self._answer("h", h, coverage, lambda value, answers: self._eps_out(value, coverage, answers))
-        return self._answer(
-            "eps_in", eps_in, coverage, lambda value, answers: self._eps_out(self.h_of(value), coverage, answers)
-        )
+        name, asked, to_h = ("eps_in", eps_in, self.h_of) if h is None else ("h", h, float)
+        assert asked is not None
+        return self._answer(name, asked, coverage, lambda value, answers: self._eps_out(to_h(value), coverage, answers))
 
     @overload
     def eps_in(self, eps_out: float, *, coverage: Coverage = ...) -> float: ...
@@ -250,9 +255,71 @@ class CertificateBase(Displayed):
                 f"path must be a file written by {cls.__name__}.save, got {os.fspath(path)}: {error}"
             ) from error
 
+    def __repr__(self) -> str:
+        """Return the radius at h = 1, the smoothing loss, and whether it abstained."""
+        radius = format_up(self._eps_out(1.0, "pointwise", 1))
+        return (
+            f"{type(self).__name__}(eps_out(h=1)={radius}, smoothing_loss={self.smoothing_loss:.3g}, "
+            f"abstained={self.abstained}, sigma={self.sigma:g}, n={self.budget.n}, m={self.m})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table with some more radii, which notebooks show."""
+        rows = "".join(
+            f"<tr><td>{h:g}</td><td>{h * (self.sigma / self.conversion):g}</td>"
+            f"<td>{format_up(self._eps_out(h, 'pointwise', 1))}</td></tr>"
+            for h in _ROWS
+        )
+        answer = "abstained" if self.abstained else f"smoothing loss {self.smoothing_loss:.3g}"
+        return (
+            f"<table><caption>{type(self).__name__}: {answer}, sigma = {self.sigma:g}, n = {self.budget.n}, "
+            f"m = {self.m}; each radius holds by itself</caption>"
+            f"<thead><tr><th>h</th><th>eps_in</th><th>eps_out</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+    def plot(self, axes: Any = None, *, coverage: Coverage = "pointwise") -> Any:  # noqa: ANN401  # of matplotlib
+        """Draw eps_out against eps_in up to 3 sigma, as far as there are certificates. Needs the package matplotlib.
+
+        Args:
+            axes: of matplotlib, to draw on; default: those of a new figure.
+            coverage: as in :meth:`eps_out`; all points of the curve hold together with ``"dkw"`` alone.
+
+        Returns:
+            The axes.
+
+        Raises:
+            ValueError: if matplotlib is not installed.
+
+        Example:
+            >>> from center_smoothing import CenterSmoother, SmoothingBudget
+            >>> smoother = CenterSmoother(lambda z: 2 * z, "l2", sigma=0.25, budget=SmoothingBudget.quick())
+            >>> axes = smoother.certify(torch.zeros(3)).plot()
+            >>> axes.get_xlabel(), axes.get_ylabel()
+            ('eps_in', 'certified eps_out')
+        """
+        if axes is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as error:
+                raise ValueError("matplotlib must be installed to plot: pip install matplotlib") from error
+            _, axes = pyplot.subplots()
+        h = np.linspace(0.0, _END, _STEPS + 1)
+        radii = np.array([self._eps_out(each, coverage, len(h)) for each in h.tolist()])
+        # between two points the radius is at most that of the right one
+        unit = self.sigma / self.conversion
+        axes.plot(h * unit, np.where(np.isfinite(radii), radii, np.nan), drawstyle="steps-pre")
+        axes.set(xlabel="eps_in", ylabel="certified eps_out", xlim=(0.0, _END * unit))
+        if self.abstained:
+            axes.set_title("abstained: no certificate")
+        return axes
+
     def _described(self) -> dict[str, float]:
         """Return what a file says of this kind besides."""
         return {}
+
+    @abstractmethod
+    def _eps_out(self, h: float, coverage: Coverage, answers: int) -> float:
+        """Return the certified output radius at an h, one of so many answers."""
 
     def _eps_in(self, eps_out: float, coverage: Coverage, answers: int) -> float:
         """Return the certified input radius, in units of x, one of so many answers."""
@@ -280,12 +347,7 @@ class CertificateBase(Displayed):
         return float(certified[0]) if np.ndim(asked) == 0 else certified
 
     def _check_arguments(self, sizes: Sequence[int], positive: Sequence[str] = ("sigma",)) -> None:
-        """Raise ValueError for what a file may have got wrong.
-
-        Args:
-            sizes: possible numbers of distances.
-            positive: names of attributes that are positive and finite.
-        """
+        """Raise ValueError for what a file may have got wrong, of distances in one of these sizes."""
         if self.distances.ndim != 1 or len(self.distances) not in sizes:
             wanted = " or ".join(f"({size},)" for size in sizes)
             raise ValueError(f"distances must have shape {wanted} for this budget, got {self.distances.shape}")
@@ -306,13 +368,7 @@ def is_ascending(values: NDArray[Any]) -> bool:
 
 
 def last_where(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Return the largest h between the two at which it holds, rounded down; ``low`` where it holds nowhere.
-
-    Args:
-        holds: at ``low``, from there up to the h in question, and not beyond.
-        low: at least 0.
-        high: above ``low``.
-    """
+    """Return the largest h from low >= 0 to high up to which it holds, rounded down; ``low`` where it holds nowhere."""
     if not holds(low):
         return low
     if holds(high):

@@ -28,11 +28,7 @@ _TAIL, _RATIO = 16, 1.1
 def kept_ranks(compared: int) -> NDArray[np.int64]:
     """Return the ranks among a probe's distances that a certificate keeps: a fixed grid, dense where certificates lie.
 
-    Args:
-        compared: number of distances of each probe, at least 1.
-
-    Returns:
-        (G,) ascending 1-based ranks, the last one ``compared``, the first one at most half of it.
+    They are (G,) ascending and 1-based, the last one ``compared``, the first one at most half of it.
     """
     beyond = [0]
     while beyond[-1] < compared // 2:
@@ -74,15 +70,8 @@ class CertificationSample:
 
     The first ``budget.outputs_in_probes`` outputs become the probes; later ones are compared with them. No output is
     ever compared with a probe that it is a part of. Memory: 8 bytes an output, and 4 for each comparison, of which
-    there are at most 2^14 for each probe.
-
-    Args:
-        budget: how many outputs, probes and comparisons; with the tuple sizes of :func:`averaged_sizes`.
-        distance: between outputs.
-        center: (*out).
-
-    Attributes:
-        drawn: how many outputs it has been given.
+    there are at most 2^14 for each probe. The budget has the tuple sizes of :func:`averaged_sizes`; the center is
+    (*out); ``drawn`` counts the outputs so far.
     """
 
     def __init__(self, budget: SmoothingBudget, distance: Distance, center: Tensor) -> None:

@@ -65,15 +65,7 @@ class DiscreteGaussian:
         self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Draw independent numbers.
-
-        Args:
-            shape: of the result.
-            generator: on whose device it happens.
-
-        Returns:
-            int64 of that shape.
-        """
+        """Draw independent numbers, int64 of that shape, on the device of the generator."""
         words = self._words(shape, generator)
         found, open_ = self._look_up(words.flatten())
         for position in open_.tolist():
@@ -123,11 +115,6 @@ def scaled_cdf(j: int, scale: Fraction, bits: int) -> int:
     are off by a factor of at most (1 + 10^(1-d))^T; the rest of the sum is below its last term. To add 1/2 and to scale
     rounds three times more, numbers of at most 1. Where that leaves the floor open, more digits are taken. Far out
     1 - Phi(x) < exp(-x^2 / 2) < 2^-bits tells the floor.
-
-    Args:
-        j: any integer.
-        scale: positive.
-        bits: at least 1.
     """
     if j < 0:
         return (1 << bits) - 1 - scaled_cdf(-j - 1, scale, bits)
@@ -171,11 +158,6 @@ def _pi(digits: int) -> Decimal:
 def discrete_gaussian(sigma: float, grid: int) -> DiscreteGaussian:
     """Return the law of the noise N(0, sigma^2) rounded to a grid, in steps of the grid; its table is kept.
 
-    Args:
-        sigma: noise level in units of x; the exact value of the float counts.
-        grid: steps per unit.
-
-    Raises:
-        ValueError: as :class:`DiscreteGaussian` does.
+    The exact value of sigma, a float in units of x, counts. ValueError as by :class:`DiscreteGaussian`.
     """
     return DiscreteGaussian(Fraction(sigma) * grid)

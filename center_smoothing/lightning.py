@@ -203,14 +203,8 @@ class CenterSmoothing(Callback):
     def point(self, trainer: Trainer, pl_module: LightningModule, position: int, batch: Any) -> tuple[int, Tensor]:  # noqa: ANN401  # whatever the loader makes
         """Return the number of an example, which determines its noise, and what is smoothed of it, (*in).
 
-        Args:
-            trainer: whose validation it is.
-            pl_module: the module.
-            position: of the example in the data set.
-            batch: of this example alone, as the validation loader makes it.
-
-        Raises:
-            ValueError: for a batch that ``get_input`` cannot read.
+        ``position`` is its place in the data set, ``batch`` what the validation loader makes of it alone. ValueError is
+        raised for a batch that ``get_input`` cannot read.
         """
         batch = trainer.strategy.batch_to_device(batch)
         try:
@@ -316,6 +310,7 @@ class CenterSmoothing(Callback):
             yield self._example(trainer, pl_module, position)
 
     def _example(self, trainer: Trainer, pl_module: LightningModule, position: int) -> tuple[int, Tensor, Any]:
+        """Return number, point and batch of an example."""
         loader = _loader(trainer)
         batch = loader.collate_fn([loader.dataset[position]])
         number, x = self.point(trainer, pl_module, position, batch)
@@ -323,13 +318,7 @@ class CenterSmoothing(Callback):
 
 
 def guess_input(batch: object) -> Tensor:
-    """Return the inputs of a batch: of a tensor itself, of (x, y) the first, of a dict that of a clear key.
-
-    Args:
-        batch: a tensor (N, *in), a tuple or list that begins with one, or a dict with one of ``INPUT_KEYS``.
-
-    Returns:
-        (N, *in).
+    """Return the inputs (N, *in) of a batch: a tensor itself, of (x, y) the first, of a dict that of ``INPUT_KEYS``.
 
     Raises:
         ValueError: for any other batch.
@@ -355,11 +344,7 @@ def guess_input(batch: object) -> Tensor:
 
 
 def _loader(trainer: Trainer) -> DataLoader[Any]:
-    """Return the first validation loader.
-
-    Raises:
-        ValueError: if examples cannot be chosen from it.
-    """
+    """Return the first validation loader; ValueError is raised if examples cannot be chosen from it."""
     found: Any = trainer.val_dataloaders
     while isinstance(found, Mapping | list | tuple) and len(found) > 0:
         found = next(iter(found.values())) if isinstance(found, Mapping) else found[0]

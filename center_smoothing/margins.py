@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from functools import lru_cache
+from itertools import count
 from typing import Literal
 
 from center_smoothing import bounds
@@ -29,12 +31,8 @@ def abstention_probability(draws: int, rank: int, candidates: int, n_check: int,
 def most_inside(draws: int, rank: int, candidates: int, n_check: int) -> int:
     """Return the most of n_check outputs that a selected ball may have to hold for the check to fail rarely."""
     masses = bounds.mass_selected_by_minimum(draws, rank, candidates)
-    low, high = 0, n_check + 1  # it fails rarely at `low` and does not at `high`
-    while high - low > 1:
-        middle = (low + high) // 2
-        rarely = bounds.mean_shortfall_at_most(masses, n_check, middle, _DEFAULT_ABSTENTION)
-        low, high = (middle, high) if rarely else (low, middle)
-    return low
+    counts, limit = range(1, n_check + 1), _DEFAULT_ABSTENTION
+    return bisect_left(counts, True, key=lambda r: not bounds.mean_shortfall_at_most(masses, n_check, r, limit))
 
 
 @lru_cache(maxsize=1024)
@@ -69,7 +67,4 @@ def least_delta(n: int, samples: int, alpha_1: float, method: Method) -> float:
 
 def least_n(samples: int, alpha_1: float, method: Method) -> int:
     """Return the least n that admits a delta below 1/2."""
-    n = 1
-    while math.isinf(least_delta(n, samples, alpha_1, method)):
-        n += 1
-    return n
+    return next(n for n in count(1) if least_delta(n, samples, alpha_1, method) < math.inf)

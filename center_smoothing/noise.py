@@ -40,17 +40,11 @@ class Stage(IntEnum):
 
 
 def block_seed(seed: int, example: int, stage: Stage, block: int) -> int:
-    """Return the 64-bit seed of one block of noise.
+    """Return the 64-bit seed of one block of noise, 0..2^29 - 1, for any whole numbers of seed and example.
 
     PyTorch's CPU generator uses only the low 32 bits of a seed. Hashing alone would let two blocks of one example
     collide with a chance of about blocks^2 / 2^33, and their draws would not be independent. Here the low half is a
     bijection of (block, stage), offset by a hash of (seed, example): within an example no two blocks share it.
-
-    Args:
-        seed: any integer.
-        example: any integer, e.g. the index in the data set.
-        stage: what the block is for.
-        block: 0..2^29 - 1.
     """
     if not 0 <= block < 1 << 29:
         raise ValueError(f"block must lie in 0..{(1 << 29) - 1}, got {block}")
@@ -76,16 +70,8 @@ class Noise(TypedDict, total=False):
 class NoisyInputs:
     """Noisy copies x + sigma delta, on x's device; delta is standard normal if nothing else is said.
 
-    With a grid x is rounded to it, and noise and sum are exact (theory T10).
-
-    Args:
-        sigma: noise level, in units of x.
-        seed: with the example's number, the stage and the block it determines the noise.
-        grid: steps per unit of x; default: none, and noise in floating point.
-        noise: the kind of noise, one of ``NOISES`` (theory T15).
-        sigma_map: standard deviations of Gaussian noise as multiples of sigma, broadcastable to x; default: all 1.
-        threat: the norm that changes of x are measured in, one of ``NORMS``; default: that of the noise, l2 for
-            Gaussian noise, l1 for uniform noise, and with a map the l2 norm of the change divided by it.
+    With a grid x is rounded to it, and noise and sum are exact (theory T10). Arguments are those of
+    :class:`center_smoothing.Smoother`, and the kind of noise, one of ``NOISES`` (theory T15).
 
     Raises:
         ValueError: for a sigma that is not positive and finite, a grid that is no whole number of at least 1, a map
@@ -131,10 +117,12 @@ class NoisyInputs:
 
     def check_map(self, x: Tensor) -> None:
         """Raise ValueError unless the map, if there is one, fits x (*in)."""
-        if self.sigma_map is not None and not _fits(self.sigma_map.shape, x.shape):
+        shape = x.shape if self.sigma_map is None else self.sigma_map.shape
+        sides = zip(reversed(shape), reversed(x.shape), strict=False)
+        if len(shape) > x.ndim or not all(side in (1, of) for side, of in sides):
             raise ValueError(
                 f"sigma_map must have the shape of x, {tuple(x.shape)}, or one that is broadcast to it, got "
-                f"{tuple(self.sigma_map.shape)}"
+                f"{tuple(shape)}"
             )
 
     def conversion(self, x: Tensor) -> float:
@@ -162,7 +150,7 @@ class NoisyInputs:
             number += 1
 
     def _add(self, x: Tensor, noise: Tensor, out: Tensor) -> None:
-        """Write noisy copies (N, *in) of x to ``out``: of x (*in) itself, or with a grid of its coordinates."""
+        """Write noisy copies (N, *in) of x (*in), with a grid of its coordinates, to ``out``."""
         if self.grid is not None:
             out.copy_(from_grid(x + noise, self.grid, out.dtype))
         elif self.sigma_map is None:
@@ -179,15 +167,7 @@ class NoisyInputs:
 
 
 class NoisyCopies:
-    """Noisy copies of x, in a buffer that the next batch fills again.
-
-    Args:
-        inputs: knows the noise.
-        x: (*in).
-        example: number of the example.
-        stage: what the copies are for.
-        size: of the largest batch.
-    """
+    """Noisy copies of x (*in) for a stage, in a buffer for ``size`` of them that the next batch fills again."""
 
     def __init__(self, inputs: NoisyInputs, x: Tensor, example: int, stage: Stage, size: int) -> None:
         self._x = x if inputs.grid is None else to_grid(x, inputs.grid)
@@ -213,11 +193,7 @@ class NoisyCopies:
 
 
 def to_grid(x: Tensor, grid: int) -> Tensor:
-    """Return the nearest point of a grid, in steps: (*in) floating-point -> (*in) int64.
-
-    Args:
-        x: finite.
-        grid: steps per unit.
+    """Return the nearest point of a grid, in steps: (*in) finite floating-point -> (*in) int64.
 
     Raises:
         ValueError: for values beyond 2^51 steps, where float64 has no exact sums left, and on a device without float64.
@@ -234,13 +210,7 @@ def to_grid(x: Tensor, grid: int) -> Tensor:
 
 
 def from_grid(coordinates: Tensor, grid: int, dtype: torch.dtype) -> Tensor:
-    """Return what the base function sees of a point of a grid: a function of integers, whatever they came from.
-
-    Args:
-        coordinates: int64 of any shape.
-        grid: steps per unit.
-        dtype: of the result.
-    """
+    """Return what the base function sees, of that type, of a point of a grid: of int64 steps, of any shape, alone."""
     return (coordinates.to(torch.float64) / grid).to(dtype)
 
 
@@ -271,19 +241,13 @@ def as_point(x: Point) -> Tensor:
 def _as_map(sigma_map: Point) -> Tensor:
     """Return a map of standard deviations in float64, on the CPU."""
     found = torch.as_tensor(sigma_map).detach().to("cpu", torch.float64)
-    positive = bool(((found > 0.0) & torch.isfinite(found)).all())
-    if found.numel() == 0 or not positive:
-        bad = int((~((found > 0.0) & torch.isfinite(found))).sum())
+    bad = int((~((found > 0.0) & torch.isfinite(found))).sum())
+    if found.numel() == 0 or bad > 0:
         raise ValueError(
             f"sigma_map must hold positive finite multiples of sigma, got {bad} of {found.numel()} that are none: "
             "without noise on a number nothing is certified about changes of it"
         )
     return found
-
-
-def _fits(shape: torch.Size, of: torch.Size) -> bool:
-    """Return whether a shape is broadcast to another one."""
-    return len(shape) <= len(of) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(of), strict=False))
 
 
 def check_point(x: Tensor) -> None:

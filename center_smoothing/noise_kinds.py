@@ -1,7 +1,7 @@
 """Kinds of noise: how each is drawn, and what a change of the input does to the mass of a set (theory T0 and T15).
 
-All else that the package proves of centers and medians rests on these few functions. A further kind is a class here, a
-line in ``NOISES`` and a section of docs/theory.md.
+All that the package proves of centers and medians rests on them. A further kind is a class here, a line in ``NOISES``
+and a section of docs/theory.md.
 """
 
 from __future__ import annotations
@@ -42,19 +42,12 @@ class NoiseKind(ABC):
     def mass_needed(self, mass: float, h: float) -> float:
         """Return the p for which a set with more than p at x has more than ``mass`` at each x' within h, rounded up.
 
-        Args:
-            mass: in (0, 1).
-            h: at least 0; may be inf.
+        The mass lies in (0, 1); h is at least 0 and may be inf.
         """
 
     @abstractmethod
     def h_between(self, mass: float, p: float) -> float:
-        """Return the largest h with ``mass_needed(mass, h) <= p``, rounded down; 0 where there is none.
-
-        Args:
-            mass: in (0, 1).
-            p: in [0, 1).
-        """
+        """Return the largest h with ``mass_needed(mass, h) <= p`` < 1, rounded down; 0 where there is none."""
 
     @abstractmethod
     def of_copies(self, h: float, copies: int) -> float:

@@ -9,7 +9,7 @@ nothing else: what a certificate promises holds for every budget that was fixed 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,12 +43,7 @@ def predicted_eps_out(
     The smoothed output is taken as the pilot's mean, or, where outputs cannot be averaged, as the candidate that is
     nearest to the middle.
 
-    Args:
-        budget: to be judged.
-        h: eps_in / sigma, at least 0.
-        averages: whether outputs can be averaged, as in :class:`Distance`.
-        coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
-        answers: how many are counted for ``"bonferroni"``.
+    Arguments beside budget and h >= 0 are as in :class:`Demand`.
 
     Example:
         >>> round(predicted_eps_out(SmoothingBudget(n=10_000, m=20_000, delta=0.05), 1.0), 2)
@@ -77,10 +72,8 @@ class Demand:
         coverage: of the answers.
         answers: how many are counted for ``"bonferroni"``.
         stops: whether sampling may stop early, see :func:`center_smoothing.stopping.with_looks`.
-        fixed: what the budget must have, under the names of :class:`SmoothingBudget`, m excepted.
-
-    Raises:
-        ValueError: for an h that is negative or NaN, no h, and a fixed m.
+        fixed: what the budget must have, under the names of :class:`SmoothingBudget`, but for m. Others raise
+            ValueError.
     """
 
     h: tuple[float, ...]
@@ -97,10 +90,9 @@ class Demand:
             raise ValueError(f"h must name at least one number of at least 0, got {self.h!r}")
         if "m" in self.fixed:
             raise ValueError(f"fixed must leave m open, got m={self.fixed['m']!r}")
-        if self.fixed.get("n") is not None:
-            _budget(self.fixed["n"], self.fixed)
-        else:
-            _budget(_MAX_M // 10, {"delta": 0.4, **self.fixed})
+        n = self.fixed.get("n")
+        admitted = self.fixed if n is not None else {"delta": 0.4, **self.fixed, "n": (n := _MAX_M // 10)}
+        SmoothingBudget(**{**admitted, "m": n})
 
     @property
     def group(self) -> int:
@@ -125,13 +117,7 @@ def suited_group(make: Callable[[int], Budget], h: Sequence[float], noise: str =
     The largest J up to 64 whose copies move by what needs at most the mass Phi(2), sqrt(J) h <= 2 for Gaussians, at
     the smallest positive h, with at least 400 groups for the smoothed output, and a certificate at every h.
 
-    Args:
-        make: the budget with groups of J; it may raise ValueError where there is none.
-        h: the eps_in / sigma that are asked.
-        noise: the kind of noise of the budget.
-
-    Returns:
-        J; 1 where no other suits.
+    ``make`` gives the budget with groups of J, and may raise ValueError where there is none; 1 where no other J suits.
 
     Example:
         >>> suited_group(lambda J: SmoothingBudget(n=10_000 // J, m=20_000 // J, group=J), [0.5])
@@ -156,14 +142,7 @@ def best_budget(demand: Demand, evaluations: float) -> SmoothingBudget | None:
 
     n and m are of fixed grids, m at least n so that the check costs nothing more (theory T8), k is the default of that
     n or 256, and delta the default of both, as far as they are not fixed. As all cheaper budgets are considered, more
-    evaluations never make the prediction worse.
-
-    Args:
-        demand: what it is for.
-        evaluations: of the base function, for one example.
-
-    Returns:
-        None where none of them certifies all h.
+    evaluations, of the base function for one example, never make the prediction worse. None if none certifies all h.
     """
     best, least = None, math.inf
     for n in _sizes(demand):
@@ -207,15 +186,10 @@ def _smallest_budgets(n: int, demand: Demand) -> Iterator[SmoothingBudget]:
     """Yield for each k that is considered the budget of that n with the least m; none where n is too small."""
     for k in dict.fromkeys([demand.fixed["k"]] if "k" in demand.fixed else [None, _MAX_PILOT]):
         try:
-            budget = _budget(n, {**demand.fixed, "k": k})
+            budget = SmoothingBudget(**{**demand.fixed, "k": k, "n": n, "m": n})  # of the least m: the check is free
         except ValueError:  # this n does not admit the delta, or its default
             return
         yield budget if demand.averages else budget.without_averages()
-
-
-def _budget(n: int, fixed: Mapping[str, Any]) -> SmoothingBudget:
-    """Make a budget with the least m at which the check costs nothing more."""
-    return SmoothingBudget(**{**fixed, "n": n, "m": n})
 
 
 def _with_more(smallest: SmoothingBudget, m: float, demand: Demand) -> Iterator[SmoothingBudget]:

@@ -7,22 +7,17 @@ from decimal import ROUND_FLOOR, Decimal
 from center_smoothing.budget import Budget, Coverage
 from center_smoothing.threats import NORMS
 
-_PROMISE = (
-    "for one example and one change of it by at most eps_in ({norm}), fixed beforehand, the smoothed output moves by "
-    "at most eps_out ({distance}) with probability at least {confidence} over the noise of both runs, unless one of "
-    "the two abstains"
-)
-
 
 def promise(distance: object, confidence: str, norm: str = NORMS["l2"]) -> str:
     """Return what holds of one answer: a sentence without a full stop, over one fixed change and not over all.
 
-    Args:
-        distance: between outputs, or its name.
-        confidence: 1 - alpha.
-        norm: that eps_in is measured in, in words.
+    Of the distance, also by name, the confidence 1 - alpha, and the norm that eps_in is measured in, in words.
     """
-    return _PROMISE.format(distance=distance, confidence=confidence, norm=norm)
+    return (
+        f"for one example and one change of it by at most eps_in ({norm}), fixed beforehand, the smoothed output moves "
+        f"by at most eps_out ({distance}) with probability at least {confidence} over the noise of both runs, unless "
+        "one of the two abstains"
+    )
 
 
 def promise_line(
@@ -30,12 +25,8 @@ def promise_line(
 ) -> str:
     """Return what exactly certificates promise, and of how many answers together.
 
-    Args:
-        budget: of the certificates.
-        distance: between outputs, or its name.
-        coverage: of the answers. Those of a mean hold together in any case (theory T11).
-        grid: steps per unit, with discrete noise.
-        threat: the norm that eps_in is measured in, one of ``NORMS``; default: that of the noise.
+    Those of a mean hold together in any case (theory T11). The distance may be its name, the grid is that of discrete
+    noise, and the threat one of ``NORMS``; default: that of the noise.
 
     Example:
         >>> from center_smoothing import Lp, SmoothingBudget

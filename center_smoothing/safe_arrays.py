@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_STORED, ZipFile
@@ -24,13 +26,8 @@ def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
         FileNotFoundError: if there is no such file.
         ValueError: with the file's name, if it is none, or holds less than it claims.
     """
-    try:
-        with _regular(path).open("rb") as file:
-            return _array(file, os.fstat(file.fileno()).st_size)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # numpy raises many kinds for a damaged file
-        raise ValueError(f"{os.fspath(path)} is not a whole .npy file: {error}") from error
+    with _whole(path, ".npy") as (file, size):
+        return _array(file, size)
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -40,30 +37,32 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         FileNotFoundError: if there is no such file.
         ValueError: with the file's name, if it is none, is compressed, or holds less than it claims.
     """
+    with _whole(path, ".npz") as (file, size), ZipFile(file) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type != ZIP_STORED for part in parts):
+            raise ValueError("it is compressed, so that it could unpack to any size")
+        if len(parts) > _MAX_ARRAYS or sum(part.file_size for part in parts) > size:
+            raise ValueError(f"its {len(parts)} arrays claim more than the {size} bytes of the file")
+        found = {}
+        for part in parts:
+            with archive.open(part) as member:
+                found[part.filename.removesuffix(".npy")] = _array(member, part.file_size)
+        return found
+
+
+@contextmanager
+def _whole(path: str | os.PathLike[str], kind: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a regular file, with its size; whatever else goes wrong is said of the file."""
     try:
-        with _regular(path).open("rb") as file, ZipFile(file) as archive:
-            parts, size = archive.infolist(), os.fstat(file.fileno()).st_size
-            if any(part.compress_type != ZIP_STORED for part in parts):
-                raise ValueError("it is compressed, so that it could unpack to any size")
-            if len(parts) > _MAX_ARRAYS or sum(part.file_size for part in parts) > size:
-                raise ValueError(f"its {len(parts)} arrays claim more than the {size} bytes of the file")
-            found = {}
-            for part in parts:
-                with archive.open(part) as member:
-                    found[part.filename.removesuffix(".npy")] = _array(member, part.file_size)
-            return found
+        found = Path(path)
+        if found.exists() and not found.is_file():
+            raise ValueError("it is no regular file")  # a pipe or a device might never end
+        with found.open("rb") as file:
+            yield file, os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-        raise ValueError(f"{os.fspath(path)} is not a whole .npz file: {error}") from error
-
-
-def _regular(path: str | os.PathLike[str]) -> Path:
-    """Return the path, if it leads to a file; a pipe or a device might never end."""
-    found = Path(path)
-    if found.exists() and not found.is_file():
-        raise ValueError("it is no regular file")
-    return found
+        raise ValueError(f"{os.fspath(path)} is not a whole {kind} file: {error}") from error
 
 
 def _array(file: IO[bytes], size: int) -> NDArray[Any]:

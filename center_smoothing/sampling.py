@@ -55,9 +55,6 @@ def evaluating(model: object) -> Iterator[None]:
 class NoisyOutputs(NoisyInputs):
     """Draw f(x + noise) in batches whose numbers do not depend on the batch size; Gaussian noise, if nothing is said.
 
-    With a grid x is rounded to it, and noise and sum are exact (theory T10). With a group an output is what is made of
-    so many values of f (theory T13).
-
     Args:
         model: callable (N, *in) -> (N, *out), tensors or arrays, or what can be made one.
         batch_size: noisy copies per call of the model, or ``"auto"``: measured once on the first x, in about a
@@ -67,10 +64,10 @@ class NoisyOutputs(NoisyInputs):
         group: how many values of f, at consecutive noisy copies, an output is made of.
         aggregate: what makes it, (N, group, *out) -> (N, *out), each group by itself; without use for a group of 1.
         noise: the kind of noise.
-        given: sigma and all else that :class:`NoisyInputs` takes.
+        given: sigma and all else that :class:`NoisyInputs` takes, with its errors.
 
     Raises:
-        ValueError: as :class:`NoisyInputs` does, for another batch_size, and for a larger group without an aggregate.
+        ValueError: for another batch_size, and for a larger group without an aggregate (theory T13).
 
     Attributes:
         most_at_once: noisy copies that the memory of the device allows for in a call, once it ran out; else None.
@@ -109,19 +106,13 @@ class NoisyOutputs(NoisyInputs):
             return self._call(self.rounded(x).unsqueeze(0).clone())[0].clone()  # as in draw
 
     def draw(self, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
-        """Yield ``count`` outputs in batches (N, *out), of groups the aggregates.
+        """Yield ``count`` outputs at x (*in) in batches (N, *out), of groups the aggregates.
 
-        The noise of the i-th output depends on (seed, example, stage, i) alone; of groups of J that of copies i J to
-        i J + J - 1.
-
-        Args:
-            x: (*in), a floating-point tensor without NaN or inf.
-            example: number of the example.
-            stage: what the outputs are for.
-            count: how many; a smaller count gives a prefix of a larger one.
+        The noise of the i-th output depends on (seed, example, stage, i) alone, of groups of J that of copies i J to
+        i J + J - 1: a smaller count gives a prefix of a larger one.
 
         Raises:
-            ValueError: if x is not finite, or the model returns anything but a tensor (N, *out).
+            ValueError: if x is not finite and floating-point, or the model returns anything but a tensor (N, *out).
         """
         values = self.draw_values(x, example=example, stage=stage, count=count * self.group)
         if self.aggregate is None or self.group == 1:
@@ -139,11 +130,12 @@ class NoisyOutputs(NoisyInputs):
         size = max(1, min(self.batch_size, count))
         copies = NoisyCopies(self, x.detach(), example, stage, size)
         for first in range(0, count, size):
-            yield self._evaluated(copies, slice(first, min(first + size, count)))
+            yield self.evaluated(partial(copies.at, slice(first, min(first + size, count))))
 
-    def _evaluated(self, copies: NoisyCopies, place: slice) -> Tensor:
+    def evaluated(self, inputs: Callable[[], Tensor]) -> Tensor:
+        """Return outputs (N, *out) of a batch that ``inputs`` makes, see :meth:`_call_in_parts`, and tell of it."""
         with evaluating(self.model):
-            outputs = self._call_in_parts(partial(copies.at, place))
+            outputs = self._call_in_parts(inputs)
         if self.progress is not None:
             self.progress(len(outputs))
         return outputs
@@ -151,11 +143,8 @@ class NoisyOutputs(NoisyInputs):
     def _call_in_parts(self, inputs: Callable[[], Tensor]) -> Tensor:
         """Return outputs (N, *out) of a batch, in as many calls as the memory of the device makes necessary.
 
-        Args:
-            inputs: makes the batch (N, *in), again for each attempt: the model may have written on the last one.
-
-        Raises:
-            ValueError: if there is not enough for one noisy copy.
+        ``inputs`` makes the batch (N, *in), again for each attempt: the model may have written on the last one.
+        ValueError is raised if there is not enough for one noisy copy.
         """
         while True:
             batch = inputs()
@@ -254,14 +243,13 @@ class NoisyOutputs(NoisyInputs):
 
     def _rate(self, x: Tensor, size: int) -> float:
         """Return evaluations a second, from the faster of two calls after one that does not count."""
+        seconds = []
         with evaluating(self.model):
-            seconds = [self._seconds(self._noisy_batch(x, size)) for _ in range(3)]
+            for _ in range(3):
+                batch, began = self._noisy_batch(x, size), time.perf_counter()
+                self._call(batch).flatten()[0].item()  # reading one number waits for the device
+                seconds.append(time.perf_counter() - began)
         return size / max(min(seconds[1:]), 1e-9)
-
-    def _seconds(self, batch: Tensor) -> float:
-        began = time.perf_counter()
-        self._call(batch).flatten()[0].item()  # reading one number waits for the device
-        return time.perf_counter() - began
 
 
 def regrouped(batches: Iterator[Tensor], size: int) -> Iterator[Tensor]:

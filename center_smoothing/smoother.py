@@ -53,20 +53,13 @@ class CenterSmoother(Smoother):
         super().__init__(model, distance, group=budget.group, **sampling)
 
     def smooth(self, x: Point, *, example: int = 0) -> SmoothedOutput:
-        """Return the smoothed function at x: Algorithm 1, theory T1 and T2.
-
-        Args:
-            x: (*in), without a batch dimension; a tensor or an array of floating-point numbers.
-            example: with the seed it determines the noise; the index in the data set, say.
+        """Return the smoothed function at x: Algorithm 1, theory T1 and T2. Arguments and errors as in the base class.
 
         Returns:
             The center (*out), its ball, and whether the check made it abstain.
-
-        Raises:
-            ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
         """
         x = as_point(x)
-        center, radius = self._select(x, example)
+        center, radius = select(self.outputs, self.distance, self.budget, x, example)
         return self._check(center, radius, self._check_distances(x, example, center))
 
     def certify(self, x: Point, *, example: int = 0, stop: StoppingRule | None = None) -> Certificate:
@@ -74,17 +67,11 @@ class CenterSmoother(Smoother):
 
         The certificate answers eps_out = gamma (R + min(2 gamma R, t)), 3 R at most for a metric: R is an order
         statistic of the distances from the center to fresh outputs, at a rank that grows with eps_in / sigma, and t
-        bounds the radius at x' by probes (:func:`center_smoothing.certificate.output_radius`).
-        Other arguments, errors and the smoothed output are those of :meth:`smooth`.
-
-        Args:
-            x: (*in).
-            example: as for :meth:`smooth`.
-            stop: asked at each of the budget's looks but the last whether its certificate will do. It may decide by
-                whatever it likes: alpha_2 is shared by the looks.
+        bounds the radius at x' by probes (:func:`center_smoothing.certificate.output_radius`). ``stop`` may decide by
+        whatever it likes: alpha_2 is shared by the looks. Arguments and errors as in the base class.
         """
         x = as_point(x)
-        center, radius = self._select(x, example)
+        center, radius = select(self.outputs, self.distance, self.budget, x, example)
         used = self.budget.with_sizes(averaged_sizes(self.budget, center))
         sample = CertificationSample(used, self.distance, center)
         looks = self._looks(sample, x, example)
@@ -106,11 +93,10 @@ class CenterSmoother(Smoother):
             )
             for m in chain([first], looks)
         )
-        return next(found for found in certificates if self._ends(found, stop))
-
-    def _select(self, x: Tensor, example: int) -> tuple[Tensor, float]:
-        """Return the center and its radius (T1.1, T1.2)."""
-        return select(self.outputs, self.distance, self.budget, x, example)
+        # the last look is the one at which nothing is to be gained, or all m outputs are drawn
+        return next(
+            found for found in certificates if found.abstained or found.m == self.budget.m or (stop and stop(found))
+        )
 
     def _check_distances(self, x: Tensor, example: int, center: Tensor) -> Tensor:
         """Return distances (n_check,) of outputs that are independent of the center and its radius."""
@@ -132,10 +118,6 @@ class CenterSmoother(Smoother):
             sample.add(outputs)
             while looks and sample.drawn >= (looks[0] if len(looks) > 1 else count):
                 yield looks.pop(0)
-
-    def _ends(self, found: Certificate, stop: StoppingRule | None) -> bool:
-        """Return whether this look is the last one: nothing is to be gained, or all m outputs are drawn."""
-        return found.abstained or found.m == self.budget.m or (stop is not None and stop(found))
 
     def plan_table(self, h: Sequence[float]) -> list[str]:
         """Return mass, rank and theorem of the certificate at each h, as text under a heading."""

@@ -144,7 +144,7 @@ class Smoother(ABC):
         progress: bool = False,
         stop: StoppingRule | None = None,
     ) -> list[CertificateBase]:
-        """Return the certificates of several inputs, one after the other.
+        """Return the certificates of several inputs, one after the other, as :meth:`certify` makes them.
 
         Args:
             xs: inputs (*in), or one tensor or array (E, *in) of them.
@@ -153,7 +153,7 @@ class Smoother(ABC):
             stop: as for :meth:`certify`.
 
         Raises:
-            ValueError: if there are not as many numbers as inputs, if tqdm is not installed, and as :meth:`certify`.
+            ValueError: if there are not as many numbers as inputs, or tqdm is not installed.
 
         Example:
             >>> import torch

@@ -53,12 +53,9 @@ class TightEnough:
     """Stop where the samples that are left could hardly lower any eps_out by more than a share ``rtol`` of it.
 
     Args:
-        eps_in: input radii that are to be certified, in units of x.
-        rtol: in (0, 1), 0.02 say.
+        eps_in: input radii that are to be certified, in units of x, at least one.
+        rtol: in (0, 1), 0.02 say; others raise ValueError, as no eps_in does.
         coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
-
-    Raises:
-        ValueError: for an rtol out of range, or no eps_in.
     """
 
     eps_in: Sequence[float]
@@ -74,12 +71,12 @@ class TightEnough:
 
     def __call__(self, certificate: Certificate) -> bool:
         """Return whether to stop at this look."""
-        for eps_in in self.eps_in:
-            certified = certificate.radius_at(_ranks(certificate, certificate.m, eps_in, self.coverage, self.eps_in))
-            attainable = certificate.radius_at(self._ranks_below(certificate, eps_in), upwards=False)
-            if not (certified < math.inf and certified - attainable <= self.rtol * certified):
-                return False
-        return True
+        return all(self._tight(certificate, each) for each in self.eps_in)
+
+    def _tight(self, certificate: Certificate, eps_in: float) -> bool:
+        certified = certificate.radius_at(_ranks(certificate, certificate.m, eps_in, self.coverage, self.eps_in))
+        attainable = certificate.radius_at(self._ranks_below(certificate, eps_in), upwards=False)
+        return certified < math.inf and certified - attainable <= self.rtol * certified
 
     def _ranks_below(self, certificate: Certificate, eps_in: float) -> Ranks:
         """Order statistics that those of the last look will hardly fall below.
@@ -106,11 +103,8 @@ class Decided:
 
     Args:
         eps_in: input radius in question, in units of x.
-        eps_out: output radius in question.
+        eps_out: output radius in question; a negative one and NaN raise ValueError.
         coverage: of the answer, see :meth:`center_smoothing.Certificate.eps_out`.
-
-    Raises:
-        ValueError: for an eps_out that is negative or NaN.
     """
 
     eps_in: Sequence[float]

@@ -118,12 +118,7 @@ _ORDERS = {"l2": 2.0, "scaled-l2": 2.0, "l1": 1.0, "linf": math.inf}
 
 
 def threat_of(norm: str | None, kind: NoiseKind, sigma_map: Tensor | None) -> Threat:
-    """Return the threat of a name, or that which the noise itself answers to.
-
-    Args:
-        norm: one of ``NORMS``; None for that of the noise.
-        kind: of the noise.
-        sigma_map: of the noise.
+    """Return the threat of a name, one of ``NORMS``, or for None that which the noise itself answers to.
 
     Raises:
         ValueError: for another name, and for a norm in which nothing is proved of the noise.

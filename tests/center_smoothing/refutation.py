@@ -1,16 +1,30 @@
 """What the Monte Carlo tests count failures of, and against."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from scipy import stats
 from torch import Tensor
 
-from center_smoothing.smoother_base import Smoother
+from center_smoothing import CenterSmoother, Distance, Lp, Smoother, SmoothingBudget
 
 # Certificates at x, each with how far the smoothed output at x' lies from that at x.
 Pairs = list[tuple[Any, float]]
+
+
+class SampleCenters(Lp):
+    """Lp of outputs that cannot be averaged, sets for instance."""
+
+    averages = False
+
+
+def vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def one_hot(z: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(z.argmax(dim=1), z.shape[1]).to(z.dtype)
 
 
 def refuted(failures: int, runs: int, alpha: float) -> bool:
@@ -33,3 +47,21 @@ def pairs(here: Smoother, there: Smoother, x: Tensor, direction: Tensor, eps_in:
 def failures_of(found: Iterable[tuple[Any, float]], eps_in: float) -> int:
     """How often the two are further apart than certified. Certificates answer anew: a broken bound changes them."""
     return sum(apart > certificate.eps_out(eps_in) for certificate, apart in found)
+
+
+def pairs_between(
+    model: Callable[[Tensor], Tensor],
+    distance: Distance,
+    budget: SmoothingBudget,
+    x: Tensor,
+    direction: Tensor,
+    eps_in: float,
+    runs: int,
+    **given: Any,  # noqa: ANN401  # as the class takes
+) -> Pairs:
+    """Pairs of centers, with sigma = 1."""
+    here, there = (
+        CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=1024, seed=seed, **given)
+        for seed in (1, 2)
+    )
+    return pairs(here, there, x, direction, eps_in, runs)

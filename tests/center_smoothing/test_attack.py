@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from center_smoothing import (
     CenterSmoother,
     Distance,
     Lp,
-    MaskJaccard,
     MeanBudget,
     MeanSmoother,
     MedianBudget,
@@ -31,7 +30,7 @@ from center_smoothing.noise import to_grid
 from center_smoothing.threats import Threat
 
 BUDGET = SmoothingBudget(n=400, m=800)
-QUICK = AttackBudget(steps=12, starts=2, samples=16)
+QUICK = AttackBudget(steps=12, starts=1, samples=16)
 
 
 def attacked(model: Callable[[Tensor], Tensor], distance: Distance, x: Tensor, eps_in: float, **given: int) -> Attack:
@@ -59,30 +58,17 @@ def test_of_a_linear_map_it_finds_the_largest_singular_direction(grid: int | Non
     assert not found.gradient_free
 
 
-def test_the_steps_matter() -> None:
-    matrix, _ = linear()
-    smoother = CenterSmoother(lambda z: z @ matrix.T, Lp(2), sigma=0.25, budget=BUDGET, batch_size=64)
-    x = torch.zeros(20)
-    certificate = smoother.certify(x)
-    one, many = (
-        attack(smoother, x, certificate, eps_in=0.4, budget=AttackBudget(steps=steps, starts=1)) for steps in (1, 12)
-    )
-    assert one.base_eps < 0.96 * many.base_eps
-
-
 def test_it_depends_on_seed_example_and_radius_alone() -> None:
     matrix, _ = linear()
     x = torch.zeros(20)
 
-    def found(seed: int = 0, example: int = 0, eps_in: float = 0.4, batch_size: int = 64) -> Attack:
-        smoother = CenterSmoother(
-            lambda z: z @ matrix.T, Lp(2), sigma=0.25, budget=BUDGET, batch_size=batch_size, seed=seed
-        )
-        certificate = smoother.certify(x, example=example)
-        return attack(smoother, x, certificate, eps_in=eps_in, budget=QUICK, example=example)
+    def found(example: int = 0, eps_in: float = 0.4, **given: int) -> Attack:
+        smoother = CenterSmoother(lambda z: z @ matrix.T, Lp(2), sigma=0.25, budget=BUDGET, **given)
+        certificate, budget = smoother.certify(x, example=example), AttackBudget(steps=3, starts=2, samples=4)
+        return attack(smoother, x, certificate, eps_in=eps_in, budget=budget, example=example)
 
-    first = found()
-    again, *others = found(batch_size=31), found(seed=1), found(example=1), found(eps_in=0.41)
+    first, again = found(batch_size=64), found(batch_size=31)
+    others = [found(seed=1, batch_size=64), found(example=1, batch_size=64), found(eps_in=0.41, batch_size=64)]
     assert torch.equal(first.perturbed, again.perturbed)
     assert first.eps == pytest.approx(again.eps, rel=1e-6)
     assert not any(torch.equal(first.perturbed, other.perturbed) for other in others)
@@ -93,7 +79,8 @@ def test_the_noise_at_the_attacked_input_is_its_own() -> None:
     found = attacked(lambda z: z, Lp(2), x, 0.0)
     assert torch.equal(found.perturbed, x)
     assert found.eps > 0.0  # with the noise of the run at x the centers would be the same
-    assert found.base_eps == 0.0
+    assert found.base_eps == found.shift == 0.0
+    assert attacked(lambda z: z, Lp(2), x, 0.1).shift == pytest.approx(0.1, rel=0.5)
 
 
 class Step(nn.Module):
@@ -135,16 +122,12 @@ def test_a_detector_of_boxes_is_attacked_without_gradients() -> None:
     image[1:4, 1:4], image[1:4, 4] = 2.0, 0.2
     smoother = CenterSmoother(detector, BoxJaccard(), sigma=0.15, budget=BUDGET, batch_size=64)
     assert not has_gradient(smoother, image)
-    found = attack(smoother, image, smoother.certify(image), eps_in=0.5, budget=AttackBudget(starts=1, samples=16))
+    found = attack(
+        smoother, image, smoother.certify(image), eps_in=0.5, budget=AttackBudget(steps=25, starts=1, samples=16)
+    )
     assert found.gradient_free
     assert found.eps == pytest.approx(0.25)  # the column that is nearly there
     assert found.base_eps >= 0.25
-
-
-def test_masks_have_no_gradient_though_the_model_has() -> None:
-    smoother = CenterSmoother(torch.sigmoid, MaskJaccard(), sigma=0.25, budget=BUDGET, batch_size=64)
-    assert not has_gradient(smoother, torch.zeros(9))
-    assert has_gradient(CenterSmoother(torch.sigmoid, Lp(2), sigma=0.25, budget=BUDGET), torch.zeros(9))
 
 
 DISTANCES = [TotalVariation(), TotalVariation(2), Angular(), Lp(1), Lp(2), Lp(3), Lp(math.inf), BoxJaccard()]
@@ -171,18 +154,6 @@ def test_the_gradient_of_a_distance_is_its_slope_and_finite_at_zero(distance: Di
         torch.testing.assert_close(differences[1:], expected[1:], rtol=1e-3, atol=1e-6)
 
 
-def test_means_are_attacked_too() -> None:
-    matrix, largest = linear()
-    smoother = MeanSmoother(
-        lambda z: z @ matrix.T, Lp(2), sigma=0.25, budget=MeanBudget(n=400, m=800), clip_norm=20.0, batch_size=64
-    )
-    x = torch.zeros(20)
-    certificate = smoother.certify(x)
-    found = attack(smoother, x, certificate, eps_in=0.4, budget=QUICK)
-    assert found.eps == pytest.approx(largest * 0.4, rel=0.15)
-    assert found.eps <= certificate.eps_out(0.4)
-
-
 def smoothers_of_means(model: Callable[[Tensor], Tensor], distance: Distance) -> list[Smoother]:
     return [
         MeanSmoother(model, distance, sigma=0.25, budget=MeanBudget(n=64, m=64), bound=1e3, batch_size=64),
@@ -194,7 +165,9 @@ def smoothers_of_means(model: Callable[[Tensor], Tensor], distance: Distance) ->
 def test_means_and_medians_are_attacked_as_what_they_are(place: int) -> None:
     matrix, largest = linear()
     smoother, x = smoothers_of_means(lambda z: z @ matrix.T, Lp(2))[place], torch.linspace(-1.0, 1.0, 20)
-    found = attack(smoother, x, smoother.certify(x), eps_in=0.4, budget=AttackBudget(steps=12, starts=1, samples=2))
+    certificate, budget = smoother.certify(x), AttackBudget(steps=12, starts=1, samples=2)
+    found = attack(smoother, x, certificate, eps_in=0.4, budget=budget)
+    assert 0.7 * largest * 0.4 < found.eps <= certificate.eps_out(0.4)
     assert float((matrix @ (found.perturbed - x)).norm()) > 0.99 * largest * 0.4  # single outputs would take many more
 
 
@@ -206,12 +179,6 @@ def test_the_shift_is_without_the_noise_of_two_runs(place: int) -> None:
     assert found.shift == pytest.approx(float((matrix @ (found.perturbed - x)).norm()), rel=1e-4)
     assert found.eps > 1.5 * found.shift
     assert attack(smoother, x, smoother.certify(x), eps_in=0.0, budget=QUICK).shift == 0.0
-
-
-def test_the_shift_of_a_center_has_the_noise_of_one_run() -> None:
-    found = attacked(lambda z: z, Lp(2), torch.zeros(6), 0.1)
-    assert found.shift == pytest.approx(0.1, rel=0.5)
-    assert attacked(lambda z: z, Lp(2), torch.zeros(6), 0.0).shift == 0.0
 
 
 def test_an_attack_on_means_takes_memory_and_missing_outputs_as_they_come() -> None:
@@ -259,55 +226,6 @@ def test_the_model_is_as_before_and_gets_no_gradients() -> None:
     assert not found.perturbed.requires_grad
 
 
-def test_out_of_memory_halves_the_batch_of_a_gradient() -> None:
-    sizes = []
-
-    def model(x: Tensor) -> Tensor:
-        sizes.append(len(x))
-        if torch.is_grad_enabled() and len(x) > 5:
-            raise torch.OutOfMemoryError("out of memory")
-        return x.tanh()
-
-    found = attacked(model, Lp(2), torch.zeros(3), 0.3)
-    assert not found.gradient_free
-    assert 4 in sizes
-
-
-VALUES = st.floats(-4.0, 4.0, width=32)
-
-
-@given(
-    pairs=st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=12),
-    eps_in=st.floats(0.0, 3.0),
-    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16]),
-)
-def test_the_projection_is_inside_to_the_last_bit(
-    pairs: list[tuple[float, float]], eps_in: float, dtype: torch.dtype
-) -> None:
-    x, point = (torch.tensor(values, dtype=torch.float64).to(dtype) for values in zip(*pairs, strict=True))
-    projected = project(x, point, eps_in)
-    assert projected.dtype == dtype
-    exact = sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(projected.tolist(), x.tolist(), strict=True))
-    assert exact <= Fraction(eps_in) ** 2
-    assert float(torch.linalg.vector_norm(projected.double() - x.double())) <= eps_in
-
-
-@given(
-    pairs=st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=12),
-    eps_in=st.floats(0.0, 3.0),
-    grid=st.sampled_from([10, 255, 4080]),
-)
-def test_the_projection_to_a_grid_is_on_it_and_inside(
-    pairs: list[tuple[float, float]], eps_in: float, grid: int
-) -> None:
-    x, point = (torch.tensor(values) for values in zip(*pairs, strict=True))
-    projected = project(x, point, eps_in, grid=grid)
-    steps = to_grid(projected, grid)
-    assert torch.equal((steps.double() / grid).float(), projected)
-    change = (steps - to_grid(x, grid)).tolist()
-    assert Fraction(sum(step * step for step in change), grid**2) <= Fraction(eps_in) ** 2
-
-
 def test_the_projection_uses_the_radius_up() -> None:
     x, point = torch.rand(784), torch.rand(784) + 5.0
     assert float((project(x, point, 0.25) - x).double().norm()) > 0.25 * (1 - 1e-5)
@@ -351,14 +269,21 @@ def exact_length(norm: str, change: list[Fraction]) -> Fraction:
     origin=st.lists(st.floats(-2.0, 2.0, width=32), min_size=6, max_size=6),
     eps_in=st.floats(1e-4, 9.0),
     norm=st.sampled_from(sorted(THREATS)),
-    grid=st.sampled_from([None, 7]),
+    grid=st.sampled_from([None, 7, 4080]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16]),
 )
+@settings(max_examples=60)
 def test_projections_are_inside_every_ball_in_exact_arithmetic(
-    numbers: list[float], origin: list[float], eps_in: float, norm: str, grid: int | None
+    numbers: list[float], origin: list[float], eps_in: float, norm: str, grid: int | None, dtype: torch.dtype
 ) -> None:
-    x, point = torch.tensor(origin), torch.tensor(numbers)
     grid = None if norm == "scaled-l2" else grid
+    dtype = dtype if grid is None else torch.float32
+    x, point = torch.tensor(origin).to(dtype), torch.tensor(numbers).to(dtype)
     found = project(x, point, eps_in, grid=grid, threat=THREATS[norm])
+    assert found.dtype == dtype
+    assert THREATS[norm].length(found.double() - x.double()) <= eps_in or grid is not None
+    if grid is not None:
+        assert torch.equal((to_grid(found, grid).double() / grid).float(), found)
     if grid is None:
         change = [Fraction(a) - Fraction(b) for a, b in zip(found.tolist(), x.tolist(), strict=True)]
     else:
@@ -368,7 +293,7 @@ def test_projections_are_inside_every_ball_in_exact_arithmetic(
     inside = float(THREATS[norm].length(point.double() - x.double())) <= 0.99 * eps_in
     if inside and grid is None:
         assert torch.equal(found, point)
-    elif grid is None:
+    elif grid is None and dtype is not torch.float16:
         assert THREATS[norm].length(found.double() - x.double()) > 0.99 * eps_in - 1e-5
 
 

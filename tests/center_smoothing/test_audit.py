@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from center_smoothing import Angular, BoxJaccard, Distance, Lp, MaskJaccard, TotalVariation
 from center_smoothing.audit import (
-    Finding,
     audit,
     check_axioms,
     check_determinism,
@@ -19,7 +18,6 @@ from center_smoothing.audit import (
     check_outputs,
     check_units,
 )
-from center_smoothing.distances.axioms import needed_relaxation
 from center_smoothing.sampling import NoisyOutputs
 
 X = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -47,37 +45,23 @@ class Relaxed(Squared):
     relaxation = 2.0
 
 
-class Lopsided(Lp):
+class Wrong(Lp):
+    """l2 distances, changed in some way, of all pairs or only of those compared pair by pair."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor, Tensor], Tensor], *, paired: bool = False) -> None:
+        super().__init__(2)
+        self.change, self.paired_alone = change, paired
+
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return super()._compare(a, b) * (1.0 + (a[:, None, 0] > b[None, :, 0]))
-
-
-class Shifted(Lp):
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return super()._compare(a, b) + 1e-6
-
-
-class Negative(Lp):
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return -super()._compare(a, b)
-
-
-class Unpaired(Lp):
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return super()._compare(a, b)
+        d = super()._compare(a, b)
+        return d if self.paired_alone else self.change(d, a[:, None, 0], b[None, :, 0])
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return 2.0 * super()._compare_paired(a, b)
+        d = super()._compare_paired(a, b)
+        return self.change(d, a[:, 0], b[:, 0]) if self.paired_alone else d
 
 
-class NotANumber(Lp):
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return super()._compare(a, b) * torch.nan
-
-
-class NotANumberPaired(Unpaired):
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return super()._compare_paired(a, b) * torch.nan
+LOPSIDED = Wrong(lambda d, a, b: d * (1.0 + (a > b)))
 
 
 class EveryCopyTwice(NoisyOutputs):
@@ -140,17 +124,13 @@ def test_random_outputs_fail() -> None:
         lambda x: x * len(x),
         lambda x: x + (len(x) == 1),
         lambda x: x.where(x.amax() < 2.5, torch.nan),
+        lambda x: nn.BatchNorm1d(36, track_running_stats=False)(x.flatten(1)),  # which refuses a single input
     ],
 )
 def test_outputs_that_depend_on_the_batch_fail(model: Callable[[Tensor], Tensor]) -> None:
     found = check_independence(outputs_of(model), X, example=0)
     assert (found.passed, found.fatal) == (False, True)
     assert check_determinism(outputs_of(model), X, example=0).passed
-
-
-def test_a_batch_that_must_not_be_a_single_input_is_a_failure_and_no_error() -> None:
-    norm = nn.BatchNorm1d(3, track_running_stats=False)
-    assert not check_independence(outputs_of(norm), X[0, 0, :3], example=0).passed
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -174,7 +154,7 @@ def test_one_flip_among_sixteen_is_no_failure_and_two_are() -> None:
             calls.append(len(x))
             y = torch.ones_like(x)
             y[:number] += len(calls) % 2
-            return y
+            return y * (1.0 + 1e-6 * (len(calls) % 2))  # and all of them are rounded in another way
 
         return outputs_of(model)
 
@@ -189,17 +169,6 @@ def test_little_memory_is_no_failure() -> None:
 
     found = audit(outputs_of(model), Lp(2), [X], examples=[0])
     assert all(finding.passed for finding in found)
-
-
-def test_rounding_and_a_rare_flip_are_no_failure() -> None:
-    calls = []
-
-    def rounds(x: Tensor) -> Tensor:
-        calls.append(len(x))
-        return x * (1.0 + 1e-6 * (len(calls) % 2))
-
-    assert check_determinism(outputs_of(rounds), X, example=0).passed
-    assert "differ by up to" in check_determinism(outputs_of(rounds), X, example=0).seen
 
 
 @pytest.mark.parametrize(
@@ -240,7 +209,7 @@ def test_the_same_noise_twice_fails() -> None:
     ("x", "grid", "compared"),
     [
         (X, None, "noise of 1,792 copies and"),
-        (X, 4080, "noise of 1,792 copies and"),
+        (X, 255, "noise of 1,792 copies and"),
         (X[0, 0, :1], None, "noise of 28 blocks of 64 copies and"),
         (X[0, 0, :1], 255, "noise of 28 blocks of 64 copies and"),
         (X, 1, "noise of 28 blocks of 64 copies and"),
@@ -285,28 +254,18 @@ def test_boxes_and_masks_pass() -> None:
     ("distance", "said"),
     [
         (Squared(2), "with relaxation 1"),
-        (Lopsided(2), "not symmetric"),
-        (Shifted(2), "from an output to itself"),
-        (Negative(2), "negative"),
-        (Unpaired(2), "pair by pair"),
-        (NotANumber(2), "not finite between finite outputs"),
-        (NotANumberPaired(2), "not finite between finite outputs"),
+        (LOPSIDED, "not symmetric"),
+        (Wrong(lambda d, a, b: d + 1e-6), "from an output to itself"),
+        (Wrong(lambda d, a, b: -d), "negative"),
+        (Wrong(lambda d, a, b: 2.0 * d, paired=True), "pair by pair"),
+        (Wrong(lambda d, a, b: d * torch.nan), "not finite between finite outputs"),
+        (Wrong(lambda d, a, b: d * torch.nan, paired=True), "not finite between finite outputs"),
     ],
 )
 def test_false_distances_fail_with_what_is_wrong(distance: Distance, said: str) -> None:
     found = check_axioms(distance, POINTS)
     assert (found.passed, found.fatal) == (False, True)
     assert said in found.seen
-
-
-def test_the_triple_that_breaks_the_inequality_is_named() -> None:
-    line = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
-    found = check_axioms(Squared(2), line)
-    assert "d(a, c) = 2 (d(a, b) + d(b, c)) for outputs (0, 1, 2), with relaxation 1" in found.seen
-    assert found.advice == "mend the distance, or declare a relaxation of 2"
-    assert check_axioms(Lopsided(2), line).advice == "mend the distance"
-    assert needed_relaxation(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))[0] == 1.0
-
-
-def test_a_finding_is_plain() -> None:
-    assert Finding("a", True, "b") == Finding("a", True, "b", "", False)
+    assert found.advice.startswith(
+        "mend the distance, or declare" if isinstance(distance, Squared) else "mend the dist"
+    )

@@ -36,7 +36,7 @@ def test_tail_agrees_with_scipy_for_many_trials(m: int, p: float, r: int) -> Non
     assert bounds.binomial_shortfall(m, p, r) == pytest.approx(stats.binom.cdf(r - 1, m, p), rel=1e-8)
 
 
-@pytest.mark.parametrize("m", [1, 2, 10, 40])
+@pytest.mark.parametrize("m", [1, 2, 30])
 def test_clopper_pearson_is_safe_and_tight_in_exact_arithmetic(m: int) -> None:
     for alpha, successes in product(ALPHAS, range(1, m + 1)):
         bound = bounds.clopper_pearson_lower(successes, m, alpha)
@@ -49,25 +49,6 @@ def test_clopper_pearson_agrees_with_the_beta_quantile(successes: int, m: int) -
     for alpha in ALPHAS:
         reference = stats.beta.ppf(alpha, successes, m - successes + 1)
         assert bounds.clopper_pearson_lower(successes, m, alpha) == pytest.approx(reference, rel=2e-9)
-
-
-def test_clopper_pearson_at_no_and_at_all_successes() -> None:
-    for m, alpha in product([1, 100, 10**7], ALPHAS):
-        assert bounds.clopper_pearson_lower(0, m, alpha) == 0.0
-        bound = bounds.clopper_pearson_lower(m, m, alpha)
-        assert bound == pytest.approx(alpha ** (1 / m), abs=1e-14)
-        assert bound < alpha ** (1 / m)
-
-
-@settings(max_examples=60)
-@given(st.integers(2, 10_000), st.data())
-def test_clopper_pearson_grows_with_successes_and_with_alpha(m: int, data: st.DataObject) -> None:
-    successes = data.draw(st.integers(0, m - 1))
-    alpha = data.draw(st.sampled_from(ALPHAS[:-1]))
-    bound = bounds.clopper_pearson_lower(successes, m, alpha)
-    assert bound <= bounds.clopper_pearson_lower(successes + 1, m, alpha)
-    assert bound <= bounds.clopper_pearson_lower(successes, m, 2 * alpha)
-    assert bound <= successes / m
 
 
 @pytest.mark.parametrize("m", [1, 2, 10, 40])
@@ -93,11 +74,6 @@ def test_no_rank_covers_a_quantile_next_to_one() -> None:
         assert bounds.dkw_rank(m, p, 0.005) == m + 1
 
 
-def test_a_quantile_at_zero_is_covered_by_the_smallest_draw() -> None:
-    assert bounds.order_statistic_rank(10**7, 0.0, 0.005) == 1
-    assert bounds.order_statistic_least_m(0.0, 0.005) == 1.0
-
-
 @settings(max_examples=60)
 @given(st.integers(1, 5000), st.floats(0.0, 0.999), st.sampled_from(ALPHAS))
 def test_dkw_rank_is_the_least_that_reaches_its_level(m: int, p: float, alpha: float) -> None:
@@ -107,11 +83,6 @@ def test_dkw_rank_is_the_least_that_reaches_its_level(m: int, p: float, alpha: f
     else:
         assert rank >= level * (1 - 1e-12)
         assert rank - 1 < level * (1 + 1e-12)
-
-
-@given(st.integers(1, 3000), st.floats(0.5, 1.0), st.sampled_from(ALPHAS))
-def test_exact_rank_is_never_above_the_dkw_rank(m: int, p: float, alpha: float) -> None:
-    assert bounds.order_statistic_rank(m, p, alpha) <= bounds.dkw_rank(m, p, alpha)
 
 
 Finder = Callable[[int, float, float], int]
@@ -149,13 +120,6 @@ def test_least_m_at_delta_five_percent(h: float, exact: int, dkw: int) -> None:
     assert bounds.dkw_least_m(p, 0.005) == dkw
 
 
-def test_quantile_levels_at_delta_five_percent_and_two_sigma() -> None:
-    p = bounds.gaussian_shift_up(0.55, 2.0)
-    assert bounds.order_statistic_rank(10**4, p, 0.005) / 10**4 == pytest.approx(0.9865, abs=5e-5)
-    assert bounds.dkw_rank(10**4, p, 0.005) == math.ceil(0.99951 * 10**4)
-    assert bounds.dkw_rank(10**6, p, 0.005) / 10**6 == pytest.approx(0.98486, abs=5e-6)
-
-
 def test_hoeffding_margin_is_rounded_up() -> None:
     for m in (1, 7, 10**4, 10**7):
         for alpha in ALPHAS:
@@ -171,11 +135,6 @@ def test_shift_up_agrees_with_the_normal_distribution_from_above() -> None:
         assert reference <= p <= reference + 1e-14
 
 
-def test_shift_up_reaches_one_and_stays_there() -> None:
-    assert bounds.gaussian_shift_up(0.55, 40.0) == 1.0
-    assert bounds.gaussian_shift_up(0.55, math.inf) == 1.0
-
-
 @settings(max_examples=60)
 @given(st.floats(0.5, 0.99), st.floats(1e-3, 4.0))
 def test_shift_between_inverts_shift_up_from_below(mass: float, h: float) -> None:
@@ -187,21 +146,12 @@ def test_shift_between_inverts_shift_up_from_below(mass: float, h: float) -> Non
         assert bounds.gaussian_shift_up(mass, back) <= p + 5e-16
 
 
-@pytest.mark.parametrize("p", [0.0, 0.3, 0.55, math.nextafter(0.55, 1.0)])
-def test_shift_between_is_zero_without_surplus_mass(p: float) -> None:
-    assert bounds.gaussian_shift_between(0.55, p) == 0.0
-
-
 @pytest.mark.parametrize(("draws", "candidates"), [(100, 1), (101, 66), (30, 7)])
 def test_selected_masses_are_quantiles_of_the_union_bound(draws: int, candidates: int) -> None:
     half = (draws + 1) // 2
     masses = bounds.mass_selected_by_minimum(draws, half, candidates, points=8)
     reference = stats.beta.ppf(np.arange(8) / 8 / candidates, half, draws + 1 - half)
     np.testing.assert_allclose(masses, reference, rtol=1e-9, atol=0.0)
-
-
-def test_rank_zero_selects_no_mass() -> None:
-    assert not bounds.mass_selected_by_minimum(10, 0, 4).any()
 
 
 def test_mean_shortfall_is_the_mean_of_shortfalls() -> None:
@@ -244,6 +194,17 @@ def test_mean_shortfall_is_compared_with_a_limit_as_if_all_masses_were_looked_at
         (lambda: bounds.mass_selected_by_minimum(0, 0, 2), "draws must .* got 0"),
         (lambda: bounds.mass_selected_by_minimum(3, 4, 2), r"rank must lie in 0\.\.3, got 4"),
         (lambda: bounds.mean_shortfall(np.ones(1), 0, 1), "m must .* got 0"),
+        (lambda: bounds.clopper_pearson_upper(11, 10, 0.1), r"successes must lie in 0\.\.10, got 11"),
+        (lambda: bounds.gaussian_shifts_up(np.array([0.0]), 1.0), r"masses must lie in \(0, 1\], got array\(\[0.\]\)"),
+        (lambda: bounds.gaussian_shifts_up(np.array([math.nan]), 1.0), "masses must lie in"),
+        (lambda: bounds.gaussian_shifts_up(np.array([0.5]), math.nan), "h must be at least 0, got nan"),
+        (lambda: bounds.MeanBound(np.array([0.0, 1.0]), 0, 0.1), "n must be a whole number of at least 1, got 0"),
+        (lambda: bounds.MeanBound(np.array([0.0, 1.0]), 1, 0.6), "alpha must lie in"),
+        (lambda: bounds.total_variation_shift_up(1.0, 0.1), "mass must"),
+        (lambda: bounds.total_variation_between(0.0, 0.1), "mass must"),
+        (lambda: bounds.total_variation_between(0.5, 1.0), "p must"),
+        (lambda: bounds.total_variation_of_copies(1.1, 2), r"tv must lie in \[0, 1\]"),
+        (lambda: bounds.total_variation_of_copies(0.1, 0), "copies must"),
     ],
 )
 def test_errors_name_the_argument_and_the_value(call: Callable[[], object], message: str) -> None:
@@ -251,19 +212,13 @@ def test_errors_name_the_argument_and_the_value(call: Callable[[], object], mess
         call()
 
 
-@pytest.mark.parametrize("m", [1, 2, 10, 40])
+@pytest.mark.parametrize("m", [1, 2, 30])
 def test_upper_clopper_pearson_is_safe_and_tight_in_exact_arithmetic(m: int) -> None:
     for alpha, k in product([1e-9, 0.004, 0.5], range(m)):
         upper = bounds.clopper_pearson_upper(k, m, alpha)
         assert 1 - exact_tail(m, upper, k + 1) <= Fraction(alpha)
         assert 1 - exact_tail(m, Fraction(upper) * Fraction(1 - 1e-8), k + 1) > Fraction(alpha)
         assert bounds.clopper_pearson_upper(m, m, alpha) == 1.0
-
-
-def test_upper_clopper_pearson_of_rare_events() -> None:
-    assert bounds.clopper_pearson_upper(0, 10**6, 0.004) == pytest.approx(-math.log(0.004) / 10**6, rel=1e-5)
-    expected = stats.beta.isf(0.004, 4, 10**6 - 3)
-    assert bounds.clopper_pearson_upper(3, 10**6, 0.004) == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("h", [0.0, 0.3, 2.0, 9.0])
@@ -317,12 +272,6 @@ def test_a_mean_of_two_point_draws_exceeds_its_bound_with_alpha_at_most(n: int, 
     assert bound == 3.0 or stats.binom.sf(exceeding - 3, n, p) > alpha / 100
 
 
-def test_bernstein_without_its_range_would_not_bound_a_mean() -> None:
-    n, p, alpha = 200, 0.001, 0.005
-    gauss = p + math.sqrt(2 * p * (1 - p) * math.log(1 / alpha) / n)
-    assert stats.binom.sf(math.floor(n * gauss), n, p) > alpha
-
-
 @given(tails=TAILS, more=TAILS, n=st.integers(1, 10**5))
 def test_the_bound_of_a_mean_grows_with_the_tails_and_shrinks_with_n(
     tails: np.ndarray, more: np.ndarray, n: int
@@ -333,19 +282,3 @@ def test_the_bound_of_a_mean_grows_with_the_tails_and_shrinks_with_n(
     assert bound(tails) <= bound(larger) * (1 + 1e-13)
     assert bounds.MeanBound(edges, 2 * n, 0.01)(tails) <= bound(tails) * (1 + 1e-12)
     assert bounds.MeanBound(edges, n, 0.02)(tails) <= bound(tails) * (1 + 1e-12)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: bounds.clopper_pearson_upper(11, 10, 0.1), r"successes must lie in 0\.\.10, got 11"),
-        (lambda: bounds.gaussian_shifts_up(np.array([0.0]), 1.0), r"masses must lie in \(0, 1\], got array\(\[0.\]\)"),
-        (lambda: bounds.gaussian_shifts_up(np.array([math.nan]), 1.0), "masses must lie in"),
-        (lambda: bounds.gaussian_shifts_up(np.array([0.5]), math.nan), "h must be at least 0, got nan"),
-        (lambda: bounds.MeanBound(np.array([0.0, 1.0]), 0, 0.1), "n must be a whole number of at least 1, got 0"),
-        (lambda: bounds.MeanBound(np.array([0.0, 1.0]), 1, 0.6), "alpha must lie in"),
-    ],
-)
-def test_errors_of_bounds_of_means_name_the_argument(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -119,26 +119,6 @@ def test_eps_out_does_not_decrease_with_eps_in(
         assert all(a <= b for a, b in pairwise(curve))
 
 
-@given(distances=SAMPLES, radii=st.lists(st.floats(0.0, 4e3), min_size=2, max_size=6), **SETTINGS)
-def test_eps_in_does_not_decrease_with_eps_out(
-    distances: np.ndarray, radii: list[float], method: Method, sigma: float
-) -> None:
-    curve = certificate(distances, method=method, sigma=sigma).eps_in(sorted(radii))
-    assert all(a <= b for a, b in pairwise(curve))
-
-
-@given(distances=SAMPLES, eps_in=RADII, method=st.sampled_from(METHODS), data=st.data())
-def test_more_confidence_or_margin_never_gives_a_smaller_eps_out(
-    distances: np.ndarray, eps_in: float, method: Method, data: st.DataObject
-) -> None:
-    alphas = sorted(data.draw(st.lists(st.floats(1e-6, 0.5), min_size=2, max_size=2)))
-    deltas = sorted(data.draw(st.lists(st.floats(0.05, 0.4), min_size=2, max_size=2)))
-    low, high = (certificate(distances, method=method, alpha_2=alpha).eps_out(eps_in) for alpha in alphas)
-    assert low >= high
-    small, large = (certificate(distances, method=method, delta=delta).eps_out(eps_in) for delta in deltas)
-    assert small <= large
-
-
 @given(distances=SAMPLES, eps_in=st.floats(1e-3, 2.0), coverage=st.sampled_from(["pointwise", "dkw"]), **SETTINGS)
 def test_eps_in_inverts_eps_out(
     distances: np.ndarray, eps_in: float, coverage: Coverage, method: Method, sigma: float
@@ -146,16 +126,9 @@ def test_eps_in_inverts_eps_out(
     made = certificate(distances, method=method, sigma=sigma)
     eps_out = made.eps_out(eps_in, coverage=coverage)
     assume(math.isfinite(eps_out))
-    assert made.eps_in(eps_out, coverage=coverage) >= eps_in * (1 - 1e-9)
-
-
-@given(distances=SAMPLES, eps_out=st.floats(0.0, 4e3), coverage=st.sampled_from(["pointwise", "dkw"]), **SETTINGS)
-def test_eps_out_of_eps_in_is_no_larger(
-    distances: np.ndarray, eps_out: float, coverage: Coverage, method: Method, sigma: float
-) -> None:
-    made = certificate(distances, method=method, sigma=sigma)
-    eps_in = made.eps_in(eps_out, coverage=coverage)
-    assert eps_in == 0.0 or made.eps_out(eps_in * (1 - 1e-9), coverage=coverage) <= eps_out
+    back = made.eps_in(eps_out, coverage=coverage)
+    assert back >= eps_in * (1 - 1e-9)
+    assert made.eps_out(back * (1 - 1e-9), coverage=coverage) <= eps_out
 
 
 @given(distances=SAMPLES, radii=st.lists(RADII, min_size=1, max_size=6), **SETTINGS)
@@ -242,16 +215,6 @@ def test_non_finite_outputs_lie_outside_every_ball() -> None:
     assert made.eps_out(0.5) == math.inf
 
 
-def test_identical_outputs_certify_next_to_zero() -> None:
-    assert 0.0 < certificate(np.zeros(100)).eps_out(0.2) < 1e-300
-    assert certificate(np.zeros(100)).eps_in(1e-300) > 0.0
-
-
-def test_an_unreachable_radius_has_no_certificate() -> None:
-    assert ranks(100).eps_out(math.inf) == math.inf
-    assert ranks(100).eps_out(1e6) == math.inf
-
-
 @pytest.mark.parametrize("bad", [-1.0, -1e-300, math.nan, [0.1, -0.1], [math.nan], -math.inf])
 @pytest.mark.parametrize("name", ["eps_in", "eps_out"])
 def test_negative_or_nan_arguments_are_refused(name: str, bad: float) -> None:
@@ -292,19 +255,15 @@ def test_a_certificate_checks_its_fields(changes: dict[str, Any], message: str) 
         dataclasses.replace(ranks(50), **changes)
 
 
-def test_a_certificate_is_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        ranks(50).sigma = 1.0  # type: ignore[misc]
-
-
 @pytest.mark.parametrize("abstained", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_saving_and_loading_keeps_every_answer(tmp_path: Path, method: Method, abstained: bool) -> None:
     distances = [*np.random.default_rng(0).exponential(size=95) / 3, *[math.inf] * 5]
     made = certificate(distances, method=method, sigma=0.3, relaxation=2.0, abstained=abstained)
     made = dataclasses.replace(made, smoothing_loss=math.inf, output=dataclasses.replace(made.output, radius=math.inf))
-    made.save(tmp_path / "one.npz")
-    loaded = Certificate.load(str(tmp_path / "one.npz"))
+    made.output.center.requires_grad_()
+    made.save(tmp_path / "without_suffix")
+    loaded = Certificate.load(str(tmp_path / "without_suffix"))
     for field in ("sigma", "relaxation", "budget", "smoothing_loss", "abstained", "non_finite", "factor"):
         assert getattr(loaded, field) == getattr(made, field)
     assert (loaded.output.radius, loaded.output.mass) == (made.output.radius, made.output.mass)
@@ -316,33 +275,7 @@ def test_saving_and_loading_keeps_every_answer(tmp_path: Path, method: Method, a
         assert np.array_equal(loaded.eps_in(grid, coverage=coverage), made.eps_in(grid, coverage=coverage))
 
 
-def test_saving_replaces_a_file_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "one.npz"
-    ranks(50).save(path)
-    ranks(60).save(path)
-    assert Certificate.load(path).budget.m == 60
-    assert [file.name for file in tmp_path.iterdir()] == ["one.npz"]
-
-
-def test_saving_keeps_the_name_it_was_given(tmp_path: Path) -> None:
-    ranks(50).save(tmp_path / "without_suffix")
-    assert Certificate.load(tmp_path / "without_suffix").budget.m == 50
-
-
-def test_a_center_that_requires_grad_is_saved(tmp_path: Path) -> None:
-    made = ranks(50)
-    dataclasses.replace(
-        made, output=dataclasses.replace(made.output, center=made.center.clone().requires_grad_())
-    ).save(tmp_path / "one.npz")
-    assert torch.equal(Certificate.load(tmp_path / "one.npz").center, made.center.double())
-
-
-def test_a_missing_file_is_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
-        Certificate.load(tmp_path / "nowhere.npz")
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "one.npz"
     ranks(500).save(path)
@@ -372,15 +305,6 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     for foreign in (tmp_path / "one.npy", path, tmp_path / "one.pt", tmp_path):
         with pytest.raises(ValueError, match=r"path must be a file written by Certificate\.save"):
             Certificate.load(foreign)
-
-
-def test_a_file_with_a_changed_number_of_distances_is_refused(tmp_path: Path) -> None:
-    ranks(50).save(tmp_path / "one.npz")
-    with np.load(tmp_path / "one.npz") as arrays:
-        content = dict(arrays)
-    np.savez(tmp_path / "one.npz", **{**content, "distances": content["distances"][:-1]})
-    with pytest.raises(ValueError, match=r"distances must have shape \(50,\)"):
-        Certificate.load(tmp_path / "one.npz")
 
 
 def test_a_file_from_before_there_were_probes_answers_by_t3(tmp_path: Path) -> None:
@@ -416,6 +340,8 @@ def test_no_pickle_is_executed(tmp_path: Path) -> None:
     ranks(50).save(path)
     with np.load(path) as arrays:
         content = dict(arrays)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
+        Certificate.load(tmp_path / "nowhere.npz")
     for name in content:
         np.savez(path, **{**content, name: np.array([Trap(sprung)], dtype=object)})
         with pytest.raises(ValueError, match=r"path must be a file written by Certificate\.save"):

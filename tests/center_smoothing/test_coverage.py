@@ -31,14 +31,15 @@ from center_smoothing import budget as budget_module
 from center_smoothing.budget import Coverage
 from center_smoothing.margins import Method
 from center_smoothing.noise import Stage
-from tests.center_smoothing.refutation import Pairs, failures_of, pairs, refuted
-
-
-class SampleCenters(Lp):
-    """Lp of outputs that cannot be averaged."""
-
-    averages = False
-
+from tests.center_smoothing.refutation import (
+    Pairs,
+    SampleCenters,
+    failures_of,
+    one_hot,
+    pairs_between,
+    refuted,
+    vector,
+)
 
 TIGHT = [(40, 50), (3, 50), (180, 200), (50, 50)]
 
@@ -51,7 +52,7 @@ def failures_of_lower_bound(successes: int, m: int, alpha: float, runs: int, shi
 
 
 @pytest.mark.parametrize(("successes", "m"), TIGHT)
-@pytest.mark.parametrize("alpha", [0.01, 0.1])
+@pytest.mark.parametrize("alpha", [0.01])
 def test_clopper_pearson_fails_with_alpha_and_no_more(successes: int, m: int, alpha: float) -> None:
     failures = failures_of_lower_bound(successes, m, alpha, 100_000)
     assert not refuted(failures, 100_000, alpha)
@@ -66,10 +67,14 @@ def test_one_success_too_many_would_be_noticed(successes: int, m: int) -> None:
 DELTA, ALPHA_2, SIGMA = 0.1, 0.1, 0.5
 
 
-def made_of(distances: np.ndarray, method: Method = "exact", alpha_2: float = ALPHA_2) -> Certificate:
-    budget = SmoothingBudget(n=2000, m=len(distances), delta=DELTA, alpha_2=alpha_2, method=method)
+@cache
+def budget_of(m: int, method: Method) -> SmoothingBudget:
+    return SmoothingBudget(n=2000, m=m, delta=DELTA, alpha_2=ALPHA_2, method=method)
+
+
+def made_of(distances: np.ndarray, method: Method = "exact") -> Certificate:
     output = SmoothedOutput(torch.zeros(1), 1.0, 0.5, abstained=False)
-    return Certificate(np.sort(distances), SIGMA, 1.0, budget, output, 0.0)
+    return Certificate(np.sort(distances), SIGMA, 1.0, budget_of(len(distances), method), output, 0.0)
 
 
 def eps_in_with_quantile(p: float) -> float:
@@ -109,33 +114,31 @@ def failures_of_quantile(
 
 
 @pytest.mark.parametrize("draw", DISTRIBUTIONS)
-@pytest.mark.parametrize(("m", "rank"), [(30, 27), (100, 97), (200, 160)])
+@pytest.mark.parametrize(("m", "rank"), [(30, 27), (200, 160)])
 def test_exact_rank_fails_with_alpha_and_no_more(draw: Draw, m: int, rank: int) -> None:
-    failures = failures_of_quantile(draw, m, rank, 1000)
-    assert not refuted(failures, 1000, ALPHA_2)
-    assert failures > 1000 * ALPHA_2 / 2
+    failures = failures_of_quantile(draw, m, rank, 600)
+    assert not refuted(failures, 600, ALPHA_2)
+    assert failures > 600 * ALPHA_2 / 2
 
 
-@pytest.mark.parametrize("draw", DISTRIBUTIONS)
+@pytest.mark.parametrize("draw", [uniform, many_atoms])
 @pytest.mark.parametrize(("method", "coverage"), [("paper", "pointwise"), ("exact", "dkw")])
 def test_dkw_rank_fails_with_alpha_at_most(draw: Draw, method: Method, coverage: Coverage) -> None:
-    failures = failures_of_quantile(draw, 200, 160, 1000, method, coverage)
-    assert not refuted(failures, 1000, ALPHA_2)
+    failures = failures_of_quantile(draw, 200, 160, 600, method, coverage)
+    assert not refuted(failures, 600, ALPHA_2)
     assert failures > 0
 
 
-@pytest.mark.parametrize("draw", DISTRIBUTIONS)
-@pytest.mark.parametrize(("m", "rank"), [(30, 27), (100, 97)])
+@pytest.mark.parametrize(("draw", "m", "rank"), [(uniform, 100, 97), (two_atoms, 30, 27)])
 def test_a_rank_one_lower_would_be_noticed(draw: Draw, m: int, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = bounds.order_statistic_rank
     monkeypatch.setattr(bounds, "order_statistic_rank", lambda *arguments: original(*arguments) - 1)
-    assert refuted(failures_of_quantile(draw, m, rank, 1000), 1000, ALPHA_2)
+    assert refuted(failures_of_quantile(draw, m, rank, 600), 600, ALPHA_2)
 
 
-@pytest.mark.parametrize("draw", DISTRIBUTIONS)
-def test_dkw_without_its_margin_would_be_noticed(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dkw_without_its_margin_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "hoeffding_margin", lambda m, alpha: 0.0)
-    assert refuted(failures_of_quantile(draw, 200, 160, 1000, coverage="dkw"), 1000, ALPHA_2)
+    assert refuted(failures_of_quantile(two_atoms, 200, 160, 600, coverage="dkw"), 600, ALPHA_2)
 
 
 GRID = np.array([0.65, 0.72, 0.79, 0.86, 0.93])
@@ -151,13 +154,13 @@ def failures_of_curve(coverage: Coverage, runs: int) -> int:
 
 @pytest.mark.parametrize("coverage", ["bonferroni", "dkw"])
 def test_simultaneous_answers_hold_together(coverage: Coverage) -> None:
-    failures = failures_of_curve(coverage, 1000)
-    assert not refuted(failures, 1000, ALPHA_2)
-    assert failures > 1000 * ALPHA_2 / 10
+    failures = failures_of_curve(coverage, 600)
+    assert not refuted(failures, 600, ALPHA_2)
+    assert failures > 600 * ALPHA_2 / 10
 
 
 def test_pointwise_answers_taken_together_would_be_noticed() -> None:
-    assert refuted(failures_of_curve("pointwise", 1000), 1000, ALPHA_2)
+    assert refuted(failures_of_curve("pointwise", 600), 600, ALPHA_2)
 
 
 def failures_of_eps_in(radius: float, method: Method, runs: int) -> int:
@@ -168,18 +171,17 @@ def failures_of_eps_in(radius: float, method: Method, runs: int) -> int:
     return failures
 
 
-@pytest.mark.parametrize("radius", [0.8, 0.9])
-@pytest.mark.parametrize("method", ["exact", "paper"])
+@pytest.mark.parametrize(("radius", "method"), [(0.8, "exact"), (0.9, "paper")])
 def test_certified_input_radius_fails_with_alpha_at_most(radius: float, method: Method) -> None:
-    failures = failures_of_eps_in(radius, method, 600)
-    assert not refuted(failures, 600, ALPHA_2)
-    assert method == "paper" or failures > 600 * ALPHA_2 / 5
+    failures = failures_of_eps_in(radius, method, 400)
+    assert not refuted(failures, 400, ALPHA_2)
+    assert method == "paper" or failures > 400 * ALPHA_2 / 5
 
 
 def test_an_input_radius_from_ranks_too_low_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = bounds.order_statistic_rank
     monkeypatch.setattr(bounds, "order_statistic_rank", lambda *arguments: original(*arguments) - 2)
-    assert refuted(failures_of_eps_in(0.9, "exact", 600), 600, ALPHA_2)
+    assert refuted(failures_of_eps_in(0.9, "exact", 400), 400, ALPHA_2)
 
 
 ALPHA_1 = 0.2
@@ -225,14 +227,10 @@ def failures_on_the_line(budget: SmoothingBudget, distance: Distance, runs: int)
     return failures
 
 
-def one_hot(z: Tensor) -> Tensor:
-    return torch.nn.functional.one_hot(z.argmax(dim=1), z.shape[1]).to(z.dtype)
-
-
 @pytest.mark.parametrize(("method", "n_check"), [("exact", 31), ("exact", 121), ("paper", None)])
 def test_center_holds_its_mass_among_many_like_candidates(method: Method, n_check: int | None) -> None:
-    failures = failures_on_directions(selection_budget(method, n_check=n_check), 100)
-    assert not refuted(failures, 100, ALPHA_1)
+    failures = failures_on_directions(selection_budget(method, n_check=n_check), 60)
+    assert not refuted(failures, 60, ALPHA_1)
     assert failures > 0
 
 
@@ -253,17 +251,6 @@ def test_center_among_atoms_has_exactly_twice_the_best_radius(method: Method) ->
     assert abstained < 5
 
 
-@pytest.mark.parametrize("method", ["exact", "paper"])
-@pytest.mark.parametrize("share", [0.3, 0.4])
-def test_center_among_two_atoms_holds_its_mass(method: Method, share: float) -> None:
-    budget, threshold, failures = selection_budget(method), float(special.ndtri(1 - share)), 0
-    assert share < 0.5 - budget.delta  # a center there alone is a failure
-    for output in outputs_at_zero(lambda z: (z > threshold).to(z.dtype), SampleCenters(), budget, 1, 60):
-        mass = 1.0 if output.radius >= 1.0 else share if output.center.item() == 1.0 else 1 - share
-        failures += not output.abstained and mass < 0.5 - budget.delta
-    assert not refuted(failures, 60, ALPHA_1)
-
-
 def check_on_the_ranking_batch(self: CenterSmoother, x: Tensor, example: int, center: Tensor) -> Tensor:
     batches = self.outputs.draw(x, example=example, stage=Stage.RANKING, count=self.budget.n_check)
     return torch.cat([self.distance.pairwise(batch, center[None])[:, 0] for batch in batches])
@@ -272,38 +259,19 @@ def check_on_the_ranking_batch(self: CenterSmoother, x: Tensor, example: int, ce
 @pytest.mark.parametrize("method", ["exact", "paper"])
 def test_a_check_on_the_ranking_batch_would_be_noticed(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CenterSmoother, "_check_distances", check_on_the_ranking_batch)
-    assert refuted(failures_on_directions(selection_budget(method), 40), 40, ALPHA_1)
+    assert refuted(failures_on_directions(selection_budget(method), 30), 30, ALPHA_1)
 
 
 @pytest.mark.parametrize("method", ["exact", "paper"])
 def test_a_missing_check_would_be_noticed(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SmoothingBudget, "mass_lower_bound", lambda self, inside: 0.5)
-    assert refuted(failures_on_directions(selection_budget(method), 40), 40, ALPHA_1)
+    assert refuted(failures_on_directions(selection_budget(method), 30), 30, ALPHA_1)
 
 
 @pytest.mark.parametrize("method", ["exact", "paper"])
 def test_a_ball_around_all_ranked_outputs_would_be_noticed(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SmoothingBudget, "half", property(lambda self: self.n))
     assert refuted(failures_on_the_line(selection_budget(method), Lp(), 20), 20, ALPHA_1)
-
-
-def pairs_between(
-    model: Callable[[Tensor], Tensor],
-    distance: Distance,
-    budget: SmoothingBudget,
-    x: Tensor,
-    direction: Tensor,
-    eps_in: float,
-    runs: int,
-) -> Pairs:
-    here, there = (
-        CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=1024, seed=seed) for seed in (1, 2)
-    )
-    return pairs(here, there, x, direction, eps_in, runs)
-
-
-def vector(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 STRETCH = torch.tensor([[3.0, 0.0], [1.0, 0.2], [0.0, -0.1]], dtype=torch.float64)
@@ -334,7 +302,7 @@ CASES = {
 }
 
 
-RUNS, ALPHA = 60, 0.2
+RUNS, ALPHA = 40, 0.2
 
 
 @cache
@@ -345,9 +313,7 @@ def pairs_of(method: Method, case: str) -> Pairs:
     return pairs_between(model, distance, budget, x, direction, eps_in, RUNS)
 
 
-@pytest.mark.parametrize(
-    ("method", "case"), [*(("exact", case) for case in CASES), *(("paper", case) for case in ("linear", "step"))]
-)
+@pytest.mark.parametrize(("method", "case"), [*(("exact", case) for case in CASES), ("paper", "step")])
 def test_centers_are_no_further_apart_than_certified(method: Method, case: str) -> None:
     found = pairs_of(method, case)
     assert len(found) > 0.5 * RUNS
@@ -356,7 +322,7 @@ def test_centers_are_no_further_apart_than_certified(method: Method, case: str) 
 
 @pytest.mark.parametrize(
     ("method", "case"),
-    [("exact", "step"), ("exact", "step without averages"), ("exact", "classes"), ("paper", "step")],
+    [("exact", "step"), ("exact", "step without averages"), ("exact", "classes")],
 )
 def test_a_missing_shift_would_be_noticed(method: Method, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = pairs_of(method, case)
@@ -367,7 +333,7 @@ def test_a_missing_shift_would_be_noticed(method: Method, case: str, monkeypatch
 
 def test_the_promise_holds_where_chance_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a step that divides the mass in halves at x', where a few certification outputs decide at x."""
-    budget, h, runs = SmoothingBudget(n=601, m=25, k=16, alpha_1=0.02, alpha_2=0.2, delta=0.1), 0.5, 120
+    budget, h, runs = SmoothingBudget(n=601, m=25, k=16, alpha_1=0.02, alpha_2=0.2, delta=0.1), 0.5, 80
     found = pairs_between(step, SampleCenters(1), budget, vector(-h), vector(1.0), h, runs)
     failures = failures_of(found, h)
     assert len(found) > 0.9 * runs
@@ -392,7 +358,7 @@ def three_in_a_row(z: Tensor) -> Tensor:
 
 def test_the_promise_holds_where_gamma_is_two() -> None:
     """At x the center is 0, with 1 within R; at x' all three outputs are as good, and 2 is taken 28 times in 100."""
-    budget, runs = SmoothingBudget(n=601, m=1000, k=16, alpha_1=0.02, alpha_2=0.05, delta=0.1), 80
+    budget, runs = SmoothingBudget(n=601, m=1000, k=16, alpha_1=0.02, alpha_2=0.05, delta=0.1), 60
     found = pairs_between(three_in_a_row, SquaresOfSamples(), budget, vector(-0.532), vector(1.0), 1.0, runs)
     assert len(found) > 0.9 * runs
     assert not refuted(failures_of(found, 1.0), runs, 0.07)

@@ -121,11 +121,6 @@ def test_a_model_of_texts_is_certified() -> None:
     assert 0.0 < certificate.eps_out(eps_in=0.1) < 12.0
 
 
-def test_a_model_without_answers_abstains() -> None:
-    smoother = CenterSmoother(lambda x: [None] * len(x), Edits(), sigma=0.1, budget=BUDGET)
-    assert smoother.smooth(X).abstained
-
-
 def test_modules_of_objects_are_put_in_eval_mode() -> None:
     class Speller(torch.nn.Module):
         def forward(self, x: Tensor) -> list[str]:

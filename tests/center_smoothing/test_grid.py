@@ -19,7 +19,7 @@ X = torch.rand(2, 5, generator=torch.Generator().manual_seed(0))
 
 
 def drawn(x: Tensor, *, batch_size: int = 64, count: int = 200, seed: int = 0) -> Tensor:
-    outputs = NoisyOutputs(lambda z: z, sigma=0.25, batch_size=batch_size, grid=4080, seed=seed)
+    outputs = NoisyOutputs(lambda z: z, sigma=0.25, batch_size=batch_size, grid=1020, seed=seed)
     return torch.cat(list(outputs.draw(x, example=3, stage=Stage.RANKING, count=count)))
 
 
@@ -43,7 +43,7 @@ def test_the_base_function_sees_points_of_the_grid_in_the_type_of_x() -> None:
     for dtype in (torch.float32, torch.float64):
         copies = drawn(X.to(dtype))
         assert copies.dtype == dtype
-        assert torch.equal(from_grid(to_grid(copies, 4080), 4080, dtype), copies)
+        assert torch.equal(from_grid(to_grid(copies, 1020), 1020, dtype), copies)
 
 
 def test_the_base_output_is_that_of_the_rounded_point() -> None:
@@ -52,15 +52,11 @@ def test_the_base_output_is_that_of_the_rounded_point() -> None:
     assert not torch.equal(outputs.base_output(X), X)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 50, 1000])
+@pytest.mark.parametrize("batch_size", [7, 1000])
 def test_the_numbers_do_not_depend_on_the_batch_size(batch_size: int) -> None:
     assert torch.equal(drawn(X, batch_size=batch_size), drawn(X))
-
-
-def test_copies_may_begin_within_a_block() -> None:
-    outputs = NoisyOutputs(lambda z: z, sigma=0.25, grid=4080)
-    copies = NoisyCopies(outputs, X, 3, Stage.RANKING, 60)
-    assert torch.equal(copies.at(slice(100, 160)), drawn(X)[100:160])
+    copies = NoisyCopies(NoisyOutputs(lambda z: z, sigma=0.25, grid=1020), X, 3, Stage.RANKING, 60)
+    assert torch.equal(copies.at(slice(100, 160)), drawn(X)[100:160])  # beginning within a block
 
 
 def test_noise_depends_on_the_seed_and_not_on_what_is_lost_by_rounding() -> None:
@@ -69,8 +65,8 @@ def test_noise_depends_on_the_seed_and_not_on_what_is_lost_by_rounding() -> None
 
 
 def test_the_noise_is_the_law_that_the_table_gives() -> None:
-    steps = to_grid(drawn(torch.zeros(2000), count=64), 4080).double()
-    assert float(steps.std()) == pytest.approx(math.sqrt(1020.0**2 + 1.0 / 12.0), rel=0.01)
+    steps = to_grid(drawn(torch.zeros(2000), count=64), 1020).double()
+    assert float(steps.std()) == pytest.approx(math.sqrt(255.0**2 + 1.0 / 12.0), rel=0.01)
 
 
 @pytest.mark.parametrize("grid", [0, -1, 2.5, True])
@@ -117,24 +113,11 @@ def failures_of_balls(runs: int, scale: Fraction | None = None) -> int:
 
 
 def test_certified_balls_fail_with_alpha_2_at_most() -> None:
-    assert not refuted(failures_of_balls(200), 200, ALPHA_2)
+    assert not refuted(failures_of_balls(80), 80, ALPHA_2)
 
 
 def test_noise_that_is_too_narrow_would_be_noticed() -> None:
-    assert refuted(failures_of_balls(200, Fraction(3)), 200, ALPHA_2)
-
-
-@pytest.mark.parametrize("steps", [2, 4])
-def test_the_center_moves_no_further_than_certified(steps: int) -> None:
-    budget, attacked = SmoothingBudget(n=300, m=500, k=16, delta=0.25, alpha_2=0.05), torch.full((1,), steps / GRID)
-    for seed in range(30):
-        first, second = (
-            CenterSmoother(lambda z: z.sign(), Lp(2), sigma=SIGMA, budget=budget, seed=each, grid=GRID, batch_size=512)
-            for each in (2 * seed, 2 * seed + 1)
-        )
-        certificate, there = first.certify(torch.zeros(1)), second.smooth(attacked)
-        moved = float((certificate.center - there.center).abs())
-        assert certificate.abstained or there.abstained or moved <= certificate.eps_out(steps / GRID)
+    assert refuted(failures_of_balls(50, Fraction(5, 2)), 50, ALPHA_2)
 
 
 def test_means_take_a_grid_too() -> None:

@@ -26,15 +26,9 @@ from center_smoothing import (
 from center_smoothing.budget import Coverage
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import NoisyOutputs
-from tests.center_smoothing.refutation import Pairs, failures_of, pairs, refuted
+from tests.center_smoothing.refutation import Pairs, SampleCenters, failures_of, pairs_between, refuted
 
 NAN = math.nan
-
-
-class Samples(Lp):
-    """Lp of outputs that cannot be averaged."""
-
-    averages = False
 
 
 def test_outputs_that_can_be_averaged_become_their_mean() -> None:
@@ -46,8 +40,8 @@ def test_outputs_that_can_be_averaged_become_their_mean() -> None:
 def test_other_outputs_become_the_one_in_the_middle() -> None:
     # by l1 the sums of distances are 12, 11 and 19, and 4, 4 and 8
     groups = torch.tensor([[[0.0, 0.0], [1.0, 1.0], [9.0, 1.0]], [[1.0, 0.0], [1.0, 0.0], [5.0, 0.0]]])
-    assert Samples(1).aggregate(groups).tolist() == [[1.0, 1.0], [1.0, 0.0]]
-    assert Samples(1).aggregate(groups.flip(1)).tolist() == [[1.0, 1.0], [1.0, 0.0]]
+    assert SampleCenters(1).aggregate(groups).tolist() == [[1.0, 1.0], [1.0, 0.0]]
+    assert SampleCenters(1).aggregate(groups.flip(1)).tolist() == [[1.0, 1.0], [1.0, 0.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
@@ -95,7 +89,13 @@ def test_masks_vote_and_half_of_the_votes_are_too_few(dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize(
     ("distance", "shape"),
-    [(Lp(2), (4,)), (Samples(2), (4,)), (BoxJaccard(), (4,)), (MaskJaccard(), (2, 2)), (TotalVariation(), (1, 2, 2))],
+    [
+        (Lp(2), (4,)),
+        (SampleCenters(2), (4,)),
+        (BoxJaccard(), (4,)),
+        (MaskJaccard(), (2, 2)),
+        (TotalVariation(), (1, 2, 2)),
+    ],
 )
 @pytest.mark.parametrize("bad", [NAN, math.inf])
 def test_a_group_with_what_is_no_output_is_none(distance: Distance, shape: tuple[int, ...], bad: float) -> None:
@@ -108,7 +108,7 @@ def test_a_group_with_what_is_no_output_is_none(distance: Distance, shape: tuple
     assert torch.equal(found[[0, 4]], expected[[0, 4]])
 
 
-@pytest.mark.parametrize("distance", [Lp(2), Samples(2), BoxJaccard(), MaskJaccard()])
+@pytest.mark.parametrize("distance", [Lp(2), SampleCenters(2), BoxJaccard(), MaskJaccard()])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_a_group_depends_on_nothing_else_in_the_tensor(distance: Distance, dtype: torch.dtype) -> None:
     groups = torch.rand(37, 9, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -125,19 +125,14 @@ def drawn(distance: Distance, group: int, batch_size: int, count: int) -> Tensor
     return torch.cat(list(outputs.draw(torch.zeros(3), example=1, stage=Stage.PILOT, count=count)))
 
 
-@pytest.mark.parametrize("distance", [Lp(2), Samples(2)])
-@pytest.mark.parametrize("group", [2, 5, 100])
+@pytest.mark.parametrize("distance", [Lp(2), SampleCenters(2)])
+@pytest.mark.parametrize("group", [2, 100])
 def test_the_ith_output_is_made_of_the_ith_copies_whatever_the_batch_size(distance: Distance, group: int) -> None:
     values = drawn(distance, 1, 64, 13 * group)
     expected = distance.aggregate(values.reshape(13, group, 3))
-    for batch_size in (1, 7, 64, 100, 1000):
+    for batch_size in (7, 64, 1000):
         assert torch.equal(drawn(distance, group, batch_size, 13), expected)
         assert torch.equal(drawn(distance, group, batch_size, 5), expected[:5])
-
-
-def test_a_group_needs_an_aggregate() -> None:
-    with pytest.raises(ValueError, match="aggregate must be given for group=2, got None"):
-        NoisyOutputs(torch.sin, sigma=1.0, group=2)
 
 
 def test_the_smoothing_loss_is_that_of_the_base_output() -> None:
@@ -217,58 +212,37 @@ def label(z: Tensor) -> Tensor:
     return mask(z).to(z.dtype)
 
 
-VOTES = {"vote": (mask, MaskJaccard()), "median box": (box, BoxJaccard()), "medoid": (label, Samples(1))}
+VOTES = {"vote": (mask, MaskJaccard()), "median box": (box, BoxJaccard()), "medoid": (label, SampleCenters(1))}
 CASES = {"mean": (linear, Sides(1)), **VOTES}
 
 
 def pairs_of(case: str, budget: SmoothingBudget, start: float, eps_in: float, runs: int) -> Pairs:
     """Pairs where x' lies eps_in from x = start along the worst direction."""
-    model, distance = CASES[case]
-    here, there = (CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=512, seed=i) for i in (1, 2))
-    return pairs(here, there, start * TOWARDS, TOWARDS, eps_in, runs)
+    return pairs_between(*CASES[case], budget, start * TOWARDS, TOWARDS, eps_in, runs)
 
 
 def test_the_promise_holds_where_chance_decides() -> None:
     """Outputs of the group fall on both sides equally often at x', where a few certification outputs decide at x."""
     budget = SmoothingBudget(n=601, m=25, k=16, group=4, alpha_1=0.02, alpha_2=0.5, delta=0.1)
-    found, h = pairs_of("mean", budget, -0.25, 0.25, 40), 0.25
-    assert len(found) > 0.9 * 40
+    found, h = pairs_of("mean", budget, -0.25, 0.25, 20), 0.25
+    assert len(found) > 0.9 * 20
     failures = failures_of(found, h)
-    assert not refuted(failures, 40, 0.52)
+    assert not refuted(failures, 20, 0.52)
     assert failures > 0
 
 
-@pytest.mark.parametrize(("case", "group"), [("vote", 3), ("median box", 4), ("medoid", 3)])
+@pytest.mark.parametrize(("case", "group"), [("median box", 4), ("medoid", 3)])
 def test_votes_keep_the_promise(case: str, group: int) -> None:
     budget = SmoothingBudget(n=201, m=120, k=16, group=group, alpha_1=0.1, alpha_2=0.1, delta=0.2)
-    found = pairs_of(case, budget, -0.9, 0.7, 30)
-    assert len(found) > 15
-    assert not refuted(failures_of(found, 0.7), 30, budget.alpha)
+    found = pairs_of(case, budget, -0.9, 0.7, 20)
+    assert len(found) > 10
+    assert not refuted(failures_of(found, 0.7), 20, budget.alpha)
 
 
-@pytest.mark.parametrize(("case", "start", "eps_in"), [("mean", -0.7, 1.0), *((case, -1.0, 1.5) for case in VOTES)])
+@pytest.mark.parametrize(("case", "start", "eps_in"), [("mean", -0.7, 1.0), ("median box", -1.0, 1.5)])
 def test_h_without_the_root_of_the_group_would_be_noticed(
     case: str, start: float, eps_in: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SmoothingBudget, "shift", lambda self, h: h)
     budget = SmoothingBudget(n=201, m=1000, k=16, group=9, alpha_1=0.1, alpha_2=0.1, delta=0.2)
-    assert refuted(failures_of(pairs_of(case, budget, start, eps_in, 15), eps_in), 15, budget.alpha)
-
-
-def test_linear_functions_move_less_than_certified() -> None:
-    stretch = torch.tensor([[3.0, 0.0], [1.0, 0.2], [0.0, -0.1]], dtype=torch.float64)
-    direction, budget = torch.linalg.svd(stretch).Vh[0], SmoothingBudget(n=201, m=400, k=16, group=4, delta=0.2)
-    here, there = (CenterSmoother(lambda z: z @ stretch.T, Lp(2), sigma=1.0, budget=budget, seed=i) for i in (1, 2))
-    found = pairs(here, there, torch.tensor([0.5, -1.0], dtype=torch.float64), direction, 0.8, 20)
-    assert len(found) == 20
-    assert failures_of(found, 0.8) == 0
-    assert all(certificate.eps_out(0.8) < math.inf for certificate, _ in found)
-
-
-def test_groups_bring_centers_of_many_dimensions_nearer() -> None:
-    radii = {}
-    for group in (1, 16):
-        budget = SmoothingBudget(n=400, m=1600, k=32, group=group)
-        smoother = CenterSmoother(lambda z: z, Lp(2), sigma=1.0, budget=budget, batch_size=512)
-        radii[group] = smoother.certify(torch.zeros(50)).eps_out(0.25)
-    assert radii[16] < 0.5 * radii[1]
+    assert refuted(failures_of(pairs_of(case, budget, start, eps_in, 10), eps_in), 10, budget.alpha)

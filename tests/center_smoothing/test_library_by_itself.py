@@ -189,7 +189,3 @@ def test_an_error_of_the_models_first_call_names_what_went_in() -> None:
     with pytest.raises(RuntimeError) as error:
         smoother.certify(np.zeros(3))
     assert "torch.float64 of shape (32, 3)" in error.value.__notes__[0]
-
-
-def test_the_version_is_that_of_the_package() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+", center_smoothing.__version__)

@@ -16,7 +16,6 @@ from torch import Tensor
 from center_smoothing import (
     CenterSmoother,
     Certificate,
-    CertificateBase,
     Lp,
     MeanBudget,
     MeanSmoother,
@@ -30,22 +29,12 @@ from center_smoothing import (
 from center_smoothing import budget as budget_module
 from center_smoothing.medians import budget as median_budget
 from center_smoothing.noise import BLOCK, NoisyCopies, NoisyInputs, Stage, block_seed
-from center_smoothing.noise_kinds import NOISES, Gaussian, NoiseKind, Uniform, noise_kind
+from center_smoothing.noise_kinds import NOISES, Gaussian, NoiseKind, Uniform
 from center_smoothing.planner import Demand, best_budget, least_evaluations, suited_group
-from tests.center_smoothing.refutation import Pairs, failures_of, pairs, refuted
+from tests.center_smoothing.refutation import Pairs, failures_of, pairs_between, refuted, vector
 
 GAUSSIAN, UNIFORM = Gaussian(), Uniform()
 SMALL: dict[str, Any] = {"n": 100, "m": 400, "k": 8, "delta": 0.2}
-
-
-class Samples(Lp):
-    """Outputs that cannot be averaged."""
-
-    averages = False
-
-
-def vector(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def identity(z: Tensor) -> Tensor:
@@ -80,12 +69,10 @@ def test_a_map_gives_each_number_its_standard_deviation(shape: tuple[int, ...]) 
 
 
 def test_gaussian_noise_is_what_it_was_to_the_last_bit() -> None:
-    x, inputs = torch.rand(3), NoisyInputs(sigma=0.3, seed=5)
-    for block in range(2):
-        generator = torch.Generator().manual_seed(block_seed(5, 3, Stage.RANKING, block))
-        noise = torch.empty(BLOCK, 3).normal_(generator=generator)
-        expected = torch.add(x, noise, alpha=0.3)
-        assert torch.equal(copies_of(inputs, x, 2 * BLOCK)[BLOCK * block :][:BLOCK], expected)
+    x = torch.rand(3)
+    generators = [torch.Generator().manual_seed(block_seed(5, 3, Stage.RANKING, block)) for block in range(2)]
+    noise = torch.cat([torch.empty(BLOCK, 3).normal_(generator=generator) for generator in generators])
+    assert torch.equal(copies_of(NoisyInputs(sigma=0.3, seed=5), x, 2 * BLOCK), torch.add(x, noise, alpha=0.3))
 
 
 @pytest.mark.parametrize("settings", [{"noise": "uniform"}, {"sigma_map": torch.tensor([1.0, 0.5, 2.0])}])
@@ -95,17 +82,6 @@ def test_numbers_depend_on_neither_batches_nor_where_a_run_begins_again(settings
     in_parts = NoisyCopies(inputs, x, 3, Stage.RANKING, 77)
     for place in (slice(0, 77), slice(77, 100), slice(140, 217), slice(64, 65), slice(223, 300)):
         assert torch.equal(in_parts.at(place), expected[place])
-    outputs = [
-        CenterSmoother(identity, Lp(2), sigma=0.3, batch_size=size, **arguments).certify(x).eps_out(h=0.3)
-        for size in (7, 64, 1000)
-        for arguments in [
-            {
-                "budget": SmoothingBudget(noise=settings.get("noise", "gaussian"), **SMALL),
-                **{name: value for name, value in settings.items() if name != "noise"},
-            }
-        ]
-    ]
-    assert len(set(outputs)) == 1
 
 
 # --- the shift ----------------------------------------------------------------------------------------------------
@@ -143,18 +119,6 @@ def test_copies_move_by_what_not_all_of_their_cubes_share(copies: int) -> None:
         nested = UNIFORM.of_copies(UNIFORM.of_copies(h, copies), 3)
         assert nested == pytest.approx(min(2.0, UNIFORM.of_copies(h, 3 * copies)), rel=1e-12)
     assert UNIFORM.of_copies(0.3, 16) > GAUSSIAN.of_copies(0.3, 16)  # a root of the number is too little here
-
-
-def test_bounds_of_total_variation_say_what_they_take() -> None:
-    for call in (
-        lambda: bounds.total_variation_shift_up(1.0, 0.1),
-        lambda: bounds.total_variation_between(0.0, 0.1),
-        lambda: bounds.total_variation_between(0.5, 1.0),
-        lambda: bounds.total_variation_of_copies(1.1, 2),
-        lambda: bounds.total_variation_of_copies(0.1, 0),
-    ):
-        with pytest.raises(ValueError, match="must"):
-            call()
 
 
 # --- budgets ------------------------------------------------------------------------------------------------------
@@ -195,15 +159,12 @@ def test_planning_knows_the_noise() -> None:
     assert budget is not None
     assert budget.noise == "uniform"
     assert least_evaluations(Demand(h=(1.0,), fixed=fixed)) == math.inf
-    groups = [
-        suited_group(lambda group: SmoothingBudget(n=10_000 // group, m=20_000 // group, group=group), [0.5]),
-        suited_group(
-            lambda group: SmoothingBudget(n=10_000 // group, m=20_000 // group, group=group, noise="uniform"),
-            [0.125],
-            "uniform",
-        ),
-    ]
-    assert groups == [16, 7]
+    for noise, h, group in (("gaussian", 0.5, 16), ("uniform", 0.125, 7)):
+
+        def make(group: int, noise: str = noise) -> SmoothingBudget:
+            return SmoothingBudget(n=10_000 // group, m=20_000 // group, group=group, noise=noise)
+
+        assert suited_group(make, [h], noise) == group
 
 
 # --- what does not go together ------------------------------------------------------------------------------------
@@ -255,8 +216,7 @@ def test_conversions_are_the_least_ones(norm: str, sigma_map: Tensor | None) -> 
     conversion = inputs.conversion(torch.zeros(4))
     worst = torch.ones(4) if norm == "linf" else torch.eye(4)[int(s.argmin())]
     assert conversion == pytest.approx(float((worst / s).norm()), rel=1e-12)
-    for _ in range(20):
-        change = torch.randn(4, dtype=torch.float64)
+    for change in torch.randn(20, 4, dtype=torch.float64):
         assert float((change / s).norm()) <= conversion * inputs.threat.length(change) * (1 + 1e-12)
 
 
@@ -323,7 +283,7 @@ RUNS = 60
 
 def few(m: int, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as the class takes
     """A budget with which m certification outputs at x decide."""
-    return SmoothingBudget(**{"n": 2501, "m": m, "k": 16, "alpha_1": 0.02, "alpha_2": 0.2, "delta": 0.03, **given})
+    return SmoothingBudget(**{"n": 1201, "m": m, "k": 16, "alpha_1": 0.02, "alpha_2": 0.2, "delta": 0.05, **given})
 
 
 class Signs(Lp):
@@ -348,21 +308,18 @@ def pairs_around(
     runs: int,
     **given: Any,  # noqa: ANN401  # as the class takes
 ) -> Pairs:
-    here, there = (
-        CenterSmoother(model, Signs(1), sigma=1.0, budget=budget, batch_size=4096, seed=seed, **given)
-        for seed in (1, 2)
-    )
-    return pairs(here, there, x, change, float(torch.linalg.vector_norm(change)), runs)
+    length = float(torch.linalg.vector_norm(change))
+    return pairs_between(model, Signs(1), budget, x, change, length, runs, **given)
 
 
-# Beyond the edge of the half-space at x' there is a mass of 0.47, on this side 0.53: what delta just rules out.
-BEYOND = {"gaussian": float(stats.norm.ppf(0.53)), "uniform": 0.06}
+# Beyond the edge of the half-space at x' there is a mass of 0.45, on this side 0.55: what delta just rules out.
+BEYOND = {"gaussian": float(stats.norm.ppf(0.55)), "uniform": 0.1}
 ONE_OVER_S = float(torch.linalg.vector_norm(1.0 / S))
 # kind of noise, further arguments, normal of a half-space, x' - x in the worst direction and of length 1 in the norm of
 # the noise, eps_in of it, and how many certification outputs decide
 WORST: dict[str, tuple[str, dict[str, Any], Tensor, Tensor, float, int]] = {
     "uniform": ("uniform", {}, vector(1.0, 0.0), vector(1.0, 0.0), 1.0, 6),
-    "map": (*("gaussian", {"sigma_map": vector(2.0, 0.5)}, vector(0.3, 1.6), vector(1.2, 0.4), 1.0, 5),),
+    "map": ("gaussian", {"sigma_map": vector(2.0, 0.5)}, vector(0.3, 1.6), vector(1.2, 0.4), 1.0, 5),
     "map, l2": (
         *("gaussian", {"sigma_map": vector(2.0, 0.5), "threat": "l2"}, vector(0.0, 2.0), vector(0.0, 0.5), 0.5, 5),
     ),
@@ -397,30 +354,30 @@ def test_the_promise_holds_where_the_bound_is_reached(case: str) -> None:
 
 def test_half_of_the_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if uniform noise were twice as wide: eps_in / (4 w)."""
-    found, original = pairs_of("uniform", 0.6, 2000, 15), Uniform.mass_needed
+    found, original = pairs_of("uniform", 0.6, 2000, 10), Uniform.mass_needed
     assert failures_of(found, 0.6) == 0
     budget_module._ranks.cache_clear()
     monkeypatch.setattr(Uniform, "mass_needed", lambda self, mass, h: original(self, mass, 0.5 * h))
-    assert refuted(failures_of(found, 0.6), 15, 0.22)
+    assert refuted(failures_of(found, 0.6), 10, 0.22)
 
 
 @pytest.mark.parametrize("case", ["map, l2", "map, linf", "linf"])
 def test_norms_without_their_conversion_would_be_noticed(case: str) -> None:
     """As if the map were left out of the norm, or the root of how many numbers there are."""
-    found, eps_in = pairs_of(case, 0.8, 2000, 15), 0.8 * WORST[case][-2]
+    found, eps_in = pairs_of(case, 0.8, 2000, 10), 0.8 * WORST[case][-2]
     assert failures_of(found, eps_in) == 0
     broken = [(dataclasses.replace(certificate, conversion=1.0), apart) for certificate, apart in found]
-    assert refuted(failures_of(broken, eps_in), 15, 0.22)
+    assert refuted(failures_of(broken, eps_in), 10, 0.22)
 
 
 def test_a_map_that_the_noise_does_not_have_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the noise were drawn without the map that the norm is measured by."""
     given: dict[str, Any] = {"sigma_map": vector(2.0, 0.5)}
     x, change = (BEYOND["gaussian"] - 0.8) * vector(2.0, 0.0), 0.8 * vector(2.0, 0.0)
-    assert failures_of(pairs_around(half_space(vector(1.0, 0.0)), x, change, few(2000), 15, **given), 0.8) == 0
+    assert failures_of(pairs_around(half_space(vector(1.0, 0.0)), x, change, few(2000), 10, **given), 0.8) == 0
     monkeypatch.setattr(NoisyInputs, "_scale", lambda self, sigma_map, x: torch.ones_like(x))
-    found = pairs_around(half_space(vector(1.0, 0.0)), x, change, few(2000), 15, **given)
-    assert refuted(failures_of(found, 0.8), 15, 0.22)
+    found = pairs_around(half_space(vector(1.0, 0.0)), x, change, few(2000), 10, **given)
+    assert refuted(failures_of(found, 0.8), 10, 0.22)
 
 
 # --- groups, probes and medians under uniform noise ---------------------------------------------------------------
@@ -453,8 +410,8 @@ def pairs_of_groups(group: int, h: float, m: int, runs: int) -> Pairs:
 
 
 def test_groups_keep_the_promise_under_uniform_noise() -> None:
-    found = pairs_of_groups(4, 0.2, 9, 40)
-    assert len(found) > 30
+    found = pairs_of_groups(4, 0.2, 9, 18)
+    assert len(found) > 13
     failures = failures_of(found, 0.2)
     assert not refuted(failures, len(found), 0.42)
     assert failures > 0
@@ -497,13 +454,13 @@ def failures_of_probes(runs: int, size: int) -> int:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_other_ball_is_no_larger_than_the_probes_say(size: int) -> None:
-    assert not refuted(failures_of_probes(30, size), 30, 0.2)
+    assert not refuted(failures_of_probes(20, size), 20, 0.2)
 
 
 def test_probes_without_the_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Uniform, "mass_needed", lambda self, mass, h: mass)
     monkeypatch.setattr(bounds, "order_statistic_rank", lambda m, p, alpha: max(1, math.ceil(m * p)))
-    assert refuted(failures_of_probes(60, 1), 60, 0.2)
+    assert refuted(failures_of_probes(40, 1), 40, 0.2)
 
 
 def boxes_of(runs: int) -> list[tuple[MedianCertificate, Tensor]]:
@@ -516,23 +473,18 @@ def boxes_of(runs: int) -> list[tuple[MedianCertificate, Tensor]]:
 
 
 def outside(found: list[tuple[MedianCertificate, Tensor]]) -> int:
-    return sum(not bool((low <= there) & (there <= high)) for (low, high), there in (
-        (certificate.box(0.5), there) for certificate, there in found))  # fmt: skip
+    boxes = [(*certificate.box(0.5), there) for certificate, there in found]
+    return sum(not bool((low <= there) & (there <= high)) for low, high, there in boxes)
 
 
 def test_medians_stay_in_their_box_under_uniform_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The median of the numbers themselves moves along with x, as far as any can."""
     monkeypatch.setattr(median_budget, "_STEP", 0.25)
     median_budget._kept_ranks.cache_clear()
-    found = boxes_of(80)
-    assert not refuted(outside(found), 80, 0.2)
+    found = boxes_of(60)
+    assert not refuted(outside(found), 60, 0.2)
     assert outside(found) > 0
     original = Uniform.mass_needed
     monkeypatch.setattr(Uniform, "mass_needed", lambda self, mass, h: original(self, mass, 0.5 * h))
-    assert refuted(outside(found), 80, 0.2)
+    assert refuted(outside(found), 60, 0.2)
     median_budget._kept_ranks.cache_clear()
-
-
-def test_every_certificate_has_a_norm() -> None:
-    assert {"threat", "conversion"} <= set(CertificateBase.__annotations__)
-    assert noise_kind("uniform").norm == "l1"

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from center_smoothing import CenterSmoother, Lp, MeanBudget, MeanSmoother, SmoothingBudget
 from center_smoothing.base_functions import as_outputs
-from center_smoothing.noise import Stage
 from center_smoothing.sampling import NoisyOutputs
 
 VALUES = np.array([[1.5, -2.0, 3.0], [4.0, 5.25, -6.0]])
@@ -123,38 +122,6 @@ def test_what_float64_does_not_hold_is_refused_by_every_smoother(
         with pytest.raises(ValueError, match=message) as error:
             ask(X)
         assert "\n" not in str(error.value)
-
-
-SAME: list[Callable[[Tensor], Any]] = [
-    lambda z: z.double().numpy(),
-    lambda z: z.double().numpy()[:, ::-1].copy()[:, ::-1],
-    lambda z: z.double().numpy().astype(">f8"),
-    lambda z: z.double().numpy().astype(np.longdouble),
-    lambda z: z.double().to_sparse(),
-]
-
-
-@pytest.mark.parametrize("model", SAME)
-def test_certificates_of_arrays_are_those_of_tensors(model: Callable[[Tensor], Any]) -> None:
-    def certificates(model: Callable[[Tensor], Any]) -> list[Any]:
-        means = MeanSmoother(model, Lp(2), sigma=1.0, budget=MeanBudget(n=50, m=60), clip_norm=1.0)
-        center = CenterSmoother(model, Lp(2), sigma=1.0, budget=CENTER)
-        return [smoother.certify(X) for smoother in (means, center)]
-
-    for found, expected in zip(certificates(model), certificates(lambda z: z.double()), strict=True):
-        assert torch.equal(found.center, expected.center)
-        np.testing.assert_array_equal(found.distances, expected.distances)
-        assert found.smoothing_loss == expected.smoothing_loss
-
-
-def test_one_number_an_output_counts_as_one_column() -> None:
-    def drawn(model: Callable[[Tensor], Any]) -> Tensor:
-        return torch.cat(list(NoisyOutputs(model, sigma=1.0).draw(X, example=0, stage=Stage.PILOT, count=70)))
-
-    expected = drawn(lambda z: z.sum(dim=1, keepdim=True))
-    assert expected.shape == (70, 1)
-    assert torch.equal(drawn(lambda z: z.sum(dim=1)), expected)
-    assert torch.equal(drawn(lambda z: z.sum(dim=1).numpy()), expected)
 
 
 def test_a_batch_that_the_model_takes_only_as_one_is_refused() -> None:

@@ -45,11 +45,6 @@ def test_without_probes_the_prediction_is_three_quantiles_of_a_chi_variable() ->
     assert predicted_eps_out(budget, 1.0) == pytest.approx(expected, rel=0.002)
 
 
-def test_sample_centers_are_predicted_to_be_worse() -> None:
-    budget = SmoothingBudget(n=1000, m=3000)
-    assert predicted_eps_out(budget, 1.0, averages=False) > predicted_eps_out(budget, 1.0)
-
-
 @pytest.mark.parametrize(("coverage", "answers"), [("pointwise", 1), ("bonferroni", 3), ("dkw", 3)])
 def test_the_prediction_is_inf_where_the_budget_certifies_nothing(coverage: Coverage, answers: int) -> None:
     for m in (20, 40, 80, 160, 320, 640, 1280):
@@ -61,10 +56,10 @@ def test_the_prediction_is_inf_where_the_budget_certifies_nothing(coverage: Cove
 
 @pytest.mark.parametrize("name", DEMANDS)
 def test_the_chosen_budget_is_within_the_evaluations_and_certifies_all(name: str) -> None:
-    demand = DEMANDS[name]
-    budget = best_budget(demand, 20_000)
+    demand, evaluations = DEMANDS[name], 20_000 if name == "large h" else 6_000
+    budget = best_budget(demand, evaluations)
     assert budget is not None
-    assert 0.8 * 20_000 < budget.evaluations <= 20_000 or "n" in demand.fixed or "delta" in demand.fixed
+    assert 0.8 * evaluations < budget.evaluations <= evaluations or "n" in demand.fixed or "delta" in demand.fixed
     assert budget.m >= budget.n == budget.n_check
     assert demand.predicted(budget) < math.inf
     assert demand.averages or budget.without_averages() == budget
@@ -81,8 +76,8 @@ def test_the_least_evaluations_are_enough_and_one_less_is_not(name: str) -> None
     assert budget.evaluations == least
 
 
-@given(name=st.sampled_from(sorted(DEMANDS)), evaluations=st.floats(200, 30_000), more=st.floats(1.0, 3.0))
-@settings(max_examples=10)
+@given(name=st.sampled_from(sorted(DEMANDS)), evaluations=st.floats(200, 4_000), more=st.floats(1.0, 3.0))
+@settings(max_examples=6)
 def test_more_evaluations_never_make_the_prediction_worse(name: str, evaluations: float, more: float) -> None:
     demand = DEMANDS[name]
     fewer, budget = best_budget(demand, evaluations), best_budget(demand, evaluations * more)
@@ -94,16 +89,11 @@ def test_more_evaluations_never_make_the_prediction_worse(name: str, evaluations
 def test_no_other_division_of_the_evaluations_is_much_better() -> None:
     budget = best_budget(USUAL, 12_000)
     assert budget is not None
-    for n in (1000, 2000, 3000, 4000, 5000):
-        for k in (64, 256, 512):
-            other = SmoothingBudget(n=n, k=k, m=12_000 - n - k)
-            assert USUAL.predicted(budget) < 1.005 * USUAL.predicted(other)
-
-
-def test_delta_and_k_are_the_defaults_of_the_n() -> None:
-    budget = best_budget(USUAL, 30_000)
-    assert budget is not None
-    assert SmoothingBudget(n=budget.n, m=budget.m) == budget
+    assert SmoothingBudget(n=budget.n, m=budget.m) == budget  # with the default delta and k
+    for n, k in ((1000, 256), (2000, 64), (3000, 512), (5000, 256)):
+        other = SmoothingBudget(n=n, k=k, m=12_000 - n - k)
+        assert USUAL.predicted(budget) < 1.005 * USUAL.predicted(other)
+    assert predicted_eps_out(budget, 1.0, averages=False) > predicted_eps_out(budget, 1.0)
 
 
 def test_no_number_of_evaluations_certifies_what_float64_cannot_tell_from_everything() -> None:

@@ -29,15 +29,9 @@ from center_smoothing.budget import _ranks as certificate_ranks
 from center_smoothing.certification_sample import CertificationSample, kept_ranks, tuples_of
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import NoisyOutputs
-from tests.center_smoothing.refutation import refuted
+from tests.center_smoothing.refutation import SampleCenters, one_hot, refuted, vector
 
 SMALL = SmoothingBudget(n=201, m=1200, k=32, alpha_1=0.1, alpha_2=0.1, delta=0.2)
-
-
-class SampleCenters(Lp):
-    """Lp of outputs that cannot be averaged."""
-
-    averages = False
 
 
 @given(st.integers(1, 20_000))
@@ -71,7 +65,7 @@ def expected_ranks(budget: SmoothingBudget, h: float, size: int, sizes: int) -> 
     )
 
 
-@pytest.mark.parametrize("h", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("h", [0.0, 0.7])
 @pytest.mark.parametrize(
     "budget",
     [SMALL, SmoothingBudget(), SmoothingBudget(n=1000, m=2000), SmoothingBudget(tuple_sizes=(1, 2, 4), candidates=64)],
@@ -79,11 +73,8 @@ def expected_ranks(budget: SmoothingBudget, h: float, size: int, sizes: int) -> 
 def test_ranks_are_those_of_the_statement(budget: SmoothingBudget, h: float) -> None:
     sizes = budget.tuple_sizes
     expected = {size: expected_ranks(budget, h, size, len(sizes)) for size in sizes}
-    possible = {
-        size: ranks
-        for size, ranks in expected.items()
-        if ranks[0] <= budget.probes and ranks[1] <= budget.compared(budget.m)
-    }
+    most = budget.probes, budget.compared(budget.m)
+    possible = {size: ranks for size, ranks in expected.items() if ranks[0] <= most[0] and ranks[1] <= most[1]}
     assert {size: ranks for size, *ranks in budget.ranks(h).probes} == {s: list(r) for s, r in possible.items()}
     alpha = budget.alpha_2 / 2 if possible else budget.alpha_2
     p = stats.norm.cdf(stats.norm.ppf(0.5 + budget.delta) + h)
@@ -96,7 +87,7 @@ def curved(z: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("distance", [Lp(2), Lp(1), SampleCenters(2)], ids=["l2", "l1", "samples"])
 def test_eps_out_equals_a_naive_computation(distance: Lp) -> None:
-    """From the outputs as they are drawn, one distance at a time."""
+    """From the outputs as they are drawn."""
     x = torch.tensor([0.3, -0.7], dtype=torch.float64)
     smoother = CenterSmoother(curved, distance, sigma=0.5, budget=SMALL, batch_size=50)
     certificate, budget = smoother.certify(x, example=4), smoother.budget
@@ -105,15 +96,15 @@ def test_eps_out_equals_a_naive_computation(distance: Lp) -> None:
     center, number, compared = certificate.center.numpy(), budget.probes, budget.compared(budget.m)
     largest = budget.tuple_sizes[-1]
     norm = {1.0: 1, 2.0: 2}[distance.p]
-    radii = sorted(np.linalg.norm(z - center, ord=norm) for z in drawn)
-    for h in (0.0, 0.3, 0.6):
+    radii = np.sort(np.linalg.norm(drawn - center, ord=norm, axis=1))
+    for h in (0.0, 0.6):
         ranks, bound = budget.ranks(h), math.inf
         assert ranks.probes
         for size, among, within in ranks.probes:
             kept = min(rank for rank in kept_ranks(compared) if rank >= within)
             probes = [drawn[at * size : (at + 1) * size].mean(axis=0) for at in range(number)]
             others = drawn[number * largest : number * largest + compared]
-            each = [sorted(np.linalg.norm(z - c, ord=norm) for z in others)[kept - 1] for c in probes]
+            each = [np.sort(np.linalg.norm(others - c, ord=norm, axis=1))[kept - 1] for c in probes]
             bound = min(bound, sorted(each)[among - 1])
         radius = radii[ranks.distances - 1]
         assert certificate.eps_out(0.5 * h) == pytest.approx(radius + min(2 * radius, bound), rel=1e-6)
@@ -142,14 +133,6 @@ def test_tuples_are_disjoint_and_in_the_order_of_the_draws() -> None:
     holed = outputs.clone()
     holed[1] = math.nan
     assert torch.isnan(tuples_of(holed, 2, 2, Lp(2)).flatten()).tolist() == [True, False]
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
-def test_outputs_without_averages_have_probes_of_single_outputs(dtype: torch.dtype) -> None:
-    smoother = CenterSmoother(lambda z: (z > -1.0).to(dtype), Lp(1), sigma=1.0, budget=SMALL, batch_size=64)
-    certificate = smoother.certify(torch.zeros(1))
-    assert set(certificate.probes) == {1}
-    assert certificate.eps_out(0.1) < 1e-300
 
 
 @pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
@@ -186,7 +169,7 @@ def test_outputs_that_cannot_be_averaged_have_as_many_candidates() -> None:
 
 
 @pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
-@pytest.mark.parametrize("budget", [SMALL, SmoothingBudget(n=1000, m=2000), SmoothingBudget()])
+@pytest.mark.parametrize("budget", [SMALL, SmoothingBudget(n=1000, m=2000)])
 def test_never_looser_than_t3_by_more_than_the_split_of_alpha(budget: SmoothingBudget, coverage: str) -> None:
     """Whatever the distances: at most what T3 says at half of alpha_2, or exactly what it says at all of it."""
     rng = np.random.default_rng(0)
@@ -199,7 +182,7 @@ def test_never_looser_than_t3_by_more_than_the_split_of_alpha(budget: SmoothingB
         kept = scale * np.sort(np.sort(rng.gamma(3.0, size=shape), axis=1), axis=0)
         probes = {size: kept.astype(np.float32) for size in budget.tuple_sizes}
         ours = Certificate(distances, 1.0, 1.0, budget, output, 0.0, probes)
-        for eps_in in np.linspace(0.0, 3.5, 15):
+        for eps_in in np.linspace(0.0, 3.5, 6):
             certified = ours.eps_out([eps_in, 9.0], coverage=coverage)[0]
             at_half = Certificate(distances, 1.0, 1.0, half, output, 0.0).eps_out([eps_in, 9.0], coverage=coverage)[0]
             at_all = Certificate(distances, 1.0, 1.0, whole, output, 0.0).eps_out([eps_in, 9.0], coverage=coverage)[0]
@@ -263,10 +246,10 @@ def failures_of_probes(budget: SmoothingBudget, size: int, h: float, runs: int) 
     return failures
 
 
-@pytest.mark.parametrize(("budget", "size", "h"), [(ONE, 1, 0.3), (ONE, 1, 0.8), (TIGHT, 2, 0.5), (TIGHT, 4, 0.3)])
+@pytest.mark.parametrize(("budget", "size", "h"), [(ONE, 1, 0.8), (TIGHT, 2, 0.5), (TIGHT, 4, 0.3)])
 def test_probes_fail_with_their_share_of_alpha_at_most(budget: SmoothingBudget, size: int, h: float) -> None:
-    failures = failures_of_probes(budget, size, h, 150)
-    assert not refuted(failures, 150, budget.alpha_2 / 2 / len(budget.tuple_sizes))
+    failures = failures_of_probes(budget, size, h, 100)
+    assert not refuted(failures, 100, budget.alpha_2 / 2 / len(budget.tuple_sizes))
 
 
 # Outputs at which chance decides: all alike with probability s, else far from everything. An average of four is good
@@ -275,6 +258,7 @@ EDGE = SmoothingBudget(n=2001, m=3000, k=64, alpha_1=0.1, alpha_2=0.4, delta=0.1
 EDGE_ALPHA, EDGE_HIT = EDGE.alpha_2 / 4, bounds.mass_hit(EDGE.tuples(4), EDGE._alpha_hit())
 # the h at which the order statistic among the probes fails with all of its alpha
 EDGE_V = bounds.clopper_pearson_lower(23, EDGE.probes, EDGE_ALPHA) - 1e-9
+EDGE_RUNS = 300
 EDGE_H = bounds.gaussian_shift_between(EDGE_HIT, EDGE_V) / 2.0
 
 
@@ -300,13 +284,13 @@ def failures_at_the_edge(runs: int) -> int:
 
 
 def test_where_chance_decides_probes_fail_with_their_share_of_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
-    failures = failures_at_the_edge(1000)
-    assert not refuted(failures, 1000, EDGE_ALPHA)
-    assert failures > 1000 * EDGE_ALPHA / 5
+    failures = failures_at_the_edge(EDGE_RUNS)
+    assert not refuted(failures, EDGE_RUNS, EDGE_ALPHA)
+    assert failures > EDGE_RUNS * EDGE_ALPHA / 5
     certificate_ranks.cache_clear()
     original = bounds.order_statistic_rank  # one rank lower among the probes would be noticed
     monkeypatch.setattr(bounds, "order_statistic_rank", lambda m, p, alpha: original(m, p, alpha) - (m == EDGE.probes))
-    assert refuted(failures_at_the_edge(1000), 1000, EDGE_ALPHA)
+    assert refuted(failures_at_the_edge(EDGE_RUNS), EDGE_RUNS, EDGE_ALPHA)
 
 
 def overlapping(outputs: Tensor, size: int, number: int, distance: Distance) -> Tensor:
@@ -315,7 +299,7 @@ def overlapping(outputs: Tensor, size: int, number: int, distance: Distance) -> 
 
 def test_tuples_that_overlap_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certification_sample, "tuples_of", overlapping)
-    assert refuted(failures_at_the_edge(400), 400, EDGE_ALPHA)
+    assert refuted(failures_at_the_edge(200), 200, EDGE_ALPHA)
 
 
 def test_comparisons_on_the_wrong_side_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,24 +317,18 @@ def test_comparisons_on_the_wrong_side_would_be_noticed(monkeypatch: pytest.Monk
             count += bool(sample.probe_distances(budget.m)[1][among - 1, column] == 0.0)
         return count
 
-    assert not refuted(failures(200), 200, EDGE_ALPHA)
+    assert not refuted(failures(100), 100, EDGE_ALPHA)
     original = bounds.order_statistic_rank
-    monkeypatch.setattr(
-        bounds,
-        "order_statistic_rank",
-        lambda m, p, alpha: (bounds.order_statistic_rank_below if m == budget.compared(budget.m) else original)(
-            m, p, alpha
-        ),
-    )
+
+    def below(m: int, p: float, alpha: float) -> int:
+        return (bounds.order_statistic_rank_below if m == budget.compared(budget.m) else original)(m, p, alpha)
+
+    monkeypatch.setattr(bounds, "order_statistic_rank", below)
     certificate_ranks.cache_clear()
-    assert refuted(failures(200), 200, EDGE_ALPHA)
+    assert refuted(failures(100), 100, EDGE_ALPHA)
 
 
 # --- the whole promise, with an attacked x' -----------------------------------------------------------------------
-
-
-def vector(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def linear(z: Tensor) -> Tensor:
@@ -361,10 +339,6 @@ def identity(z: Tensor) -> Tensor:
     return z
 
 
-def one_hot(z: Tensor) -> Tensor:
-    return torch.nn.functional.one_hot(z.argmax(dim=1), z.shape[1]).to(z.dtype)
-
-
 def mixture(z: Tensor) -> Tensor:
     """Two far clusters: the first coordinate says which one, the others where in it."""
     return torch.cat([torch.where(z[:, :1] > 0.9, 20.0, 0.0).to(z.dtype), z[:, 1:]], dim=1)
@@ -372,16 +346,10 @@ def mixture(z: Tensor) -> Tensor:
 
 # model, distance, x, direction of x', whether t is below 2 R at h = 0.5
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], Distance, Tensor, Tensor, bool]] = {
-    "many dimensions": (
-        identity,
-        Lp(2),
-        torch.zeros(24, dtype=torch.float64),
-        torch.ones(24, dtype=torch.float64),
-        True,
-    ),
+    "many dimensions": (identity, Lp(2), torch.zeros(24).double(), torch.ones(24).double(), True),
     "line": (linear, Lp(2), vector(0.5, -1.0), vector(1.0, 0.05), True),
-    "samples": (identity, SampleCenters(1), torch.zeros(6, dtype=torch.float64), torch.ones(6).double(), True),
-    "clusters": (mixture, Lp(2), torch.zeros(8, dtype=torch.float64), torch.eye(8, dtype=torch.float64)[0], True),
+    "samples": (identity, SampleCenters(1), torch.zeros(6).double(), torch.ones(6).double(), True),
+    "clusters": (mixture, Lp(2), torch.zeros(8).double(), torch.eye(8).double()[0], True),
     "classes": (one_hot, SampleCenters(1), vector(1.9, 0.0, 0.0), vector(-1.0, 1.0, 0.0), False),
 }
 
@@ -405,10 +373,9 @@ def promise_budget(alpha: float, h: float) -> SmoothingBudget:
     return SmoothingBudget(n=301, m=900 if h < 1.5 else 3000, k=64, alpha_1=alpha / 2, alpha_2=alpha / 2, delta=0.15)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("h", "alpha"), [(1.0, 0.05), (2.0, 0.005)])
+@pytest.mark.parametrize(("case", "h", "alpha"), [*((case, 1.0, 0.05) for case in CASES), ("clusters", 2.0, 0.005)])
 def test_centers_are_no_further_apart_than_certified(case: str, h: float, alpha: float) -> None:
-    budget, runs = promise_budget(alpha, h), 25
+    budget, runs = promise_budget(alpha, h), 20
     certified = [(certificate.eps_out(h), apart) for certificate, _, apart in pairs_at(case, budget, h, runs)]
     assert len(certified) > 0.5 * runs
     assert not refuted(sum(apart > radius for radius, apart in certified), runs, alpha)
@@ -434,16 +401,15 @@ def failures_of_radius(case: str, h: float, runs: int) -> int:
     return failures
 
 
-@pytest.mark.parametrize("case", ["many dimensions", "line", "clusters", "classes"])
+@pytest.mark.parametrize("case", ["line", "clusters"])
 def test_the_other_ball_is_no_larger_than_the_probes_say(case: str) -> None:
     assert not refuted(failures_of_radius(case, 1.0, 40), 40, 0.2)
 
 
-@pytest.mark.parametrize("case", ["clusters"])
-def test_probes_without_the_shift_would_be_noticed(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_without_the_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: mass)
     monkeypatch.setattr(bounds, "order_statistic_rank", lambda m, p, alpha: max(1, math.ceil(m * p)))
-    assert refuted(failures_of_radius(case, 1.0, 40), 40, 0.2)
+    assert refuted(failures_of_radius("clusters", 1.0, 40), 40, 0.2)
 
 
 # --- looks --------------------------------------------------------------------------------------------------------
@@ -471,17 +437,16 @@ def failures_with_the_luckiest_look(budgets: list[SmoothingBudget], runs: int) -
 
 def test_all_looks_hold_together() -> None:
     assert LOOKS.look_sizes == (50, 100, 200, 400, 800)
-    failures = failures_with_the_luckiest_look([LOOKS] * 5, 600)
-    assert not refuted(failures, 600, LOOKS.alpha_2)
-    assert failures > 600 * LOOKS.alpha_2 / 5
-
-
-def test_alpha_not_shared_by_the_looks_would_be_noticed() -> None:
+    assert dataclasses.replace(LOOKS, m=801).look_sizes == (51, 101, 201, 401, 801)
+    failures = failures_with_the_luckiest_look([LOOKS] * 5, 400)
+    assert not refuted(failures, 400, LOOKS.alpha_2)
+    assert failures > 400 * LOOKS.alpha_2 / 5
+    # as if alpha_2 were not shared by the looks
     alone = [dataclasses.replace(LOOKS, m=m, looks=1) for m in LOOKS.look_sizes]
-    assert refuted(failures_with_the_luckiest_look(alone, 600), 600, LOOKS.alpha_2)
+    assert refuted(failures_with_the_luckiest_look(alone, 400), 400, LOOKS.alpha_2)
 
 
-@pytest.mark.parametrize("case", ["many dimensions", "line", "classes"])
+@pytest.mark.parametrize("case", ["line", "classes"])
 def test_the_promise_holds_with_optional_stopping(case: str) -> None:
     """Stopped at the look with the smallest radius so far, which knows the next one: no rule is luckier."""
     model, distance, x, direction, _ = CASES[case]
@@ -489,7 +454,7 @@ def test_the_promise_holds_with_optional_stopping(case: str) -> None:
     here = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=512, seed=1)
     there = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=512, seed=2)
     moved, failures, both = x + direction / torch.linalg.vector_norm(direction), 0, 0
-    for run in range(40):
+    for run in range(25):
         seen: list[float] = []
         last = here.certify(x, example=run, stop=lambda certificate, seen=seen: seen.append(certificate.eps_out(1.0)))
         output = there.smooth(moved, example=run)
@@ -497,5 +462,5 @@ def test_the_promise_holds_with_optional_stopping(case: str) -> None:
             both += 1
             apart = distance(last.center[None], output.center[None]).item()
             failures += apart > min([*seen, last.eps_out(1.0)])
-    assert both > 20
-    assert not refuted(failures, 40, budget.alpha)
+    assert both > 12
+    assert not refuted(failures, 25, budget.alpha)

@@ -47,7 +47,7 @@ def test_noise_does_not_depend_on_the_batch_size(shape: tuple[int, ...], dtype: 
     assert all(torch.equal(first, other) for other in others)
 
 
-@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_a_smaller_count_is_a_prefix(batch_size: int) -> None:
     x = torch.zeros(3)
     whole = drawn(x, count=300, batch_size=1000)
@@ -55,15 +55,10 @@ def test_a_smaller_count_is_a_prefix(batch_size: int) -> None:
         assert torch.equal(drawn(x, count=count, batch_size=batch_size), whole[:count])
 
 
-@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (9, [5])])
 def test_batches_have_the_size_that_was_asked_for(batch_size: int, sizes: list[int]) -> None:
     outputs = NoisyOutputs(identity, sigma=1.0, batch_size=batch_size)
     assert [len(b) for b in outputs.draw(torch.zeros(2), example=0, stage=Stage.PILOT, count=5)] == sizes
-
-
-def test_drawing_nothing_yields_nothing() -> None:
-    outputs = NoisyOutputs(identity, sigma=1.0, batch_size=3)
-    assert list(outputs.draw(torch.zeros(2), example=0, stage=Stage.PILOT, count=0)) == []
 
 
 def test_seed_example_and_stage_change_every_number() -> None:
@@ -73,11 +68,6 @@ def test_seed_example_and_stage_change_every_number() -> None:
     streams += [drawn(x, example=example) for example in (1, 2, 10**9)]
     numbers = torch.cat(streams).flatten()
     assert len(numbers.unique()) == len(numbers)
-
-
-def test_the_same_arguments_give_the_same_numbers() -> None:
-    x = torch.rand(3, 2)
-    assert torch.equal(drawn(x, seed=5, example=7), drawn(x, seed=5, example=7))
 
 
 def test_noise_is_gaussian_around_x_with_deviation_sigma() -> None:
@@ -99,8 +89,8 @@ def test_stages_are_uncorrelated() -> None:
 
 
 def test_no_two_blocks_of_an_example_share_the_seed_that_the_cpu_generator_uses() -> None:
-    low = {block_seed(3, 14, stage, block) & 0xFFFFFFFF for stage in Stage for block in range(100_000)}
-    assert len(low) == 100_000 * len(Stage)
+    low = {block_seed(3, 14, stage, block) & 0xFFFFFFFF for stage in Stage for block in range(20_000)}
+    assert len(low) == 20_000 * len(Stage)
 
 
 def test_block_seeds_of_different_seeds_and_examples_differ() -> None:
@@ -117,15 +107,11 @@ def test_block_numbers_beyond_the_range_are_refused(block: int) -> None:
 
 
 def test_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(1)
     before = torch.get_rng_state()
-    drawn(torch.zeros(4))
+    first = drawn(torch.zeros(4))
     list(NoisyOutputs(identity, sigma=1.0).draw(torch.zeros(4), example=0, stage=Stage.PILOT, count=9))  # measures
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_noise_does_not_depend_on_the_global_generator() -> None:
-    torch.manual_seed(1)
-    first = drawn(torch.zeros(4))
     torch.manual_seed(2)
     assert torch.equal(drawn(torch.zeros(4)), first)
 
@@ -220,7 +206,7 @@ def through_numpy(z: Tensor) -> Tensor:
     ],
     ids=["identity", "slice", "flip", "view", "in place", "overwritten", "numpy view"],
 )
-@pytest.mark.parametrize("batch_size", [1, 7, 300])
+@pytest.mark.parametrize("batch_size", [7, 300])
 def test_views_and_in_place_models_corrupt_nothing(
     model: Callable[[Tensor], Tensor], pure: Callable[[Tensor], Tensor], batch_size: int
 ) -> None:
@@ -235,11 +221,6 @@ def test_a_point_that_requires_grad_is_a_point() -> None:
     x = torch.ones(3, requires_grad=True)
     assert torch.equal(drawn(x), drawn(x.detach()))
     assert x.grad is None
-
-
-def test_a_point_that_is_not_contiguous_is_a_point() -> None:
-    x = torch.rand(4, 3).T
-    assert torch.equal(drawn(x), drawn(x.contiguous()))
 
 
 @pytest.mark.parametrize(
@@ -290,11 +271,6 @@ def test_a_batch_size_that_is_none_is_refused(batch_size: BatchSize) -> None:
         NoisyOutputs(identity, sigma=1.0, batch_size=batch_size)
 
 
-def test_a_model_that_cannot_be_called_is_refused() -> None:
-    with pytest.raises(ValueError, match="model must be callable, got Tensor"):
-        NoisyOutputs(torch.zeros(2), sigma=1.0)  # type: ignore[arg-type]
-
-
 def test_automatic_batch_size_is_measured_once_and_kept() -> None:
     outputs = NoisyOutputs(identity, sigma=1.0)
     draw = partial(outputs.draw, torch.zeros(2), example=0, stage=Stage.PILOT)
@@ -333,8 +309,8 @@ def test_a_buffer_that_the_model_fills_again_is_copied() -> None:
     assert first.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
-def test_progress_counts_add_up(batch_size: int) -> None:
+@pytest.mark.parametrize("batch_size", [7, "auto"])
+def test_progress_counts_add_up_without_what_is_measured(batch_size: BatchSize) -> None:
     counts: list[int] = []
     outputs = NoisyOutputs(identity, sigma=1.0, batch_size=batch_size, progress=counts.append)
     seen = 0
@@ -342,10 +318,3 @@ def test_progress_counts_add_up(batch_size: int) -> None:
         seen += len(batch)
         assert sum(counts) == seen
     assert seen == 230
-
-
-def test_measuring_is_not_progress() -> None:
-    counts: list[int] = []
-    outputs = NoisyOutputs(identity, sigma=1.0, progress=counts.append)
-    list(outputs.draw(torch.zeros(2), example=0, stage=Stage.PILOT, count=50))
-    assert sum(counts) == 50

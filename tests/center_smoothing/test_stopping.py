@@ -66,10 +66,10 @@ def test_an_abstention_ends_sampling_at_the_first_look() -> None:
     assert certificate.m == 200
 
 
-@pytest.mark.parametrize("rtol", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize("rtol", [0.05, 0.3])
 def test_tight_enough_saves_samples_that_would_have_changed_little(rtol: float) -> None:
     saved = 0
-    for example in range(6):
+    for example in range(4):
         stopped = certify(TightEnough([0.5, 1.0], rtol), example=example)
         full = certify(example=example)
         saved += full.m - stopped.m
@@ -112,9 +112,9 @@ def test_hopeless_is_what_the_best_continuation_cannot_mend(seed: int) -> None:
 
 def test_hopeless_with_probes_is_never_said_too_early() -> None:
     """Whatever the rule calls hopeless, the full run does not certify either."""
-    for example in range(8):
+    for example in range(5):
         full = certify(example=example)
-        for factor in (0.9, 0.97, 1.0, 1.03, 1.2):
+        for factor in (0.9, 0.97, 1.03):
             eps_out = factor * full.eps_out(0.7)
             stopped = certify(Decided([0.7], eps_out), example=example)
             assert (stopped.eps_out(0.7) <= eps_out) or full.eps_out(0.7) > eps_out

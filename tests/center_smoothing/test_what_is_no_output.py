@@ -146,7 +146,7 @@ def test_finite_numbers_that_are_no_output_are_counted_as_none(distance: Distanc
     for group in (1, 3):
         means = MeanSmoother(model, distance, sigma=1.0, budget=MeanBudget(n=60, m=600, group=group), bound=2.0)
         assert means.smooth(X).abstained
-        rarely = MeanSmoother(model, distance, sigma=0.2, budget=MeanBudget(n=60, m=30_000, group=group), bound=2.0)
+        rarely = MeanSmoother(model, distance, sigma=0.2, budget=MeanBudget(n=60, m=12_000, group=group), bound=2.0)
         certificate_of_mean = rarely.certify(X)
         assert not certificate_of_mean.abstained
         assert math.isinf(certificate_of_mean.distances[-1]) or certificate_of_mean.distances[-1] == 2.0
