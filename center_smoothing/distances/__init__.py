@@ -1,6 +1,6 @@
 """Distances between outputs."""
 
-from center_smoothing.distances.angular import Angular
+from center_smoothing.distances.angular import Angular, Cosine
 from center_smoothing.distances.axioms import DistanceCheck, check_distance
 from center_smoothing.distances.base import Distance
 from center_smoothing.distances.box_sets import BoxSetMatching
@@ -9,10 +9,9 @@ from center_smoothing.distances.disagreement import Disagreement
 from center_smoothing.distances.features import FeatureDistance, Perceptual
 from center_smoothing.distances.hausdorff import Hausdorff
 from center_smoothing.distances.jaccard import NO_BOX, BoxJaccard, MaskJaccard
-from center_smoothing.distances.lp import Lp
+from center_smoothing.distances.lp import Lp, SquaredL2
 from center_smoothing.distances.named import DISTANCES, DistanceLike, as_distance
 from center_smoothing.distances.probability import ProbabilityTV, Wasserstein1
-from center_smoothing.distances.relaxed import Cosine, SquaredL2
 from center_smoothing.distances.symmetrised import Symmetrised
 from center_smoothing.distances.total_variation import TotalVariation
 

@@ -1,4 +1,4 @@
-"""The angular distance of the paper's section 5.3."""
+"""Distances of directions: the angle, of the paper's section 5.3, and the cosine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import math
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, replace_where, to_float64
-from center_smoothing.distances.l2_form import ANGLE, L2Form
-from center_smoothing.distances.lp import Lp, euclidean
+from center_smoothing.distances.base import Distance, one_with_one, replace_where, to_float64
+from center_smoothing.distances.l2_form import ANGLE, COSINE
+from center_smoothing.distances.lp import Lp, SquaredL2, euclidean
 
 # Chords beyond this are of angles well above a right angle, which the chord to the opposite point measures better.
 _WIDE = 1.7
+
+
+def radius_of_cone(self: Distance, center: Tensor, low: Tensor, high: Tensor) -> float:
+    """Return the distance of the cone around the center that holds the smallest l2 ball around a box."""
+    assert self.l2_form is not None  # it depends on angles alone
+    norm = Lp(2)
+    length = float(norm(torch.zeros_like(center)[None], center[None]))
+    return self.l2_form.radius(norm.box_radius(center, low, high), length)
 
 
 class Angular(Distance):
@@ -23,39 +31,53 @@ class Angular(Distance):
     for close or opposite ones, and is never NaN.
 
     Example:
-        >>> import torch
         >>> Angular()(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
         tensor([0.5000], dtype=torch.float64)
     """
 
-    @property
-    def l2_form(self) -> L2Form:
-        """How it follows from the l2 distance of directions."""
-        return ANGLE
-
-    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
-        """Return the angle of the cone around the center that holds the smallest l2 ball around the box."""
-        return radius_of_box(ANGLE, center, low, high)
+    l2_form = ANGLE
+    box_radius = radius_of_cone
 
     def _embed(self, z: Tensor) -> Tensor:
         return unit_vectors(z)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         chord = euclidean(a, b)
-        return replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(euclidean(a[rows], -b)))
 
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        a, b = a.unsqueeze(1), b.unsqueeze(1)  # cdist of one with one, N times
-        chord = euclidean(a, b)
-        angle = replace_where(_angle(chord), chord > _WIDE, lambda rows: 1.0 - _angle(euclidean(a[rows], -b[rows])))
-        return angle[:, 0, 0]
+        def better(rows: Tensor | slice) -> Tensor:
+            return 1.0 - _angle(euclidean(a[rows], -b if b.ndim == 2 else -b[rows]))
+
+        return replace_where(_angle(chord), chord > _WIDE, better)
+
+    _compare_paired = one_with_one(_compare)
 
 
-def radius_of_box(form: L2Form, center: Tensor, low: Tensor, high: Tensor) -> float:
-    """Return a bound on a distance of that form over a box, see :meth:`Distance.box_radius`: from the l2 radius."""
-    norm = Lp(2)
-    length = float(norm(torch.zeros_like(center)[None], center[None]))
-    return form.radius(norm.box_radius(center, low, high), length)
+class Cosine(SquaredL2):
+    """1 - cos(a, b) of flattened outputs, in [0, 2]; gamma = 2.
+
+    It is half of the squared l2 distance between the directions a / |a| and b / |b|, and computed as such: exactly 0
+    for equal outputs, with all its digits for nearly equal ones, where 1 - cos has none left. A zero output has a
+    direction of its own, at right angles to all others: it is at 0 from itself and at 1 from every other output. So
+    every output lies on one unit sphere, and the relaxed inequality is that of :class:`SquaredL2`.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+        >>> Cosine()(a, torch.tensor([[0.0, 2.0], [-3.0, 0.0], [1.0, 1.0]]))
+        tensor([1.0000, 2.0000, 1.0000], dtype=torch.float64)
+    """
+
+    convex = False
+    degree = 1.0
+    l2_form = COSINE
+    box_radius = radius_of_cone
+
+    def _embed(self, z: Tensor) -> Tensor:
+        return unit_vectors(z)
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return super()._compare(a, b) / 2.0
+
+    _compare_paired = one_with_one(_compare)
 
 
 def unit_vectors(z: Tensor) -> Tensor:

@@ -25,11 +25,10 @@ class DistanceCheck:
     Attributes:
         distance: as it prints.
         relaxation: gamma that was tried.
-        needed_relaxation: the least gamma that would hold on these outputs; inf if none does. Other outputs may need a
-            larger one.
+        needed_relaxation: the least gamma that holds on these outputs; inf if none does. Others may need a larger one.
         triple: which outputs a, b, c need it, d(a, c) <= gamma (d(a, b) + d(b, c)), as places in the tensor.
-        num_outputs: how many outputs were compared, all with all.
-        wrong: what is wrong, in words; empty if nothing is.
+        num_outputs: how many were compared, all with all.
+        wrong: what is wrong, in words.
         broken: whether the relaxed triangle inequality is among it.
     """
 
@@ -71,8 +70,8 @@ def check_distance(
     """Try the axioms of a distance on outputs of a model: every certificate takes them for granted.
 
     These are: finite and at least 0 between finite outputs, exactly 0 from each output to itself, symmetric, the same
-    pair by pair as all with all, and d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples. A failure is a proof that
-    certificates with this distance mean nothing. A pass is none: prove the inequality, or know who did. Of outputs that
+    pair by pair as all with all, and d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples. A failure proves that
+    certificates with this distance mean nothing. A pass proves nothing: know a proof of the inequality. Of outputs that
     can be averaged, give points between two of them too: there squares need their relaxation of 2.
 
     Args:
@@ -85,7 +84,6 @@ def check_distance(
         ValueError: for fewer than three finite outputs, and for a relaxation below 1.
 
     Example:
-        >>> import torch
         >>> from center_smoothing import SquaredL2
         >>> print(check_distance(SquaredL2(), torch.tensor([[0.0], [1.0], [2.0]]), relaxation=1.0))
         SquaredL2() on 3 outputs: d(a, c) = 2 (d(a, b) + d(b, c)) for outputs (0, 1, 2), with relaxation 1; mend the distance, or declare a relaxation of 2
@@ -107,15 +105,7 @@ def check_distance(
     broken = needed > gamma * (1.0 + _ROUNDING)
     if broken:
         wrong.append(f"d(a, c) = {needed:.4g} (d(a, b) + d(b, c)) for outputs {(a, b, c)}, with relaxation {gamma:g}")
-    return DistanceCheck(
-        distance=repr(distance),
-        relaxation=float(gamma),
-        needed_relaxation=needed,
-        triple=(a, b, c),
-        num_outputs=len(places),
-        wrong=tuple(wrong),
-        broken=broken,
-    )
+    return DistanceCheck(repr(distance), float(gamma), needed, (a, b, c), len(places), tuple(wrong), broken)
 
 
 def _wrong(found: Tensor, paired: Tensor) -> list[str]:
@@ -136,14 +126,9 @@ def _wrong(found: Tensor, paired: Tensor) -> list[str]:
 
 
 def needed_relaxation(distances: Tensor) -> tuple[float, tuple[int, int, int]]:
-    """Return the least gamma with d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples, and one that needs it.
-
-    Args:
-        distances: (N, N), all with all.
-    """
+    """Return the least gamma with d(a, c) <= gamma (d(a, b) + d(b, c)) for all triples of (N, N), and one of them."""
     sums = distances[:, :, None] + distances[None, :, :]  # (a, b, c)
     ratios = torch.where(sums > 0.0, distances[:, None, :] / sums, torch.where(distances[:, None, :] > 0, torch.inf, 0))
     ratios = ratios.nan_to_num(nan=0.0, posinf=torch.inf)
-    position = int(ratios.argmax())
-    a, b, c = (int(index) for index in torch.unravel_index(torch.tensor(position), ratios.shape))
+    a, b, c = (int(index) for index in torch.unravel_index(ratios.argmax(), ratios.shape))
     return float(ratios[a, b, c]), (a, b, c)

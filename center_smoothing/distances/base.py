@@ -5,20 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from center_smoothing.distances.l2_form import L2Form
 
-# Pairs of a block whose distances, all with all, give those of the pairs: 8 comparisons for one that counts, and an
-# eighth of the calls.
+# Pairs of a block that are compared all with all: 8 comparisons for one that counts, and an eighth of the calls.
 _BLOCK_PAIRED = 8
 # Below it all integers are float64 numbers, from it on some become others.
 _INTEGERS_END = 2.0**53
 
 
+Comparison = TypeVar("Comparison", bound=Callable[..., Tensor])
 Norm = Literal["l1", "l2", "linf", "l1 of l2"]
 # What a class must not change where it keeps what another knows of its distance.
 _OF_THE_DISTANCE = {"_embed", "_compare", "_compare_paired", "embed", "compare", "paired", "pairwise", "__call__"}
@@ -27,9 +27,9 @@ _OF_THE_DISTANCE = {"_embed", "_compare", "_compare_paired", "embed", "compare",
 class Distance(ABC):
     """A symmetric distance with d(z, z) = 0 and d(a, c) <= relaxation * (d(a, b) + d(b, c)).
 
-    A subclass says how an output is embedded (once per output, in float64) and how embedded outputs are compared, all
-    with all and, if that can be done faster than on a diagonal, pair by pair. What is no output, see
-    :meth:`are_outputs`, is at distance inf from everything, itself included (theory T9).
+    A subclass says how an output is embedded (once, in float64) and how embedded outputs are compared, all with all
+    and, if that is faster than on a diagonal, pair by pair. What is no output, see :meth:`are_outputs`, is at distance
+    inf from everything, itself included (theory T9).
 
     Attributes:
         relaxation: gamma, at least 1; 1 for metrics and pseudometrics.
@@ -37,14 +37,17 @@ class Distance(ABC):
             another way to average.
         convex: whether z -> d(c, z) is convex for every c, outputs being vectors: every norm or seminorm of a
             difference is. Then a mean of outputs is no further from c than they are on average (theory T11).
-        degree: of convex distances, a number such that d(c, c + s (z - c)) <= s^degree d(c, z) for 0 <= s <= 1: 1,
-            which follows from convexity, or more, such as 2 for squares. Clipping scales outputs by it.
+        degree: of convex distances, with d(c, c + s (z - c)) <= s^degree d(c, z) for 0 <= s <= 1: 1, which follows
+            from convexity, or more, such as 2 for squares. Clipping scales outputs by it.
+        l2_form: how it follows from the l2 distance of outputs, or of their directions; None where it does not. Means
+            are then certified in l2, and the radius is converted (theory T12).
     """
 
     relaxation: float = 1.0
     averages: bool = True
     convex: bool = False
     degree: float = 1.0
+    l2_form: L2Form | None = None
 
     @property
     def norm(self) -> Norm | None:
@@ -55,24 +58,13 @@ class Distance(ABC):
         """
         return None
 
-    @property
-    def l2_form(self) -> L2Form | None:
-        """How it follows from the l2 distance of outputs, or of their directions; None where it does not.
-
-        Means are then certified in l2, and the radius is converted (theory T12).
-        """
-        return None
-
     def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
-        """Bound d(center, y) for all y between two outputs, coordinate by coordinate; medians need it (theory T14).
+        """Bound d(center, y) for low <= y <= high, up to rounding as of distances; medians need it (theory T14).
 
         Args:
             center: (*out) float64, finite.
-            low: (*out) float64, finite, nowhere above the center.
-            high: (*out) float64, finite, nowhere below the center.
-
-        Returns:
-            What no such distance exceeds, up to rounding: the relative error is as small as that of distances.
+            low: the same, nowhere above the center.
+            high: the same, nowhere below the center.
 
         Raises:
             ValueError: for a distance that has no such bound, see :attr:`bounds_boxes`.
@@ -141,7 +133,7 @@ class Distance(ABC):
         """Return all distances of embedded outputs: (N, *embedded), (K, *embedded) -> (N, K) float64."""
         if len(a) == 0 or len(b) == 0:
             return a.new_empty((len(a), len(b)), dtype=torch.float64)
-        return _infinite_where(_is_nan(a)[:, None] | _is_nan(b)[None, :], self._unchanged(self._compare, a, b))
+        return self._finished(self._compare, a, b, _is_nan(a)[:, None] | _is_nan(b)[None, :])
 
     def paired(self, a: Tensor, b: Tensor) -> Tensor:
         """Return distances of paired embedded outputs: (N, *embedded), (N, *embedded) -> (N,) float64.
@@ -154,30 +146,28 @@ class Distance(ABC):
         _check_paired(a, b)
         if len(a) == 0:
             return a.new_empty(0, dtype=torch.float64)
-        return _infinite_where(_is_nan(a) | _is_nan(b), self._unchanged(self._compare_paired, a, b))
+        return self._finished(self._compare_paired, a, b, _is_nan(a) | _is_nan(b))
 
-    def _unchanged(self, compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-        """Compare embedded outputs, which are compared with others afterwards."""
+    def _finished(
+        self, compare: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, not_finite: Tensor
+    ) -> Tensor:
+        """Compare embedded outputs, which others are compared with afterwards; inf where one is no output."""
         before = _version(a), _version(b)
         distances = compare(a, b)
         if (_version(a), _version(b)) != before:
             raise ValueError(f"{self!r} must leave the outputs that it compares as they are: a - b, and not a.sub_(b)")
-        return distances
+        return distances.masked_fill(not_finite, torch.inf).nan_to_num(torch.inf, torch.inf, torch.inf)
 
     def encoded(self, model: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
         """Return a model whose outputs are tensors that this distance takes; here the model itself."""
         return model
 
     def averages_of(self, outputs: Tensor) -> Tensor:
-        """Return points that are likely to lie in the middle of outputs: further candidates for the center (theory T2).
+        """Return points likely to lie in the middle of outputs: further candidates for the center (theory T2).
 
-        Here the mean and the coordinate-wise median of floating-point outputs, where ``averages`` is true.
-
-        Args:
-            outputs: (k, *out) of the pilot, k at least 1, all of them outputs (:meth:`are_outputs`).
-
-        Returns:
-            (A, *out) of the same dtype; A at most 2, as the bound on abstentions assumes. Overflow is permitted.
+        Here the mean and the coordinate-wise median of floating-point outputs, where ``averages`` is true. From
+        (k, *out), k at least 1, all of them outputs, to (A, *out) of the same dtype; A at most 2, as the bound on
+        abstentions assumes. Overflow is permitted.
         """
         if not self.averages or not outputs.is_floating_point():
             return outputs[:0]
@@ -188,8 +178,8 @@ class Distance(ABC):
     def averages_of_tuples(self, outputs: Tensor) -> Tensor:
         """Return one output in the middle of each tuple of outputs: further candidates for the center (theory T7).
 
-        Here the mean. It is added up in the tuple's order, in the outputs' own type, number by number: what comes out
-        for a tuple depends on nothing else in the tensor, as theory T7 needs.
+        Here the mean, added up in the tuple's order and the outputs' own type: it depends on nothing else in the
+        tensor, as theory T7 needs.
 
         Args:
             outputs: (T, J, *out) floating-point, J at least 1, with NaN for what is no output. A tuple that is not
@@ -209,13 +199,8 @@ class Distance(ABC):
 
         The mean (:meth:`averages_of_tuples`) where floating-point outputs can be averaged, else the medoid: the output
         with the least sum of distances to the others, of several the first. :meth:`_aggregate` may know another way.
-
-        Args:
-            outputs: (N, J, *out), J at least 1. A group depends on nothing else in the tensor.
-
-        Returns:
-            (N, *out) of the same dtype. Of a group that holds what is no output, the first such: a group is none then
-            (theory T9).
+        From (N, J, *out), J at least 1, to (N, *out) of the same dtype. A group depends on nothing else in the tensor.
+        Of one that holds what is no output, it is the first such (theory T9).
 
         Example:
             >>> from center_smoothing import Lp
@@ -230,10 +215,7 @@ class Distance(ABC):
         return torch.where(valid.all(dim=1).reshape(shape), self._aggregate(outputs), outputs[rows, first])
 
     def _aggregate(self, outputs: Tensor) -> Tensor:
-        """Return one output for each group, (N, J, *out) -> (N, *out) of the same dtype.
-
-        Rows of groups that hold what is no output are overwritten afterwards.
-        """
+        """Aggregate (N, J, *out) -> (N, *out) of the same dtype; groups with what is no output are overwritten."""
         if self.averages and outputs.is_floating_point():
             return self.averages_of_tuples(outputs)
         members = self.embed(outputs.flatten(0, 1))
@@ -256,10 +238,7 @@ class Distance(ABC):
 
     @abstractmethod
     def _embed(self, z: Tensor) -> Tensor:
-        """Embed (N, *out) float64 -> (N, *embedded) float64; not finite for what is no output.
-
-        Rows of non-finite outputs are overwritten afterwards.
-        """
+        """Embed (N, *out) float64 -> (N, *embedded) float64, not finite for what is no output; that is overwritten."""
 
     @abstractmethod
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
@@ -292,22 +271,24 @@ def to_float64(z: Tensor) -> Tensor:
     return wide
 
 
-def furthest(center: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return the corner of a box that is furthest from the center in each coordinate, (*out).
+def radius_at_corner(self: Distance, center: Tensor, low: Tensor, high: Tensor) -> float:
+    """Return the distance to the corner furthest in each coordinate, for distances that grow with each |a_i - b_i|."""
+    return float(self(center[None], torch.where(high - center > center - low, high, low)[None]))
 
-    For numbers as in :meth:`Distance.box_radius`. Distances that grow with each |a_i - b_i| are largest there.
+
+def one_with_one(compare: Comparison) -> Comparison:
+    """Make a ``_compare_paired`` of a ``_compare`` by ``torch.cdist``: N batches of one with one.
+
+    Without an intermediate result, and with the digits of all with all.
     """
-    return torch.where(high - center > center - low, high, low)
+    return cast(Comparison, lambda self, a, b: compare(self, a.unsqueeze(1), b.unsqueeze(1))[:, 0, 0])
 
 
 def replace_where(values: Tensor, mask: Tensor, better: Callable[[Tensor | slice], Tensor]) -> Tensor:
     """Replace, perhaps in place, the values (N, ...) that a mask of the same shape marks.
 
-    Args:
-        values: what there is.
-        mask: where there is something better.
-        better: from the choice of some of the N rows to what is better in these, (chosen, ...). Rows that the mask
-            leaves alone are left out if they are known without waiting for a device.
+    ``better`` maps a choice of some of the N rows to better values (chosen, ...). Rows that the mask leaves alone are
+    left out if they are known without waiting for a device.
     """
     if not _known_at_once(mask):
         return torch.where(mask, better(slice(None)), values)
@@ -350,17 +331,12 @@ def _is_nan(embedded: Tensor) -> Tensor:
 def _full_blocks(embedded: Tensor) -> tuple[Tensor, ...]:
     """Split (N, *embedded) into blocks (8, *embedded), the last filled up with its own first row.
 
-    Several threads add up one long row in another order than many: in blocks of one size the distance of a pair does
-    not depend on how many pairs there are.
+    Threads add up one long row in another order than many: in blocks of one size it does not matter how many there are.
     """
     blocks = torch.split(embedded, _BLOCK_PAIRED)
     last = blocks[-1]
     filling = last[:1].expand(-len(last) % _BLOCK_PAIRED, *last.shape[1:])
     return (*blocks[:-1], torch.cat([last, filling]))
-
-
-def _infinite_where(not_finite: Tensor, distances: Tensor) -> Tensor:
-    return distances.masked_fill(not_finite, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
 
 
 def sum_over_tuples(outputs: Tensor) -> Tensor:

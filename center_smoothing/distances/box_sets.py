@@ -27,7 +27,6 @@ class BoxSetMatching(Distance):
     box each are as far apart as in :class:`BoxJaccard`. Sets have no averages: centers are outputs.
 
     Example:
-        >>> import torch
         >>> from center_smoothing import NO_BOX
         >>> a = torch.tensor([[[0.0, 0.0, 2.0, 1.0], [5.0, 5.0, 6.0, 6.0]]])
         >>> b = torch.tensor([[NO_BOX, [1.0, 0.0, 2.0, 1.0]]])

@@ -23,9 +23,9 @@ class FunctionDistance(Distance):
 
     Args:
         function: (N, *out), (N, *out), both float64 -> (N,), each pair by itself. Symmetric, at least 0, and 0 from an
-            output to itself; :func:`center_smoothing.check_distance` looks whether it is.
-        relaxation: gamma of its triangle inequality, at least what the function's attribute of that name declares;
-            default: that, or else 1 with a warning.
+            output to itself (:func:`center_smoothing.check_distance`).
+        relaxation: gamma of its triangle inequality, at least the function's attribute of that name; default: that, or
+            else 1 with a warning.
         averages: whether means of outputs are outputs too; default: the function's attribute, or else that they are.
 
     Raises:
@@ -63,8 +63,7 @@ class FunctionDistance(Distance):
         return z
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        columns = [self._compare_paired(a, center.expand_as(a)) for center in b]
-        return torch.stack(columns, dim=1) if columns else a.new_empty((len(a), 0))
+        return torch.stack([self._compare_paired(a, center.expand_as(a)) for center in b], dim=1)
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         found = self.function(a.clone(), b.clone())  # it may work in place
@@ -78,17 +77,17 @@ class FunctionDistance(Distance):
 
     def __repr__(self) -> str:
         """Return the function's name, with what was declared of it."""
-        function = self.function
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        where = getattr(function, "__module__", type(function).__module__)
+        name, where = (
+            getattr(self.function, part, getattr(type(self.function), part)) for part in ("__qualname__", "__module__")
+        )
         return f"{where}.{name}" + (f"(relaxation={self.relaxation:g})" if self.relaxation != 1.0 else "")
 
 
 class ObjectDistance(Distance):
     """A distance between outputs that are no tensors: texts, sets, graphs, whatever can be told apart.
 
-    A subclass says how far two objects are apart, and its ``relaxation`` if that is no metric. The model then returns
-    a sequence of N objects, and None where it has no answer, which lies outside every ball. Objects are numbered from 1
+    A subclass says how far two objects are apart, and its ``relaxation`` if that is no metric. The model returns a
+    sequence of N objects, and None where it has no answer, which lies outside every ball. Objects are numbered from 1
     as they appear: a center is a number, 0 where there is none, and :meth:`decode` gives the object.
 
     Example:
@@ -126,18 +125,13 @@ class ObjectDistance(Distance):
         self._known: dict[tuple[int, int], float] = {}
 
     def encode(self, outputs: Sequence[Any]) -> Tensor:
-        """Turn N outputs into their numbers, (N, 1) float64; NaN for None.
-
-        Raises:
-            ValueError: for outputs that cannot be told apart, as they are not hashable.
-        """
+        """Turn N outputs into their numbers, (N, 1) float64; NaN for None. ValueError for unhashable keys."""
         return torch.tensor([[self._number(output)] for output in outputs], dtype=torch.float64).reshape(-1, 1)
 
     def decode(self, number: Tensor) -> Any:  # noqa: ANN401
         """Return the output of a number (1,); None for NaN, and for 0, the center of a run without any.
 
-        Raises:
-            ValueError: for a number that no output has.
+        ValueError for a number that no output has.
         """
         value = float(number)
         if math.isnan(value):
@@ -173,12 +167,11 @@ class ObjectDistance(Distance):
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
         rows, columns = a[:, 0].tolist(), b[:, 0].tolist()
-        found = torch.tensor([[self._between(p, q) for q in columns] for p in rows], dtype=torch.float64)
-        return found.reshape(len(rows), len(columns)).to(a.device)
+        return a.new_tensor([[self._between(p, q) for q in columns] for p in rows])
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         pairs = zip(a[:, 0].tolist(), b[:, 0].tolist(), strict=True)
-        return torch.tensor([self._between(p, q) for p, q in pairs], dtype=torch.float64, device=a.device)
+        return a.new_tensor([self._between(p, q) for p, q in pairs])
 
     def _between(self, p: float, q: float) -> float:
         if math.isnan(p) or math.isnan(q):
@@ -198,8 +191,6 @@ class ObjectDistance(Distance):
 
 
 class _Encoded:
-    """See :meth:`ObjectDistance.encoded`."""
-
     def __init__(self, model: Callable[[Tensor], Any], distance: ObjectDistance) -> None:
         self.model = model
         self.distance = distance
@@ -217,8 +208,7 @@ class _Encoded:
 def relaxation_of(function: object, given: float | None) -> float | None:
     """Return the relaxation of a distance as given, or else as its attribute declares it; None for neither.
 
-    Raises:
-        ValueError: for numbers that are no relaxation, and for less than is declared.
+    ValueError for numbers that are no relaxation, and for less than is declared.
     """
     given, declared = plain(given), plain(getattr(function, "relaxation", None))
     for gamma in (given, declared):

@@ -12,13 +12,11 @@ class Disagreement(Distance):
     """The share of elements in which two outputs differ, in [0, 1]: the normalised Hamming distance, a metric.
 
     Outputs are labels (N, 1), or maps of labels (N, *shape) of any shape: the classes of an image's pixels, say. Labels
-    are whole or floating-point numbers, and two are the same if they are equal; how far apart their numbers are does
-    not matter. Elements are counted exactly, so that the one rounding is that of the quotient. Means of labels are no
-    labels: outputs are aggregated by majority vote in each element. The distance changes in steps, so that attacks have
-    to search without gradients.
+    are whole or floating-point numbers; how far apart different ones are does not matter. Elements are counted exactly.
+    Outputs are aggregated by majority vote in each element. The distance changes in steps: attacks have to search
+    without gradients.
 
     Example:
-        >>> import torch
         >>> Disagreement()(torch.tensor([[3, 1, 2, 2]]), torch.tensor([[3, 1, 0, 2]]))
         tensor([0.2500], dtype=torch.float64)
     """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import cached_property, partial
 
 import torch
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from center_smoothing.base_functions import as_outputs
 from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.distances.lp import SquaredL2
 from center_smoothing.distances.named import as_distance
 from center_smoothing.distances.naming import name_of, owner_of
-from center_smoothing.distances.relaxed import SquaredL2
 from center_smoothing.scalars import plain
 
 # Added to squared lengths before the root: where there are hardly any features, their direction says little.
@@ -26,20 +26,19 @@ class FeatureDistance(Distance):
     """d(phi(a), phi(b)) for a map phi in front of a distance d; it keeps the gamma of d.
 
     d(phi(a), phi(c)) <= gamma (d(phi(a), phi(b)) + d(phi(b), phi(c))) is the inequality of d, whatever phi is. Outputs
-    with other features that are NaN or infinite count as not finite.
+    whose features are NaN or infinite count as not finite. Features are held in float64, 8 bytes each.
 
-    Of a module, or the module of a bound method, a copy is made: in eval mode, and not affected by later training. It
-    moves to the device of the outputs. phi is called without mixed precision, with gradients only where outputs require
-    them, and always on ``batch_size`` outputs, filled up with zeros: so equal outputs have equal features, in whatever
-    batches they come. Features that are compared with each other are held in float64, 8 bytes each.
+    Of a module, or the module of a bound method, a copy is made: in eval mode, not affected by later training. It moves
+    to the device of the outputs. phi is called without mixed precision, with gradients only where outputs require them,
+    and always on ``batch_size`` outputs, filled up with zeros: equal outputs have equal features in whatever batches.
 
     Args:
         phi: callable (N, *out) -> (N, *features), each row a function of its own output alone.
         distance: between features, or a function of paired features.
         averages: whether means and medians of *outputs* are outputs too: they are averaged before phi sees them.
         affine: a promise of yours that phi is an affine map. Then the distance is convex in the output where d is:
-            d(phi(c), phi(s a + t b)) = d(phi(c), s phi(a) + t phi(b)) for s + t = 1. Otherwise a mean of outputs may
-            have features far from theirs, and means are not certified.
+            phi(s a + t b) = s phi(a) + t phi(b) for s + t = 1. Otherwise a mean of outputs may have features far from
+            theirs, and means are not certified.
         dtype: of what phi is given, and of a module's weights; default: float32, and float64 for an affine phi. Outputs
             that overflow it count as not finite.
         batch_size: outputs for each call of phi.
@@ -49,7 +48,6 @@ class FeatureDistance(Distance):
             dtype, and later for features of another shape.
 
     Example:
-        >>> import torch
         >>> from center_smoothing import Lp
         >>> lengths = FeatureDistance(lambda z: z.norm(dim=1, keepdim=True), Lp(1))
         >>> lengths(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
@@ -94,17 +92,18 @@ class FeatureDistance(Distance):
         outputs = outputs.masked_fill(~finite.reshape(-1, *[1] * (outputs.ndim - 1)), 0.0)
         filling = -len(outputs) % self.batch_size or self.batch_size * (len(outputs) == 0)
         filled = torch.cat([outputs, outputs.new_zeros((filling, *outputs.shape[1:]))])
-        with _exactly(outputs.device, gradients=outputs.requires_grad):
-            owner = owner_of(self.phi)
+        kind, owner = outputs.device.type, owner_of(self.phi)
+        mixes = torch.amp.is_autocast_available(kind)
+        exactly = torch.autocast(kind, enabled=False) if mixes else nullcontext()
+        with torch.set_grad_enabled(outputs.requires_grad), exactly:
             if owner is not None:
                 owner.to(outputs.device)
-            found = [self._called(block.clone()) for block in torch.split(filled, self.batch_size)]
+            blocks = [block.clone() for block in torch.split(filled, self.batch_size)]
+            # what is returned may be a buffer that phi fills again
+            found = [as_outputs(self.phi(block), block, "phi").clone() for block in blocks]
         features = torch.cat(found)[: len(outputs)]
         features = features if features.is_floating_point() else to_float64(features)
         return features.masked_fill_(~finite.reshape(-1, *[1] * (features.ndim - 1)), torch.nan)
-
-    def _called(self, block: Tensor) -> Tensor:
-        return as_outputs(self.phi(block), block, "phi").clone()  # it may be a buffer that phi fills again
 
     def _embed(self, z: Tensor) -> Tensor:
         return self.distance.embed(self.features(z))
@@ -117,7 +116,7 @@ class FeatureDistance(Distance):
 
     @cached_property
     def _name(self) -> str:
-        return name_of(self.phi)
+        return name_of(self.phi.backbone if isinstance(self.phi, NormalisedLayers) else self.phi)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(phi={self._name}, distance={self.distance!r})"
@@ -127,23 +126,22 @@ class Perceptual(FeatureDistance):
     """The squared l2 distance of normalised deep features; gamma = 2.
 
     At each position of each layer the channels are scaled to length 1; squared differences are summed over channels,
-    averaged over positions, and summed over layers. That is |Phi(a) - Phi(b)|^2 of all normalised features in one
-    vector, the distance of :class:`SquaredL2`: eps_out is at most 10 R, and not 3 R. LPIPS is this with a learned
-    weight for each channel. :class:`FeatureDistance` says how a backbone is copied and called.
+    averaged over positions, and summed over layers: |Phi(a) - Phi(b)|^2 of all normalised features in one vector, the
+    distance of :class:`SquaredL2`. eps_out is at most 10 R, and not 3 R. LPIPS is this with a learned
+    weight for each channel. A backbone is copied and called as the phi of a :class:`FeatureDistance`.
 
     Args:
         backbone: any module that takes outputs (N, *out).
         layers: names of its submodules, as in ``backbone.named_modules()``, whose outputs (N, channels, ...) count;
             default: what the module returns. A layer that is called twice counts twice.
-        averages: whether means and medians of outputs are outputs too; true for images.
-        dtype: of what the backbone is given, and of its weights.
-        batch_size: outputs for each call of the backbone.
+        averages: as for :class:`FeatureDistance`; true for images.
+        dtype: likewise.
+        batch_size: likewise.
 
     Raises:
         ValueError: for a layer that the backbone does not have, or does not call.
 
     Example:
-        >>> import torch
         >>> channels = Perceptual(torch.nn.Flatten(), batch_size=1)
         >>> channels(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]]))
         tensor([2.0000], dtype=torch.float64)
@@ -162,22 +160,12 @@ class Perceptual(FeatureDistance):
         super().__init__(phi, SquaredL2(), averages=averages, dtype=dtype, batch_size=batch_size)
         self.layers = phi.layers
 
-    @cached_property
-    def _name(self) -> str:
-        assert isinstance(self.phi, NormalisedLayers)
-        return name_of(self.phi.backbone)
-
     def __repr__(self) -> str:
         return f"Perceptual(backbone={self._name}, layers={list(self.layers)!r})"
 
 
 class NormalisedLayers(nn.Module):
-    """Outputs of some layers of a network, normalised, in one vector: (N, *in) -> (N, features).
-
-    Args:
-        backbone: the network.
-        layers: names of its submodules; "" is the network itself.
-    """
+    """Outputs of submodules of a network, "" for itself, normalised, in one vector: (N, *in) -> (N, features)."""
 
     def __init__(self, backbone: nn.Module, layers: Sequence[str]) -> None:
         super().__init__()
@@ -198,9 +186,13 @@ class NormalisedLayers(nn.Module):
         found: dict[str, list[Tensor]] = {name: [] for name in self.layers}
 
         def keep(name: str, module: nn.Module, inputs: object, output: object) -> None:
+            if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != len(x) or output.numel() == 0:
+                got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise ValueError(
+                    f"layers must have outputs ({len(x)}, channels, ...), got {got} of {name or 'the backbone'!r}"
+                )
             # at once: the next layer may work in place, on what a gradient needs too
-            features = _checked(name, output, len(x))
-            found[name].append(normalised(features.clone() if features.requires_grad else features))
+            found[name].append(normalised(output.clone() if output.requires_grad else output))
 
         with ExitStack() as hooks:
             for name in self.layers:
@@ -214,17 +206,10 @@ class NormalisedLayers(nn.Module):
 
 
 def normalised(features: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Scale channels at each position to length 1, with all positions in one vector.
+    """Scale channels at each position to length 1: (N, channels, *positions) -> (N, channels * positions).
 
-    The squared l2 distance of two of these is the sum over channels, averaged over positions, of weights times
-    squared differences.
-
-    Args:
-        features: (N, channels) or (N, channels, *positions).
-        weights: (channels,), at least 0; default: 1 each.
-
-    Returns:
-        (N, channels * positions). A position where all channels are zero stays zero.
+    The squared l2 distance of two of these sums, and averages over positions, weights times squared differences. The
+    weights (channels,), at least 0, are 1 by default. A position where all channels are zero stays zero.
 
     Example:
         >>> normalised(torch.tensor([[3.0, 4.0]]))
@@ -236,20 +221,10 @@ def normalised(features: Tensor, weights: Tensor | None = None) -> Tensor:
     largest = features.abs().amax(dim=1, keepdim=True).clamp_min(1.0)
     features = features / largest
     lengths = (features.square().sum(dim=1, keepdim=True) + _MIN_SQUARE / largest.square()).sqrt()
-    scaled = features / lengths / features.shape[2] ** 0.5
+    scaled: Tensor = features / lengths / features.shape[2] ** 0.5
     if weights is not None:
         scaled = scaled * weights.sqrt()[None, :, None]
-    vector: Tensor = scaled.flatten(1)
-    return vector
-
-
-def _checked(name: str, output: object, count: int) -> Tensor:
-    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != count or output.numel() == 0:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"layers must have outputs ({count}, channels, ...), got {found} of {name or 'the backbone'!r}"
-        )
-    return output
+    return scaled.flatten(1)
 
 
 def _frozen(phi: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -268,12 +243,3 @@ def _frozen(phi: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Te
                 f"{name or 'phi itself'!r}; track_running_stats=True gives it some"
             )
     return phi
-
-
-@contextmanager
-def _exactly(device: torch.device, *, gradients: bool) -> Iterator[None]:
-    """Turn off mixed precision, and gradients where none are asked for."""
-    with torch.set_grad_enabled(gradients), ExitStack() as stack:
-        if torch.amp.is_autocast_available(device.type):
-            stack.enter_context(torch.autocast(device.type, enabled=False))
-        yield

@@ -26,15 +26,13 @@ class Hausdorff(Distance):
     the triangle inequality, and so does their maximum (:class:`Symmetrised`).
 
     A set without points is an answer like any other: at 0 from itself, and at ``largest`` from all other sets. No
-    distance exceeds ``largest``. So the triangle inequality holds: min(d, L) is a metric where d is one, and by way of
-    an empty set it takes 2 L from one set to another. By default ``largest`` is inf: outside of every ball around
-    other sets.
+    distance exceeds ``largest``: min(d, L) is a metric where d is one, and by way of an empty set it takes 2 L from
+    one set to another. The default, inf, lies outside of every ball around other sets.
 
     Args:
         largest: at which distances are cut off, above 0. Give it if sets may be empty: a diameter of all sets, say.
 
     Example:
-        >>> import torch
         >>> a = torch.tensor([[[0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]])
         >>> b = torch.tensor([[[0.0, 2.0, 1.0], [9.0, 9.0, 0.0]]])
         >>> Hausdorff()(a, b)

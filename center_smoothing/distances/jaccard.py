@@ -27,7 +27,6 @@ class BoxJaccard(Distance):
     distances below 2^-1022 lose digits. A box wider or higher than the largest float64 is at inf from everything.
 
     Example:
-        >>> import torch
         >>> a = torch.tensor([[0.0, 0.0, 2.0, 1.0], [0.0, 0.0, 2.0, 1.0]])
         >>> BoxJaccard()(a, torch.tensor([[1.0, 0.0, 2.0, 1.0], NO_BOX]))
         tensor([0.5000, 1.0000], dtype=torch.float64)
@@ -35,11 +34,7 @@ class BoxJaccard(Distance):
 
     @staticmethod
     def is_empty(boxes: Tensor) -> Tensor:
-        """Return which boxes (N, 4) are the empty set: (N,) bool.
-
-        Raises:
-            ValueError: for another shape.
-        """
+        """Return which boxes (N, 4) are the empty set: (N,) bool. ValueError for another shape."""
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(
                 f"boxes must be outputs (N, 4) of (x1, y1, x2, y2), got shape {tuple(boxes.shape)}; the distance of "
@@ -48,10 +43,9 @@ class BoxJaccard(Distance):
         return (boxes[:, 2:] <= boxes[:, :2]).any(dim=1)
 
     def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
-        """Return the largest distance to a box whose four numbers are each at one end (theory T14).
+        """Return the largest distance to a corner (theory T14): it grows as one number leaves that of the center.
 
-        The distance grows as one number moves away from that of the center on either side. An empty box is there if
-        any can be, as is a box that is not empty.
+        An empty box is there if any can be, as is a box that is not empty.
         """
         ends = torch.stack([torch.stack(corner) for corner in product(*zip(low, high, strict=True))])
         return float(self.pairwise(center[None], ends).max())
@@ -70,10 +64,7 @@ class BoxJaccard(Distance):
         return sum_over_tuples(outputs.masked_fill(empty[..., None], 0.0)) / others
 
     def _aggregate(self, outputs: Tensor) -> Tensor:
-        """Return the coordinate-wise median of each group's boxes that are not empty, (N, J, 4) -> (N, 4).
-
-        ``NO_BOX`` where half of them or more are empty. Of whole numbers, which have no halves, the medoid.
-        """
+        """Return medians of boxes that are not empty, ``NO_BOX`` where half or more are; medoids of whole numbers."""
         if not outputs.is_floating_point():
             return super()._aggregate(outputs)
         empty = self.is_empty(outputs.flatten(0, 1)).reshape(outputs.shape[:2])
@@ -105,7 +96,6 @@ class MaskJaccard(Distance):
     counted exactly, so that the one rounding is that of the quotient.
 
     Example:
-        >>> import torch
         >>> MaskJaccard()(torch.tensor([[True, True, False]]), torch.tensor([[False, True, False]]))
         tensor([0.5000], dtype=torch.float64)
     """

@@ -1,4 +1,4 @@
-"""The l_p distance of flattened outputs."""
+"""The l_p distance of flattened outputs, and the square of l2."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, Norm, furthest, replace_where
+from center_smoothing.distances.base import Distance, Norm, one_with_one, radius_at_corner, replace_where
+from center_smoothing.distances.l2_form import SQUARED
 
 # A root of squares below this may have lost differences whose squares are no normal float64 any more.
 SQUARES_VANISH = 1e-140
@@ -24,12 +25,12 @@ class Lp(Distance):
         p: in [1, inf].
 
     Example:
-        >>> import torch
         >>> Lp(2)(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
         tensor([5.], dtype=torch.float64)
     """
 
     convex = True
+    box_radius = radius_at_corner
 
     def __init__(self, p: float = 2.0) -> None:
         if not p >= 1.0:
@@ -42,10 +43,6 @@ class Lp(Distance):
         norms: dict[float, Norm] = {1.0: "l1", 2.0: "l2", math.inf: "linf"}
         return norms.get(self.p)
 
-    def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
-        """Return the distance to the furthest corner."""
-        return float(self(center[None], furthest(center, low, high)[None]))
-
     def _embed(self, z: Tensor) -> Tensor:
         return z.flatten(1)
 
@@ -57,12 +54,7 @@ class Lp(Distance):
         return torch.stack([self._scaled(a - row) for row in b], dim=1)
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        if self.p not in (1.0, 2.0, math.inf):
-            return self._scaled(a - b)
-        # cdist of one with one, N times: without an intermediate result, and with the digits of all pairs
-        a, b = a.unsqueeze(1), b.unsqueeze(1)
-        distances = euclidean(a, b) if self.p == 2.0 else torch.cdist(a, b, p=self.p)
-        return distances[:, 0, 0]
+        return one_with_one(Lp._compare)(self, a, b) if self.p in (1.0, 2.0, math.inf) else self._scaled(a - b)
 
     def _scaled(self, difference: Tensor) -> Tensor:
         """Return the norm (N, D) -> (N,), with powers of numbers in [0, 1] only, so that none is lost."""
@@ -71,6 +63,32 @@ class Lp(Distance):
         scaled = difference / scale[:, None]
         # cdist and not pow(): the last digits of a vectorised pow() depend on where in the tensor a number stands
         return scale * torch.cdist(scaled, scaled.new_zeros(1, scaled.shape[1]), p=self.p)[:, 0]
+
+
+class SquaredL2(Distance):
+    """||a - b||_2^2 of flattened outputs; gamma = 2, and no less will do.
+
+    (s + t)^2 <= 2 s^2 + 2 t^2 for the sides s, t of a triangle, with equality where the third point is in the middle.
+    Convex in the output. Distances below 2^-1022 lose digits; read them as zero.
+
+    Example:
+        >>> SquaredL2()(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([25.], dtype=torch.float64)
+    """
+
+    relaxation = 2.0
+    convex = True
+    degree = 2.0
+    l2_form = SQUARED
+    box_radius = radius_at_corner
+
+    def _embed(self, z: Tensor) -> Tensor:
+        return z.flatten(1)
+
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return root_of_squares(a, b).square()
+
+    _compare_paired = one_with_one(_compare)
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:

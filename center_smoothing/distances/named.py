@@ -6,16 +6,15 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from center_smoothing.distances.angular import Angular
+from center_smoothing.distances.angular import Angular, Cosine
 from center_smoothing.distances.base import Distance
 from center_smoothing.distances.box_sets import BoxSetMatching
 from center_smoothing.distances.custom import FunctionDistance
 from center_smoothing.distances.disagreement import Disagreement
 from center_smoothing.distances.hausdorff import Hausdorff
 from center_smoothing.distances.jaccard import BoxJaccard, MaskJaccard
-from center_smoothing.distances.lp import Lp
+from center_smoothing.distances.lp import Lp, SquaredL2
 from center_smoothing.distances.probability import ProbabilityTV, Wasserstein1
-from center_smoothing.distances.relaxed import Cosine, SquaredL2
 from center_smoothing.distances.total_variation import TotalVariation
 
 # What stands for a distance wherever one is taken, see `as_distance`.

@@ -1,9 +1,7 @@
 """Perceptual distances with networks that others trained: torchvision's, and LPIPS as torchmetrics has it.
 
-Both are imported where they are needed.
-
-The distances are for outputs that are images (N, 1 or 3, H, W) with pixels in [0, 1], and need gamma = 2: certified
-radii are at most 10 R (docs/distances.md).
+Both are imported where they are needed. Outputs are images (N, 1 or 3, H, W) with pixels in [0, 1]. With gamma = 2
+certified radii are at most 10 R (docs/distances.md).
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from center_smoothing.distances.features import FeatureDistance, Perceptual, normalised
-from center_smoothing.distances.relaxed import SquaredL2
+from center_smoothing.distances.lp import SquaredL2
 
 T = TypeVar("T")
 
@@ -93,12 +91,8 @@ def lpips(net_type: Literal["alex", "squeeze", "vgg"] = "alex", *, size: int | N
 def lpips_of(network: nn.Module, *, size: int | None = None) -> FeatureDistance:
     """Make LPIPS with a network that is at hand: the ``net`` of ``LearnedPerceptualImagePatchSimilarity``.
 
-    Args:
-        network: with ``scaling_layer``, ``net`` and ``lins``.
-        size: as in :func:`lpips`.
-
-    Raises:
-        ValueError: for learned weights below 0, with which it is no distance.
+    It has a ``scaling_layer``, ``net`` and ``lins``; ``size`` is that of :func:`lpips`. ValueError for learned weights
+    below 0, with which it is no distance.
     """
     return FeatureDistance(_LpipsFeatures(network, size), SquaredL2())
 
@@ -110,9 +104,8 @@ class _Features(nn.Module):
         super().__init__()
         self.features = features
 
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.features(x)
-        return features
+    def forward(self, x: Tensor) -> Any:  # noqa: ANN401  # whatever they return
+        return self.features(x)
 
 
 class _Images(nn.Module):
@@ -174,13 +167,11 @@ class _LpipsFeatures(nn.Module):
 def _network(name: str, weights: str | os.PathLike[str] | None) -> nn.Module:
     from torchvision import models
 
-    if weights is None:
-        plain: nn.Module = models.get_model(name, weights=None)
-        return plain
-    if Path(weights).is_file():
+    if weights is None or Path(weights).is_file():
         network: nn.Module = models.get_model(name, weights=None)
         try:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            if weights is not None:
+                network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:  # torch.load and load_state_dict raise many kinds for a wrong file
             raise ValueError(f"weights must be a file of a state dict of {name}, got {weights}: {error}") from error
         return network
@@ -189,18 +180,12 @@ def _network(name: str, weights: str | os.PathLike[str] | None) -> nn.Module:
         names = ", ".join(known.__members__)
         raise ValueError(f"weights must be None, a file, or one of {names} for {name}, got {os.fspath(weights)!r}")
     chosen = known[str(weights)]
-    downloaded: nn.Module = _downloaded(
-        lambda: models.get_model(name, weights=chosen), f"{name} ({weights})", chosen.url
-    )
-    return downloaded
+    network = _downloaded(lambda: models.get_model(name, weights=chosen), f"{name} ({weights})", chosen.url)
+    return network
 
 
 def _downloaded(make: Callable[[], T], what: str, url: str) -> T:
-    """Call a function that may download weights.
-
-    Raises:
-        ValueError: if they cannot be had.
-    """
+    """Call a function that may download weights; ValueError if they cannot be had."""
     try:
         return make()
     except (OSError, RuntimeError) as error:  # no network; a file that was cut off

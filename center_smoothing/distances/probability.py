@@ -8,18 +8,14 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from center_smoothing.distances.base import Distance, to_float64
+from center_smoothing.distances.base import Distance, one_with_one, to_float64
 
 # By so much bfloat16, which rounds each number by 2^-9 of it, can change a sum of 1, with room to spare.
 _TOLERANCE = 0.01
 
 
 class _OfProbabilities(Distance):
-    """What both distances have in common: what an output is, and how outputs are averaged.
-
-    Args:
-        tolerance: how far sums may be from 1, and numbers below 0, for rounding.
-    """
+    """What both distances have in common: what an output is, an l1 norm, and how outputs are averaged."""
 
     convex = True
 
@@ -29,11 +25,7 @@ class _OfProbabilities(Distance):
         self.tolerance = float(tolerance)
 
     def _checked(self, z: Tensor) -> Tensor:
-        """Return outputs (N, K) float64 with NaN for those of zeros alone.
-
-        Raises:
-            ValueError: for other outputs that are no probability vectors.
-        """
+        """Return outputs (N, K) float64, NaN for those of zeros alone; ValueError for others that are none."""
         if z.ndim != 2 or z.shape[1] < 2:
             raise ValueError(
                 f"outputs must be probability vectors (N, K) of at least two classes, got shape {tuple(z.shape)}"
@@ -57,6 +49,11 @@ class _OfProbabilities(Distance):
             return outputs[:0]
         return torch.stack([outputs.mean(dim=0), self._middle(to_float64(outputs)).to(outputs)])
 
+    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cdist(a, b, p=1.0)
+
+    _compare_paired = one_with_one(_compare)
+
     @abstractmethod
     def _middle(self, outputs: Tensor) -> Tensor:
         """Return the middle of (k, K) float64 -> (K,), with sum 1."""
@@ -66,7 +63,7 @@ class Wasserstein1(_OfProbabilities):
     """The earth mover's distance of probability vectors over ordered classes: how far mass has to travel.
 
     The sum of |F_a(k) - F_b(k)| over k < K times the spacing, where F is the cumulative sum: an l1 norm after a linear
-    map. So it is a metric (gamma = 1), convex in the output, and at most (K - 1) times the spacing.
+    map, so a metric (gamma = 1), convex in the output, and at most (K - 1) times the spacing.
 
     Outputs are probability vectors (N, K); others raise ValueError, but for zeros alone, which count as not finite.
     Nothing is normalised: the inequalities hold for whatever the tolerance lets through.
@@ -76,7 +73,6 @@ class Wasserstein1(_OfProbabilities):
         tolerance: how far sums may be from 1, and numbers below 0.
 
     Example:
-        >>> import torch
         >>> a, b = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.5, 0.5]])
         >>> Wasserstein1()(a, b)
         tensor([1.5000], dtype=torch.float64)
@@ -90,12 +86,6 @@ class Wasserstein1(_OfProbabilities):
 
     def _embed(self, z: Tensor) -> Tensor:
         return self._checked(z).cumsum(dim=1)[:, :-1] * self.spacing
-
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a, b, p=1.0)
-
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a.unsqueeze(1), b.unsqueeze(1), p=1.0)[:, 0, 0]
 
     def _middle(self, outputs: Tensor) -> Tensor:
         """Return the vector whose cumulative sums are the medians of theirs: the least sum of distances from all."""
@@ -114,19 +104,12 @@ class ProbabilityTV(_OfProbabilities):
         tolerance: how far sums may be from 1, and numbers below 0.
 
     Example:
-        >>> import torch
         >>> ProbabilityTV()(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.0, 0.5, 0.5]]))
         tensor([0.5000], dtype=torch.float64)
     """
 
     def _embed(self, z: Tensor) -> Tensor:
         return self._checked(z) / 2.0
-
-    def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a, b, p=1.0)
-
-    def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cdist(a.unsqueeze(1), b.unsqueeze(1), p=1.0)[:, 0, 0]
 
     def _middle(self, outputs: Tensor) -> Tensor:
         """Return the coordinate-wise median, scaled to sum 1; zeros, which are no output, where it is zero."""

@@ -16,17 +16,16 @@ from center_smoothing.distances.naming import name_of
 class Symmetrised(Distance):
     """The maximum, or the sum, of both directions of a directed distance; it keeps gamma.
 
-    A directed distance d is at least 0, 0 from each output to itself, and d(a, c) <= gamma (d(a, b) + d(b, c)) for all
-    a, b, c, but d(a, b) and d(b, a) may differ. *Proof* for D(a, b) = max(d(a, b), d(b, a)): d(a, c) <=
-    gamma (d(a, b) + d(b, c)) <= gamma (D(a, b) + D(b, c)), and d(c, a) <= gamma (d(c, b) + d(b, a)), which is at most
-    the same; so is the greater of the two. For the sum, add both inequalities. ∎
+    A directed distance d is at least 0, 0 from each output to itself, and d(a, c) <= gamma (d(a, b) + d(b, c)), but
+    d(a, b) and d(b, a) may differ. *Proof* for D(a, b) = max(d(a, b), d(b, a)): d(a, c) <= gamma (d(a, b) + d(b, c))
+    <= gamma (D(a, b) + D(b, c)), and d(c, a) <= gamma (d(c, b) + d(b, a)) likewise. For the sum, add both. ∎
 
     Args:
         directed: a :class:`Distance` but for its symmetry; or a function (N, *out), (N, *out) -> (N,) of paired outputs
             in float64. That is called once for each of the K outputs that all are compared with, in each direction.
         mode: "max" or "sum".
-        relaxation: gamma of the directed distance, at least what that declares as its attribute of this name; default:
-            that. Functions without the attribute declare nothing: say it.
+        relaxation: gamma of the directed distance, at least its attribute of this name; default: that. Functions
+            without the attribute declare nothing: say it.
         averages: whether outputs have averages; default: as a Distance says, and not for a function.
         convex: whether both d(c, z) and d(z, c) are convex in z.
 
@@ -34,7 +33,6 @@ class Symmetrised(Distance):
         ValueError: for another mode, for a function without a relaxation, and for a smaller one than is declared.
 
     Example:
-        >>> import torch
         >>> uphill = lambda a, b: (b - a).flatten(1).clamp_min(0.0).sum(dim=1)
         >>> a, b = torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 0.0]])
         >>> [Symmetrised(uphill, mode, relaxation=1).pairwise(a, b).item() for mode in ("max", "sum")]

@@ -25,7 +25,6 @@ class TotalVariation(Distance):
     Outputs are images (N, C, H, W), or (N, H, W) for one channel.
 
     Example:
-        >>> import torch
         >>> a, b = torch.zeros(1, 1, 2, 2), torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
         >>> TotalVariation()(a, b)
         tensor([2.], dtype=torch.float64)
@@ -77,14 +76,11 @@ class TotalVariation(Distance):
         return replace_where(distances, mask, lambda rows: _sums_of_norms(zoomed(a[rows]), zoomed(b)) / ZOOM)
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
-        if self.p == 1 or a.shape[1] == 1:
-            # cdist of one with one, N times: without an intermediate result, and with the digits of all pairs
+        if self.p == 1 or a.shape[1] == 1:  # one with one, as one_with_one
             return torch.cdist(a.flatten(1).unsqueeze(1), b.flatten(1).unsqueeze(1), p=1.0)[:, 0, 0]
-        distances = _paired_sums_of_norms(a, b)
-        mask = distances < SQUARES_VANISH
-        return replace_where(
-            distances, mask, lambda rows: _paired_sums_of_norms(zoomed(a[rows]), zoomed(b[rows])) / ZOOM
-        )
+        found = _paired_sums_of_norms(a, b)
+        zoom = lambda rows: _paired_sums_of_norms(zoomed(a[rows]), zoomed(b[rows])) / ZOOM  # noqa: E731
+        return replace_where(found, found < SQUARES_VANISH, zoom)
 
 
 def _gaps(up: Tensor, down: Tensor) -> Tensor:

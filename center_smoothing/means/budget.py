@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from center_smoothing.budget import Budget, Coverage
 from center_smoothing.means.directions import DirectionalMoments
 from center_smoothing.scalars import plain
 
-# Each count of the grid exceeds the one before by so many hundredths of it. A finer grid follows the tail more closely,
-# at the price of smaller failure probabilities; between 5 and 20 the certified radii hardly change.
+# Each count of the grid exceeds the one before by so many hundredths of it; between 5 and 20 radii hardly change.
 _GROWTH_PERCENT = 10
 # The part of alpha_2 that goes to the tail beyond the largest sample: what is not known there counts up to B.
 _SHARE_OF_LARGEST = 0.8
@@ -83,6 +82,11 @@ class MeanBudget(Budget):
         "standard": {"n": 30_000, "m": 90_000},
     }
 
+    method = "mean"
+    delta = 0.0  # a mean needs no margin around one half
+    settings = ""  # what else a plan says, the bound on distances, is the smoother's
+    abstains = "where an output is not finite"
+
     n: int = 30_000
     m: int = 90_000
     group: int = 1
@@ -100,16 +104,6 @@ class MeanBudget(Budget):
             )
         if self.n % self.group or self.m % self.group:
             raise ValueError(f"group must divide n={self.n} and m={self.m}, got {self.group}")
-
-    @property
-    def method(self) -> Literal["mean"]:
-        """What a row of results is labelled with."""
-        return "mean"
-
-    @property
-    def delta(self) -> float:
-        """0: a mean needs no margin around one half."""
-        return 0.0
 
     @classmethod
     def count_in_groups(cls, outputs: int, group: int) -> int:
@@ -155,16 +149,6 @@ class MeanBudget(Budget):
         return "mean", "all answers of an example at one sigma together, also to what is asked later"
 
     @property
-    def settings(self) -> str:
-        """Nothing: what else a plan says, the bound on distances, is the smoother's."""
-        return ""
-
-    @property
-    def abstains(self) -> str:
-        """When the smoothed function abstains, in words."""
-        return "where an output is not finite"
-
-    @property
     def remarks(self) -> list[str]:
         """What a reader has to know of the smoothed output, sentences."""
         return [f"The smoothed output is the mean of {self.n:,} outputs under noise, not their center."]
@@ -199,15 +183,12 @@ class MeanBudget(Budget):
         return none.parts(plain(h), n=part.n, alpha_1=part.alpha_1, alpha_2=part.alpha_2)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, from which ``MeanBudget(**values)`` makes an equal budget."""
+        """Return plain values, from which ``MeanBudget(**values)`` makes an equal budget; no noise."""
         return {name: value for name, value in asdict(self).items() if name != "noise"}
 
 
 def tail_counts(m: int) -> NDArray[np.int64]:
-    """How many of m samples lie beyond those at which the distribution is bounded: 0, 1, 2, ..., then geometric.
-
-    Returns:
-        (J,), ascending, all below m.
+    """How many of m samples lie beyond those at which the distribution is bounded: 0, 1, 2, ..., then geometric, (J,).
 
     Example:
         >>> tail_counts(30)

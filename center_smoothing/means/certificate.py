@@ -44,20 +44,13 @@ class MeanCertificate(CertificateBase):
     d(center(x), center(x')) <= eps_out(eps_in) for all eps_in >= ||x - x'|| together, in the norm of the ``threat``,
     unless one of the two abstains.
 
-    Attributes:
-        distances: (m / group,) float64, ascending: d(center, f(x + noise)) of the certification outputs, or of means of
-            ``group`` of them each; inf where one was not finite. In l2, as the bound and the moments are, with an
-            ``l2_form``.
-        sigma: noise level, in units of x.
+    Attributes besides those of :class:`center_smoothing.CertificateBase`:
+        distances: (m / group,), of the certification outputs or of means of ``group`` of them each. In l2, as the bound
+            and the moments are, with an ``l2_form``.
         bound: B, which no distance from the center exceeds. Non-finite outputs count as if at B.
-        budget: the sample sizes and failure probabilities that were used.
-        output: the smoothed output at x.
-        smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
         moments: of the certification outputs along each direction (theory T12); None where the distance is no norm.
         l2_form: how the distance follows from the l2 distance; None where everything is in the distance itself.
         center_norm: ||center||, on which radii depend with an ``l2_form``.
-        threat: the norm that eps_in is measured in.
-        conversion: h is conversion * eps_in / sigma (theory T15).
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -92,7 +85,7 @@ class MeanCertificate(CertificateBase):
         return "T12" if self._by_directions(h) < self._by_distances(h) else "T11"
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the bound, the moments and what converts radii by name, for :meth:`from_kept`."""
+        """Return the bound, the moments and what converts radii by name."""
         kept: dict[str, NDArray[Any]] = {"bound": np.array(self.bound, dtype=np.float64)}
         if self.moments is not None:
             kept["moments"] = self.moments.as_array()
@@ -161,14 +154,8 @@ def tail_steps(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return a step function that lies above t -> P[distance > t] on [0, bound), but with probability alpha_2.
 
-    Args:
-        distances: (m / group,), ascending.
-        bound: what no distance exceeds, save for those of non-finite outputs.
-        budget: which ranks are used, and the bounds there.
-
-    Returns:
-        Edges (J + 2,) from 0 to the bound, and the heights (J + 1,) between them. Up to the first sample the height
-        is 1, beyond the largest it is the last one.
+    From distances (m / group,), ascending, to edges (J + 2,) from 0 to the bound and heights (J + 1,) between them. Up
+    to the first sample the height is 1, beyond the largest it is the last one.
     """
     ranks, tails = budget.tails()
     samples = np.minimum(distances[ranks - 1], bound)

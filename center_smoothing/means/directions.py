@@ -37,13 +37,10 @@ _SMALL = 256
 
 
 def hoeffding_mean_upper(mean: float, largest: float, count: int, alpha: float) -> float:
-    """Return an upper confidence bound on an expectation (Hoeffding 1963, theorem 1; theory T12).
-
-    The expectation of numbers in [0, ``largest``] exceeds it with probability at most ``alpha``. It increases with
-    ``mean``, so that a number above the sample's mean gives a bound too.
+    """Return an upper confidence bound on the expectation of draws in [0, ``largest``] (Hoeffding 1963, theorem 1).
 
     Args:
-        mean: of ``count`` independent draws, at least 0, or a number above it.
+        mean: of ``count`` independent draws, at least 0, or a number above it, with which the bound increases.
         largest: what no draw exceeds, above 0.
         count: number of draws, at least 1.
         alpha: failure probability in (0, 1/2].
@@ -79,8 +76,8 @@ def largest_shift(h: float, second: float, fourth: float) -> float:
         fourth: rho_4, the fourth root of a bound on E g(X)^4; values below rho_2 count as rho_2.
 
     Returns:
-        A number, rounded up, that |E g(X') - E g(X)| does not exceed: the value of the dual problem at a feasible
-        point, by a quadrature from above; inf for h above 8.
+        What |E g(X') - E g(X)| does not exceed: the value of the dual problem at a feasible point, by a quadrature
+        from above; inf for h above 8.
 
     Example:
         >>> round(largest_shift(1.0, 1.0, 3.0**0.25), 2)
@@ -157,12 +154,9 @@ def _masses(edges: NDArray[np.float64]) -> NDArray[np.float64]:
 def largest_eigenvalue_upper(matrix: Tensor, rounding: float = 0.0) -> float:
     """Return an upper bound on the largest eigenvalue of a symmetric positive semidefinite matrix.
 
-    An estimate t is raised until t I - matrix has a Cholesky factor; then no eigenvalue exceeds t by more than the
-    rounding of the factorisation (Rump 2006, lemma 2.1), which is added.
-
-    Args:
-        matrix: (D, D) float64.
-        rounding: by how much, in the spectral norm, the matrix as computed may differ from the exact one.
+    An estimate t is raised until t I - matrix, (D, D) float64, has a Cholesky factor; then no eigenvalue exceeds t by
+    more than the rounding of the factorisation (Rump 2006, lemma 2.1), which is added, as is ``rounding``: by how much,
+    in the spectral norm, the matrix as computed may differ from the exact one.
 
     Example:
         >>> round(largest_eigenvalue_upper(torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))), 4)
@@ -245,24 +239,19 @@ class DirectionalMoments:
         return cls(*(int(value) for value in values[:4]), *(float(value) for value in values[4:]))
 
     def radius(self, h: float, *, n: int, bound: float, alpha_1: float, alpha_2: float) -> float:
-        """Return how far the mean of n outputs moves at most when x moves by h sigma (theory T12).
+        """Return how far the mean of n outputs moves at most when x moves by h sigma, inf too (theory T12).
 
-        Args:
-            h: at least 0; may be inf.
-            n: outputs of the mean at x'.
-            bound: B, which no distance from the center exceeds.
-            alpha_1: failure probability at x', in (0, 1/2].
-            alpha_2: failure probability of the certification sample, in (0, 1/2].
+        No distance from the center exceeds ``bound``. It fails with probability at most alpha_1 at x', and alpha_2 of
+        the certification sample, both in (0, 1/2].
         """
         moved, deviation, outside = self.parts(h, n=n, alpha_1=alpha_1, alpha_2=alpha_2)
         return min(bound, (moved + deviation + bound * outside) * (1.0 + 1e-12))
 
     def parts(self, h: float, *, n: int, alpha_1: float, alpha_2: float) -> tuple[float, float, float]:
-        """Return of what :meth:`radius` is the sum; arguments are those of it.
+        """Return what :meth:`radius` adds up.
 
-        Returns:
-            How far the expectation moves at most (steps 2 to 4), what the mean of n outputs is off from it (5), and the
-            share of outputs that count as at the bound B (6).
+        How far the expectation moves at most (steps 2 to 4), what the mean of n outputs is off from it (5), and the
+        share of outputs that count as at the bound B (6).
         """
         tail, second, fourth, weak, first = (alpha_2 * share for share in _SHARES)
         outside = bounds.clopper_pearson_upper(self.outside, self.count, tail)
@@ -302,13 +291,13 @@ class Directions:
     Args:
         distance: with a ``norm`` of differences.
         center: c, (*out) float64.
-        pilot: (N, *out) outputs that are independent of those to come; N at least 2, one of them finite. The weights
-            and the set A come from them.
+        pilot: (N, *out) outputs independent of those to come, N at least 2, one of them finite: for weights and A.
         fourth_count: over how many outputs, the first ones, the fourth moments are taken; at least 1.
     """
 
     def __init__(self, distance: Distance, center: Tensor, pilot: Tensor, *, fourth_count: int) -> None:
         self._distance, self._center, self._fourth_count = distance, center, fourth_count
+        self._embedded = distance.embed  # a linear map: (N, *out) -> (N, *embedded)
         deviations = self._embedded(pilot.to(center) - center)
         deviations = deviations[torch.isfinite(deviations).flatten(1).all(dim=1)]
         self._weights = _weights(distance.norm, deviations)
@@ -386,10 +375,6 @@ class Directions:
             second=second * (1.0 + 1e-12),
             fourth=fourth * (1.0 + 1e-12),
         )
-
-    def _embedded(self, differences: Tensor) -> Tensor:
-        """Return L(differences), which is linear: (N, *out) -> (N, *embedded)."""
-        return self._distance.embed(differences)
 
     def _norms(self, embedded: Tensor) -> Tensor:
         return self._distance.paired(embedded, torch.zeros_like(embedded))

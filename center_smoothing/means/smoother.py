@@ -34,9 +34,9 @@ class MeanSmoother(Smoother):
     """Smooths a base function f into the mean of its noisy outputs.
 
     This is another function than the center that :class:`CenterSmoother` gives, with certificates of its own
-    (theory T11 and T12). It takes a distance that is convex in the output and a bound on distances, of which one of
-    ``clip_norm`` and ``bound`` must be given; or one that depends on the directions of outputs alone, ``Angular()`` or
-    ``Cosine()``: then outputs are scaled to l2 norm 1, zero outputs stay zero, and no bound is given.
+    (theory T11 and T12). It takes a distance that is convex in the output and a bound on distances, one of
+    ``clip_norm`` and ``bound``; or a distance of the directions of outputs alone, ``Angular()`` or ``Cosine()``: then
+    outputs are scaled to l2 norm 1, zero outputs stay zero, and no bound is given.
 
     Args:
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
@@ -75,13 +75,13 @@ class MeanSmoother(Smoother):
     ) -> None:
         distance = as_distance(distance)
         self.check_distance(distance)
-        given = sum(value is not None for value in (clip_norm, bound))
-        if given > 0 and not self.needs_bound(distance):
+        given, needs_bound = sum(value is not None for value in (clip_norm, bound)), self.needs_bound(distance)
+        if given > 0 and not needs_bound:
             raise ValueError(
                 f"clip_norm and bound must be left out with {distance!r}, whose means are of outputs of norm 1; "
                 f"got clip_norm={clip_norm!r} and bound={bound!r}"
             )
-        if given != 1 and self.needs_bound(distance):
+        if given != 1 and needs_bound:
             raise ValueError(
                 "give either clip_norm, to scale outputs z with d(0, z) > clip_norm towards zero, or bound, if you "
                 f"know that no two outputs are further apart; got clip_norm={clip_norm!r} and bound={bound!r}"
@@ -93,13 +93,11 @@ class MeanSmoother(Smoother):
         self._norm: Distance = distance if distance.l2_form is None else Lp(2.0)
         self._reach: float | None = None
         after: Callable[[Tensor], Tensor] | None = None
-        if not self.needs_bound(distance):
+        if not needs_bound:
             self._reach, after = 1.0, directions_of
         elif self.clip_norm is not None:
-            self._reach, after = (
-                _in_norm(self.clip_norm, distance),
-                partial(clip, distance=distance, norm=self.clip_norm),
-            )
+            self._reach = _in_norm(self.clip_norm, distance)
+            after = partial(clip, distance=distance, norm=self.clip_norm)
         super().__init__(model, distance, after=after, **sampling)
 
     @classmethod
@@ -123,17 +121,9 @@ class MeanSmoother(Smoother):
         return self._bound_around(self._reach)
 
     def smooth(self, x: Point, *, example: int = 0) -> MeanOutput:
-        """Return the smoothed function at x: the mean of n outputs.
+        """Return the mean of n outputs at x, see :meth:`Smoother.smooth`; x determines the noise too.
 
-        Args:
-            x: (*in), without a batch dimension; a tensor or an array of floating-point numbers.
-            example: with the seed and x it determines the noise; the index in the data set, say.
-
-        Returns:
-            The mean (*out), and whether it abstained because one of the n was no output (T9): not finite, say.
-
-        Raises:
-            ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
+        It abstains where one of the n is no output (T9): not finite, say.
         """
         x = as_point(x)
         return self._mean(x, _key(x, example))[0]
@@ -143,10 +133,9 @@ class MeanSmoother(Smoother):
         return self._mean(as_point(x), _key(as_point(other), example))[0]
 
     def certify(self, x: Point, *, example: int = 0, stop: StoppingRule | None = None) -> MeanCertificate:
-        """Return the smoothed function at x and what holds around it (theory T11 and T12).
+        """Return the smoothed function at x and what holds around it (theory T11, T12), see :meth:`Smoother.certify`.
 
-        Arguments and the smoothed output are those of :meth:`smooth`. A mean has one look, so that ``stop`` is never
-        asked.
+        A mean has one look, so that ``stop`` is never asked.
 
         Raises:
             ValueError: as in :meth:`smooth`, and if an output is further away than ``bound``, or than ``clip_norm``
@@ -159,10 +148,8 @@ class MeanSmoother(Smoother):
         if self._norm.norm is not None and not output.abstained:
             count = self.budget.num_fourth_moments
             directions = Directions(self._norm, output.center, pilot, fourth_count=count)
-        distances = self._distances(x, example, output, bound, directions)
-        distances.sort()
         return MeanCertificate(
-            distances=distances,
+            distances=self._distances(x, example, output, bound, directions),
             sigma=self.sigma,
             bound=bound,
             budget=self.budget,
@@ -223,8 +210,8 @@ class MeanSmoother(Smoother):
     def _distances(
         self, x: Tensor, example: int, output: MeanOutput, bound: float, directions: Directions | None
     ) -> NDArray[np.float64]:
-        """Return distances (m / group,) from the center to means of groups of fresh outputs, as they are drawn."""
-        distances, filled = np.empty(self.budget.num_distances), 0
+        """Return distances (m / group,), ascending, from the center to means of groups of fresh outputs."""
+        parts = []
         embedded = self._norm.embed(output.center.unsqueeze(0))
         draws = self._draw(x, _key(x, example), Stage.CERTIFICATION, self.budget.m)
         if directions is not None:
@@ -233,16 +220,14 @@ class MeanSmoother(Smoother):
             part = self._norm.compare(self._norm.embed(outputs), embedded)[:, 0]
             if not output.abstained:
                 self._check_within(bound, part, outputs)
-            distances[filled : filled + len(part)] = part.cpu().numpy()
-            filled += len(part)
-        return distances
+            parts.append(part.cpu().numpy())
+        return np.sort(np.concatenate(parts))
 
     def _check_within(self, bound: float, distances: Tensor, outputs: Tensor) -> None:
         """Raise ValueError if finite outputs (N, *out) lie further away than B."""
         beyond = distances > bound
-        if not bool(beyond.any()):
-            return
-        beyond &= torch.isfinite(outputs).flatten(1).all(dim=1).to(beyond.device)
+        if bool(beyond.any()):
+            beyond &= torch.isfinite(outputs).flatten(1).all(dim=1).to(beyond.device)
         if not bool(beyond.any()):
             return
         found = f"the {self._norm!r} from the mean to an output is {float(distances[beyond].max())}"
@@ -261,8 +246,7 @@ class MeanSmoother(Smoother):
 def distances_from_zero(outputs: Tensor, distance: Distance) -> Tensor:
     """Return d(0, z) of each output z, what ``clip_norm`` bounds: (N, *out) -> (N,).
 
-    Raises:
-        ValueError: for a distance that takes no output of zeros, as those of probability vectors.
+    ValueError for a distance that takes no output of zeros, as those of probability vectors.
     """
     if not _has_zero(distance, outputs):
         raise ValueError(
@@ -278,20 +262,9 @@ def clip(outputs: Tensor, distance: Distance, norm: float) -> Tensor:
     By convexity d(0, s z) <= s d(0, z) for 0 <= s <= 1, or s^degree d(0, z) for a distance of another degree. What
     rounding leaves beyond the norm becomes zero, and so do finite outputs whose distance overflows.
 
-    Args:
-        outputs: (N, *out).
-        distance: convex in the output.
-        norm: positive.
-
-    Returns:
-        (N, *out) float64. Non-finite outputs stay non-finite.
-
-    Raises:
-        ValueError: for a distance that takes no output of zeros, as those of probability vectors.
+    From (N, *out) to the same in float64; non-finite outputs stay so. Errors are those of :func:`distances_from_zero`.
 
     Example:
-        >>> import torch
-        >>> from center_smoothing import Lp
         >>> clip(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), Lp(2), 1.0).norm(dim=1)
         tensor([1.0000, 0.5000], dtype=torch.float64)
     """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,9 @@ class MedianBudget(Budget):
     }
     depends_on_outputs: ClassVar[bool] = True
 
+    method = "median"
+    abstains = "where a median is not finite"
+
     n: int = 10_001
     m: int = 20_000
     alpha_1: float = 0.005
@@ -91,11 +94,6 @@ class MedianBudget(Budget):
         self._check("n", "m", "numbers")
         if self.n % 2 == 0:
             raise ValueError(f"n must be odd, so that there is a middle one, got {self.n}; {self.n + 1} does")
-
-    @property
-    def method(self) -> Literal["median"]:
-        """What a row of results is labelled with."""
-        return "median"
 
     @property
     def delta(self) -> float:
@@ -114,13 +112,8 @@ class MedianBudget(Budget):
     def rank(self, h: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> int:
         """Return which order statistic bounds a coordinate at h from above, and from below counted from the largest.
 
-        Args:
-            h: eps_in / sigma, at least 0.
-            coverage: as in :meth:`center_smoothing.CertificateBase.eps_out`.
-            answers: how many are counted for ``"bonferroni"``.
-
-        Returns:
-            A 1-based rank; m + 1 where m outputs cannot bound it.
+        It is 1-based; m + 1 where m outputs cannot bound it. h = eps_in / sigma is at least 0, ``answers`` are counted
+        for the coverage ``"bonferroni"``.
         """
         alpha = self.alpha_2 / (2 * self.numbers) / (answers if coverage == "bonferroni" else 1)
         find = bounds.dkw_rank if coverage == "dkw" else bounds.order_statistic_rank
@@ -141,11 +134,6 @@ class MedianBudget(Budget):
     def settings(self) -> str:
         """What a plan says of it besides n, m and alpha."""
         return f"{'' if self.noise == 'gaussian' else f'noise={self.noise}, '}numbers={self.numbers}"
-
-    @property
-    def abstains(self) -> str:
-        """When the smoothed function abstains, in words."""
-        return "where a median is not finite"
 
     @property
     def remarks(self) -> list[str]:
@@ -172,10 +160,7 @@ class MedianBudget(Budget):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, from which an equal budget comes back but for ``numbers``, which an output tells.
-
-        No noise where it is Gaussian.
-        """
+        """Return plain values; without ``numbers``, which an output tells, and without noise where it is Gaussian."""
         left_out = {"numbers", *(["noise"] if self.noise == "gaussian" else [])}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 

@@ -38,18 +38,12 @@ class MedianCertificate(CertificateBase):
     with probability at least 1 - alpha over the noise of both runs all numbers of center(x') lie in ``box(eps_in)``,
     and so d(center(x), center(x')) <= eps_out(eps_in), unless one of the two abstains.
 
-    Attributes:
-        distances: (m,) float64, ascending: d(center, f(x + noise)) of the certification outputs; inf where one was not
-            finite. No bound rests on them.
-        sigma: noise level, in units of x.
-        budget: the sample sizes and failure probabilities that were used, shared by the numbers of an output.
-        output: the smoothed output at x.
-        smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
+    Attributes besides those of :class:`center_smoothing.CertificateBase`:
+        distances: (m,), of the certification outputs. No bound rests on them.
+        budget: shared by the numbers of an output.
         low: (G, *out) lower ends of the boxes of the budget's ``kept_ranks``; -inf where there is none.
         high: (G, *out) upper ends; inf where there is none.
         radii: (G,) float64, ascending: what no distance from the center to anything in the box exceeds.
-        threat: the norm that eps_in is measured in.
-        conversion: h is conversion * eps_in / sigma (theory T15).
     """
 
     distances: NDArray[np.float64] = field(repr=False)
@@ -72,10 +66,10 @@ class MedianCertificate(CertificateBase):
         count = len(self.budget.kept_ranks())
         if self.radii.shape != (count,) or not is_ascending(self.radii):
             raise ValueError(f"radii must have shape ({count},), be at least 0 and ascend, got {self.radii.shape}")
-        for name in ("low", "high"):
-            shape = (count, *self.center.shape)
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(getattr(self, name).shape)}")
+        shape = (count, *self.center.shape)
+        for name, ends in (("low", self.low), ("high", self.high)):
+            if ends.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(ends.shape)}")
         if not bool((self.low <= self.high).all()):
             raise ValueError("low must nowhere be above high, got boxes that are none")
 
@@ -98,7 +92,9 @@ class MedianCertificate(CertificateBase):
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the boxes and their radii by name, for :meth:`from_kept`."""
-        boxes = {"box_low": _as_array(self.low), "box_high": _as_array(self.high), "box_radii": self.radii}
+        # numpy has no bfloat16, all of whose numbers are float32 too
+        low, high = (ends.float() if ends.dtype == torch.bfloat16 else ends for ends in (self.low, self.high))
+        boxes = {"box_low": low.cpu().numpy(), "box_high": high.cpu().numpy(), "box_radii": self.radii}
         return {**boxes, **super().kept_arrays()}
 
     @classmethod
@@ -119,8 +115,3 @@ class MedianCertificate(CertificateBase):
     def _eps_out(self, h: float, coverage: Coverage, answers: int) -> float:
         place = None if self.abstained else self._place(h, coverage, answers)
         return math.inf if place is None else float(self.radii[place])
-
-
-def _as_array(numbers: Tensor) -> NDArray[Any]:
-    """Return the same numbers as an array; numpy has no bfloat16, all of whose numbers are float32 too."""
-    return (numbers.float() if numbers.dtype == torch.bfloat16 else numbers).cpu().numpy()

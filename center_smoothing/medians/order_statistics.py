@@ -53,11 +53,8 @@ class OrderStatistics:
     def bounds(self, ranks: NDArray[Any]) -> tuple[Tensor, Tensor]:
         """Return numbers not above the rank-th largest, and not below the rank-th smallest, of each coordinate.
 
-        Args:
-            ranks: (G,) ascending, 1-based, in the upper half of those there are.
-
-        Returns:
-            (G, N) and (G, N); -inf and inf where there are fewer finite numbers.
+        Ranks (G,) ascend from 1, in the upper half of those there are. Returned are (G, N) and (G, N); -inf and inf
+        where there are fewer finite numbers.
         """
         below, above = self._tails or self._make_tails()
         asked = torch.from_numpy(ranks)

@@ -47,10 +47,8 @@ class MedianSmoother(Smoother):
         ValueError: for a distance that is not bounded over boxes, and for arguments out of range.
 
     Example:
-        >>> import torch
-        >>> from center_smoothing import Lp
         >>> budget = MedianBudget(n=1_001, m=2_000)
-        >>> smoother = MedianSmoother(lambda z: 2.0 * z, Lp(2), sigma=0.5, budget=budget)
+        >>> smoother = MedianSmoother(lambda z: 2.0 * z, "l2", sigma=0.5, budget=budget)
         >>> certificate = smoother.certify(torch.zeros(2))
         >>> low, high = certificate.box(0.5)
         >>> 1.0 < float(high.max()) < 1.4 and certificate.eps_out(0.5) < 2.0
@@ -84,17 +82,9 @@ class MedianSmoother(Smoother):
         return distance.bounds_boxes
 
     def smooth(self, x: Point, *, example: int = 0) -> MedianOutput:
-        """Return the smoothed function at x: the medians of n outputs, coordinate by coordinate.
+        """Return the medians of n outputs at x, coordinate by coordinate, see :meth:`Smoother.smooth`.
 
-        Args:
-            x: (*in), without a batch dimension; a tensor or an array of floating-point numbers.
-            example: with the seed it determines the noise; the index in the data set, say.
-
-        Returns:
-            The medians (*out), and whether it abstained because one of them was not finite.
-
-        Raises:
-            ValueError: if x is not a finite floating-point tensor, or f returns another shape than (N, *out).
+        It abstains where one of them is not finite.
         """
         x = as_point(x)
         outputs = torch.cat(list(self._draw(x, example, Stage.RANKING, self.budget.n)))
@@ -103,25 +93,21 @@ class MedianSmoother(Smoother):
         return MedianOutput(torch.zeros_like(medians) if abstained else medians, abstained)
 
     def certify(self, x: Point, *, example: int = 0, stop: StoppingRule | None = None) -> MedianCertificate:
-        """Return the smoothed function at x and what holds around it (theory T14).
+        """Return the smoothed function at x and what holds around it (theory T14), see :meth:`Smoother.certify`.
 
-        Arguments, errors and the smoothed output are those of :meth:`smooth`. Medians have one look, so that ``stop``
-        is never asked.
+        Medians have one look, so that ``stop`` is never asked.
         """
         x = as_point(x)
         output = self.smooth(x, example=example)
         center, budget = output.center, self.budget.for_output(output.center)
-        statistics, distances = OrderStatistics(max(budget.n, _MIN_EDGES)), np.empty(budget.m)
-        embedded, filled = self.distance.embed(center[None]), 0
+        statistics, parts = OrderStatistics(max(budget.n, _MIN_EDGES)), []
+        embedded = self.distance.embed(center[None])
         for outputs in self._draw(x, example, Stage.CERTIFICATION, budget.m):
             statistics.add(outputs)
-            part = self.distance.compare(self.distance.embed(outputs), embedded)[:, 0]
-            distances[filled : filled + len(part)] = part.cpu().numpy()
-            filled += len(part)
-        distances.sort()
+            parts.append(self.distance.compare(self.distance.embed(outputs), embedded)[:, 0].cpu().numpy())
         low, high = (ends.reshape(-1, *center.shape).cpu() for ends in statistics.bounds(budget.kept_ranks()))
         return MedianCertificate(
-            distances=distances,
+            distances=np.sort(np.concatenate(parts)),
             sigma=self.sigma,
             budget=budget,
             output=output,

@@ -1,6 +1,5 @@
 """Sets of boxes against all matchings in exact arithmetic, and through the whole algorithm."""
 
-import math
 from fractions import Fraction
 from itertools import permutations
 
@@ -10,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from center_smoothing import NO_BOX, BoxJaccard, BoxSetMatching, CenterSmoother, SmoothingBudget, check_distance
+from center_smoothing import NO_BOX, BoxJaccard, BoxSetMatching, CenterSmoother, SmoothingBudget
 from center_smoothing.distances import box_sets
-from center_smoothing.distances.axioms import needed_relaxation
 from tests.center_smoothing.refutation import failures_of, pairs, refuted
 from tests.center_smoothing.test_jaccard import Box, exact_box_distance, some_boxes
 
@@ -43,7 +41,6 @@ def some_sets(draw: st.DrawFn, count: int = 3, most: int = 4) -> list[list[Box]]
     return [draw(st.lists(st.sampled_from(stock), min_size=size, max_size=size)) for _ in range(count)]
 
 
-@settings(max_examples=60)
 @given(drawn=some_sets())
 def test_it_is_the_least_over_all_matchings(drawn: list[list[Box]]) -> None:
     z = sets(*drawn, size=len(drawn[0]))
@@ -54,19 +51,7 @@ def test_it_is_the_least_over_all_matchings(drawn: list[list[Box]]) -> None:
             assert abs(Fraction(d[i][j]) - exact) <= exact * Fraction(2) ** -48, (a, b)
 
 
-@settings(max_examples=60)
-@given(drawn=some_sets(count=4))
-def test_axioms(drawn: list[list[Box]]) -> None:
-    z = sets(*drawn, size=len(drawn[0]))
-    d = BoxSetMatching().pairwise(z, z)
-    assert d.diagonal().tolist() == [0.0] * 4
-    assert bool(((d >= 0.0) & (d <= 1.0)).all())
-    torch.testing.assert_close(d, d.T, rtol=1e-14, atol=0.0)
-    assert needed_relaxation(d)[0] <= 1.0 + 1e-13
-    assert torch.equal(BoxSetMatching()(z, z.roll(1, 0)), d.roll(1, 1).diagonal())
-
-
-@settings(max_examples=40)
+@settings(max_examples=12)
 @given(drawn=some_sets(count=2, most=7), seed=st.integers(0, 99))
 def test_the_order_and_the_place_of_absent_boxes_do_not_matter(drawn: list[list[Box]], seed: int) -> None:
     size = len(drawn[0])
@@ -79,21 +64,11 @@ def test_the_order_and_the_place_of_absent_boxes_do_not_matter(drawn: list[list[
     assert torch.equal(BoxSetMatching().pairwise(z, z), d)
 
 
-@settings(max_examples=30)
-@given(data=st.data())
-def test_of_one_box_it_is_the_jaccard_distance(data: st.DataObject) -> None:
-    z = torch.tensor(data.draw(some_boxes("quarters", 4)), dtype=torch.float64)
+@settings(max_examples=10)
+@given(drawn=some_boxes("quarters", 8))
+def test_of_one_box_it_is_the_jaccard_distance(drawn: list[Box]) -> None:
+    z = torch.tensor(drawn, dtype=torch.float64)
     assert torch.equal(BoxSetMatching().pairwise(z[:, None], z[:, None]), BoxJaccard().pairwise(z, z))
-
-
-def test_known_distances() -> None:
-    far, half = (5.0, 5.0, 6.0, 6.0), (0.0, 0.0, 0.5, 1.0)
-    z = sets([], [UNIT], [UNIT, far], [half, far], [UNIT, UNIT], [far, half, UNIT], size=3)
-    d = BoxSetMatching().pairwise(z, z)
-    assert d[0].tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-    assert d[1].tolist() == pytest.approx([1.0, 0.0, 1 / 2, 3 / 4, 1 / 2, 2 / 3])
-    assert d[2].tolist() == pytest.approx([1.0, 1 / 2, 0.0, 1 / 4, 1 / 2, 1 / 3])
-    assert d[3].tolist() == pytest.approx([1.0, 3 / 4, 1 / 4, 0.0, 3 / 4, 1 / 3])
 
 
 def test_a_greedy_matching_would_not_do() -> None:
@@ -114,25 +89,6 @@ def test_many_sets_at_once_and_blocks_change_nothing(size: int, monkeypatch: pyt
     assert torch.equal(BoxSetMatching()(z, z.flip(0)), paired)
     monkeypatch.setattr(box_sets, "_MAX_AT_ONCE", 1)  # pair by pair
     torch.testing.assert_close(BoxSetMatching().pairwise(z, z[:7]), whole, rtol=1e-14, atol=0.0)
-    assert BoxSetMatching().pairwise(z[:0], z).shape == (0, 60)
-    assert BoxSetMatching()(z[:0], z[:0]).shape == (0,)
-
-
-@pytest.mark.parametrize("size", [2, 8])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_one_number_that_is_not_finite_is_outside_of_every_ball(bad: float, size: int) -> None:
-    z = sets([UNIT], [UNIT, UNIT], [], size=size)
-    z[1, 1, 3] = bad
-    inf = math.inf
-    assert BoxSetMatching().pairwise(z, z).tolist() == [[0.0, inf, 1.0], [inf, inf, inf], [1.0, inf, 0.0]]
-
-
-@pytest.mark.parametrize("shape", [(2, 4), (2, 3, 5), (2, 3, 4, 1)])
-def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"sets of boxes must be outputs \(N, boxes, 4\) .*, got shape \(2, "):
-        BoxSetMatching().embed(torch.ones(shape))
-    with pytest.raises(ValueError, match=r"boxes must be outputs \(N, 4\).* sets of boxes \(N, K, 4\) is box-sets"):
-        BoxJaccard().embed(torch.ones(2, 3, 4))
 
 
 def test_a_group_is_the_set_in_its_middle() -> None:
@@ -148,24 +104,13 @@ def two_boxes(x: Tensor) -> Tensor:
     return torch.stack([left, torch.zeros_like(left), left + 4.0, torch.ones_like(left)], dim=2)
 
 
-def test_two_boxes_in_an_order_of_chance_are_certified() -> None:
-    budget = SmoothingBudget(n=300, m=800)
-    x = torch.tensor([0.0, 0.05])  # either one is the first about equally often
-    certificate = CenterSmoother(two_boxes, BoxSetMatching(), sigma=0.1, budget=budget, batch_size=128).certify(x)
-    assert not certificate.abstained
-    assert certificate.eps_out(0.1) < 0.5
-    assert check_distance(
-        BoxSetMatching(), two_boxes(torch.randn(60, 2, generator=torch.Generator().manual_seed(1)))
-    ).passed
-
-
 def test_certificates_cover_sets_that_move() -> None:
     here = CenterSmoother(
         two_boxes, BoxSetMatching(), sigma=0.2, budget=SmoothingBudget(n=100, m=300, k=16, delta=0.3), batch_size=256
     )
-    runs = pairs(here, here, torch.tensor([0.0, 1.0]), torch.tensor([1.0, -1.0]), 0.1, 60)
-    assert len(runs) == 60
-    assert not refuted(failures_of(runs, 0.1), 60, 0.01)
+    runs = pairs(here, here, torch.tensor([0.0, 1.0]), torch.tensor([1.0, -1.0]), 0.1, 20)
+    assert len(runs) == 20
+    assert not refuted(failures_of(runs, 0.1), 20, 0.01)
     moved = min(apart for _, apart in runs)
     assert moved > 0.0
-    assert refuted(sum(apart > 0.1 * certificate.eps_out(0.1) for certificate, apart in runs), 60, 0.01)
+    assert refuted(sum(apart > 0.1 * certificate.eps_out(0.1) for certificate, apart in runs), 20, 0.01)

@@ -1,13 +1,11 @@
 """Labels: the distance against a naive count, votes against counters, and coverage where the answer is known."""
 
-import math
 from collections import Counter
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
@@ -23,8 +21,7 @@ from center_smoothing import (
 )
 from center_smoothing import budget as budget_module
 from center_smoothing.attack import AttackBudget, attack, has_gradient
-from center_smoothing.distances.axioms import needed_relaxation
-from tests.center_smoothing.refutation import Pairs, failures_of, pairs, refuted
+from tests.center_smoothing.refutation import failures_of, pairs, refuted
 
 SHAPES = st.sampled_from([(1,), (5,), (2, 3), (1, 2, 3)])
 
@@ -36,16 +33,11 @@ def some_labels(count: int) -> st.SearchStrategy[np.ndarray]:
     return st.one_of(whole, SHAPES.flatmap(lambda shape: hnp.arrays(np.float64, (count, *shape), elements=numbers)))
 
 
-@settings(max_examples=60)
 @given(labels=some_labels(4))
-def test_it_is_the_share_that_differs_and_a_metric(labels: np.ndarray) -> None:
+def test_it_is_the_share_that_differs(labels: np.ndarray) -> None:
     z = torch.from_numpy(labels)
     d = Disagreement().pairwise(z, z)
     assert d.tolist() == [[float((a != b).mean()) for b in labels] for a in labels]
-    assert torch.equal(d, d.T)
-    assert d.diagonal().tolist() == [0.0] * 4
-    assert torch.equal(d == 0.0, torch.tensor([[bool((a == b).all()) for b in labels] for a in labels]))
-    assert needed_relaxation(d)[0] <= 1.0 + 1e-15
     assert torch.equal(Disagreement()(z, z.roll(1, 0)), d.roll(1, 1).diagonal())
 
 
@@ -60,15 +52,6 @@ def test_labels_of_every_type(dtype: torch.dtype) -> None:
     assert vote.tolist() == z[1:2].tolist()
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_infinitely_far_from_everything(bad: float) -> None:
-    z = torch.zeros(3, 2, 2)
-    z[0, 0, 0], z[1, 1, 0] = 1.0, bad
-    inf = math.inf
-    assert Disagreement().pairwise(z, z).tolist() == [[0.0, inf, 0.25], [inf, inf, inf], [0.25, inf, 0.0]]
-
-
-@settings(max_examples=60)
 @given(labels=some_labels(5))
 def test_a_group_is_the_majority_and_of_several_the_smallest(labels: np.ndarray) -> None:
     def vote(column: np.ndarray) -> float:
@@ -81,12 +64,6 @@ def test_a_group_is_the_majority_and_of_several_the_smallest(labels: np.ndarray)
         assert Disagreement().aggregate(members[None]).numpy().tolist() == [expected.tolist()]
         assert Disagreement().averages_of(members).numpy().tolist() == [expected.tolist()]
     assert not Disagreement().averages
-
-
-def test_no_map_is_nearer_on_average_than_the_vote() -> None:
-    z = torch.randint(0, 3, (9, 40), generator=torch.Generator().manual_seed(0))
-    mean = Disagreement().pairwise(z, torch.cat([Disagreement().averages_of(z), z])).mean(dim=0)
-    assert float(mean[0]) == float(mean.min()) < float(mean[1:].min())
 
 
 def bands(x: Tensor) -> Tensor:
@@ -119,34 +96,19 @@ def test_medians_of_labels_say_which_elements_can_change() -> None:
     assert certificate.eps_out(0.25) == pytest.approx(0.5)
 
 
-# A label that is 1 on a half-line: an attack straight at it changes its mass as much as any can. At x most labels are
-# 0, at x' most are 1. And a map of labels whose elements cross their limits one by one.
-CASES = {
-    "one label": (lambda z: (z > 0.0).long().expand(-1, 4), torch.tensor([-0.8])),
-    "a map": (bands, torch.tensor([-1.8, -0.2, 0.2, -1.8])),
-}
-H, RUNS, ALPHA = 1.2, 60, 0.2
-
-
-@cache
-def moved(case: str) -> Pairs:
-    """Of correct code: tests break what is asked of them."""
-    model, x = CASES[case]
-    budget = SmoothingBudget(n=201, m=120, k=16, alpha_1=ALPHA / 2, alpha_2=ALPHA / 2, delta=0.2)
+def test_centers_are_no_further_apart_than_certified_and_a_missing_shift_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A label that is 1 on a half-line: an attack straight at it changes its mass as much as any can."""
+    h, runs, alpha, x = 1.2, 30, 0.2, torch.tensor([-0.8])  # at x most labels are 0, at x' most are 1
+    budget = SmoothingBudget(n=201, m=120, k=16, alpha_1=alpha / 2, alpha_2=alpha / 2, delta=0.2)
+    model = lambda z: (z > 0.0).long().expand(-1, 4)  # noqa: E731
     here, there = (
         CenterSmoother(model, Disagreement(), sigma=1.0, budget=budget, batch_size=256, seed=seed) for seed in (1, 2)
     )
-    return pairs(here, there, x, torch.ones_like(x), H, RUNS)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_centers_are_no_further_apart_than_certified(case: str) -> None:
-    assert len(moved(case)) > RUNS / 2
-    assert not refuted(failures_of(moved(case), H), RUNS, ALPHA)
-
-
-def test_a_missing_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = moved("one label")
+    found = pairs(here, there, x, torch.ones_like(x), h, runs)
+    assert len(found) > runs / 2
+    assert not refuted(failures_of(found, h), runs, alpha)
     budget_module._ranks.cache_clear()
     monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: mass)
-    assert refuted(failures_of(found, H), RUNS, ALPHA)
+    assert refuted(failures_of(found, h), runs, alpha)

@@ -22,7 +22,6 @@ from center_smoothing import (
     TotalVariation,
     check_distance,
 )
-from center_smoothing.attack import has_gradient
 from center_smoothing.distances.features import normalised
 
 
@@ -60,24 +59,13 @@ def slow_perceptual(net: nn.Sequential, layers: list[int], a: Tensor, b: Tensor)
     return total
 
 
-@pytest.mark.parametrize("layers", [[1, 5], [1], [5, 3, 2]])
+@pytest.mark.parametrize("layers", [[0, 5], [1], [5, 3, 2], [6]])
 def test_perceptual_equals_loops_over_layers_and_positions(layers: list[int]) -> None:
     net, z = network(), noise(3, 3, 8, 8)
     expected = [[slow_perceptual(net, layers, a, b) for b in z] for a in z]
-    distance = Perceptual(net, [str(layer) for layer in layers])
+    distance = Perceptual(net, None if layers == [6] else [str(layer) for layer in layers])  # the module itself
     np.testing.assert_allclose(distance.pairwise(z, z), expected, rtol=1e-4, atol=1e-9)
     assert distance.relaxation == 2.0
-
-
-def test_a_layer_before_one_that_works_in_place_is_taken_as_it_was() -> None:
-    net, z = network(), noise(3, 3, 8, 8)
-    expected = [[slow_perceptual(net[:1], [0], a, b) for b in z] for a in z]
-    np.testing.assert_allclose(Perceptual(net, ["0"]).pairwise(z, z), expected, rtol=1e-4, atol=1e-9)
-
-
-def test_the_module_itself_is_the_default_layer() -> None:
-    net, z = network(), noise(3, 3, 8, 8)
-    torch.testing.assert_close(Perceptual(net).pairwise(z, z), Perceptual(net, ["6"]).pairwise(z, z))
 
 
 @pytest.mark.parametrize("distance", [Lp(1), SquaredL2(), Cosine(), Angular(), TotalVariation()], ids=repr)
@@ -94,11 +82,11 @@ def test_a_map_in_front_is_a_map_in_front(distance: Distance) -> None:
 
 @pytest.mark.usefixtures("threads")
 def test_equal_outputs_are_at_distance_zero_in_whatever_batches_they_come() -> None:
-    z, distance = noise(70, 3, 16, 16), Perceptual(network(), ["1", "5"])
+    z, distance = noise(40, 3, 16, 16), Perceptual(network(), ["1", "5"])
     whole = distance.embed(z)
-    for count in (1, 2, 7, 32, 33):
+    for count in (1, 7, 33):
         parts = torch.cat([distance.embed(part) for part in z.split(count)])
-        assert distance.paired(whole, parts).tolist() == [0.0] * 70
+        assert distance.paired(whole, parts).tolist() == [0.0] * 40
 
 
 def test_the_users_module_is_left_alone_and_later_training_changes_nothing() -> None:
@@ -183,12 +171,6 @@ def test_phi_never_sees_what_is_not_finite() -> None:
     torch.testing.assert_close(z, copied, equal_nan=True)
 
 
-def test_no_outputs_at_all() -> None:
-    distance, none = Perceptual(network(), ["1"]), torch.empty(0, 3, 8, 8)
-    assert distance.pairwise(none, noise(2, 3, 8, 8)).shape == (0, 2)
-    assert distance(none, none).shape == (0,)
-
-
 def test_averages_are_those_of_outputs() -> None:
     z = noise(6, 3, 8, 8)
     of_masks = FeatureDistance(network(), MaskJaccard())
@@ -217,7 +199,7 @@ def test_means_are_certified_by_features_of_an_affine_map_alone() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         phi = nn.Linear(2, 3)
-    budget, x = MeanBudget(n=1000, m=4000), torch.tensor([0.3, -0.2])
+    budget, x = MeanBudget(n=500, m=1000), torch.tensor([0.3, -0.2])
     distance = FeatureDistance(phi, SquaredL2(), affine=True)
     assert distance.embed(x[None]).dtype == distance.features(x[None]).dtype == torch.float64
     smoother = MeanSmoother(torch.tanh, distance, sigma=0.25, budget=budget, clip_norm=2.0, batch_size=64)
@@ -229,7 +211,11 @@ def test_means_are_certified_by_features_of_an_affine_map_alone() -> None:
 def test_a_perceptual_certificate_has_the_factor_of_gamma_two() -> None:
     net = network()
     smoother = CenterSmoother(
-        torch.sigmoid, Perceptual(net, ["1"]), sigma=0.1, budget=SmoothingBudget(n=300, m=300), batch_size=64
+        torch.sigmoid,
+        Perceptual(net, ["1"]),
+        sigma=0.1,
+        budget=SmoothingBudget(n=100, m=200, k=16, delta=0.3),
+        batch_size=64,
     )
     certificate = smoother.certify(noise(3, 8, 8))
     assert (certificate.abstained, certificate.factor) == (False, 10.0)
@@ -323,8 +309,3 @@ def test_gradients_pass_through_the_features(distance: FeatureDistance) -> None:
     expected = (slope * step).flatten(1).sum(dim=1).double()
     torch.testing.assert_close(risen - values, expected, rtol=1e-2, atol=1e-12)
     assert bool((expected > 0.0).all())
-
-
-def test_an_attack_follows_the_gradient_of_features() -> None:
-    smoother = CenterSmoother(torch.tanh, Perceptual(network(), ["1"]), sigma=0.1, budget=SmoothingBudget(n=60, m=120))
-    assert has_gradient(smoother, noise(3, 8, 8))

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import special, stats
@@ -85,28 +85,12 @@ def some_boxes(corners: str, count: int) -> st.SearchStrategy[list[Box]]:
 
 
 @pytest.mark.parametrize("corners", CORNERS)
-@settings(max_examples=60)
 @given(data=st.data())
 def test_boxes_equal_the_exact_fraction(corners: str, data: st.DataObject) -> None:
     drawn = data.draw(some_boxes(corners, 4))
     computed = BoxJaccard().pairwise(boxes(*drawn), boxes(*drawn)).tolist()
     for (a, row), (b, j) in itertools.product(zip(drawn, computed, strict=True), zip(drawn, range(4), strict=True)):
         assert close_to(row[j], exact_box_distance(a, b)), (a, b)
-
-
-@pytest.mark.parametrize("corners", CORNERS)
-@settings(max_examples=60)
-@given(data=st.data())
-def test_boxes_obey_the_axioms(corners: str, data: st.DataObject) -> None:
-    z = boxes(*data.draw(some_boxes(corners, 3)))
-    d = BoxJaccard().pairwise(z, z)
-    assert bool(((d >= 0.0) & (d <= 1.0)).all())
-    assert d.diagonal().tolist() == [0.0, 0.0, 0.0]
-    assert torch.equal(d, d.T)
-    through = (d[:, :, None] + d[None, :, :]).amin(dim=1)
-    assert bool((d <= through * (1 + 1e-14)).all())
-    assert torch.equal(BoxJaccard()(z, z.flip(0)), d.fliplr().diagonal())
-    assert torch.equal(BoxJaccard()(z, z.roll(1, 0)), d.roll(1, 1).diagonal())
 
 
 UNIT = (0.0, 0.0, 1.0, 1.0)
@@ -139,29 +123,16 @@ def test_boxes_by_hand(a: Box, b: Box, expected: float) -> None:
     assert BoxJaccard()(boxes(b), boxes(a)).item() == pytest.approx(expected, rel=1e-15, abs=0.0)
 
 
-@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-160, 1.0, 1e160, 1e300, 5e307])
-@pytest.mark.parametrize("other", [1.0, 1e-200, 1e200])
-def test_boxes_of_every_size(scale: float, other: float) -> None:
-    # areas of most of these are no float64
-    a, b = (0.0, 0.0, 3 * scale, 2 * other), (scale, 0.0, 3 * scale, 2 * other)
-    assert BoxJaccard()(boxes(a), boxes(b)).item() == pytest.approx(1 / 3, rel=1e-14)
-    assert BoxJaccard()(boxes(a), boxes(a)).item() == 0.0
-    assert BoxJaccard()(boxes(a), boxes(NO_BOX)).item() == 1.0
-
-
-def test_boxes_of_very_different_sizes() -> None:
-    sizes = [5e-324, 1e-300, 1e-160, 1.0, 1e160, 1e300]
-    corners = [(0.0, 0.0, width, height) for width in sizes for height in sizes]
-    computed = BoxJaccard().pairwise(boxes(*corners), boxes(*corners))
-    for (i, a), (j, b) in itertools.product(enumerate(corners), repeat=2):
-        assert close_to(computed[i, j].item(), exact_box_distance(a, b)), (a, b)
-
-
-@pytest.mark.parametrize("log_shift", range(-320, 0, 8))
-def test_nearly_equal_boxes_keep_their_digits(log_shift: int) -> None:
-    shift = 10.0**log_shift
-    a, b = (0.0, 0.0, 1.0, 1.0), (shift, 0.0, 1.0, 1.0)
-    assert BoxJaccard()(boxes(a), boxes(b)).item() == pytest.approx(shift, rel=1e-14, abs=0.0)
+def test_boxes_of_every_size_and_nearly_equal_ones_keep_their_digits() -> None:
+    for scale, other in itertools.product([5e-324, 1e-300, 1e-160, 1.0, 1e160, 1e300, 5e307], [1.0, 1e-200, 1e200]):
+        # areas of most of these are no float64
+        a, b = (0.0, 0.0, 3 * scale, 2 * other), (scale, 0.0, 3 * scale, 2 * other)
+        assert BoxJaccard()(boxes(a), boxes(b)).item() == pytest.approx(1 / 3, rel=1e-14)
+        assert BoxJaccard()(boxes(a), boxes(a)).item() == 0.0
+        assert BoxJaccard()(boxes(a), boxes(NO_BOX)).item() == 1.0
+    for shift in (10.0**log_shift for log_shift in range(-320, 0, 8)):
+        apart = BoxJaccard()(boxes(UNIT), boxes((shift, 0.0, 1.0, 1.0))).item()
+        assert apart == pytest.approx(shift, rel=1e-14, abs=0.0)
 
 
 def test_a_box_whose_side_overflows_is_infinitely_far_from_everything() -> None:
@@ -173,57 +144,31 @@ def test_a_box_whose_side_overflows_is_infinitely_far_from_everything() -> None:
     assert d[2:, 2:].tolist() == [[0, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0]]
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("position", range(4))
-def test_a_box_that_is_not_finite_is_infinitely_far_from_everything(bad: float, position: int) -> None:
-    z = boxes(UNIT, UNIT, NO_BOX)
-    z[1, position] = bad
-    d = BoxJaccard().pairwise(z, z)
-    inf = math.inf
-    assert d.tolist() == [[0.0, inf, 1.0], [inf, inf, inf], [1.0, inf, 0.0]]
-    assert BoxJaccard()(z, z).tolist() == [0.0, inf, 0.0]
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int32, torch.int64])
-def test_boxes_of_every_type_are_compared_in_float64(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    z = (torch.rand((9, 4), generator=generator) * 20).to(dtype)
+def test_boxes_and_masks_of_every_type_are_compared_in_float64() -> None:
+    z = torch.rand((9, 4), generator=torch.Generator().manual_seed(0)) * 20
     z[:6, 2:] += 20
-    d = BoxJaccard().pairwise(z, z)
-    assert d.dtype == torch.float64
-    assert torch.equal(d, BoxJaccard().pairwise(z.double(), z.double()))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.int32, torch.int64):
+        d = BoxJaccard().pairwise(z.to(dtype), z.to(dtype))
+        assert d.dtype == torch.float64
+        assert torch.equal(d, BoxJaccard().pairwise(z.to(dtype).double(), z.to(dtype).double()))
+    masks = z > 20.0
+    for dtype in (torch.uint8, torch.int8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert torch.equal(
+            MaskJaccard().pairwise(masks.to(dtype), masks.to(dtype)), MaskJaccard().pairwise(masks, masks)
+        )
 
 
 def test_many_boxes_at_once() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand((count, 4), generator=generator, dtype=torch.float64) for count in (3000, 50))
     whole = BoxJaccard().pairwise(a, b)
-    for rows in (1, 7, 2999):
-        assert torch.equal(torch.cat([BoxJaccard().pairwise(part, b) for part in a[:40].split(rows)]), whole[:40])
+    assert torch.equal(torch.cat([BoxJaccard().pairwise(part, b) for part in a.split(300)]), whole)
     assert torch.equal(BoxJaccard()(a[-50:], b), whole[-50:].diagonal())
-    assert torch.equal(BoxJaccard().pairwise(b, a), whole.T)
-    assert BoxJaccard().pairwise(a[:0], b).shape == (0, 50)
-    assert BoxJaccard().pairwise(a, b[:0]).shape == (3000, 0)
-    assert BoxJaccard()(a[:0], a[:0]).shape == (0,)
 
 
 def test_which_boxes_are_empty() -> None:
     z = boxes(UNIT, NO_BOX, (1.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (2.0, 0.0, 1.0, 1.0), (-2.0, -2.0, -1.0, -1.0))
     assert BoxJaccard.is_empty(z).tolist() == [False, True, True, True, True, False]
-
-
-@pytest.mark.parametrize("shape", [(3, 3), (3, 5), (3, 1, 4), (3, 2, 2)])
-def test_outputs_that_are_no_boxes_are_refused(shape: tuple[int, ...]) -> None:
-    z = torch.zeros(shape)
-    message = r"boxes must be outputs \(N, 4\) of \(x1, y1, x2, y2\), got shape \(3, "
-    with pytest.raises(ValueError, match=message):
-        BoxJaccard()(z, z)
-    with pytest.raises(ValueError, match=r"boxes must be outputs \(N, 4\)"):
-        CenterSmoother(lambda x: x.expand(len(x), *shape[1:]), BoxJaccard(), sigma=1.0).smooth(torch.zeros(shape[1:]))
-
-
-def test_distances_print_as_one_would_type_them() -> None:
-    assert [repr(distance) for distance in (BoxJaccard(), MaskJaccard())] == ["BoxJaccard()", "MaskJaccard()"]
 
 
 def some_masks(count: int) -> st.SearchStrategy[np.ndarray]:
@@ -235,28 +180,10 @@ def some_masks(count: int) -> st.SearchStrategy[np.ndarray]:
     return shapes.flatmap(lambda shape: st.lists(rows(shape), min_size=count, max_size=count)).map(np.stack)
 
 
-@settings(max_examples=60)
-@given(masks=some_masks(3))
-def test_masks_equal_sets_and_obey_the_axioms(masks: np.ndarray) -> None:
-    z = torch.from_numpy(masks)
-    d = MaskJaccard().pairwise(z, z)
+@given(masks=some_masks(4))
+def test_masks_equal_sets(masks: np.ndarray) -> None:
+    d = MaskJaccard().pairwise(torch.from_numpy(masks), torch.from_numpy(masks))
     np.testing.assert_allclose(d.numpy(), [[set_distance(a, b) for b in masks] for a in masks], rtol=1e-15)
-    assert torch.equal(d == 0.0, torch.tensor([[bool((a == b).all()) for b in masks] for a in masks]))
-    assert torch.equal(d, d.T)
-    through = (d[:, :, None] + d[None, :, :]).amin(dim=1)
-    assert bool((d <= through * (1 + 1e-14)).all())
-    assert torch.equal(MaskJaccard()(z, z.flip(0)), d.fliplr().diagonal())
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.uint8, torch.int8, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64]
-)
-@given(masks=some_masks(2))
-def test_masks_of_every_type_are_the_same_sets(dtype: torch.dtype, masks: np.ndarray) -> None:
-    z = torch.from_numpy(masks)
-    d = MaskJaccard().pairwise(z.to(dtype), z.to(dtype))
-    assert d.dtype == torch.float64
-    assert torch.equal(d, MaskJaccard().pairwise(z, z))
 
 
 def test_which_pixels_belong_to_a_mask() -> None:
@@ -268,32 +195,6 @@ def test_which_pixels_belong_to_a_mask() -> None:
         assert MaskJaccard()(z, full.to(dtype)).item() == 0.75
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_mask_that_is_not_finite_is_infinitely_far_from_everything(bad: float) -> None:
-    z = torch.zeros(3, 2, 2)
-    z[0, 0, 0], z[1, 1, 0] = 1.0, bad
-    inf = math.inf
-    assert MaskJaccard().pairwise(z, z).tolist() == [[0.0, inf, 1.0], [inf, inf, inf], [1.0, inf, 0.0]]
-
-
-def test_large_masks_are_counted_exactly() -> None:
-    pixels = 2**24 + 3  # more than float32 can count
-    z = torch.ones(2, pixels, dtype=torch.bool)
-    z[1, 12345] = False
-    assert MaskJaccard()(z[:1], z[1:]).item() == 1 / pixels
-
-
-def test_many_masks_at_once() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.rand((count, 5, 7), generator=generator) > 0.6 for count in (500, 40))
-    whole = MaskJaccard().pairwise(a, b)
-    assert torch.equal(torch.cat([MaskJaccard().pairwise(part, b) for part in a.split(37)]), whole)
-    assert torch.equal(MaskJaccard()(a[:40], b), whole[:40].diagonal())
-    assert whole[3, 5].item() == pytest.approx(set_distance(a[3].numpy(), b[5].numpy()), rel=1e-15)
-    assert MaskJaccard().pairwise(a[:0], b).shape == (0, 40)
-    assert MaskJaccard().pairwise(a, b[:0]).shape == (500, 0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_averages_of_boxes_leave_out_the_empty_ones(dtype: torch.dtype) -> None:
     true = [(0.0, 0.0, 4.0, 4.0), (1.0, 1.0, 5.0, 5.0), (5.0, 2.0, 9.0, 9.0)]
@@ -303,7 +204,7 @@ def test_averages_of_boxes_leave_out_the_empty_ones(dtype: torch.dtype) -> None:
     assert averages.tolist() == [[2.0, 1.0, 6.0, 6.0], [1.0, 1.0, 5.0, 5.0]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_averages_of_tuples_of_boxes_leave_out_the_empty_ones(dtype: torch.dtype) -> None:
     first, second, nan = (0.0, 0.0, 4.0, 4.0), (1.0, 1.0, 5.0, 6.0), (math.nan, 0.0, 1.0, 1.0)
     tuples = [[first, NO_BOX, second], [NO_BOX, (9.0, 9.0, 8.0, 8.0), NO_BOX], [NO_BOX, first, NO_BOX]]
@@ -359,36 +260,16 @@ def sliding(z: Tensor) -> Tensor:
     return z[:, :1] * z.new_tensor([1.0, 0.0, 1.0, 0.0]) + z.new_tensor([10.0, 10.0, 30.0, 20.0])
 
 
-@pytest.mark.parametrize("method", ["exact", "paper"])
-def test_a_box_that_moves_with_the_noise(method: Method) -> None:
-    budget = SmoothingBudget(n=2001, m=5000, k=128, delta=0.1, tuple_sizes=(), method=method)
-    certificate = certify(sliding, BoxJaccard(), torch.zeros(1, dtype=torch.float64), budget=budget, sigma=0.5)
-    assert not certificate.abstained
-    np.testing.assert_allclose(certificate.center.numpy(), [10.0, 10.0, 30.0, 20.0], atol=0.15)
-
-    def ball(mass: float) -> float:
-        shift = 0.5 * float(special.ndtri((1.0 + mass) / 2.0))
-        return 2.0 * shift / (20.0 + shift)
-
-    assert certificate.output.radius == pytest.approx(ball(0.5), rel=0.1)
-    for h in (0.0, 0.5, 1.0):
-        rank = budget.plan(h).rank
-        assert certificate.eps_out(0.5 * h) == pytest.approx(3.0 * ball(rank / budget.m), rel=0.1)
-    assert certificate.eps_in(certificate.eps_out(0.5)) >= 0.5 * (1 - 1e-6)
-    assert certificate.smoothing_loss < ball(0.2)
-
-
 def box_beyond(threshold: float, otherwise: Box) -> Callable[[Tensor], Tensor]:
     """A fixed box where the first coordinate exceeds the threshold."""
     return lambda z: torch.where(z[:, :1] > threshold, z.new_tensor(UNIT), z.new_tensor(otherwise))
 
 
-@pytest.mark.parametrize("budget", [EXACT, PAPER], ids=["exact", "paper"])
 @pytest.mark.parametrize("share", [0.1, 0.9])
-def test_no_box_is_an_answer(budget: SmoothingBudget, share: float) -> None:
+def test_no_box_is_an_answer(share: float) -> None:
     """A box with the given probability, and else none."""
     model = box_beyond(-float(special.ndtri(share)), NO_BOX)
-    certificate = certify(model, BoxJaccard(), torch.zeros(1, dtype=torch.float64), budget=budget)
+    certificate, budget = certify(model, BoxJaccard(), torch.zeros(1, dtype=torch.float64)), EXACT
     assert not certificate.abstained
     assert certificate.center.tolist() == list(UNIT if share > 0.5 else NO_BOX)
     assert certificate.output.radius == 0.0
@@ -404,17 +285,11 @@ def test_no_box_is_an_answer(budget: SmoothingBudget, share: float) -> None:
     assert certificate.smoothing_loss == 0.0
 
 
-@pytest.mark.parametrize("budget", [EXACT, PAPER], ids=["exact", "paper"])
-def test_nan_for_no_box_abstains_where_boxes_are_rare(budget: SmoothingBudget) -> None:
-    model = box_beyond(1.3, (math.nan,) * 4)
-    certificate = certify(model, BoxJaccard(), torch.zeros(1), budget=budget)
+def test_nan_for_no_box_abstains_where_boxes_are_rare_and_no_box_at_all_does_not() -> None:
+    certificate = certify(box_beyond(1.3, (math.nan,) * 4), BoxJaccard(), torch.zeros(1))
     assert certificate.abstained
     assert certificate.eps_out(0.0) == math.inf
-
-
-@pytest.mark.parametrize("budget", [EXACT, PAPER], ids=["exact", "paper"])
-def test_never_a_box(budget: SmoothingBudget) -> None:
-    certificate = certify(lambda z: z.new_zeros(len(z), 4), BoxJaccard(), torch.zeros(1), budget=budget)
+    certificate = certify(lambda z: z.new_zeros(len(z), 4), BoxJaccard(), torch.zeros(1), budget=PAPER)
     assert not certificate.abstained
     assert bool(BoxJaccard.is_empty(certificate.center[None]))
     assert certificate.eps_out(0.5) < 1e-300
@@ -441,7 +316,7 @@ def speckled(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda z: (z > 0.0).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
 def test_masks_are_smoothed_to_what_the_majority_shows(dtype: torch.dtype) -> None:
     template = torch.zeros(10, 12, dtype=torch.bool)
     template[2:7, 3:9] = True
@@ -456,25 +331,6 @@ def test_masks_are_smoothed_to_what_the_majority_shows(dtype: torch.dtype) -> No
     assert certificate.smoothing_loss == 0.0
 
 
-def test_masks_in_paper_mode_are_smoothed_to_an_output() -> None:
-    x = torch.linspace(-2.0, 2.0, 12, dtype=torch.float64)
-    certificate = certify(speckled(torch.bool), MaskJaccard(), x, budget=PAPER)
-    ranking = drawn(speckled(torch.bool), x, Stage.RANKING, PAPER.n)
-    assert bool((ranking == certificate.center).all(dim=1).any())
-    assert not certificate.abstained
-
-
-@pytest.mark.parametrize("share", [0.1, 0.9])
-def test_empty_and_full_masks(share: float) -> None:
-    """All pixels together are on with the given probability."""
-    x = torch.full((1,), float(special.ndtri(share)), dtype=torch.float64)
-    certificate = certify(lambda z: (z > 0.0).expand(-1, 9), MaskJaccard(), x)
-    assert not certificate.abstained
-    assert bool((certificate.center == (share > 0.5)).all())
-    assert certificate.eps_out(0.2) < 1e-300
-    assert certificate.eps_out(1.0) == pytest.approx(3.0, rel=1e-8)
-
-
 def vector(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
@@ -487,15 +343,11 @@ def swelling(z: Tensor) -> Tensor:
 
 # model, distance, x, direction of x', eps_in in units of sigma
 CASES = {
-    "sliding box": (sliding, BoxJaccard(), vector(0.0), vector(1.0), 1.0),
     "swelling box": (swelling, BoxJaccard(), vector(0.6, 0.8), vector(-1.0, -1.0), 0.8),
     "box or none": (box_beyond(0.0, NO_BOX), BoxJaccard(), vector(-0.8), vector(1.0), 1.2),
-    "two boxes": (box_beyond(0.0, (0.5, 0.0, 1.5, 1.0)), BoxJaccard(), vector(-0.8), vector(1.0), 1.2),
     "pixels": (speckled(torch.bool), MaskJaccard(), torch.ones(6).double(), -torch.ones(6).double(), 1.2),
-    "full or empty": (lambda z: (z > 0.0).expand(-1, 4), MaskJaccard(), vector(-0.8), vector(1.0), 1.2),
 }
-STEPS = ["box or none", "two boxes", "full or empty"]
-RUNS, ALPHA = 60, 0.2
+RUNS, ALPHA = 30, 0.2
 
 
 @cache
@@ -509,16 +361,15 @@ def pairs_of(method: Method, case: str) -> Pairs:
     return pairs(here, there, x, direction, eps_in, RUNS)
 
 
-@pytest.mark.parametrize(("method", "case"), [*(("exact", case) for case in CASES), ("paper", STEPS[0])])
+@pytest.mark.parametrize(("method", "case"), [*(("exact", case) for case in CASES), ("paper", "box or none")])
 def test_centers_are_no_further_apart_than_certified(method: Method, case: str) -> None:
     found = pairs_of(method, case)
     assert len(found) > RUNS / 2
     assert not refuted(failures_of(found, CASES[case][-1]), RUNS, ALPHA)
 
 
-@pytest.mark.parametrize("case", STEPS)
-def test_a_missing_shift_would_be_noticed(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = pairs_of("exact", case)
+def test_a_missing_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, eps_in = pairs_of("exact", "box or none"), CASES["box or none"][-1]
     budget_module._ranks.cache_clear()
     monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: mass)
-    assert refuted(failures_of(found, CASES[case][-1]), RUNS, ALPHA)
+    assert refuted(failures_of(found, eps_in), RUNS, ALPHA)

@@ -1,5 +1,6 @@
 """With random weights in place of those that would have to be downloaded."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -8,11 +9,10 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
 from torchmetrics.functional.image import lpips as of_torchmetrics
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
-from center_smoothing import CenterSmoother, Perceptual, SmoothingBudget, check_distance
+from center_smoothing import Perceptual, check_distance
 from center_smoothing.distances.pretrained import lpips, lpips_of, torchvision_perceptual
 
 
@@ -20,6 +20,7 @@ def images(count: int, size: int = 64, channels: int = 3) -> Tensor:
     return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
+@cache
 def seeded(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -43,15 +44,13 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_random_weights")
 @pytest.mark.parametrize("net_type", ["squeeze", "alex"])
 def test_lpips_is_the_number_of_torchmetrics(net_type: str) -> None:
-    a, b = images(6).chunk(2)
+    a, b = images(4).chunk(2)
     distances = lpips(net_type)(a, b)  # type: ignore[arg-type]  # one of its names
     metric = LearnedPerceptualImagePatchSimilarity(net_type=net_type, normalize=True)  # type: ignore[arg-type]
     with torch.no_grad():
         each = metric.net(a, b, normalize=True).flatten()
-        mean = learned_perceptual_image_patch_similarity(a, b, net_type=net_type, normalize=True)  # type: ignore[arg-type]
     assert float(each.min()) > 1e-4
     torch.testing.assert_close(distances.float(), each, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(distances.mean().float(), mean, rtol=1e-4, atol=1e-7)
     assert float(metric(a, b)) == pytest.approx(float(distances.mean()), rel=1e-4)
 
 
@@ -60,11 +59,10 @@ def test_lpips_is_a_distance_with_gamma_two() -> None:
     distance = lpips("squeeze")
     assert (distance.relaxation, distance.convex, distance.averages) == (2.0, False, True)
     # towards the middle of two images: without gamma = 2 the way by it would be too short
-    ends = images(12)
-    z = torch.cat([ends, (ends[:6] + ends[6:]) / 2])
-    assert check_distance(distance, z).passed
-    assert not check_distance(distance, z, relaxation=1.0).passed
-    assert distance(z, z).tolist() == [0.0] * 18
+    ends = images(6)
+    found = check_distance(distance, torch.cat([ends, (ends[:3] + ends[3:]) / 2]))
+    assert found.passed
+    assert found.needed_relaxation > 1.0
 
 
 @pytest.mark.usefixtures("_random_weights")
@@ -141,13 +139,3 @@ def test_bad_arguments() -> None:
         torchvision_perceptual("squeezenet1_1", weights="BEST")
     with pytest.raises(ValueError, match="size must be a whole number of pixels of at least 1, got 0"):
         torchvision_perceptual("squeezenet1_1", weights=None, size=0)
-
-
-@pytest.mark.usefixtures("_random_weights")
-def test_images_are_certified() -> None:
-    smoother = CenterSmoother(
-        torch.sigmoid, lpips("squeeze"), sigma=0.1, budget=SmoothingBudget(n=250, m=100, k=16), batch_size=32
-    )
-    certificate = smoother.certify(images(1, size=24)[0])
-    assert (certificate.abstained, certificate.factor) == (False, 10.0)
-    assert 0.0 < certificate.eps_out(0.05) <= 10.0 * certificate.distances[-1] * (1 + 1e-8)

@@ -4,21 +4,18 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 from torch import Tensor
 
 from center_smoothing import (
-    CenterSmoother,
     Distance,
     MeanBudget,
     MeanSmoother,
     ProbabilityTV,
-    SmoothingBudget,
     Wasserstein1,
-    check_distance,
 )
 
 BOTH = [Wasserstein1(), Wasserstein1(0.25), ProbabilityTV()]
@@ -49,24 +46,6 @@ def test_total_variation_is_the_largest_difference_of_any_event(masses: np.ndarr
     masses_of_events = z @ events.T
     expected = (masses_of_events[:, None] - masses_of_events[None]).amax(dim=2)
     np.testing.assert_allclose(ProbabilityTV().pairwise(z, z), expected, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("distance", BOTH, ids=repr)
-@settings(max_examples=60)
-@given(masses=MASSES)
-def test_axioms(distance: Distance, masses: np.ndarray) -> None:
-    z = normal(torch.from_numpy(masses))
-    assert check_distance(distance, z).passed
-    torch.testing.assert_close(distance(z, z.roll(1, 0)), distance.pairwise(z, z.roll(1, 0)).diagonal())
-
-
-@pytest.mark.parametrize("distance", BOTH, ids=repr)
-@given(masses=MASSES, share=st.floats(0.0, 1.0))
-def test_convex(distance: Distance, masses: np.ndarray, share: float) -> None:
-    a, b, c = normal(torch.from_numpy(masses)).unsqueeze(1).unbind()
-    apart = distance(c, share * a + (1.0 - share) * b).item()
-    assert apart <= (share * distance(c, a) + (1.0 - share) * distance(c, b)).item() + 1e-12
-    assert distance.convex
 
 
 @pytest.mark.parametrize("distance", BOTH, ids=repr)
@@ -110,13 +89,6 @@ def test_other_outputs_are_refused(distance: Distance, wrong: list[float]) -> No
 
 
 @pytest.mark.parametrize("distance", BOTH, ids=repr)
-@pytest.mark.parametrize("shape", [(2, 1), (2, 3, 4)])
-def test_other_shapes_are_refused(distance: Distance, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"outputs must be probability vectors \(N, K\) of at least two"):
-        distance.embed(torch.ones(shape))
-
-
-@pytest.mark.parametrize("distance", BOTH, ids=repr)
 def test_nan_and_zeros_are_outside_of_every_ball(distance: Distance) -> None:
     z = torch.tensor([[0.5, 0.5], [math.nan, 0.5], [0.0, 0.0], [math.inf, 0.0]])
     distances = distance.pairwise(z, z)
@@ -124,28 +96,12 @@ def test_nan_and_zeros_are_outside_of_every_ball(distance: Distance) -> None:
     assert int(torch.isinf(distances).sum()) == 15
 
 
-@pytest.mark.parametrize("distance", BOTH, ids=repr)
-def test_a_model_without_finite_outputs_abstains(distance: Distance) -> None:
-    budget = SmoothingBudget(n=300, m=300)
-    smoother = CenterSmoother(lambda x: x * torch.nan, distance, sigma=1.0, budget=budget, batch_size=64)
-    assert smoother.certify(torch.zeros(3)).abstained
-
-
-def test_arguments_out_of_range() -> None:
-    for spacing in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match="spacing must be a positive finite number, got"):
-            Wasserstein1(spacing)
-    for tolerance in (-0.1, 1.0, math.nan):
-        with pytest.raises(ValueError, match=r"tolerance must lie in \[0, 1\), got"):
-            ProbabilityTV(tolerance=tolerance)
-
-
 @pytest.mark.parametrize(("distance", "bound"), [(ProbabilityTV(), 1.0), (Wasserstein1(), 2.0)], ids=repr)
 def test_means_are_certified_with_a_bound(distance: Distance, bound: float) -> None:
     def model(x: Tensor) -> Tensor:
         return (5.0 * x).softmax(dim=1)
 
-    budget, x = MeanBudget(n=1000, m=4000), torch.tensor([0.5, 0.0, -0.5])
+    budget, x = MeanBudget(n=500, m=1000), torch.tensor([0.5, 0.0, -0.5])
     certificate = MeanSmoother(model, distance, sigma=0.25, budget=budget, bound=bound, batch_size=64).certify(x)
     assert not certificate.abstained
     assert 0.0 < certificate.eps_out(0.1) < bound

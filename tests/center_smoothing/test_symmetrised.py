@@ -1,11 +1,10 @@
 import functools
-import math
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
@@ -62,7 +61,6 @@ def test_both_kinds_of_directed_distances_give_the_same(mode: Literal["max", "su
 
 @pytest.mark.parametrize("mode", ["max", "sum"])
 @pytest.mark.parametrize(("directed", "gamma"), [(uphill, 1.0), (steep, 2.0)])
-@settings(max_examples=60)
 @given(z=VECTORS)
 def test_gamma_is_kept(mode: Literal["max", "sum"], directed: functools.partial, gamma: float, z: np.ndarray) -> None:
     outputs, distance = torch.from_numpy(z), Symmetrised(directed, mode, relaxation=gamma)
@@ -102,13 +100,6 @@ def test_outputs_are_averaged_as_the_directed_distance_does() -> None:
     assert len(Symmetrised(uphill, relaxation=1).averages_of(z)) == 0
 
 
-def test_what_is_not_finite_is_outside_of_every_ball() -> None:
-    z = torch.tensor([[1.0, 2.0], [math.nan, 0.0], [3.0, math.inf]])
-    distance = Symmetrised(uphill, relaxation=1)
-    assert torch.isinf(distance.pairwise(z, z)).sum() == 8
-    assert distance(z, z).tolist() == [0.0, math.inf, math.inf]
-
-
 class Missing(ObjectDistance):
     """How many elements of the first set the second one lacks."""
 
@@ -146,4 +137,3 @@ def test_bad_arguments() -> None:
         Symmetrised(3)  # type: ignore[arg-type]  # it is wrong
     with pytest.raises(ValueError, match=r"must return one number for each pair, shape \(2,\), got \(2, 3\)"):
         Symmetrised(lambda a, b: a - b, relaxation=1)(torch.zeros(2, 3), torch.zeros(2, 3))
-    assert Symmetrised(uphill, relaxation=1).pairwise(torch.zeros(2, 3), torch.zeros(0, 3)).shape == (2, 0)

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 from typing import Any
@@ -75,14 +74,6 @@ def test_a_plan_at_an_impossible_h_is_refused(h: float) -> None:
         MeanBudget().plan(h)
 
 
-def test_what_a_row_of_results_needs() -> None:
-    budget = MeanBudget(n=100, m=300, alpha_1=0.01, alpha_2=0.02)
-    assert (budget.n, budget.m, budget.delta, budget.method) == (100, 300, 0.0, "mean")
-    assert budget.alpha == pytest.approx(0.03)
-    assert budget.evaluations == 400
-    assert budget.abstention_probability() == 0.0
-
-
 @given(
     n=st.integers(1, 10**6),
     m=st.integers(1, 10**6),
@@ -92,13 +83,6 @@ def test_what_a_row_of_results_needs() -> None:
 def test_plain_values_make_an_equal_budget(n: int, m: int, group: int, alphas: tuple[float, float]) -> None:
     budget = MeanBudget(n=n * group, m=m * group, group=group, alpha_1=alphas[0], alpha_2=alphas[1])
     assert MeanBudget(**json.loads(json.dumps(budget.as_dict()))) == budget
-
-
-def test_a_budget_is_frozen_and_keyword_only() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        MeanBudget().n = 3  # type: ignore[misc]
-    with pytest.raises(TypeError):
-        MeanBudget(100)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,6 @@ def test_the_expectation_after_the_shift_is_bounded(case: str, m: int) -> None:
     assert case != "rare" or failures > 400 * 0.1 / 2
 
 
-def test_the_expectation_after_the_shift_is_close_for_many_samples() -> None:
-    _, ratio = failures_of_expectation("exponential", 100_000, 3)
-    assert 1.0 < ratio < 1.1
-
-
 def test_a_last_step_that_does_not_reach_the_bound_would_be_noticed() -> None:
     failures, _ = failures_of_expectation("rarer", 500, 60, cut=True)
     assert refuted(failures, 60, 0.1)
@@ -247,8 +242,9 @@ CASES: dict[str, tuple[Model, Distance, Tensor, Tensor, dict[str, float]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("h", "group"), [(1.0, 1), (2.0, 2)])
+@pytest.mark.parametrize(
+    ("case", "h", "group"), [(case, *[(1.0, 1), (2.0, 2)][place % 2]) for place, case in enumerate(CASES)]
+)
 def test_means_are_no_further_apart_than_certified(case: str, h: float, group: int) -> None:
     model, distance, x, direction, options = CASES[case]
     budget, runs = MeanBudget(n=60, m=200, group=group, alpha_1=0.05, alpha_2=0.05), 30
@@ -279,7 +275,7 @@ def edge_budget(alpha: float = 0.22) -> MeanBudget:
 
 
 @pytest.mark.usefixtures("_large_blocks")
-@pytest.mark.parametrize(("h", "alpha", "share"), [(1.0, 0.22, 1.3), (2.0, 0.22, 1.3), (2.0, 0.01, 1.1)])
+@pytest.mark.parametrize(("h", "alpha", "share"), [(1.0, 0.22, 1.3), (2.0, 0.01, 1.1)])
 def test_the_promise_holds_where_chance_decides(h: float, alpha: float, share: float) -> None:
     failures = failures_of(pairs_at_the_edge(edge_budget(alpha), share, 60, h), h)
     assert not refuted(failures, 60, alpha)

@@ -26,7 +26,6 @@ from tests.center_smoothing.refutation import refuted
 DISTANCES = [Lp(1), Lp(2), Lp(math.inf), TotalVariation(1), TotalVariation(2)]
 
 
-@settings(max_examples=60)
 @given(st.floats(0, 0.999), st.integers(1, 10**6), st.floats(1e-6, 0.5))
 def test_hoeffdings_bound_solves_its_equation_on_the_safe_side(share: float, count: int, alpha: float) -> None:
     bound = hoeffding_mean_upper(3.0 * share, 3.0, count, alpha) / 3.0
@@ -48,14 +47,14 @@ def test_hoeffdings_bound_solves_its_equation_on_the_safe_side(share: float, cou
 def test_an_expectation_exceeds_its_bound_no_more_often_than_alpha(draw: Callable) -> None:
     rng = np.random.default_rng(0)
     truth = 0.02 if float(draw(rng, 1)[0]) in (0.0, 1.0) else 0.1 / 2.1
-    samples = draw(rng, (4000, 200)).mean(axis=1)
+    samples = draw(rng, (1000, 200)).mean(axis=1)
     failures = sum(hoeffding_mean_upper(float(mean), 1.0, 200, 0.2) < truth for mean in samples)
-    assert not refuted(failures, 4000, 0.2)
-    assert refuted(sum(float(mean) < truth for mean in samples), 4000, 0.2)  # without the bound
+    assert not refuted(failures, 1000, 0.2)
+    assert refuted(sum(float(mean) < truth for mean in samples), 1000, 0.2)  # without the bound
 
 
-@pytest.mark.parametrize("h", [0.05, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0])
-@pytest.mark.parametrize("ratio", [1.0, 1.2, 3.0**0.25, 2.0, 4.0])
+@pytest.mark.parametrize("h", [0.05, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("ratio", [1.0, 3.0**0.25, 4.0])
 def test_the_shift_lies_between_what_a_function_attains_and_the_dual_by_another_quadrature(
     h: float, ratio: float
 ) -> None:
@@ -93,28 +92,20 @@ def test_the_shift_lies_between_what_a_function_attains_and_the_dual_by_another_
     )
 
 
-@pytest.mark.parametrize(("h", "bound", "by_first_order"), [(1.0, 1.123, 1.217), (2.0, 2.752, 4.124)])
-def test_knowing_that_nine_tenths_are_linear_says_less_than_the_fourth_moment(
-    h: float, bound: float, by_first_order: float
-) -> None:
-    linear, rest = math.sqrt(0.9), math.sqrt(0.1 * (math.exp(h * h) - 1.0 - h * h))
-    assert h * linear + rest == pytest.approx(by_first_order, abs=1e-3)
-    assert largest_shift(h, 1.0, 3.0**0.25) < bound
-
-
 def test_a_linear_function_moves_by_h_and_the_bound_knows_little_more() -> None:
     assert [round(largest_shift(h, 1.0, 3.0**0.25), 2) for h in (0.5, 1.0, 1.5)] == [0.52, 1.12, 1.84]
     assert largest_shift(0.0, 1.0, 2.0) == largest_shift(1.0, 0.0, 0.0) == 0.0
     assert largest_shift(8.5, 1.0, 2.0) == largest_shift(math.inf, 1.0, 2.0) == math.inf
 
 
+@settings(max_examples=10)
 @given(st.floats(0.01, 7.9), st.floats(0.01, 7.9), st.floats(1.0, 6.0))
 def test_shifts_grow_with_h_up_to_the_grid(h: float, more: float, ratio: float) -> None:
     small, large = sorted((h, more))
     assert largest_shift(small, 1.0, ratio) <= largest_shift(large, 1.0, ratio) * 1.05
 
 
-@pytest.mark.parametrize("size", [1, 3, 40, 400])
+@pytest.mark.parametrize("size", [1, 3, 300])
 @pytest.mark.parametrize("rank", [1, 5, 1000])
 def test_no_eigenvalue_exceeds_its_bound(size: int, rank: int) -> None:
     factor = torch.randn(size, rank, dtype=torch.float64, generator=torch.Generator().manual_seed(size + rank))
@@ -178,6 +169,22 @@ def test_no_direction_has_larger_moments_than_their_bounds(
             assert float((along**4)[:250].mean()) <= moments.fourth
     assert moments.second_count == (500 if largest_matrix > 1 or distance.norm == "linf" else 250)
     assert moments.spread >= float(norms[inside].max()) * (distance.norm != "linf")
+
+
+@pytest.mark.parametrize("distance", [Lp(1), TotalVariation(2)], ids=repr)
+def test_weights_counted_without_their_constant_would_be_noticed(
+    distance: Distance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C of `||v|| <= C |v|_w` left out."""
+    original = directions.Directions.moments
+
+    def moments(self: directions.Directions) -> DirectionalMoments:
+        self._factor = 1.0
+        return original(self)
+
+    monkeypatch.setattr(directions.Directions, "moments", moments)
+    with pytest.raises(AssertionError):
+        test_no_direction_has_larger_moments_than_their_bounds(distance, 4096, monkeypatch)
 
 
 def test_what_is_kept_comes_back_and_damaged_numbers_do_not() -> None:

@@ -54,7 +54,7 @@ def failures_of_expectation(runs: int, *, trusting: bool = False, m: int = 500) 
 
 
 def test_the_hardest_function_moves_no_further_than_its_bound() -> None:
-    assert not refuted(failures_of_expectation(200), 200, 0.5 * 0.6)
+    assert not refuted(failures_of_expectation(100), 100, 0.5 * 0.6)
 
 
 def test_moments_without_their_confidence_would_be_noticed() -> None:
@@ -93,46 +93,40 @@ CASES: list[tuple[Distance, Callable[[Tensor], Tensor], float]] = [
 
 
 def pairs_along_the_first(
-    distance: Distance, model: Callable[[Tensor], Tensor], h: float, *, m: int = 1024, clip_norm: float = 25.0
+    distance: Distance,
+    model: Callable[[Tensor], Tensor],
+    h: float,
+    *,
+    m: int = 512,
+    clip_norm: float = 25.0,
+    n: int = 512,
 ) -> Pairs:
-    """Means that move along the first coordinate, and what is certified; sigma = 1. Six failures of six refute."""
-    budget = MeanBudget(n=m, m=m, alpha_1=0.1, alpha_2=0.1)
+    """Means that move along the first coordinate, and what is certified; sigma = 1. Three of three refute 0.02."""
+    budget = MeanBudget(n=n, m=m, alpha_1=0.01, alpha_2=0.01)
     smoother = MeanSmoother(model, distance, sigma=1.0, budget=budget, clip_norm=clip_norm, batch_size=1024)
     x = torch.zeros(16, dtype=torch.float64)
-    return pairs(smoother, smoother, x, torch.eye(16, dtype=torch.float64)[0], h, 6)
+    return pairs(smoother, smoother, x, torch.eye(16, dtype=torch.float64)[0], h, 3)
 
 
 @pytest.mark.parametrize(("distance", "model", "h"), CASES)
 def test_the_promise_of_means_holds(distance: Distance, model: Callable[[Tensor], Tensor], h: float) -> None:
     found = pairs_along_the_first(distance, model, h)
-    assert not refuted(failures_of(found, h), 6, 0.2)
+    assert not refuted(failures_of(found, h), 3, 0.02)
     assert max(apart for _, apart in found) > 0.1 * h  # it is an attack
 
 
 def test_a_mean_without_its_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In many dimensions T11 pays for the whole shell, T12 for one direction: it certifies a linear function."""
-    found, h = pairs_along_the_first(Lp(2), line, 1.0, m=2048, clip_norm=8.0), 1.0
+    found, h = pairs_along_the_first(Lp(2), line, 1.0, n=8192, m=1024, clip_norm=8.0), 1.0
     assert {certificate.theorem(0.5) for certificate, _ in found} == {"T12"}
     assert all(0.8 < apart < certificate.eps_out(h) < 3.0 for certificate, apart in found)
     monkeypatch.setattr(directions, "largest_shift", lambda h, second, fourth: 0.0)
-    assert refuted(failures_of(found, h), 6, 0.2)
+    assert refuted(failures_of(found, h), 3, 0.02)
 
 
 def test_a_tail_without_its_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directions.bounds, "gaussian_shifts_up", lambda masses, h: masses)
-    assert refuted(failures_of(pairs_along_the_first(Lp(2), rare_direction, 2.5), 2.5), 6, 0.2)
-
-
-def test_weights_counted_without_their_constant_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """C of `||v|| <= C |v|_w` left out."""
-    original = directions.Directions.moments
-
-    def moments(self: directions.Directions) -> DirectionalMoments:
-        self._factor = 1.0
-        return original(self)
-
-    monkeypatch.setattr(directions.Directions, "moments", moments)
-    assert refuted(failures_of(pairs_along_the_first(TotalVariation(1), image, 1.0, m=4096), 1.0), 6, 0.2)
+    assert refuted(failures_of(pairs_along_the_first(Lp(2), rare_direction, 2.5), 2.5), 3, 0.02)
 
 
 def test_certificates_do_not_depend_on_the_batch_size_and_come_back_from_disk(tmp_path: object) -> None:

@@ -1,5 +1,4 @@
 import gc
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,14 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import example as with_example
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 import center_smoothing
 from center_smoothing import (
-    Angular,
     BoxJaccard,
     Distance,
     Lp,
@@ -125,7 +120,7 @@ def clipped_by_hand(outputs: np.ndarray, norm: float, p: float) -> np.ndarray:
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("budget", BUDGETS, ids=group)
 def test_a_certificate_equals_one_by_hand(draws: Draws, budget: MeanBudget, p: float) -> None:
-    for example in range(3):
+    for example in range(2):
         draws.clear()
         certificate = smoother(curved, Lp(p), budget).certify(point(), example=example)
         drawn = {stage: outputs.numpy() for stage, outputs in draws}
@@ -137,9 +132,12 @@ def test_a_certificate_equals_one_by_hand(draws: Draws, budget: MeanBudget, p: f
         assert certificate.bound == pytest.approx(2.0 + np.linalg.norm(center, ord=p), rel=1e-8)
         base = clipped_by_hand(curved(point()[None]).numpy(), 2.0, p)[0]
         assert certificate.smoothing_loss == pytest.approx(np.linalg.norm(base - center, ord=p), rel=1e-8)
+        smoothed = smoother(curved, Lp(p), budget).smooth(point(), example=example)
+        assert torch.equal(smoothed.center, certificate.center)
+        assert (smoothed.abstained, certificate.abstained) == (False, False)
 
 
-@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, math.inf])
+@pytest.mark.parametrize("p", [1.0, 3.0, math.inf])
 def test_what_is_smoothed_is_the_clipped_function(draws: Draws, p: float) -> None:
     made = smoother(curved, Lp(p), clip_norm=1.5)
     certificate = made.certify(point())
@@ -172,35 +170,30 @@ def test_without_clipping_outputs_stay_as_they_are(draws: Draws) -> None:
     assert certificate.bound > 3.0
 
 
-NUMBERS = st.one_of(st.floats(-10.0, 10.0), st.floats(-1e300, 1e300), st.floats(-1e-300, 1e-300))
-OUTPUTS = st.lists(st.lists(NUMBERS, min_size=6, max_size=6), min_size=1, max_size=4)
-
-
-@pytest.mark.parametrize("distance", [*CONVEX, SquaredL2(), TotalVariation(1), TotalVariation(2)], ids=repr)
-@settings(max_examples=60)
-@given(outputs=OUTPUTS, norm=st.one_of(st.floats(1e-3, 20.0), st.floats(1e-320, 1e300)))
-@with_example(outputs=[[0.0, 0.0, 0.0, 0.0, 1e-320, 1e-320]], norm=1e-320)
-def test_no_clipped_output_lies_beyond_the_norm(distance: Distance, outputs: list[list[float]], norm: float) -> None:
-    z = torch.tensor(outputs, dtype=torch.float64).reshape(-1, 1, 2, 3)
-    clipped = clip(z, distance, norm)
-    before = distance.pairwise(z, torch.zeros_like(z[:1]))[:, 0]
-    after = distance.pairwise(clipped, torch.zeros_like(z[:1]))[:, 0]
-    assert bool((after <= norm).all())
-    assert torch.equal(clipped[before <= norm], z[before <= norm])
-    assert bool((clipped * z >= 0.0).all())
-    assert bool((clipped.abs() <= z.abs()).all())
-
-
-@pytest.mark.parametrize("distance", [*CONVEX, TotalVariation(1), TotalVariation(2)], ids=repr)
-def test_clipping_scales_down_to_the_norm(distance: Distance) -> None:
-    z = torch.randn(50, 1, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    before = distance.pairwise(z, torch.zeros_like(z[:1]))[:, 0]
-    norm = float(before.median())
-    clipped = clip(z, distance, norm)
-    after = distance.pairwise(clipped, torch.zeros_like(z[:1]))[:, 0]
+@pytest.mark.parametrize(
+    "distance", [*CONVEX, center_smoothing.SquaredL2(), TotalVariation(1), TotalVariation(2)], ids=repr
+)
+def test_no_clipped_output_lies_beyond_the_norm_and_hardly_within(distance: Distance) -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.choose(rng.integers(3, size=(300, 6)), [10.0, 1e300, 1e-300])
+    z = torch.from_numpy(sizes * rng.uniform(-1, 1, (300, 6))).reshape(-1, 1, 2, 3)
+    z[0], z[0, 0, 1, 1:] = 0.0, 1e-320
+    zero = torch.zeros_like(z[:1])
+    before = distance.pairwise(z, zero)[:, 0]
+    for norm in (1e-320, 1e-300, 1e-3, 1.0, 20.0, 1e300, float(before[torch.isfinite(before)].median())):
+        clipped = clip(z, distance, norm)
+        after = distance.pairwise(clipped, zero)[:, 0]
+        assert bool((after <= norm).all())
+        assert torch.equal(clipped[before <= norm], z[before <= norm])
+        assert bool((clipped * z >= 0.0).all())
+        assert bool((clipped.abs() <= z.abs()).all())
+    plain = torch.randn(50, 1, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = distance.pairwise(plain, torch.zeros_like(plain[:1]))[:, 0]
+    clipped, norm = clip(plain, distance, float(before.median())), float(before.median())
+    after = distance.pairwise(clipped, torch.zeros_like(plain[:1]))[:, 0]
     torch.testing.assert_close(after, before.clamp(max=norm), rtol=1e-8, atol=0.0)
     assert bool((after[before > norm] < norm).all())
-    directions = [torch.nn.functional.normalize(outputs.flatten(1), dim=1) for outputs in (z, clipped)]
+    directions = [torch.nn.functional.normalize(outputs.flatten(1), dim=1) for outputs in (plain, clipped)]
     torch.testing.assert_close(*directions)
 
 
@@ -214,7 +207,7 @@ def test_clipping_keeps_what_is_not_finite_and_drops_what_overflows() -> None:
 
 
 @pytest.mark.parametrize("options", [{"clip_norm": 5.0}, {"bound": 10.0}])
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16])
 def test_outputs_of_every_type_are_averaged_in_float64(dtype: torch.dtype, options: dict[str, float]) -> None:
     certificate = smoother(lambda z: (z > -0.1).to(dtype), **options).certify(torch.zeros(3))
     assert certificate.center.dtype == torch.float64
@@ -227,15 +220,6 @@ def test_a_mean_of_float32_outputs_is_more_accurate_than_float32() -> None:
     budget = MeanBudget(n=3000, m=1)
     center = smoother(lambda z: torch.full((len(z), 1), 0.1), budget=budget).smooth(torch.zeros(1)).center
     assert float(center) == pytest.approx(float(torch.tensor(0.1).double()), rel=1e-14)
-
-
-@pytest.mark.parametrize("budget", BUDGETS, ids=group)
-def test_smooth_and_certify_agree(budget: MeanBudget) -> None:
-    for example in range(3):
-        smoothed = smoother(curved, budget=budget).smooth(point(), example=example)
-        certified = smoother(curved, budget=budget).certify(point(), example=example).output
-        assert torch.equal(smoothed.center, certified.center)
-        assert smoothed.abstained == certified.abstained
 
 
 def same(a: MeanCertificate, b: MeanCertificate) -> bool:
@@ -251,10 +235,8 @@ def same(a: MeanCertificate, b: MeanCertificate) -> bool:
     ("threads", "budget", "distance", "options"),
     [
         (1, BUDGET, Lp(1), {"clip_norm": 6.0}),
-        (2, GROUPED, Lp(2), {"bound": 1e4}),
-        (2, BUDGET, Lp(3), {"clip_norm": 6.0}),
-        (2, GROUPED, TotalVariation(1), {"clip_norm": 6.0}),
-        (2, BUDGET, TotalVariation(2), {"bound": 1e4}),
+        (2, BUDGET, Lp(3), {"bound": 1e4}),
+        (2, GROUPED, TotalVariation(2), {"clip_norm": 6.0}),
     ],
     ids=str,
     indirect=["threads"],
@@ -265,7 +247,7 @@ def test_the_certificate_does_not_depend_on_the_batch_size(
     x = torch.linspace(-1, 1, 36).reshape(3, 3, 4)
     first, *others = [
         smoother(lambda z: z * z.abs(), distance, budget, batch_size=size, **options).certify(x)
-        for size in (1, 7, 64, 1000)
+        for size in (1, 7, 1000)
     ]
     assert all(same(first, other) for other in others)
 
@@ -283,7 +265,7 @@ def nan_beyond(threshold: float, value: float = math.nan) -> Callable[[Tensor], 
 
 
 @pytest.mark.parametrize("options", [{"clip_norm": 5.0}, {"bound": 20.0}])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_a_mean_with_a_non_finite_output_abstains(bad: float, options: dict[str, float]) -> None:
     made = smoother(nan_beyond(1.3, bad), **options)
     output, certificate = made.smooth(torch.zeros(2)), made.certify(torch.zeros(2))
@@ -293,30 +275,6 @@ def test_a_mean_with_a_non_finite_output_abstains(bad: float, options: dict[str,
     assert certificate.eps_out(0.0) == math.inf
     assert certificate.eps_in(1e9) == 0.0
     assert certificate.smoothing_loss == math.inf
-
-
-@pytest.mark.parametrize("options", [{"clip_norm": 5.0}, {"bound": 20.0}])
-@pytest.mark.parametrize("budget", BUDGETS, ids=group)
-def test_non_finite_certification_outputs_are_counted_and_count_as_far_away(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, float], budget: MeanBudget
-) -> None:
-    original = NoisyOutputs.draw
-
-    def draw(self: NoisyOutputs, x: Tensor, *, example: int, stage: Stage, count: int) -> Iterator[Tensor]:
-        for outputs in original(self, x, example=example, stage=stage, count=count):
-            if stage == Stage.CERTIFICATION:
-                outputs[::30] = torch.nan
-            yield outputs
-
-    clean = smoother(curved, budget=budget, **options).certify(point())
-    monkeypatch.setattr(NoisyOutputs, "draw", draw)
-    certificate = smoother(curved, budget=budget, **options).certify(point())
-    assert not certificate.abstained
-    assert certificate.non_finite == 7
-    assert clean.non_finite == 0
-    assert np.isinf(certificate.distances[-7:]).all()
-    assert np.isfinite(certificate.distances[:-7]).all()
-    assert clean.eps_out(0.1) < certificate.eps_out(0.1) <= certificate.bound * (1 + 1e-8)
 
 
 def test_sums_that_overflow_abstain() -> None:
@@ -346,7 +304,7 @@ def test_a_promise_that_holds_with_equality_is_kept() -> None:
 
 
 def live_bytes() -> int:
-    """Bytes of all storages behind tensors that Python can reach."""
+    """Bytes of all storages behind tensors that Python can reach and that are not frozen."""
     storages = {}
     for thing in gc.get_objects():
         if type(thing) is Tensor and thing.layout is torch.strided:
@@ -355,85 +313,21 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-@pytest.mark.parametrize(("options", "group"), [({"clip_norm": 1e9}, 1), ({"bound": 1e9}, 3)])
-def test_memory_does_not_grow_with_n_or_m(options: dict[str, float], group: int) -> None:
-    size, batch = 20_000, 50
-    peaks: list[int] = []
-
-    calls = itertools.count(1)
+def test_memory_does_not_grow_with_n_or_m() -> None:
+    size, batch, peaks = 20_000, 16, list[int]()
 
     def large(z: Tensor) -> Tensor:
-        if next(calls) % 12 == 0:  # looking takes longer than the call
-            peaks.append(live_bytes())
+        peaks.append(live_bytes())
         return z.expand(len(z), size) + torch.arange(size)
 
+    budget = MeanBudget(n=600, m=600, group=3)  # outputs of 96 MB each
     gc.collect()
-    before = live_bytes()
-    budget = MeanBudget(n=1800, m=1800, group=group)  # outputs of 288 MB each
-    smoother(large, Lp(1), budget, batch_size=batch, **options).certify(torch.zeros(1))
-    assert max(peaks) - before < 7 * (64 + batch) * size * 8 < 1800 * size * 8
-
-
-def test_progress_adds_up_to_the_evaluations_of_the_budget() -> None:
-    for budget in BUDGETS:
-        counts: list[int] = []
-        smoother(curved, budget=budget, batch_size=40, progress=counts.append).certify(point())
-        assert sum(counts) == budget.evaluations
-
-
-class Network(nn.Module):
-    """Outputs depend on their batch unless it is in eval mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-    def describe(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
-@pytest.mark.parametrize("options", [{"clip_norm": 3.0}, {"bound": 100.0}])
-@pytest.mark.parametrize("method", ["forward", "describe"])
-def test_modules_are_in_eval_mode_and_come_back(method: str, options: dict[str, float]) -> None:
-    network = Network()
-    model = network if method == "forward" else network.describe
-    in_training = smoother(model, **options).certify(torch.zeros(2))
-    assert all(module.training for module in network.modules())
-    assert not in_training.center.requires_grad
-    assert torch.is_grad_enabled()
-    network.eval()
-    assert same(in_training, smoother(model, **options).certify(torch.zeros(2)))
-    assert not any(module.training for module in network.modules())
-
-
-def test_the_point_may_require_grad() -> None:
-    x = point().requires_grad_()
-    assert same(smoother(curved).certify(x), smoother(curved).certify(point()))
-
-
-def test_a_certificate_carries_what_it_was_made_with() -> None:
-    certificate = smoother(curved).certify(point())
-    assert (certificate.sigma, certificate.budget) == (0.5, BUDGET)
-    assert MeanSmoother(curved, Lp(), sigma=1.0, bound=1).budget == MeanBudget()
-
-
-def test_which_distances_are_convex() -> None:
-    assert all(distance.convex for distance in (*CONVEX, TotalVariation(1), TotalVariation(2)))
-    assert not any(distance.convex for distance in (Angular(), BoxJaccard(), MaskJaccard()))
-    assert not Distance.convex
-
-
-@pytest.mark.parametrize("distance", [*CONVEX, SquaredL2(), TotalVariation(1), TotalVariation(2)], ids=repr)
-def test_a_mean_is_no_further_away_than_the_average_output(distance: Distance) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        z = torch.randn(7, 2, 3, 4, generator=generator, dtype=torch.float64) ** 3
-        center = torch.randn(1, 2, 3, 4, generator=generator, dtype=torch.float64)
-        to_mean = distance(z.mean(dim=0, keepdim=True), center).item()
-        assert to_mean <= distance.pairwise(z, center).mean().item() * (1 + 1e-12)
+    gc.freeze()  # what there is already is not looked at
+    try:
+        smoother(large, Lp(1), budget, batch_size=batch, clip_norm=1e9).certify(torch.zeros(1))
+    finally:
+        gc.unfreeze()
+    assert 64 * size * 8 < max(peaks) < 7 * (64 + batch) * size * 8 < 600 * size * 8
 
 
 @pytest.mark.parametrize("distance", [BoxJaccard(), MaskJaccard()], ids=repr)
@@ -454,49 +348,13 @@ def test_distances_that_are_not_convex_are_refused(distance: Distance) -> None:
         ({"bound": math.nan}, "bound must be a positive finite number, got nan"),
         ({"bound": "3"}, "bound must be .* got '3'"),
         ({"bound": True}, "bound must be .* got True"),
-        ({"bound": 1.0, "sigma": 0.0}, "sigma must be a positive finite number, got 0.0"),
-        ({"bound": 1.0, "batch_size": 0}, "batch_size must be"),
-        ({"bound": 1.0, "model": 3}, "model must be callable, got int"),
         ({"clip_norm": 1.0, "model": 3}, "model must be callable, got int"),
-        (
-            {"bound": 1.0, "distance": "tw"},
-            "distance must be a Distance such as .* one of tv,.* got 'tw'",
-        ),
     ],
 )
 def test_impossible_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"model": curved, "distance": Lp(), "sigma": 1.0, **options}
     with pytest.raises(ValueError, match=message):
         MeanSmoother(arguments.pop("model"), arguments.pop("distance"), **arguments)
-
-
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [(torch.tensor([math.nan, 0.0]), "x must be finite"), (torch.zeros(2).long(), "x must be a floating-point tensor")],
-)
-def test_points_that_are_none_are_refused(x: Tensor, message: str) -> None:
-    for ask in (smoother(curved).certify, smoother(curved).smooth):
-        with pytest.raises(ValueError, match=message):
-            ask(x)
-
-
-@pytest.mark.parametrize("options", [{"clip_norm": 3.0}, {"bound": 100.0}])
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (lambda z: z.sum(dim=0), "model must return one output per input"),
-        (lambda z: z[:1], "model must return one output per input"),
-        (lambda z: z.tolist(), "model must return a tensor, got list"),
-    ],
-)
-def test_wrong_outputs_are_refused(model: Callable[[Tensor], Tensor], message: str, options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=message):
-        smoother(model, **options).smooth(torch.zeros(2))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_points_of_every_floating_point_type(dtype: torch.dtype) -> None:
-    assert not smoother(lambda z: z).certify(torch.zeros(2, dtype=dtype)).abstained
 
 
 def test_golden() -> None:
@@ -513,14 +371,6 @@ def test_the_largest_bound_is_never_below_that_of_a_certificate(relaxed: bool) -
     assert made.largest_bound == pytest.approx(2.0 * 1.5**0.5 if relaxed else 3.0)  # of l2 distances
     assert 0.99 * made.largest_bound <= made.certify(point()).bound <= made.largest_bound
     assert smoother(curved, Lp(2), clip_norm=None, bound=8.0).largest_bound == pytest.approx(8.0)
-
-
-def test_the_base_output_is_clipped_too() -> None:
-    x, expected = point(), curved(point()[None]).numpy()
-    clipped = smoother(curved, Lp(2), clip_norm=1.0).outputs.base_output(x)
-    np.testing.assert_allclose(clipped.numpy(), clipped_by_hand(expected, 1.0, 2.0)[0], rtol=1e-8)
-    bounded = smoother(curved, Lp(2), clip_norm=None, bound=8.0)
-    np.testing.assert_array_equal(bounded.outputs.base_output(x), expected[0])
 
 
 class Squared(Lp):

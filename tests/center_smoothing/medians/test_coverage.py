@@ -15,13 +15,14 @@ from center_smoothing.noise import Stage
 from tests.center_smoothing.refutation import refuted
 
 Model = Callable[[Tensor], Tensor]
-RUNS = 60
+RUNS = 40
 
 
 @pytest.fixture(autouse=True)
 def _no_remembered_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Broken variants must neither use nor leave behind ranks that are kept from call to call. Fewer of them do."""
     monkeypatch.setattr(median_budget, "_STEP", 0.5)
+    monkeypatch.setattr(order_statistics, "_COUNTED_AT_ONCE", 1 << 14)  # as many at once as are drawn
     remembered = median_budget._upper_mass, median_budget._kept_ranks
     for each in remembered:
         each.cache_clear()
@@ -71,7 +72,7 @@ def linear(z: Tensor) -> Tensor:
     return z @ STRETCH.T.to(z)
 
 
-@pytest.mark.parametrize(("row", "h"), [(0, 0.5), (2, 1.5)])
+@pytest.mark.parametrize(("row", "h"), [(0, 0.5), (1, 1.5)])
 def test_linear_functions_stay_in_the_box_along_the_worst_direction_of_a_coordinate(row: int, h: float) -> None:
     outside, beyond = failures_of(linear, STRETCH[row] / STRETCH[row].norm(), h, many(), p=math.inf)
     assert not refuted(outside, RUNS, 0.2)
@@ -82,12 +83,6 @@ def test_linear_functions_stay_in_the_box_along_the_worst_direction_of_a_coordin
 ALONG = torch.ones(1, dtype=torch.float64)
 
 
-def test_one_number_fails_no_more_often_than_it_may() -> None:
-    outside, _ = failures_of(lambda z: z, ALONG, 1.0, many())
-    assert not refuted(outside, RUNS, 0.2)
-    assert outside > 0
-
-
 def test_all_numbers_hold_together() -> None:
     outside, _ = failures_of(lambda z: z, torch.zeros(5), 0.0, many())
     assert not refuted(outside, RUNS, 0.2)
@@ -96,22 +91,22 @@ def test_all_numbers_hold_together() -> None:
 
 def test_alpha_for_each_number_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MedianBudget, "for_output", lambda self, output: self)
-    outside, _ = failures_of(lambda z: z, torch.zeros(10), 0.0, many(0.1), runs=40)
-    assert refuted(outside, 40, 0.1)
+    outside, _ = failures_of(lambda z: z, torch.zeros(10), 0.0, many(0.1), runs=20)
+    assert refuted(outside, 20, 0.1)
 
 
 def test_a_missing_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = bounds.gaussian_shift_up
     monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: original(mass, 0.0))
-    outside, beyond = failures_of(lambda z: z, ALONG, 1.0, many(), runs=40)
-    assert refuted(outside, 40, 0.2)
-    assert refuted(beyond, 40, 0.2)
+    outside, beyond = failures_of(lambda z: z, ALONG, 1.0, many(), runs=20)
+    assert refuted(outside, 20, 0.2)
+    assert refuted(beyond, 20, 0.2)
 
 
 def test_quantiles_without_their_margin_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(median_budget, "_upper_mass", lambda budget: 0.5)
-    outside, _ = failures_of(lambda z: z, ALONG, 1.0, many(0.05), runs=60)
-    assert refuted(outside, 60, 0.05)
+    outside, _ = failures_of(lambda z: z, ALONG, 1.0, many(0.05), runs=30)
+    assert refuted(outside, 30, 0.05)
 
 
 def step(mass: float) -> Model:
@@ -133,8 +128,8 @@ def test_atoms_at_the_ranks_of_the_box_fail_no_more_often_than_they_may(h: float
 def test_lower_ranks_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     original, model = bounds.order_statistic_rank, step(stats.norm.cdf(stats.norm.ppf(0.485) + 1.0))
     monkeypatch.setattr(bounds, "order_statistic_rank", lambda m, p, alpha: original(m, p, alpha) - 4)
-    outside, _ = failures_of(model, ALONG, 1.0, few(0.05), runs=80)
-    assert refuted(outside, 80, 0.05)
+    outside, _ = failures_of(model, ALONG, 1.0, few(0.05), runs=60)
+    assert refuted(outside, 60, 0.05)
 
 
 def undefined(z: Tensor) -> Tensor:
@@ -153,8 +148,8 @@ def test_non_finite_outputs_that_are_left_out_would_be_noticed(monkeypatch: pyte
     monkeypatch.setattr(
         order_statistics._UpperTail, "add", lambda self, numbers: original(self, numbers.nan_to_num(nan=-1e9))
     )
-    outside, _ = failures_of(undefined, ALONG, 0.5, many(0.05, m=12_000), runs=60)
-    assert refuted(outside, 60, 0.05)
+    outside, _ = failures_of(undefined, ALONG, 0.5, many(0.05, m=12_000), runs=40)
+    assert refuted(outside, 40, 0.05)
 
 
 def test_input_radii_of_an_output_radius_hold() -> None:

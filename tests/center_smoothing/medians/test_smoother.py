@@ -15,7 +15,6 @@ from center_smoothing import (
     Lp,
     MaskJaccard,
     MedianBudget,
-    MedianCertificate,
     MedianSmoother,
     ProbabilityTV,
     TotalVariation,
@@ -173,9 +172,3 @@ def test_the_plan_says_which_ranks_bound_a_number() -> None:
     assert heading.split() == ["D", "p", "rank", "of", "m", "least", "m"]
     assert line.split() == [f"{plan.margin:.5f}", f"{plan.p:.6f}", f"{plan.rank}/400", f"{plan.least_m:.0f}"]
     assert smoother.plan_settings == "numbers=3"
-
-
-def test_noise_on_a_grid_is_taken() -> None:
-    certificate = make(grid=1024).certify(X)
-    assert isinstance(certificate, MedianCertificate)
-    assert 0.0 < certificate.eps_out(0.5) < math.inf
