@@ -44,7 +44,10 @@ def main(args: Sequence[str] | None = None) -> Path | None:
         out, jobs = prepare_jobs(options, subject, locks)
         state.folder = out.path
         print_once(*session.plan_lines(jobs), sep="\n")
-        runs = [Run(job, options.computing, subject.origin(options)) for job in jobs]
+        origin = {"command": options.command}
+        if subject.checkpoint is not None:
+            origin["checkpoint"] = str(subject.checkpoint)
+        runs = [Run(job, options.computing, origin) for job in jobs]
         if options.audit:
             session.audit_before(runs)
         session.preflight(runs)

@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> Path:
             with class_paths.restricted(words):
                 resumed = resuming.parse_resume_flag(words)
                 if resumed is not None and launched_by_us:
-                    os.environ[arguments.RUN_ID] = resuming.run_id(resumed)
+                    os.environ[arguments.RUN_ID] = resumed.name.partition("-")[2] or resumed.name
                 cli = TrainingCLI(
                     NoisyModule,
                     ImageDataModule,

@@ -149,14 +149,16 @@ def _parser(*, with_classes: bool) -> Parser:
 
 def parse(args: Sequence[str] | None) -> Arguments:
     """Return the arguments, checked, with instances of the classes that they name."""
-    typed = flags.spelled(sys.argv[1:] if args is None else args, _parser(with_classes=False))
+    parser = _parser(with_classes=False)
+    typed = flags.spelled(sys.argv[1:] if args is None else args, parser)
     given_words = argument_types.files_first(typed)
     joined = argument_types.join_values(argument_types.join_values(given_words, "--m"), "--from", by="\0")
     denoiser_arguments, joined = class_paths.arguments_of("--denoiser", joined)
     words, model, trained = _users_model(joined)
     data = _data_that_arguments_change(words, trained)
     made = model is not None or data is not None
-    parser = _parser(with_classes=made or any(map(_NAMES_A_CLASS.match, words)))
+    if made or any(map(_NAMES_A_CLASS.match, words)):
+        parser = _parser(with_classes=True)
     parser.set_defaults(data=data)
     try:
         with class_paths.parse_errors():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 from scipy.stats import binom
 
@@ -22,28 +20,20 @@ _PROBED = 3
 
 
 def before(runs: Sequence[Run]) -> list[Finding]:
-    """Make the checks that need no certificate.
-
-    Args:
-        runs: at least one; model, noise and distance are those of the first.
+    """Make the checks that need no certificate, of the model, the noise and the distance of the first run.
 
     Raises:
         ValueError: if the model or the distance cannot do with the examples.
     """
     run = runs[0]
-    points, examples = points_of(run, _PROBED)
+    points, smoother = points_of(run, _PROBED), run.job.smoother
+    examples, rtol = run.job.indices[: len(points)], rounding_tolerance(run)
     with run.trainer.precision_plugin.predict_step_context():
-        return audit(
-            run.job.smoother.outputs, run.job.smoother.distance, points, rtol=rounding_tolerance(run), examples=examples
-        )
+        return audit(smoother.outputs, smoother.distance, points, rtol=rtol, examples=examples)
 
 
 def after(runs: Sequence[Run]) -> list[Finding]:
-    """Check that no more examples abstained, or have no finite certificate, than the plan leads one to expect.
-
-    Args:
-        runs: that are finished.
-    """
+    """Check that no more examples abstained, or have no finite certificate, than the plan leads one to expect."""
     found = []
     for run in runs:
         chosen = set(run.job.indices)
@@ -58,27 +48,13 @@ def after(runs: Sequence[Run]) -> list[Finding]:
         seen = f"{count} of {total} examples abstained, planned are at most {rounded_up(100.0 * bound, 1)}% of inputs"
         found.append(Finding(f"abstention{of_run}", passed, seen, advice))
         certified = [row for row in rows if not row.abstained]
-        if certified:
-            found.append(_finite(certified, run.job, f"finite certificates{of_run}"))
+        if certified:  # they are finite where their ranks are, which the plan knows
+            planned = [row for row in certified if _is_planned(row, run.job)]
+            infinite = sum(math.isinf(row.eps_out) for row in planned)
+            seen = f"{infinite or 'none'} of {len(planned)} output radii that should be finite by the plan is inf"
+            why = "too many outputs around these examples are NaN or inf; find out where they come from"
+            found.append(Finding(f"finite certificates{of_run}", infinite == 0, seen, why if infinite else ""))
     return found
-
-
-def _finite(rows: Sequence[Row], job: Job, name: str) -> Finding:
-    """Check that certificates without an abstention are finite where their ranks are, which the plan knows.
-
-    Args:
-        rows: at least one, without abstentions.
-        job: theirs.
-        name: of the check.
-    """
-    planned = [row for row in rows if _is_planned(row, job)]
-    count = sum(math.isinf(row.eps_out) for row in planned)
-    return Finding(
-        name,
-        count == 0,
-        f"{count or 'none'} of {len(planned)} output radii that should be finite by the plan is inf",
-        "" if count == 0 else "too many outputs around these examples are NaN or inf; find out where they come from",
-    )
 
 
 def _is_planned(row: Row, job: Job) -> bool:
@@ -98,8 +74,3 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     failed = sum(not finding.passed for finding in findings)
     said = "all passed" if failed == 0 else f"{failed} failed"
     return [f"audit: {len(findings)} checks, {said}", *table]
-
-
-def as_plain(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return findings for summary.json."""
-    return [asdict(finding) for finding in findings]

@@ -44,15 +44,9 @@ def clip_norm_of_training(
     *,
     sigma: float,
 ) -> float:
-    """Return a high quantile of d(0, f(x + noise)) over training images; nothing that is certified is looked at.
+    """Return :func:`clip_norm_at` for training images, always the same ones; nothing that is certified is looked at.
 
-    Args:
-        options: whose kind of noise and device are taken.
-        data: whose training images are drawn, always the same ones.
-        model: moved to the device.
-        function: what evaluates the model.
-        distance: between outputs.
-        sigma: noise level, in units of x.
+    The model is moved to the device; function evaluates it. sigma is the noise level, in units of x.
 
     Raises:
         ValueError: for data without training images, a distance that takes no output of zeros, and a model that does
@@ -95,7 +89,8 @@ def clip_norm_at(
             f"--clip-norm must be a number: by {distance!r} the outputs at noisy training images are at no positive "
             f"finite distance from zero, of which auto takes a quantile, got {norm}"
         )
-    return _round_up(norm)
+    step = 10.0 ** (math.floor(math.log10(norm)) - _DIGITS + 1)
+    return float(f"{math.ceil(norm / step) * step:.{_DIGITS}g}")
 
 
 def training_images(data: ImageDataModule) -> list[Tensor]:
@@ -108,14 +103,3 @@ def training_images(data: ImageDataModule) -> list[Tensor]:
         )
     order = torch.randperm(len(data.train_set), generator=torch.Generator().manual_seed(0))[:_IMAGES]
     return [data.train_set[int(position)]["image"] for position in order]
-
-
-def _round_up(value: float) -> float:
-    """Round a positive number up to a few digits.
-
-    Example:
-        >>> _round_up(139.2), _round_up(0.01234)
-        (140.0, 0.0124)
-    """
-    step = 10.0 ** (math.floor(math.log10(value)) - _DIGITS + 1)
-    return float(f"{math.ceil(value / step) * step:.{_DIGITS}g}")

@@ -24,26 +24,13 @@ from results.summary import results_by_line, sigma_of, summarise
 
 @dataclass(frozen=True, eq=False)
 class JobResult:
-    """What one job gave.
-
-    Attributes:
-        job: which.
-        results: of its summary.json.
-        promise: what holds.
-        finished: its certificates, read back from the disk, those of an earlier run too.
-        page: its report.
-    """
+    """What one job gave."""
 
     job: Job
-    results: list[dict[str, Any]]
+    results: list[dict[str, Any]]  # of its summary.json
     promise: str
-    finished: FinishedCertification
+    finished: FinishedCertification  # read back from the disk, with the certificates of earlier runs
     page: html.Report
-
-    @property
-    def rows(self) -> Sequence[Row]:
-        """The rows of its certificates.csv."""
-        return self.finished.rows
 
 
 def read_back(runs: Sequence[Run]) -> list[JobResult]:
@@ -68,7 +55,7 @@ def write_files(
     folder: CertificationFolder, parts: Sequence[JobResult], run: Run
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Write the files for a reader of a folder with these parts, and return their rows and results."""
-    jobs, rows = [part.job for part in parts], [row for part in parts for row in part.rows]
+    jobs, rows = [part.job for part in parts], [row for part in parts for row in part.finished.rows]
     results = [result for part in parts for result in part.results]
     results.sort(key=lambda result: (result["h"], result["eps_in"]))
     config = merged_config(jobs)
@@ -97,9 +84,26 @@ def _report_of_all(
     """Return one page for all noise levels, with a line for each h."""
     pages = {part.job.folder.path.name.replace("=", " = "): part.page for part in parts}
     found, summary = results_by_line(results, several_levels=True), folder.read_summary() or {}
+    norm = parts[0].page.curves[0].norm
+    curves = [
+        html.Curve(
+            label.replace("=", " = "),
+            [result["eps_in"] for result in line],
+            [result["median_eps_out"] for result in line],
+            smoothing_loss=[result["median_smoothing_loss"] for result in line],
+            abstention_rate=[result["abstention_rate"] for result in line],
+            sigma=[sigma_of(result) for result in line],
+            conversion=line[0].get("conversion", 1.0),
+            norm=norm,
+            relative=[result["relative_eps_out"] for result in line if "relative_eps_out" in result],
+            num_examples=int(line[0]["num_examples"]),
+            attack_eps=[result["median_attack_eps"] for result in line if "median_attack_eps" in result],
+        )
+        for label, line in found.items()
+    ]
     return html.report_of_folders(
         pages,
-        [_curve(line.replace("=", " = "), points, parts[0].page.curves[0].norm) for line, points in found.items()],
+        curves,
         title=title,
         summary=[*parts[0].page.summary[:1], "The noise grows with the input radius, sigma = eps_in / h."],
         configuration={name: value for name, value in summary.items() if name not in NOT_SETTINGS},
@@ -109,25 +113,9 @@ def _report_of_all(
     )
 
 
-def _curve(label: str, line: Sequence[dict[str, Any]], norm: str) -> html.Curve:
-    return html.Curve(
-        label,
-        [result["eps_in"] for result in line],
-        [result["median_eps_out"] for result in line],
-        smoothing_loss=[result["median_smoothing_loss"] for result in line],
-        abstention_rate=[result["abstention_rate"] for result in line],
-        sigma=[sigma_of(result) for result in line],
-        conversion=line[0].get("conversion", 1.0),
-        norm=norm,
-        relative=[result["relative_eps_out"] for result in line if "relative_eps_out" in result],
-        num_examples=int(line[0]["num_examples"]),
-        attack_eps=[result["median_attack_eps"] for result in line if "median_attack_eps" in result],
-    )
-
-
 def _title(jobs: Sequence[Job], config: Mapping[str, Any]) -> str:
     sigma = "eps_in / h" if isinstance(config["sigma"], list) else f"{config['sigma']:g}"
-    kind, smoother = jobs[0].kind, jobs[0].smoother
+    kind, smoother = config["smoother"], jobs[0].smoother
     smoothed = "" if kind == DEFAULT_SMOOTHER else f"{kind}, "
     clipped = f", means clipped to {config['clip_norm']:g}" if "clip_norm" in config else ""
     return (

@@ -108,30 +108,6 @@ class Job:
         at_x = self.attack.evaluations_at_x if self.smoother.follows_mean else 0
         return self.attack.evaluations + at_x + 2 * self.smoother.budget.evaluations_to_smooth
 
-    @property
-    def kind(self) -> str:
-        """Which of ``SMOOTHERS``."""
-        return str(self.config["smoother"])
-
-
-@dataclass(frozen=True)
-class Smoothing:
-    """One of the smoothed functions that are to be certified.
-
-    Attributes:
-        kind: one of ``SMOOTHERS``.
-        make: its smoother, from base model and distance, with sigma, seed and batch_size.
-        config: what the results depend on besides.
-        name: in the name of a folder.
-        rules: the argument that says when to stop early.
-    """
-
-    kind: str
-    make: Callable[..., Smoother]
-    config: dict[str, Any]
-    name: str
-    rules: dict[str, float]
-
 
 def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tuple[CertificationFolder, list[Job]]:
     """Check everything that can be checked without sampling: the folder, and a job for each noise level.
@@ -143,8 +119,10 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
     check_denoiser(subject.model, examples)
     conversion = _conversion(options, subject.model, examples)
     request = Request(options, noise_levels(options, subject.sigma, conversion), conversion)
-    levels, smoothing = request.levels, _smoothing(request)
+    levels = request.levels
+    make, smoothing = _smoothing(request)
     config = {
+        "smoother": options.smoother,
         **subject.config,
         **({"model_settings": dict(subject.model.hparams)} if options.model is not None else {}),
         "data": {"class": type(subject.data).__name__, **dict(subject.data.hparams)},
@@ -163,9 +141,8 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
         "channels_last": options.channels_last,
         "compile": options.compile,
     }
-    path = (
-        Path(options.out) if options.out is not None else _default_folder(options, subject, config, smoothing, levels)
-    )
+    config = {**config, **smoothing}
+    path = Path(options.out) if options.out is not None else _default_folder(options, subject, config, levels)
     check_links(path, "--out")
     process.make_writable(path, "--out")
     if is_first_process():
@@ -177,11 +154,12 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
         if norm is None:
             norm = clip_norm_of_training(options, subject.data, model, base_function, distance, sigma=max(levels))
         print_once(f"clip norm: {norm:g}, from training images")
-        smoothing = _smoothing(replace(request, options=replace(options, clip_norm=norm)))
+        make, smoothing = _smoothing(replace(request, options=replace(options, clip_norm=norm)))
+        config = {**config, **smoothing}
     names = getattr(subject.data, "names", None)
     settings = {name: value for name, value in options.noise_settings.items() if name != "noise"}  # the budget has it
     shared = {"seed": options.seed, "batch_size": options.batch_size, **settings}
-    smoothers = [smoothing.make(base_function, distance, sigma=sigma, **shared) for sigma in levels]
+    smoothers = [make(base_function, distance, sigma=sigma, **shared) for sigma in levels]
     jobs = [
         Job(
             model=model,
@@ -192,13 +170,10 @@ def prepare_jobs(options: Arguments, subject: Subject, locks: ExitStack) -> tupl
             folder=CertificationFolder(path / f"sigma={sigma!r}" if len(levels) > 1 else path),
             eps_in=list(radii),
             coverage=options.coverage,
-            config={
-                **{"smoother": smoothing.kind, **config, **smoothing.config, **smoother.config},
-                **{"sigma": sigma, "eps_in": list(radii)},
-            },
+            config={**config, **smoother.config, "sigma": sigma, "eps_in": list(radii)},
             checkpoint_sha256=subject.sha256,
             names={} if names is None else {index: names[index] for index in indices},
-            stop=_stopping_rule(smoothing.rules, list(radii), options.coverage),
+            stop=_stopping_rule(options, list(radii)),
             attack=options.attack,
             conversion=conversion,
         )
@@ -254,21 +229,21 @@ def _noise_config(options: Arguments, conversion: float) -> dict[str, Any]:
     }
 
 
-def _smoothing(request: Request) -> Smoothing:
-    """Return the smoothed function of the arguments, where it can certify all that is asked."""
+def _smoothing(request: Request) -> tuple[Callable[..., Smoother], dict[str, Any]]:
+    """Return what makes the smoother of the arguments, if it can certify all that is asked; and its configuration.
+
+    It is made from base model and distance, with sigma, seed and batch_size.
+    """
     options = request.options
-    kind, rules = SMOOTHERS[options.smoother], _not_none(rtol=options.rtol, eps_out_at_most=options.eps_out_at_most)
     budget = request.budget(None if options.m is None else options.m[0])
     for sigma, radii in request.levels.items():
         for radius in radii:
             named.check_certifiable(budget, sigma=sigma, eps_in=radius, conversion=request.conversion)
     bounds = _not_none(clip_norm=options.clip_norm, output_bound=options.output_bound)
     given = {name.removeprefix("output_"): value for name, value in bounds.items()}
-    make: Callable[..., Smoother] = kind
-    config = {"budget": budget.as_dict(), **bounds, **rules}
-    shown = {flag: value if isinstance(value, str) else f"{value:g}" for flag, value in bounds.items()}
-    name = "-".join([budget.method, *(f"{flag}={value}" for flag, value in shown.items())])
-    return Smoothing(kind.kind, partial(make, budget=budget, **given), config, name, rules)
+    make: Callable[..., Smoother] = SMOOTHERS[options.smoother]
+    rules = _not_none(rtol=options.rtol, eps_out_at_most=options.eps_out_at_most)
+    return partial(make, budget=budget, **given), {"budget": budget.as_dict(), **bounds, **rules}
 
 
 @contextmanager
@@ -282,29 +257,23 @@ def _not_none(**given: Any) -> dict[str, Any]:  # noqa: ANN401  # as the argumen
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _stopping_rule(given: Mapping[str, float], eps_in: list[float], coverage: Coverage) -> StoppingRule | None:
-    if "rtol" in given:
-        return TightEnough(eps_in, given["rtol"], coverage)
-    return Decided(eps_in, given["eps_out_at_most"], coverage) if given else None
+def _stopping_rule(options: Arguments, eps_in: list[float]) -> StoppingRule | None:
+    if options.rtol is not None:
+        return TightEnough(eps_in, options.rtol, options.coverage)
+    at_most = options.eps_out_at_most
+    return None if at_most is None else Decided(eps_in, at_most, options.coverage)
 
 
 def _default_folder(
-    options: Arguments,
-    subject: Subject,
-    config: dict[str, Any],
-    smoothing: Smoothing,
-    levels: Mapping[float, Sequence[float]],
+    options: Arguments, subject: Subject, config: Mapping[str, Any], levels: Mapping[float, Sequence[float]]
 ) -> Path:
     """Return where results go by default: the same command finds the same folder again, also one begun long ago."""
-    config = {**config, **smoothing.config}
-    code = config.pop("distance_identity").get("sha256")
-    configs = {smoothing.kind: config if code is None else {**config, "distance_sha256": code}}
+    config = dict(config)
+    kind, code = config.pop("smoother"), config.pop("distance_identity").get("sha256")
+    configs = {kind: config if code is None else {**config, "distance_sha256": code}}
     identity = json.dumps([configs, sorted(levels.items()), subject.sha256, options.batch_size], sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
-    name = "-".join([options.distance, smoothing.name, digest])
-    return _relative(subject.folder / "certification" / name)
-
-
-def _relative(path: Path) -> Path:
-    """Return a path as seen from here, where that is shorter."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    bounds = {flag: config[flag] for flag in ("clip_norm", "output_bound") if flag in config}
+    shown = [f"{flag}={value if isinstance(value, str) else f'{value:g}'}" for flag, value in bounds.items()]
+    name = "-".join([options.distance, config["budget"].get("method", kind), *shown, digest])
+    return process.from_here(subject.folder / "certification" / name)

@@ -21,11 +21,7 @@ _SLACK = 1.2
 
 
 def only_plan(
-    request: Request,
-    model: BaseModel | None,
-    function: BaseFunction | None = None,
-    *,
-    sigma_known: bool,
+    request: Request, model: BaseModel | None, function: BaseFunction | None = None, *, sigma_known: bool
 ) -> list[str]:
     """Return what --plan prints: what the budgets cost and can certify. Nothing is written.
 
@@ -44,8 +40,14 @@ def only_plan(
     speed = None if model is None else measure(request, model, function)
     advice = recommended_lines(options.distance, request.distance, request.ratios)
     if options.smoother != DEFAULT_SMOOTHER:
-        smoothers = [_planned_smoother(request, model, request.budget(m)) for m in ms]
-        lines = [line for each in smoothers for line in _lines_of(each, request, examples, speed)]
+        lines: list[str] = []
+        for m in ms:
+            smoother, conversion = _planned_smoother(request, model, request.budget(m)), request.conversion
+            lines += terminal.plan_lines(smoother, levels=levels, num_examples=examples, conversion=conversion)
+            if speed is not None:
+                seconds = smoother.budget.evaluations / (speed.samples_per_second * speed.processes)
+                in_all = "" if examples is None else f", {numbers.duration(seconds * examples * len(levels))} in all"
+                lines.append(f"  about {seconds:.3g} s per input{in_all}")
         return [*lines, *advice, _measured(model, speed)]
     # only centers from here on, and only of centers a time limit chooses the budget
     budgets = [cast(SmoothingBudget, request.budget(m)) for m in ms] if options.time_limit is None else []
@@ -110,17 +112,6 @@ def _planned_smoother(request: Request, model: BaseModel | None, budget: Budget)
     if model is not None and image is not None and budget.depends_on_outputs:
         smoother.look_at(point_of(model, image))
     return smoother
-
-
-def _lines_of(smoother: Smoother, request: Request, examples: int | None, speed: Speed | None) -> list[str]:
-    """Return the plan of means or medians."""
-    levels = request.levels
-    found = terminal.plan_lines(smoother, levels=levels, num_examples=examples, conversion=request.conversion)
-    if speed is not None:
-        seconds = smoother.budget.evaluations / (speed.samples_per_second * speed.processes)
-        in_all = "" if examples is None else f", {numbers.duration(seconds * examples * len(levels))} in all"
-        found.append(f"  about {seconds:.3g} s per input{in_all}")
-    return found
 
 
 def choose(

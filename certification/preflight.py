@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,13 +9,13 @@ from torch import Tensor
 
 from center_smoothing import DISTANCES
 from center_smoothing.attack import has_gradient
-from center_smoothing.audit import RTOL, Finding, check_axioms, check_determinism, check_independence
+from center_smoothing.audit import RTOL, check_axioms, check_determinism, check_independence
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import NoisyOutputs
 from certification.run import Run
 from certification.speed import samples_per_second
 from command_line.errors import value_errors
-from lightning_modules import BaseModel, point_of
+from lightning_modules import point_of
 
 # Noisy copies that a model is tried on.
 _CALIBRATION = 64
@@ -26,19 +24,6 @@ _ALIKE = 0.1
 
 # Outputs on which a user's distance is tried, all triples of them.
 _AXIOMS = 24
-
-
-def _refuse(finding: Finding, index: int) -> None:
-    """Raise ValueError for a model of which no certificate would mean anything."""
-    if not finding.passed:
-        wanted = {
-            "determinism": "give the same outputs for the same inputs",
-            "batch independence": "give outputs that do not depend on the rest of the batch",
-        }[finding.check]
-        raise ValueError(
-            f"--ckpt or --model must {wanted}, got one that does not: {finding.seen}, around test image {index}; "
-            f"{finding.advice}"
-        )
 
 
 def _are_alike(outputs: Tensor, expected: Tensor) -> bool:
@@ -66,39 +51,34 @@ def check_run(run: Run) -> float:
     home = job.original.device
     for model in (job.original, job.model):
         precision.convert_module(model.to(device))
-    seconds, finite = list[float](), False
-    for position in sorted({0, len(job.indices) // 2, len(job.indices) - 1}):
+    seconds, finite = dict[tuple[int, ...], float](), False  # of a noisy copy, by the shape of the image
+    positions = sorted({0, len(job.indices) // 2, len(job.indices) - 1})
+    for position in positions:
         image = precision.convert_input(job.examples[position]["image"]).to(device)
         with precision.predict_step_context():
-            with _blames_data(job.model, image):
+            try:
                 x, drawn = _calibration_outputs(run, image, job.indices[position], compare=not seconds)
+            except ValueError as error:  # of a model that was made for images of another shape: its data is to blame
+                shape = job.model.hparams.get("image_shape")
+                if shape is None or tuple(shape) == tuple(image.shape) or "--data" in str(error):
+                    raise
+                unfit = f"--data must hold examples that the model takes, got {tuple(image.shape)}"
+                raise ValueError(f"{unfit}: {error}") from error
         with value_errors(f"--distance must take the model's outputs, got shape {tuple(drawn.shape[1:])}"):
             _check_distance(run, drawn, job.indices[position])
             finite |= bool(job.smoother.distance.are_outputs(drawn).any())
-        with precision.predict_step_context():
-            rate = samples_per_second(job.smoother.outputs, x, job.smoother.distance, seconds=0.0)
-        seconds.append(1.0 / rate)
+        if image.shape not in seconds:
+            with precision.predict_step_context():
+                rate = samples_per_second(job.smoother.outputs, x, job.smoother.distance, seconds=0.0)
+            seconds[image.shape] = 1.0 / rate
     if job.original is not job.model:
         job.original.to(home)  # its memory is of more use to the run
     if not finite:
         raise ValueError(
             "--ckpt or --model must be a model with finite outputs: on 64 noisy copies of each of "
-            f"{len(seconds)} test images all were NaN"
+            f"{len(positions)} test images all were NaN"
         )
-    return len(seconds) / sum(seconds)
-
-
-@contextmanager
-def _blames_data(model: BaseModel, image: Tensor) -> Iterator[None]:
-    """Name --data in the error of a model that was made for images of another shape."""
-    try:
-        yield
-    except ValueError as error:
-        shape = model.hparams.get("image_shape")
-        if shape is None or tuple(shape) == tuple(image.shape) or "--data" in str(error):
-            raise
-        unfit = f"--data must hold examples that the model takes, got {tuple(image.shape)}"
-        raise ValueError(f"{unfit}: {error}") from error
+    return len(seconds) / sum(seconds.values())
 
 
 def _check_distance(run: Run, drawn: Tensor, index: int) -> None:
@@ -123,27 +103,27 @@ def rounding_tolerance(run: Run) -> float:
     return RTOL if run.job.config["precision"].startswith(("32", "64")) else _ALIKE
 
 
-def points_of(run: Run, count: int) -> tuple[list[Tensor], list[int]]:
-    """Return what is smoothed of a few examples, each (*in), on the device of the run; and their numbers.
+def points_of(run: Run, count: int) -> list[Tensor]:
+    """Return what is smoothed of the first examples, each (*in), on the device of the run.
 
     Raises:
         ValueError: if the model does not take them.
     """
     job, precision, device = run.job, run.trainer.precision_plugin, run.trainer.strategy.root_device
     precision.convert_module(job.model.to(device))
-    points, examples = [], job.indices[:count]
-    for position in range(len(examples)):
+    points = []
+    for position in range(min(count, len(job.examples))):
         image = precision.convert_input(job.examples[position]["image"]).to(device)
         with value_errors(f"--data must hold examples that the model takes, got {tuple(image.shape)}"):
             points.append(point_of(job.model, image))
-    return points, examples
+    return points
 
 
 def follows_gradients(run: Run) -> bool:
     """Return whether attacks can follow gradients of the model and the distance, seen at the first example."""
-    points, _ = points_of(run, 1)
+    (point,) = points_of(run, 1)
     with run.trainer.precision_plugin.predict_step_context():
-        return has_gradient(run.job.smoother, points[0])
+        return has_gradient(run.job.smoother, point)
 
 
 def _calibration_outputs(run: Run, image: Tensor, index: int, *, compare: bool) -> tuple[Tensor, Tensor]:
@@ -164,8 +144,16 @@ def _calibration_outputs(run: Run, image: Tensor, index: int, *, compare: bool) 
     with value_errors(f"{flags} does not work with this model here" if compare else unfit):
         drawn = torch.cat(list(outputs.draw_values(x, **given)))
         if compare:
-            for check in (check_determinism, check_independence):
-                _refuse(check(outputs, x, example=index, rtol=rounding_tolerance(run)), index)
+            for check, wanted in (
+                (check_determinism, "give the same outputs for the same inputs"),
+                (check_independence, "give outputs that do not depend on the rest of the batch"),
+            ):
+                found = check(outputs, x, example=index, rtol=rounding_tolerance(run))
+                if not found.passed:
+                    raise ValueError(
+                        f"--ckpt or --model must {wanted}, got one that does not: {found.seen}, around test image "
+                        f"{index}; {found.advice}"
+                    )
     if compare and not _are_alike(drawn, expected):
         raise ValueError(
             f"{flags} must not be used with this model: its outputs on {_CALIBRATION} noisy copies "

@@ -19,11 +19,6 @@ def recommended(distance: Distance, h: float) -> str:
     Args:
         distance: between outputs.
         h: eps_in / sigma.
-
-    Example:
-        >>> from center_smoothing import BoxJaccard, Lp
-        >>> [recommended(Lp(2), 1.0), recommended(Lp(2), 3.0), recommended(BoxJaccard(), 0.5)]
-        ['--smoother mean --clip-norm auto', '--smoother median', '--smoother center --group auto']
     """
     if not MeanSmoother.takes(distance):
         return "--smoother center" + (" --group auto" if h < _GROUPS_BELOW else "")

@@ -115,9 +115,14 @@ class Arguments:
         return {"grid": self.grid, "noise": self.noise, "sigma_map": sigma_map, "threat": self.threat}
 
     @property
+    def inputs(self) -> NoisyInputs:
+        """Noisy inputs of this threat at a sigma of 1, not on the grid: to prepare one takes seconds."""
+        return NoisyInputs(sigma=1.0, **{**self.noise_settings, "grid": None})
+
+    @property
     def norm(self) -> str:
         """That eps_in is measured in, one of ``NORMS``."""
-        return NoisyInputs(sigma=1.0, **self.noise_settings).threat.norm
+        return self.inputs.threat.norm
 
     @property
     def stops(self) -> bool:
@@ -132,7 +137,7 @@ def conversion_at(options: Arguments, point: Tensor) -> float:
         ValueError: for a map that does not fit it.
     """
     try:
-        return NoisyInputs(sigma=1.0, **options.noise_settings).conversion(point)
+        return options.inputs.conversion(point)
     except ValueError as error:
         raise ValueError(f"--sigma-map must fit the inputs: {error}") from error
 

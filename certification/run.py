@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -48,18 +49,11 @@ class Run:
         self.findings: list[dict[str, Any]] = []
         finished = _finished(job)
         self.todo = [position for position, index in enumerate(job.indices) if index not in finished]
-        self.progress = CertificationProgress(
-            evaluations=job.evaluations,
-            finished=len(finished),
-            total=len(job.examples),
-        )
+        counts = {"finished": len(finished), "total": len(job.examples)}
+        self.progress = CertificationProgress(evaluations=job.evaluations, **counts)
         job.smoother.outputs.progress = self.progress.advance
-        self.writer = CertificateWriter(
-            job.folder,
-            eps_in=job.eps_in,
-            coverage=job.coverage,
-            seed=job.smoother.outputs.seed,
-        )
+        seed = job.smoother.outputs.seed
+        self.writer = CertificateWriter(job.folder, eps_in=job.eps_in, coverage=job.coverage, seed=seed)
         self.trainer = make_trainer(computing, callbacks=[self.progress, self.writer])
 
     @property
@@ -75,14 +69,8 @@ class Run:
         """
         if not self.todo:
             return
-        remaining = RemainingExamples(self.job.examples, self.todo)
-        certifier = Certifier(
-            self.job.model,
-            self.job.smoother,
-            self.job.stop,
-            attack=self.job.attack,
-            eps_in=self.job.eps_in,
-        )
+        job, remaining = self.job, RemainingExamples(self.job.examples, self.todo)
+        certifier = Certifier(job.model, job.smoother, job.stop, attack=job.attack, eps_in=job.eps_in)
         try:
             if self.trainer.is_global_zero:
                 self.write_summary([])
@@ -107,26 +95,20 @@ class Run:
         config: Mapping[str, Any] | None = None,
         samples_per_second: float = 0.0,
     ) -> None:
-        """Write summary.json.
-
-        Args:
-            results: as far as there are any.
-            folder: where to; default: the job's.
-            config: what the results depend on; default: the job's.
-            samples_per_second: default: what this run reached, or else an earlier one.
-        """
+        """Write summary.json, by default of the job and at the speed that this run reached, or else an earlier one."""
         folder = self.job.folder if folder is None else folder
         before = folder.read_summary() or {}
         rate = samples_per_second or self.progress.samples_per_second * self.trainer.world_size
         rate = rate or before.get("samples_per_second", 0.0)
         names = {str(index): name for index, name in self.job.names.items()}
-        change = self.job.grid_change
+        change, device = self.job.grid_change, self.trainer.strategy.root_device
+        on_gpu = device.type == "cuda"
         folder.write_summary(
             {
                 "config": self.job.config if config is None else dict(config),
                 "checkpoint_sha256": self.job.checkpoint_sha256,
                 "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-                "device": self._device_name(),
+                "device": torch.cuda.get_device_name(device) if on_gpu else f"{device.type} {platform.machine()}",
                 "origin": self.origin if self.todo else before.get("origin", self.origin),
                 "samples_per_second": rate,
                 "results": list(results),
@@ -143,10 +125,6 @@ class Run:
             f"{count} of {len(self.job.examples)} examples are finished and kept in {self.job.folder.path}; "
             "the same command goes on from there"
         )
-
-    def _device_name(self) -> str:
-        device = self.trainer.strategy.root_device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
 
 
 def _finished(job: Job) -> set[int]:
@@ -165,6 +143,7 @@ def _finished(job: Job) -> set[int]:
     return finished
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def audit_before(runs: Sequence[Run]) -> None:
         )
         raise SystemExit(1)
     for run in runs:
-        run.findings = auditing.as_plain(findings)
+        run.findings = [asdict(finding) for finding in findings]
 
 
 def _audit_after(runs: Sequence[Run]) -> None:
@@ -92,7 +93,7 @@ def _audit_after(runs: Sequence[Run]) -> None:
     findings = [*(Finding(**finding) for finding in runs[0].findings), *auditing.after(runs)]
     print_once(*auditing.lines(findings), sep="\n")
     for run in runs:
-        run.findings = auditing.as_plain(findings)
+        run.findings = [asdict(finding) for finding in findings]
 
 
 def begin_logging(out: CertificationFolder, runs: Sequence[Run], subject: Subject) -> WandbRun | None:
@@ -114,13 +115,7 @@ def begin_logging(out: CertificationFolder, runs: Sequence[Run], subject: Subjec
 
 
 def conclude(out: CertificationFolder, runs: Sequence[Run], subject: Subject, logging: WandbRun | None) -> bool:
-    """Bring the files together, and say what was found and what holds: on the terminal, on disk and in W&B.
-
-    Args:
-        out: the folder of all runs.
-        runs: all of them finished.
-        subject: what was certified.
-        logging: the run of W&B, if anything was certified.
+    """Bring the files of finished runs together, and say what was found and what holds: on the terminal and in W&B.
 
     Returns:
         Whether an attack contradicts a certificate.
@@ -163,11 +158,8 @@ def answer(options: Arguments) -> Path | None:
     folder, table = CertificationFolder(options.folders[0]), None if options.out is None else Path(options.out)
     if table is not None:
         queries.check_table(table)
-    finished, questions = FinishedCertification.open(folder), []
-    if _asks_eps_in(options):
-        questions.append(Question("eps_in", tuple(_radii_of(options, finished)), options.coverage))
-    if options.eps_out is not None:
-        questions.append(_eps_out_question(options))
+    finished = FinishedCertification.open(folder)
+    questions = _questions(options, _radii_of(options, finished))
     finished = finished.read(*questions)
     if table is not None:
         queries.write_table(finished.answers.values(), table)
@@ -182,14 +174,17 @@ def _radii_of(options: Arguments, finished: FinishedCertification) -> list[float
     return input_radii(options, finished.sigma, kind=finished.noise_kind, conversion=finished.conversion)
 
 
-def _eps_out_question(options: Arguments) -> Question:
-    """Return the question for the input radii that are asked for."""
-    return Question("eps_out", tuple(dict.fromkeys(options.eps_out or ())), options.coverage)
-
-
 def _asks_eps_in(options: Arguments) -> bool:
     """Return whether a finished folder is asked for output radii."""
     return options.eps_out is None or options.eps_in is not None or options.h is not None
+
+
+def _questions(options: Arguments, eps_in: Sequence[float]) -> list[Question]:
+    """Return what a finished folder is asked: for output radii at these eps_in, and for input radii."""
+    questions = [Question("eps_in", tuple(eps_in), options.coverage)] if _asks_eps_in(options) else []
+    if options.eps_out is not None:
+        questions.append(Question("eps_out", tuple(dict.fromkeys(options.eps_out)), options.coverage))
+    return questions
 
 
 def _compare(options: Arguments) -> Path | None:
@@ -205,20 +200,17 @@ def _compare(options: Arguments) -> Path | None:
     shown = spread(next(iter(opened.values())).rows, max(1, MAX_SHOWN // len(opened)))
     compared, rows, inputs = {}, {}, {}
     for label, each in opened.items():
-        eps_in, questions = [], []
+        eps_in: list[float] = []
         if _asks_eps_in(options):
             asked = options.eps_in or options.h
             eps_in = _radii_of(options, each) if asked else comparison.asked_radii(opened)
-            questions.append(Question("eps_in", tuple(eps_in), coverage))
-        if options.eps_out is not None:
-            questions.append(_eps_out_question(options))
-        if out is not None:
-            questions.append(html.curve_question(each, eps_in, coverage))
-        compared[label] = each.read(*questions, shown=shown)
+        questions = _questions(options, eps_in)
+        curve = [] if out is None else [html.curve_question(each, eps_in, coverage)]
+        compared[label] = each.read(*questions, *curve, shown=shown)
         if eps_in:
             rows[label] = comparison.rows_at(compared[label], eps_in, coverage=coverage)
         if options.eps_out is not None:
-            inputs[label] = compared[label].answers[_eps_out_question(options)]
+            inputs[label] = compared[label].answers[questions[-1]]
     found = comparison.lines(compared, rows, inputs, coverage=coverage)
     print(*map(errors.printable, found), sep="\n")
     if out is not None:

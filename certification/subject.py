@@ -61,10 +61,6 @@ class Subject:
             return {"model": type(self.model.model).__name__, "denoiser": self.denoiser.config}
         return {"model": type(self.model).__name__}
 
-    def origin(self, options: Arguments) -> dict[str, str]:
-        """Return where results come from, in words: the command, and the checkpoint's path."""
-        return {"command": options.command, **({} if self.checkpoint is None else {"checkpoint": str(self.checkpoint)})}
-
 
 def checkpoint_path(path: str | Path, flag: str) -> Path:
     """Return the file of a checkpoint; say which it is of a folder."""

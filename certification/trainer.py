@@ -21,13 +21,9 @@ def is_first_process() -> bool:
 
 
 class RemainingExamples(LightningDataModule):
-    """The examples that are not finished, each for one of the processes.
+    """Those examples of all that are at the positions ``todo``, not finished, each for one of the processes.
 
     Which ones, the first process says: another one may have looked while files were moved.
-
-    Args:
-        examples: finished or not.
-        todo: positions of those that are not.
     """
 
     def __init__(self, examples: Subset[dict[str, Tensor]], todo: Sequence[int]) -> None:

@@ -27,10 +27,6 @@ class ArgumentType(Generic[T]):
         flag: the argument.
         wanted: what it takes, in words; what follows "such as" is for errors alone.
         convert: from what is given to what it means; None if it cannot be taken.
-
-    Example:
-        >>> ArgumentType("--sigma", "a positive number such as 0.25", float)
-        positive number
     """
 
     def __init__(self, flag: str, wanted: str, convert: Callable[[object], T | None]) -> None:
@@ -100,12 +96,7 @@ def _adders(group: Any) -> _Adders:  # noqa: ANN401  # of argparse
 
 
 def positive_number(name: str) -> ArgumentType[float]:
-    """Return the type of an argument that takes a finite number above 0.
-
-    Example:
-        >>> positive_number("--sigma")("0.25")
-        0.25
-    """
+    """Return the type of an argument that takes a finite number above 0."""
     return ArgumentType(name, "a positive number such as 0.25", lambda value: _number(value, above=0.0))
 
 
@@ -115,22 +106,12 @@ def radius(name: str) -> ArgumentType[float]:
 
 
 def count(name: str) -> ArgumentType[int]:
-    """Return the type of an argument that takes a whole number of at least 1, also as 1e4 or 10_000.
-
-    Example:
-        >>> count("--n")("1e4")
-        10000
-    """
+    """Return the type of an argument that takes a whole number of at least 1, also as 1e4 or 10_000."""
     return ArgumentType(name, "a whole number of at least 1", _count)
 
 
 def counts(name: str) -> ArgumentType[list[int]]:
-    """Return the type of an argument that takes one or several whole numbers of at least 1: see :func:`join_values`.
-
-    Example:
-        >>> counts("--m")("1e3,10_000")
-        [1000, 10000]
-    """
+    """Return the type of an argument that takes one or several whole numbers of at least 1: see :func:`join_values`."""
     one = count(name)
 
     def convert(value: object) -> list[int]:
@@ -151,10 +132,6 @@ def join_values(words: Sequence[str], flag: str, by: str = ",") -> list[str]:
     """Return command-line words in which the values that follow a flag are one word.
 
     jsonargparse's ``nargs="+"`` would refuse a single value in a YAML file.
-
-    Example:
-        >>> join_values(["--m", "1000", "10000", "--plan"], "--m")
-        ['--m', '1000,10000', '--plan']
     """
     kept: list[str] = []
     for word in words:
@@ -170,10 +147,6 @@ def files_first(words: Sequence[str]) -> list[str]:
 
     First come the files of --config in their order, then arguments such as ``--model CLASS`` and ``--trainer FILE``,
     then those of a part of these such as ``--model.width 5``.
-
-    Example:
-        >>> files_first(["--model.width", "5", "--model", "some.Class", "--config", "some.yaml"])
-        ['--config', 'some.yaml', '--model', 'some.Class', '--model.width', '5']
     """
     arguments: list[list[str]] = []
     for word in words:
@@ -192,12 +165,7 @@ def _turn(argument: Sequence[str]) -> int:
 
 
 def time_span(name: str) -> ArgumentType[float]:
-    """Return the type of an argument that takes a time above 0, in seconds or with a unit: 90, 90s, 30m, 1.5h.
-
-    Example:
-        >>> time_span("--time-limit")("30m")
-        1800.0
-    """
+    """Return the type of an argument that takes a time above 0, in seconds or with a unit: 90, 90s, 30m, 1.5h."""
 
     def convert(value: object) -> float | None:
         text = str(value)
@@ -209,12 +177,7 @@ def time_span(name: str) -> ArgumentType[float]:
 
 
 def choice(name: str, *options: str) -> ArgumentType[str]:
-    """Return the type of an argument that takes one of a few words.
-
-    Example:
-        >>> choice("--method", "exact", "paper")("paper")
-        'paper'
-    """
+    """Return the type of an argument that takes one of a few words."""
     return ArgumentType(name, f"one of {', '.join(options)}", lambda value: str(value) if value in options else None)
 
 

@@ -123,11 +123,7 @@ def typed_names(words: Sequence[str]) -> list[str]:
 
 
 def import_by_name(name: str, flag: str) -> Any:  # noqa: ANN401  # whatever it is
-    """Import what a dotted name that the user typed leads to; the current folder counts as a place of modules.
-
-    Args:
-        name: such as my_package.MyModule.
-        flag: that it was typed for.
+    """Import what a dotted name that the user typed for a flag leads to; modules may be in the current folder.
 
     Raises:
         ValueError: if there is no such thing, or if its module does not work.
@@ -145,12 +141,7 @@ def import_by_name(name: str, flag: str) -> Any:  # noqa: ANN401  # whatever it 
 
 
 def arguments_of(flag: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Take the arguments ``flag.NAME`` or ``flag.init_args.NAME`` out of words, read as YAML; return the others too.
-
-    Example:
-        >>> arguments_of("--model", ["--model.width=8", "--sigma", "0.25", "--model.init_args.name", "a"])
-        ({'width': 8, 'name': 'a'}, ['--sigma', '0.25'])
-    """
+    """Take the arguments ``flag.NAME`` or ``flag.init_args.NAME`` out of words, read as YAML; return the others too."""
     found, rest, waiting = {}, [], list(words)
     while waiting:
         word = waiting.pop(0)
@@ -163,12 +154,7 @@ def arguments_of(flag: str, words: Sequence[str]) -> tuple[dict[str, Any], list[
 
 
 def is_dotted(word: str) -> bool:
-    """Return whether a word can be the name of something in a module.
-
-    Example:
-        >>> is_dotted("my_package.MyModule"), is_dotted("tv"), is_dotted("runs/a.ckpt")
-        (True, False, False)
-    """
+    """Return whether a word can be the name of something in a module."""
     return _DOTTED.fullmatch(word) is not None
 
 

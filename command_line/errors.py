@@ -93,12 +93,7 @@ def user_errors() -> Iterator[RunState]:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error in one line: the class, unless the message is this project's own, the message, and advice.
-
-    Example:
-        >>> describe_error(KeyError("weights"))
-        "KeyError: 'weights'"
-    """
+    """Return an error in one line: the class, unless the message is this project's own, the message, and advice."""
     if _is_of_another_process(error):
         return OTHER_PROCESS
     text, name = str(error).strip(), type(error).__name__

@@ -43,12 +43,7 @@ def spelled(words: Sequence[str], parser: ArgumentParser) -> list[str]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return words that name the one of several that looks most like a name; nothing where none does.
-
-    Example:
-        >>> nearest("latnet_dim", ["latent_dim", "learning_rate"])
-        ': the nearest is latent_dim'
-    """
+    """Return words that name the one of several that looks most like a name; nothing where none does."""
     found = difflib.get_close_matches(name, list(names), n=1)
     return f": the nearest is {found[0]}" if found else ""
 

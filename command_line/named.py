@@ -110,12 +110,7 @@ def distance_by_name(name: str) -> Distance:
 
 
 def noise_level(*, h: float, eps_in: float) -> float:
-    """Return sigma = eps_in / h, in units of x: one number for all pairs that share it, as nine digits tell it apart.
-
-    Example:
-        >>> noise_level(h=1.5, eps_in=0.6) == noise_level(h=1.0, eps_in=0.4)
-        True
-    """
+    """Return sigma = eps_in / h, in units of x: one number for all pairs that share it in nine digits."""
     return float(f"{eps_in / h:.9g}")
 
 

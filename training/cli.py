@@ -105,10 +105,9 @@ class TrainingCLI(LightningCLI):
             self.run_folder.mkdir(parents=True, exist_ok=True)
             self.locks.enter_context(resuming.locked(self.run_folder))
             self.parser.save(self.config_to_save, self.run_folder / "config.yaml", overwrite=True)
-        folder = self.run_folder / "checkpoints"
         checkpoints = [
-            ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False),
-            ModelCheckpoint(folder, filename="last", enable_version_counter=False),
+            ModelCheckpoint(self.run_folder / "checkpoints", name, monitor=monitor, enable_version_counter=False)
+            for name, monitor in (("best", "val/loss"), ("last", None))
         ]
         given = self._get(self.config_init, "trainer").get("callbacks") or []
         callbacks = [*(given if isinstance(given, list) else [given]), Survival(), *checkpoints]

@@ -58,31 +58,14 @@ def run_folder(resume: str) -> Path:
     return folder
 
 
-def run_id(folder: Path) -> str:
-    """Return the id in the name of a run folder, after the noise level."""
-    return folder.name.partition("-")[2] or folder.name
-
-
 def arguments(folder: Path) -> list[str]:
     """Return the arguments that the run was started with, to be followed by what is to change."""
-    return [
-        f"--config={folder / 'config.yaml'}",
-        f"--runs={folder.parent.parent}",
-        f"--experiment={folder.parent.name}",
-    ]
+    place = folder.parent
+    return [f"--config={folder / 'config.yaml'}", f"--runs={place.parent}", f"--experiment={place.name}"]
 
 
 def check_same(folder: Path, parser: ArgumentParser, config: Namespace) -> None:
-    """Refuse what would be another training.
-
-    Args:
-        folder: of the run.
-        parser: that read the configuration.
-        config: with what is to change.
-
-    Raises:
-        ValueError: with the first difference.
-    """
+    """Raise ValueError for a configuration, read by this parser, that makes another training than that in a folder."""
     path = folder / "config.yaml"
     given, whole = (flatten(parser.parse_path(path, defaults=defaults).as_dict()) for defaults in (False, True))
     before = {**given, **{key: whole[key] for key in whole if key not in given}}  # it may be older than an argument
@@ -115,23 +98,13 @@ def checkpoint(folder: Path, trainer: Trainer) -> Path:
 
 
 def locked(folder: Path) -> AbstractContextManager[None]:
-    """Keep every other training out of a run folder until this process ends.
-
-    Raises:
-        ValueError: on entering it, if there is one.
-    """
-    return files.locked(
-        folder, f"--resume must name a run that no other process is training, got {folder}: wait for its end"
-    )
+    """Keep other trainings out of a run folder until this process ends; on entering, ValueError if one is there."""
+    busy = f"--resume must name a run that no other process is training, got {folder}: wait for its end"
+    return files.locked(folder, busy)
 
 
 def continue_metrics(trainer: Trainer, path: Path) -> None:
-    """Go on with metrics.csv, which Lightning's logger would begin anew, from a checkpoint on.
-
-    Args:
-        trainer: before it fits.
-        path: of the checkpoint.
-    """
+    """Go on with metrics.csv, which Lightning's logger would begin anew as it fits, from a checkpoint on."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
     if not loggers or not trainer.is_global_zero:
         return

@@ -58,7 +58,6 @@ def render(report: Report) -> str:
     fractions, steps = fraction_charts(report.fractions), thinned(report.fractions)
     all_examples = [_example(example, f"example-{number}") for number, example in enumerate(report.examples)]
     examples = _that_fit(all_examples)
-    scripts = [Markup(text) for text in (get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8"))]
     dense = any(curve.marked is not None and set(curve.marked) != set(curve.eps_in) for curve in report.curves)
     return (
         _environment()
@@ -84,11 +83,18 @@ def render(report: Report) -> str:
                 if chart is not None
             },
             style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-            scripts=scripts,
-            hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
+            scripts=list(_scripts().values()),
+            hashes=list(_scripts()),
             product=f"center-smoothing {__version__}",
         )
     )
+
+
+@cache
+def _scripts() -> dict[str, Markup]:
+    """Return the scripts of a page by their SHA-256, in base64: megabytes, which a sweep takes for many pages."""
+    texts = get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8")
+    return {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(): Markup(text) for text in texts}
 
 
 @cache

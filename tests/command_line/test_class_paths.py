@@ -94,7 +94,7 @@ def test_what_is_typed_or_trusted_is_imported_wherever_it_is_defined(
     if words[-1] == "--config":
         (tmp_path / "friend.yaml").write_text("model: their_package.Theirs\n")
         words = [*words, str(tmp_path / "friend.yaml")]
-    certify.main([*words, "--data=MNIST", "--sigma=1", "--plan"])
+    certify.main([*words, "--sigma=1", "--plan"])
     assert package.exists()
 
 

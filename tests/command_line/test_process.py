@@ -52,7 +52,7 @@ def server(no_wandb: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Ser
         pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Here) as listening:
-        Thread(target=listening.serve_forever, daemon=True).start()
+        Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listening.server_port}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         for name in ("WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT", "WANDB_SILENT"):

@@ -1,5 +1,4 @@
 import base64
-import csv
 import io
 import re
 from pathlib import Path
@@ -16,27 +15,21 @@ from command_line import named
 from datamodules import MNIST
 from lightning_modules import load_checkpoint
 from results.folder import CertificationFolder
-from tests.scripts.refusals import refused
+from tests.scripts.running import Done, listened, refused, rows, summary, table
 
-TINY = ["--n=101", "--m=400", "--num-examples=2", "--batch-size=64", "--accelerator=cpu"]
+TINY = ["--n=101", "--m=400", "--num-examples=1", "--batch-size=64", "--accelerator=cpu"]
 MEDIANS = ["--smoother=median", "--distance=linf", "--h", "1", "0"]
 
 
-def run(checkpoint: Path, out: Path, *arguments: str) -> Path:
-    return certify.main([f"--ckpt={checkpoint}", f"--out={out}", *TINY, *arguments])
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "certificates.csv").open() as file:
-        return list(csv.DictReader(file))
+@pytest.fixture(scope="module")
+def done(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Medians of a digit at two radii."""
+    return listened(f"--ckpt={checkpoint}", f"--out={tmp_path_factory.mktemp('medians')}", *TINY, *MEDIANS)
 
 
 @pytest.fixture(scope="module")
-def medians(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Medians of two digits at two radii."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        return run(checkpoint, tmp_path_factory.mktemp("medians"), *MEDIANS)
+def medians(done: Done) -> Path:
+    return done.folder
 
 
 def test_rows_are_what_the_smoother_of_the_library_certifies(medians: Path, checkpoint: Path) -> None:
@@ -49,18 +42,14 @@ def test_rows_are_what_the_smoother_of_the_library_certifies(medians: Path, chec
     assert [(row["eps_in"], row["method"], row["n"], row["m"]) for row in found] == [
         ("0.25", "median", "101", "400"),
         ("0.0", "median", "101", "400"),
-    ] * 2
+    ]
+    config = summary(medians)["config"]
+    assert config["smoother"] == "median"
+    assert config["budget"] == {"n": 101, "m": 400, "alpha_1": 0.005, "alpha_2": 0.005}
     for row in found:
         certificate = smoother.certify(images[int(row["index"])], example=int(row["index"]))
         assert float(row["eps_out"]) == pytest.approx(certificate.eps_out(float(row["eps_in"])), rel=1e-3)
         assert float(row["delta"]) == certificate.budget.delta
-
-
-def test_the_summary_says_what_was_smoothed_and_how(medians: Path) -> None:
-    summary = CertificationFolder(medians).read_summary()
-    assert summary is not None
-    assert summary["config"]["smoother"] == "median"
-    assert summary["config"]["budget"] == {"n": 101, "m": 400, "alpha_1": 0.005, "alpha_2": 0.005}
 
 
 def test_a_folder_restores_certificates_with_their_boxes(medians: Path) -> None:
@@ -81,8 +70,7 @@ def test_a_folder_answers_both_ways_without_sampling(
     monkeypatch.setattr("center_smoothing.MedianSmoother.__init__", None)
     certify.main([f"--from={medians}", "--eps-in", "0.25", "0.1", "--eps-out", "0.3", f"--out={tmp_path / 'a.csv'}"])
     assert "; it holds for each answer by itself, asked for before any result was seen" in capsys.readouterr().out
-    with (tmp_path / "a.csv").open() as file:
-        answers = list(csv.DictReader(file))
+    answers = table(tmp_path / "a.csv")
     known = {row["index"]: row["eps_out"] for row in rows(medians) if row["eps_in"] == "0.25"}
     assert {row["index"]: row["eps_out"] for row in answers if row["eps_in"] == "0.25"} == known
     assert all(0.0 <= float(row["eps_in"]) < 0.5 for row in answers if row["asked"] == "eps_out")
@@ -93,8 +81,8 @@ def test_the_same_command_goes_on(
 ) -> None:
     monkeypatch.setattr("center_smoothing.MedianSmoother.certify", None)
     before = rows(medians)
-    run(checkpoint, medians, *MEDIANS)
-    assert "2 of 2 examples are there already and kept" in capsys.readouterr().out
+    certify.main([f"--ckpt={checkpoint}", f"--out={medians}", *TINY, *MEDIANS])
+    assert "1 of 1 examples are there already and kept" in capsys.readouterr().out
     assert rows(medians) == before
 
 
@@ -111,7 +99,7 @@ def test_the_report_shows_how_far_each_pixel_can_move(medians: Path) -> None:
     shown = pictures((medians / "report.html").read_text())
     moves = [(pixels, note) for caption, pixels, note in shown if caption == "how far each pixel can move"]
     certificates = list(CertificationFolder(medians).certificates().values())
-    assert len(moves) == len(certificates) == 2
+    assert len(moves) == len(certificates) == 1
     for (pixels, note), certificate in zip(moves, certificates, strict=True):
         low, high = (end.double() for end in certificate.box(0.25) or ())
         width = (high - low)[0]
@@ -127,38 +115,14 @@ def test_the_report_says_what_was_smoothed(medians: Path) -> None:
     assert "is the median of the base model&#39;s outputs under noise" in page
 
 
-def test_the_plan_knows_how_many_numbers_an_output_has(
-    medians: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(checkpoint, medians, *MEDIANS)
-    lines = capsys.readouterr().out.splitlines()
+def test_the_plan_knows_how_many_numbers_an_output_has(done: Done) -> None:
+    lines = done.lines
     plan = named.budget("standard", "median", n=101, m=400, numbers=784).plan(1.0)
     assert "method=median, n=101, m=400, numbers=784, alpha=0.01" in lines[0]
     assert lines[2].split() == [
         *("0.25", "1", "0.25", f"{plan.margin:.5f}", f"{plan.p:.6f}", f"{plan.rank}/400", f"{plan.least_m:.0f}")
     ]
     assert "abstains where a median is not finite" in lines[4]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--distance=hausdorff",), "--smoother=median needs a distance that is bounded over boxes of outputs (tv, "),
-        (("--distance=wasserstein1",), "cosine, squared-l2), got wasserstein1: what is certified of medians is a box"),
-        (("--n=100",), "n must be odd, so that there is a middle one, got 100; 101 does"),
-        (("--k=8",), "--k is of centers alone: it must be left out with --smoother=median"),
-        (("--clip-norm=3",), "--clip-norm bounds the outputs of means: it needs --smoother mean, got median"),
-        (("--budget=paper",), "--budget must be one of quick, standard for --smoother=median, got paper"),
-        (("--h=4",), "--m must be at least"),
-        (("--m=200", "--h=2"), "--m must be at least"),
-    ],
-)  # fmt: skip
-def test_what_does_not_go_together_is_refused(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
-) -> None:
-    given = [*TINY, "--smoother=median", *arguments]
-    assert message in refused(capsys, f"--ckpt={checkpoint}", f"--out={tmp_path / 'out'}", *given)
-    assert not (tmp_path / "out" / "certificates.csv").exists()
 
 
 def test_too_few_samples_for_the_numbers_of_an_output_are_refused_before_sampling(

@@ -1,50 +1,40 @@
-"""certify.py with exact noise on a grid."""
+"""certify.py with exact noise on a grid, and with groups of noisy outputs."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import certify
+from center_smoothing.scalars import format_up
 from results.terminal import grid_line
+from tests.scripts.running import CENTERS, Done, listened, radii, refused, run, summary
 
-TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h=1"]
+TINY = [*CENTERS, "--h=1"]
 
 
 @pytest.fixture(scope="module")
-def discrete(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     out = tmp_path_factory.mktemp("discrete")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        certify.main([f"--ckpt={checkpoint}", f"--out={out}", *TINY, "--noise=discrete"])
-    return out
+    return listened(f"--ckpt={checkpoint}", f"--out={out}", *TINY, "--noise=discrete", "--grid=10")
 
 
-def test_the_folder_says_what_noise_it_was(discrete: Path) -> None:
-    summary = json.loads((discrete / "summary.json").read_text())
-    assert (summary["config"]["noise"], summary["config"]["grid"]) == ("discrete", 4080)
-    assert 0.0 < summary["grid_change"]["largest"] < 1e-7  # 8-bit images: what float32 leaves of k / 255
-    assert "grid of 1/4080" in (discrete / "report.html").read_text()
+def test_the_folder_says_what_noise_it_was(checkpoint: Path, tmp_path: Path) -> None:
+    folder = run(checkpoint, tmp_path, "--h=1", "--noise=discrete")
+    found = summary(folder)
+    assert (found["config"]["noise"], found["config"]["grid"]) == ("discrete", 4080)
+    assert 0.0 < found["grid_change"]["largest"] < 1e-7  # 8-bit images: what float32 leaves of k / 255
+    assert "grid of 1/4080" in (folder / "report.html").read_text()
 
 
-def test_the_plan_and_the_promise_speak_of_the_grid(
-    checkpoint: Path,
-    discrete: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    arguments = [f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--num-examples=1"]
-    certify.main([*arguments, "--noise=discrete", "--grid=10"])
-    output = capsys.readouterr().out
-    assert (
-        "  noise: discrete, exact on a grid of 10 steps per unit; rounding the inputs to it changes no value" in output
+def test_the_plan_and_the_promise_speak_of_the_grid(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, promise = (
+        "  noise: discrete, exact on a grid of 10 steps per unit; rounding the inputs to it changes no value",
+        "; inputs and changes are those of a grid of 1/10, and rounding is included",
     )
-    assert output.count("; inputs and changes are those of a grid of 1/10, and rounding is included") == 1
-    certify.main([f"--from={discrete}", "--eps-in=0.1"])
-    assert "; inputs and changes are those of a grid of 1/4080, and rounding is included" in capsys.readouterr().out
+    assert sum(line.startswith(plan) for line in done.lines) == 1
+    assert sum(promise in line for line in done.lines) == 1
+    certify.main([f"--from={done.folder}", "--eps-in=0.1"])
+    assert promise in capsys.readouterr().out
 
 
 def test_the_plan_says_whether_only_float32_rounds() -> None:
@@ -52,23 +42,26 @@ def test_the_plan_says_whether_only_float32_rounds() -> None:
     assert grid_line(10, (0.05, 0.9)).endswith("no value by more than 0.0502, and none in l2 norm by more than 0.904")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["--grid=255"], "--grid is of discrete noise: it needs --noise discrete, got gaussian"),
-        (["--noise=laplace"], "--noise must be one of gaussian, discrete, uniform, got 'laplace'"),
-        (["--noise=discrete", "--grid=0"], "--grid must be a whole number of at least 1, got '0'"),
-        (["--noise=discrete", "--grid=1e9"], "grid must be such that sigma * grid"),
-    ],
-)
-def test_what_does_not_go_together_is_one_line(
-    arguments: list[str], named: str, checkpoint: Path, tmp_path: Path, refusal: Callable[[list[str]], str]
-) -> None:
-    assert named in refusal([f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, *arguments])
-
-
-def test_noises_are_not_mixed_in_a_folder(checkpoint: Path, discrete: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_noises_are_not_mixed_in_a_folder(checkpoint: Path, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--noise=discrete", "--grid=255"]):
-        with pytest.raises(SystemExit, match="2"):
-            certify.main([f"--ckpt={checkpoint}", f"--out={discrete}", *TINY, *arguments])
-        assert "holds a certification with" in capsys.readouterr().err
+        line = refused(capsys, f"--ckpt={checkpoint}", f"--out={done.folder}", *TINY, *arguments)
+        assert "holds a certification with" in line
+
+
+def test_centers_of_groups_are_certified_and_answer_later(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run(checkpoint, tmp_path, "--group=2", "--h=0.5")
+    assert f"{2 * (8 + 100 + 400):,} evaluations per example" in capsys.readouterr().out
+    found = summary(out)
+    assert found["config"]["budget"]["group"] == 2
+    certify.main([f"--from={out}", "--h=0.5"])
+    assert format_up(found["results"][0]["median_eps_out"]) in capsys.readouterr().out
+    assert radii(out) == [found["results"][0]["median_eps_out"]]
+
+
+def test_auto_takes_what_suits_the_smallest_h(capsys: pytest.CaptureFixture[str]) -> None:
+    certify.main(["--sigma=0.25", "--plan", "--group=auto", "--h=0.5"])
+    printed = capsys.readouterr().out
+    assert "group=16" in printed
+    assert "n=625" in printed

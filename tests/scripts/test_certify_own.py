@@ -1,7 +1,5 @@
 """A user's own models and distances, by name, with nothing registered anywhere."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +7,8 @@ import torch
 
 import certify
 from results.folder import CertificationFolder
+from tests.scripts import running
+from tests.scripts.running import CENTERS
 
 PACKAGE = '''
 import torch
@@ -70,20 +70,8 @@ blur = Blur(5)
 estimator = Estimator()
 number = 3
 '''
-COMMAND = ["--data=MNIST", "--sigma=0.25", "--h", "0", "0.5", "--num-examples=1", "--n=100", "--m=300", "--k=8",
-           "--batch-size=64", "--accelerator=cpu"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A module of the user's in the current folder, under a name that no other test has used."""
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    name = f"own_{abs(hash(str(tmp_path))):x}"
-    (tmp_path / f"{name}.py").write_text(PACKAGE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
-    yield name
-    sys.modules.pop(name, None)
+COMMAND = [*CENTERS, "--m=300", "--data=MNIST", "--sigma=0.25", "--h", "0", "0.5"]
+pytestmark = pytest.mark.usefixtures("package")
 
 
 def certified(*arguments: str, out: str = "out") -> CertificationFolder:
@@ -93,16 +81,10 @@ def certified(*arguments: str, out: str = "out") -> CertificationFolder:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        certify.main([*COMMAND, *arguments, "--out=refused"])
-    assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    return said
+    return running.refused(capsys, *COMMAND, *arguments, "--out=refused")
 
 
-@pytest.mark.parametrize("model", ["Blur", "blur", "halves", "estimator"])
+@pytest.mark.parametrize("model", ["blur", "estimator"])
 def test_models_of_every_kind(model: str, package: str) -> None:
     rows = certified(f"--model={package}.{model}", "--distance=l2").rows()
     assert len(rows) == 2
@@ -117,10 +99,9 @@ def test_a_distance_of_ones_own_is_that_which_it_computes(package: str) -> None:
 
 def test_arguments_of_a_class(package: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = certified(f"--model={package}.Blur", "--model.width=5", "--model.init_args.name", "wide")
-    summary = folder.read_summary()
-    assert summary is not None
-    assert summary["config"]["model_settings"]["arguments"] == {"width": 5, "name": "wide"}
-    assert summary["checkpoint_sha256"]
+    found = running.summary(folder.path)
+    assert found["config"]["model_settings"]["arguments"] == {"width": 5, "name": "wide"}
+    assert found["checkpoint_sha256"]
     certified(f"--model={package}.Blur", "--model.width=5", "--model.init_args.name", "wide")
     assert "1 of 1 examples are there already and kept" in capsys.readouterr().out
     assert "takes its --model.* arguments" in refused(capsys, f"--model={package}.Blur", "--model.colour=red")

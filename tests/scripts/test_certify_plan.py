@@ -19,7 +19,7 @@ from certification.speed import Speed, measure
 from command_line import argument_types
 from datamodules import MNIST
 from lightning_modules import BaseModel
-from tests.scripts.refusals import refused
+from tests.scripts.running import refused
 
 CPU = ["--accelerator=cpu", "--batch-size=64"]
 SPEED = Speed(samples_per_second=1000.0, batch_size=64, processes=1, images="random images")
@@ -153,13 +153,8 @@ def test_seconds_are_evaluations_by_the_speed(
     assert "40 inputs" in sweep[1]
     assert "eps_in" not in "".join(sweep)
     assert "50 inputs" not in "".join(planned(capsys, *arguments, "--num-examples=all"))
-
-
-def test_the_cost_of_several_processes_is_shared(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], at_a_fixed_speed: list[Speed]
-) -> None:
-    at_a_fixed_speed[:] = [Speed(1000.0, 64, 2, "")]
-    assert planned(capsys, f"--ckpt={checkpoint}", "--n=1000", "--m=8875", "--h=1")[2].split()[2] == "5"
+    at_a_fixed_speed[:] = [Speed(1000.0, 64, 2, "")]  # of two processes, which share the cost
+    assert planned(capsys, *arguments)[2].split()[2] == "5.56"
 
 
 @pytest.mark.parametrize("model", ["NoisyAutoencoder", "NoisyReconstructor", "FaceDetector"])
@@ -182,36 +177,8 @@ def test_a_model_that_does_not_say_it_is_planned_without_seconds(capsys: pytest.
 def test_a_number_in_a_configuration_file_is_as_good_as_a_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for text, sizes in (("m: 1000", ["1,000"]), ("m: [1000, 2000]", ["1,000", "2,000"])):
-        (tmp_path / "plan.yaml").write_text(f"{text}\nn: 500\nh: [1]\n")
-        lines = planned(capsys, f"--config={tmp_path / 'plan.yaml'}")
-        assert [line.split()[0] for line in lines[2 : 2 + len(sizes)]] == sizes
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--m", "100", "200"], ["--m must be one number, or several to compare them with --plan, got 100 200"]),
-        (["--m", "100", "many", "--plan"], ["--m must be a whole number of at least 1", "'many'"]),
-        (["--plan", "--n=10", "--h=1"], ["n=10", "too small"]),
-        (["--plan", "--eps-in", "0.5"], ["--sigma must be given"]),
-        (["--plan", "--time-limit=1h", "--h=1"], ["--time-limit must have --ckpt or --model"]),
-        (["--time-limit=1h"], ["--time-limit goes with --plan", "then certify with those flags"]),
-        (["--time-limit=soon"], ["--time-limit must be a time such as 90s, 30m or 2h", "'soon'"]),
-        (["--time-limit=0"], ["--time-limit must be a time", "'0'"]),
-        (["--plan", "--time-limit=1h", "--m=100"], ["--m must be left out with --time-limit"]),
-        (["--from=x", "--plan"], ["--plan must be left out with --from"]),
-        (["--from=x", "--time-limit=5"], ["--time-limit goes with --plan"]),
-        (["--plan", "--eps-out=5"], ["--eps-out must be asked of a finished folder, got it with --plan"]),
-        ([], ["--ckpt", "--model", "--from", "got none of them"]),
-    ],
-)
-def test_what_does_not_go_together_is_one_line(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
-) -> None:
-    needs_a_model = arguments and not {"--plan", "--from=x"} & set(arguments)
-    line = refused(capsys, *arguments, *([f"--ckpt={checkpoint}"] if needs_a_model else []))
-    assert all(word in line for word in words), line
+    (tmp_path / "plan.yaml").write_text("m: 1000\nn: 500\nh: [1]\n")
+    assert planned(capsys, f"--config={tmp_path / 'plan.yaml'}")[2].split()[0] == "1,000"
 
 
 @pytest.mark.parametrize(
@@ -229,16 +196,13 @@ def test_other_times_are_refused(text: object) -> None:
 
 def test_a_time_that_is_too_short_is_refused_with_one_that_does() -> None:
     demand = Demand(h=(2.0,))
-    for speed in (20.0, 1000.0, 1e6):
-        fast = Speed(speed, 64, 1, "")
-        with pytest.raises(
-            ValueError, match=r"--time-limit must be at least .* to certify h=2 around 50 inputs"
-        ) as caught:
-            planning.choose(demand, fast, seconds=0.01, examples=50, levels=1)
-        offered = re.findall(r"at least (\S+) to", str(caught.value))[0]
-        seconds = argument_types.time_span("--time-limit")(offered)
-        slower = Speed(speed / 1.19, 64, 1, "")
-        assert planning.choose(demand, slower, seconds=seconds, examples=50, levels=1)[0].plan(2.0).certifiable
+    match = r"--time-limit must be at least .* to certify h=2 around 50 inputs"
+    with pytest.raises(ValueError, match=match) as caught:
+        planning.choose(demand, SPEED, seconds=0.01, examples=50, levels=1)
+    offered = re.findall(r"at least (\S+) to", str(caught.value))[0]
+    seconds, slower = argument_types.time_span("--time-limit")(offered), Speed(1000.0 / 1.19, 64, 1, "")
+    assert planning.choose(demand, slower, seconds=seconds, examples=50, levels=1)[0].plan(2.0).certifiable
+    assert [planning._as_argument(seconds) for seconds in (0.2, 99.5, 5400.0, 7000.0)] == ["1s", "100s", "90m", "2h"]
     with pytest.raises(ValueError, match="no number of samples certifies h=9"):
         planning.choose(Demand(h=(9.0,)), SPEED, seconds=3600, examples=1, levels=1)
 

@@ -1,7 +1,5 @@
 """What makes certify.py faster: folded batch norm, memory layout, compilation, precision."""
 
-import csv
-import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,48 +10,30 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-import certify
 from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
 from certification import subject
 from lightning_modules import CompiledModel, NoisyAutoencoder, fold_batch_norm, load_checkpoint
-from tests.scripts import refusals
+from tests.scripts import running
+from tests.scripts.running import radii, refused, summary
 
-TINY = ["--n=100", "--m=400", "--k=8", "--num-examples=2", "--batch-size=64", "--accelerator=cpu", "--h", "0", "1"]
 BUDGET = SmoothingBudget(n=100, m=400, k=8)
 PLAIN = ["--fold-batch-norm=false", "--channels-last=false"]
 
 
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 def run(checkpoint: Path, out: Path, *arguments: str) -> Path:
-    return certify.main([f"--ckpt={checkpoint}", f"--out={out}", *TINY, *arguments])
-
-
-def radii(folder: Path) -> list[float]:
-    with (folder / "certificates.csv").open() as file:
-        return [float(row["eps_out"]) for row in csv.DictReader(file)]
-
-
-def refused(capsys: pytest.CaptureFixture[str], checkpoint: Path, out: Path, *arguments: str) -> str:
-    """The one line of an error with exit code 2."""
-    return refusals.refused(capsys, *arguments, main=lambda typed: run(checkpoint, out, *typed))
+    return running.run(checkpoint, out, "--h", "0", "1", *arguments)
 
 
 @pytest.fixture(scope="module")
 def plain(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nothing that makes it faster."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        return run(checkpoint, tmp_path_factory.mktemp("plain"), *PLAIN)
+    return run(checkpoint, tmp_path_factory.mktemp("plain"), *PLAIN)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [2], indirect=True)
 @pytest.mark.parametrize(
-    "arguments", [[], ["--fold-batch-norm=false"], ["--channels-last=false"], ["--batch-size=96"]], ids=str
+    "arguments", [[], ["--fold-batch-norm=false"], ["--channels-last=false", "--batch-size=37"]], ids=str
 )
 def test_the_certificates_stay_the_same_up_to_rounding(
     plain: Path, checkpoint: Path, tmp_path: Path, arguments: list[str]
@@ -64,7 +44,7 @@ def test_the_certificates_stay_the_same_up_to_rounding(
 def test_results_with_and_without_do_not_share_a_folder(
     plain: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = json.loads((plain / "summary.json").read_text())["config"]
+    config = summary(plain)["config"]
     assert (config["fold_batch_norm"], config["channels_last"], config["compile"]) == (False, False, "off")
     for arguments, words in (
         (["--channels-last=false"], "fold_batch_norm=False, not True"),
@@ -72,7 +52,7 @@ def test_results_with_and_without_do_not_share_a_folder(
         ([*PLAIN, "--compile=default"], "compile='off', not 'default'"),
         ([*PLAIN, "--precision=bf16-mixed"], "precision='32-true', not 'bf16-mixed'"),
     ):
-        assert words in refused(capsys, checkpoint, plain, *arguments)
+        assert words in refused(capsys, *arguments, main=lambda typed: run(checkpoint, plain, *typed))
 
 
 def test_the_model_is_folded_and_laid_out_by_default(
@@ -88,9 +68,9 @@ def test_the_model_is_folded_and_laid_out_by_default(
         return original(self, x)
 
     monkeypatch.setattr(NoisyAutoencoder, "forward", forward)
-    run(checkpoint, tmp_path / "a", "--num-examples=1")
+    run(checkpoint, tmp_path / "a")
     assert seen[-1] == (1, True)
-    run(checkpoint, tmp_path / "b", "--num-examples=1", *PLAIN)
+    run(checkpoint, tmp_path / "b", *PLAIN)
     assert seen[-1] == (6, False)
 
 
@@ -111,7 +91,7 @@ def autocast_seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, torch.dty
 def test_bfloat16_goes_through_all_of_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = fold_batch_norm(load_checkpoint(checkpoint).model).to(memory_format=torch.channels_last)
     seen = autocast_seen(monkeypatch)
-    folder = run(checkpoint, tmp_path, "--precision=bf16-mixed", "--num-examples=1")
+    folder = run(checkpoint, tmp_path, "--precision=bf16-mixed")
     assert set(seen) == {(True, torch.bfloat16)}  # at preflight too
     ((stored,), (distances,)) = (list((folder / part).iterdir()) for part in ("outputs", "distances"))
     with np.load(stored) as arrays:
@@ -129,13 +109,12 @@ def test_bfloat16_goes_through_all_of_it(checkpoint: Path, tmp_path: Path, monke
     assert 0.0 < radii(folder)[0] < radii(folder)[1] < math.inf
 
 
-@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_preflight_has_the_precision_of_the_run(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = autocast_seen(monkeypatch)
-    run(checkpoint, tmp_path, f"--precision={precision}", "--num-examples=1")
-    assert {dtype for _, dtype in seen} == {torch.float64 if precision == "64-true" else torch.bfloat16}
+    run(checkpoint, tmp_path, "--precision=bf16-true")
+    assert {dtype for _, dtype in seen} == {torch.bfloat16}
 
 
 class Counting:
@@ -149,19 +128,27 @@ class Counting:
         return graph.forward
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("compiler")
 def test_the_model_is_compiled_once_before_the_time_is_estimated(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = Counting()
     monkeypatch.setattr(subject, "CompiledModel", partial(CompiledModel, backend=backend))
-    arguments = [f"--precision={precision}", "--batch-size=auto", "--num-examples=1"]
+    arguments = ["--precision=bf16-mixed", "--batch-size=auto"]
     folder = run(checkpoint, tmp_path / "compiled", *arguments, "--compile=default")
     assert backend.graphs == 1
     assert radii(folder) == pytest.approx(radii(run(checkpoint, tmp_path / "plain", *arguments)), rel=0.01)
-    assert json.loads((folder / "summary.json").read_text())["config"]["compile"] == "default"
+    assert summary(folder)["config"]["compile"] == "default"
 
 
+@pytest.mark.usefixtures("compiler")
 def test_what_does_not_compile_is_one_line(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,12 +156,11 @@ def test_what_does_not_compile_is_one_line(
         raise RuntimeError("there is no compiler")
 
     monkeypatch.setattr(subject, "CompiledModel", partial(CompiledModel, backend=fails))
-    line = refused(capsys, checkpoint, tmp_path, "--compile=default")
+    line = refused(capsys, "--compile=default", main=lambda typed: run(checkpoint, tmp_path, *typed))
     assert "--compile=default does not work with this model here" in line
     assert "there is no compiler" in line
-    assert "--compile must be one of off, default, reduce-overhead, max-autotune" in refused(
-        capsys, checkpoint, tmp_path, "--compile=fast"
-    )
+    said = "--compile must be one of off, default, reduce-overhead, max-autotune"
+    assert said in refused(capsys, "--plan", "--compile=fast")
 
 
 def test_a_model_that_becomes_another_function_is_refused(
@@ -187,6 +173,6 @@ def test_a_model_that_becomes_another_function_is_refused(
         return model
 
     monkeypatch.setattr(subject, "fold_batch_norm", wrongly_folded)
-    line = refused(capsys, checkpoint, tmp_path)
+    line = refused(capsys, main=lambda typed: run(checkpoint, tmp_path, *typed))
     assert "--fold-batch-norm=true --channels-last=true --compile=off must not be used with this model" in line
     assert "outputs on 64 noisy copies of test image 540 become others" in line

@@ -1,6 +1,5 @@
 """Trainings that are interrupted, and go on."""
 
-import csv
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +11,11 @@ from torch import Tensor
 import train
 from lightning_modules import NoisyModule
 from lightning_modules.base import Batch
+from tests.scripts.running import refused, table
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def metrics(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def interrupted(
@@ -60,14 +55,13 @@ def test_a_training_that_goes_on_is_the_uninterrupted_one(
     assert train.main([f"--resume={folder}"]) == folder
     expected, found = weights(run_folder), weights(folder)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert metrics(folder) == metrics(run_folder)
+    assert table(folder / "metrics.csv") == table(run_folder / "metrics.csv")
     assert f"run folder: {folder}" in capsys.readouterr().out
 
 
 def test_a_finished_run_goes_on_for_longer(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        train.main([f"--resume={run_folder / 'checkpoints' / 'last.ckpt'}"])
-    assert capsys.readouterr().err.strip().endswith("all 2 epochs are done; go on longer with --trainer.max_epochs 4")
+    line = refused(capsys, f"--resume={run_folder / 'checkpoints' / 'last.ckpt'}", main=train.main)
+    assert line.endswith("all 2 epochs are done; go on longer with --trainer.max_epochs 4")
 
 
 @pytest.mark.parametrize(
@@ -82,25 +76,16 @@ def test_another_training_is_no_going_on(
     change: str, said: str, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run_folder / "config.yaml").read_bytes()
-    with pytest.raises(SystemExit, match="2"):
-        train.main([f"--resume={run_folder}", "--trainer.max_epochs=3", change])
-    assert said in capsys.readouterr().err
+    assert said in refused(capsys, f"--resume={run_folder}", "--trainer.max_epochs=3", change, main=train.main)
     assert (run_folder / "config.yaml").read_bytes() == before
 
 
 def test_what_is_no_run_is_one_line(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"not one")
-    for said, arguments in {
-        "there is no config.yaml": [f"--resume={tmp_path}"],
-        "there is no checkpoints/last.ckpt": [f"--resume={tmp_path / 'checkpoints'}"],
-    }.items():
-        if "last.ckpt" in said:
-            (tmp_path / "checkpoints" / "config.yaml").write_text("sigma: 0.25\n")
-        with pytest.raises(SystemExit, match="2"):
-            train.main(arguments)
-        assert said in capsys.readouterr().err
+    assert "there is no config.yaml" in refused(capsys, f"--resume={tmp_path}", main=train.main)
+    (tmp_path / "checkpoints" / "config.yaml").write_text("sigma: 0.25\n")
+    line = refused(capsys, f"--resume={tmp_path / 'checkpoints'}", main=train.main)
+    assert "there is no checkpoints/last.ckpt" in line
     (tmp_path / "config.yaml").write_bytes((run_folder / "config.yaml").read_bytes())
-    with pytest.raises(SystemExit, match="2"):
-        train.main([f"--resume={tmp_path}"])
-    assert "a whole last.ckpt" in capsys.readouterr().err
+    assert "a whole last.ckpt" in refused(capsys, f"--resume={tmp_path}", main=train.main)

@@ -1,4 +1,3 @@
-import csv
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -16,12 +15,12 @@ from wandb.errors import CommError
 from wandb.proto.wandb_internal_pb2 import Record
 from wandb.wandb_agent import Agent
 
-import certify
 import train
 from callbacks import CenterSmoothing
 from command_line import process
 from datamodules import MNIST
 from results.numbers import rounded_up
+from tests.scripts.running import refused, rows, run
 from tests.scripts.wandb_server import WandbServer
 
 ROOT = Path(train.__file__).parent
@@ -36,26 +35,15 @@ def read_config(records: list[Record]) -> dict[str, Any]:
     return {item.key: json.loads(item.value_json) for change in changes for item in change.update if item.key}
 
 
-TINY = ["--n=100", "--m=400", "--k=8", "--batch-size=64", "--accelerator=cpu"]
-
-
-@pytest.fixture(scope="module")
-def certification(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a certification of two digits, with a checkpoint that was moved."""
-    moved = tmp_path_factory.mktemp("moved") / "renamed.ckpt"
-    moved.write_bytes(checkpoint.read_bytes())
-    return certify.main([f"--ckpt={moved}", f"--out={moved.parent / 'out'}", *TINY, "--num-examples=2", "--h=1"])
-
-
 def test_a_certification_is_grouped_with_the_training_of_its_checkpoint(
-    run_folder: Path, certification: Path, wandb_records: Records
+    run_folder: Path, certified: Path, wandb_records: Records
 ) -> None:
     (training,) = (record.run for record in wandb_records(run_folder) if record.WhichOneof("record_type") == "run")
-    records = wandb_records(certification)
-    (certified,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
-    assert training.run_group == certified.run_group == run_folder.name
-    assert (training.job_type, certified.job_type) == ("train", "certify")
-    assert training.project == certified.project == "center-smoothing"
+    records = wandb_records(certified)
+    (certifying,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert training.run_group == certifying.run_group == run_folder.name
+    assert (training.job_type, certifying.job_type) == ("train", "certify")
+    assert training.project == certifying.project == "center-smoothing"
     axes = {record.metric.name: record.metric.step_metric for record in records if record.HasField("metric")}
     axes |= {record.metric.glob_name: record.metric.step_metric for record in records if record.metric.glob_name}
     assert axes["live/*"] == "live/examples"
@@ -79,22 +67,23 @@ def test_the_run_of_a_training_has_its_configuration_and_the_best_and_the_last_v
 
 
 def test_each_example_is_logged_as_it_is_finished_and_the_last_values_name_their_h(
-    certification: Path, wandb_history: Callable[[Path], list[dict[str, Any]]], wandb_records: Records,
+    certified: Path, wandb_history: History, wandb_records: Records,
     wandb_table: Callable[[Path, str], tuple[list[str], list[list[Any]]]],
 ) -> None:  # fmt: skip
-    rows = [*csv.DictReader((certification / "certificates.csv").open())]
-    live = [row for row in wandb_history(certification) if "live/examples" in row]
-    radii = [float(row["eps_out"]) for row in rows]
-    assert [row["live/examples"] for row in live] == [1, 2]
-    assert [str(row["live/index"]) for row in live] == [row["index"] for row in rows]
-    assert [row["live/median_eps_out/h=1"] for row in live] == [radii[0], max(radii)]  # the upper of two
-    records = wandb_records(certification)
+    found = [row for row in rows(certified) if row["eps_in"] == "0.25"]
+    live = [row for row in wandb_history(certified) if "live/examples" in row]
+    radii = [float(row["eps_out"]) for row in found]
+    assert [row["live/examples"] for row in live] == [1, 2, 3]
+    assert [str(row["live/index"]) for row in live] == [row["index"] for row in found]
+    medians = [radii[0], max(radii[:2]), sorted(radii)[1]]  # the upper of two
+    assert [row["live/median_eps_out/h=1"] for row in live] == medians
+    records = wandb_records(certified)
     changes = [record.summary for record in records if record.HasField("summary")]
-    summary = {item.key or "/".join(item.nested_key): item.value_json for each in changes for item in each.update}
-    assert json.loads(summary["median_eps_out/h=1"]) == max(radii)
-    columns, cells = wandb_table(certification, "examples_by_radius")
+    last = {item.key or "/".join(item.nested_key): item.value_json for each in changes for item in each.update}
+    assert json.loads(last["median_eps_out/h=1"]) == medians[-1]
+    columns, cells = wandb_table(certified, "examples_by_radius")
     assert columns == ["index", "eps_in", "eps_out", "smoothing_loss", "input", "base output", "smoothed output"]
-    assert [cell[2] for cell in cells] == sorted(radii, reverse=True)
+    assert sorted(cell[2] for cell in cells if cell[1] == 0.25) == sorted(radii)
     (report,) = (record.artifact for record in records if record.artifact.type == "report")
     assert [entry.path for entry in report.manifest.contents] == ["report.html"]
 
@@ -107,7 +96,7 @@ def test_a_certification_that_fails_ends_its_run_as_failed(
 
     monkeypatch.setattr("center_smoothing.CenterSmoother.certify", fails)
     with pytest.raises(SystemExit, match="2"):
-        certify.main([f"--ckpt={checkpoint}", f"--out={tmp_path}", *TINY, "--num-examples=1", "--h=0"])
+        run(checkpoint, tmp_path, "--h=0")
     (ended,) = (record.exit for record in wandb_records(tmp_path) if record.WhichOneof("record_type") == "exit")
     assert ended.exit_code == 1
 
@@ -124,7 +113,7 @@ def wandb_anew() -> Iterator[None]:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     """A server on this machine that knows the key of the environment."""
     with WandbServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setenv("WANDB_SILENT", "true")
@@ -147,7 +136,7 @@ def test_a_server_gets_the_best_checkpoint_of_a_training_as_the_input_of_its_cer
     assert folder.name.endswith(f"-{model['runName']}")
     assert server.uploads[f"/{name}/best.ckpt"] == best.read_bytes()
     for known in (True, False):
-        certify.main([f"--ckpt={best}", f"--out={tmp_path / str(known)}", *TINY, "--num-examples=1", "--h=0"])
+        run(best, tmp_path / str(known), "--h=0")
         certified = server.asked["UpsertBucket"][-1]
         (asked,) = server.asked.pop("ArtifactMembershipByName")
         assert asked == {**asked, "entity": "me", "project": "center-smoothing", "name": f"{name}:latest"}
@@ -158,22 +147,22 @@ def test_a_server_gets_the_best_checkpoint_of_a_training_as_the_input_of_its_cer
 
 
 def test_examples_are_seen_as_they_are(
-    run_folder: Path, certification: Path, wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]]
+    run_folder: Path, certified: Path, wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]]
 ) -> None:
     data = MNIST("digits")
     data.setup("test")
     digits = {int(index): image for index, image in zip(data.test_set.indices, data.test_set.images, strict=True)}
-    trained, certified = wandb_pixels(run_folder, "val/examples"), wandb_pixels(certification, "examples")
-    assert len(trained) == len(certified) == 2
-    for caption, pixels in [*trained.items(), *certified.items()]:
+    trained, shown = wandb_pixels(run_folder, "val/examples"), wandb_pixels(certified, "examples")
+    assert (len(trained), len(shown)) == (2, 3)
+    for caption, pixels in [*trained.items(), *shown.items()]:
         index, names = caption.split(": ")
         assert names == "input | base output | smoothed output"
         assert pixels.max() > 200
         assert np.array_equal(pixels[:, :28], digits[int(index[1:])][0])
-    for caption, pixels in certified.items():
-        outputs = np.load(certification / "outputs" / f"{caption.split(':')[0][1:]}.npz")
-        shown = np.concatenate([outputs["base"][0], outputs["smoothed"][0]], axis=1).clip(0.0, 1.0)
-        assert np.abs(pixels[:, 28:] - 255.0 * shown).max() <= 0.51
+    for caption, pixels in shown.items():
+        outputs = np.load(certified / "outputs" / f"{caption.split(':')[0][1:]}.npz")
+        expected = np.concatenate([outputs["base"][0], outputs["smoothed"][0]], axis=1).clip(0.0, 1.0)
+        assert np.abs(pixels[:, 28:] - 255.0 * expected).max() <= 0.51
 
 
 def test_the_curve_of_the_certified_fraction_has_the_median_of_its_row(
@@ -203,28 +192,24 @@ def test_a_checkpoint_without_a_run_is_certified_without_a_group(
     content = torch.load(checkpoint, weights_only=True)
     del content["run"]
     torch.save(content, tmp_path / "older.ckpt")
-    given = [f"--ckpt={tmp_path / 'older.ckpt'}", f"--out={tmp_path / 'out'}", "--num-examples=1", "--h=0"]
-    folder = certify.main([*TINY, *given])
-    (run,) = (record.run for record in wandb_records(folder) if record.WhichOneof("record_type") == "run")
-    assert run.run_group == ""
+    folder = run(tmp_path / "older.ckpt", tmp_path / "out", "--h=0")
+    (logged,) = (record.run for record in wandb_records(folder) if record.WhichOneof("record_type") == "run")
+    assert logged.run_group == ""
 
 
 @pytest.mark.usefixtures("logs_to_wandb")
-@pytest.mark.parametrize("mode", ["", "online"])
 def test_a_server_that_cannot_be_reached_costs_no_run(
-    mode: str, tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     folder = train.main([*tiny_training, "--trainer.max_epochs=1", f"--runs={tmp_path}"])
-    tiny = ["--n=100", "--m=400", "--k=8", "--num-examples=1", "--batch-size=64", "--accelerator=cpu", "--h=0"]
-    monkeypatch.setenv("WANDB_MODE", mode)  # which Lightning's logger changes
-    certified = certify.main([f"--ckpt={folder / 'checkpoints' / 'best.ckpt'}", f"--out={tmp_path / 'out'}", *tiny])
+    monkeypatch.setenv("WANDB_MODE", "online")  # which Lightning's logger changes
+    certified = run(folder / "checkpoints" / "best.ckpt", tmp_path / "out", "--h=0")
     said = capsys.readouterr().out
     assert said.count("W&B ran offline (no connection to http://127.0.0.1:9: ConnectionError)") == 2
-    assert certified is not None
     assert all(list(place.glob("wandb/offline-run-*/run-*.wandb")) for place in (folder, certified))
     assert (tmp_path / "latest").resolve() == folder.resolve()
 
@@ -246,13 +231,8 @@ def started_by_the_agent(sigma: float, run_id: str, monkeypatch: pytest.MonkeyPa
         lambda command, env, forward_signals: started.append(command) or SimpleNamespace(),
     )
     agent = object.__new__(Agent)
-    agent._sweep_command, agent._function, agent._in_jupyter, agent._forward_signals = (
-        SWEEP["command"],
-        None,
-        False,
-        False,
-    )
-    agent._run_processes = {}
+    agent._sweep_command, agent._function, agent._run_processes = SWEEP["command"], None, {}
+    agent._in_jupyter = agent._forward_signals = False
     given = {name: parameter for name, parameter in SWEEP["parameters"].items() if "value" in parameter}
     agent._command_run({"run_id": run_id, "program": SWEEP["program"], "args": {"sigma": {"value": sigma}, **given}})
     ((env, python, program, *words),) = started
@@ -262,21 +242,20 @@ def started_by_the_agent(sigma: float, run_id: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("wandb_anew")
-@pytest.mark.parametrize("place", [0, -1])
 def test_the_sweep_compares_radii_at_one_eps_in(
-    place: int, tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], wandb_records: Records, wandb_history: History,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)  # the agent writes there
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
-    sigma, tiny = SWEEP["parameters"]["sigma"]["values"][place], [word for word in tiny_training if ".h=" not in word]
+    sigma, tiny = SWEEP["parameters"]["sigma"]["values"][-1], [word for word in tiny_training if ".h=" not in word]
     words = started_by_the_agent(sigma, "chosen42", monkeypatch)
     folder = train.main([*tiny, "--center_smoothing.m=1000", "--trainer.max_epochs=1", "--runs=runs", *words])
     records = wandb_records(folder)
-    (run,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
-    assert (run.run_id, run.sweep_id, folder.name) == ("chosen42", "sweep1", f"{sigma:g}-chosen42")
+    (logged,) = (record.run for record in records if record.WhichOneof("record_type") == "run")
+    assert (logged.run_id, logged.sweep_id, folder.name) == ("chosen42", "sweep1", f"{sigma:g}-chosen42")
     config = read_config(records)
     assert config["sigma"] == sigma
     assert (config["center_smoothing"]["eps_in"], config["center_smoothing"].get("h")) == ([0.2], None)
@@ -294,8 +273,6 @@ def test_the_sweep_asks_for_nothing_that_the_callback_refuses(
     for sigma in SWEEP["parameters"]["sigma"]["values"]:
         CenterSmoothing(sigma, eps_in=eps_in, **sizes)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="2"):
-        train.main(["--sigma=0.05", f"--center_smoothing.eps_in={eps_in}"])
-    said = capsys.readouterr().err
-    assert said == "error: m must be at least 927539 to certify eps_in=0.2 (h=4), got 900\n"
+    said = refused(capsys, "--sigma=0.05", f"--center_smoothing.eps_in={eps_in}", main=train.main)
+    assert said == "error: m must be at least 927539 to certify eps_in=0.2 (h=4), got 900"
     assert not list(tmp_path.glob("runs/*/*"))

@@ -120,9 +120,9 @@ def test_every_config_has_a_name_and_an_experiment_of_its_own() -> None:
     assert len({yaml.safe_load(path.read_text())["experiment"] for path in CONFIGS}) == len(CONFIGS)
 
 
-@pytest.mark.parametrize("name", ["mnist_reconstructor", "image_folder_autoencoder"])
-def test_command_line_wins_over_the_config(name: str) -> None:
-    typed, file = ["--model.latent_dim=7", "--data.batch_size", "9", "--experiment=mine", "--sigma=0.7"], f"{name}.yaml"
+def test_command_line_wins_over_the_config() -> None:
+    typed = ["--model.latent_dim=7", "--data.batch_size", "9", "--experiment=mine", "--sigma=0.7"]
+    file = "mnist_reconstructor.yaml"
     for words in (
         [f"--config={FOLDER / file}", *typed], [*typed, "--config", str(FOLDER / file)],
         [*typed, "-c", str(FOLDER / file)],
@@ -147,16 +147,13 @@ def test_several_configs_keep_their_order() -> None:
     assert parse(files[1], "--sigma=1", files[0]).experiment == "cifar10-autoencoder"
 
 
-@pytest.mark.parametrize("name", ["image_folder_autoencoder", "image_folder_reconstructor"])
-def test_the_model_takes_the_shape_of_the_data_unless_it_was_given_one(name: str) -> None:
-    words = [f"--config={FOLDER / name}.yaml", "--data.image_size=[64,60]", "--data.mode=grey"]
+def test_the_model_takes_the_shape_of_the_data_unless_it_was_given_one() -> None:
+    words = [f"--config={FOLDER / 'image_folder_reconstructor.yaml'}", "--data.image_size=[64,60]", "--data.mode=grey"]
     assert parse(*words).model.init_args.image_shape == [1, 64, 60]
     assert parse(words[0], "--data=CIFAR10").model.init_args.image_shape == [3, 32, 32]
     assert parse(*words, "--model.image_shape=[3,8,8]").model.init_args.image_shape == [3, 8, 8]
 
 
-@pytest.mark.parametrize("noise_range", ["[0.2,0.4]", "[0,1]", "null"])
-def test_noise_range_may_be_given_on_the_command_line(noise_range: str) -> None:
-    config = parse(f"--model.noise_range={noise_range}")
-    model = model_class(config)(**config.model.init_args.as_dict())
-    assert model.noise_range == yaml.safe_load(noise_range)
+def test_noise_range_may_be_given_on_the_command_line() -> None:
+    config = parse("--model.noise_range=[0,1]")
+    assert model_class(config)(**config.model.init_args.as_dict()).noise_range == [0, 1]
