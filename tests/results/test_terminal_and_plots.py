@@ -48,13 +48,6 @@ def rows_of(values: Sequence[float]) -> list[Row]:
     return [row(index, eps_in, value + eps_in) for index, value in enumerate(values) for eps_in in (0.25, 0.5)]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> CertificationFolder:
-    folder = CertificationFolder(tmp_path / "certification")
-    folder.create()
-    return folder
-
-
 def write_outputs(folder: CertificationFolder, indices: Sequence[int], shape: tuple[int, ...]) -> None:
     generator = np.random.default_rng(0)
     for index in indices:
@@ -69,20 +62,12 @@ def read(folder: CertificationFolder, rows: Sequence[Row] = ()) -> FinishedCerti
     return FinishedCertification(folder, folder.read_summary() or {}, rows, outputs=outputs)
 
 
-@given(st.floats(min_value=0.0, max_value=1e12), st.integers(0, 4))
-def test_rounded_up_is_never_below(value: float, digits: int) -> None:
-    assert float(numbers.rounded_up(value, digits)) >= value
-
-
-@given(st.integers(0, 10**7))
-def test_rounded_up_is_not_below_the_next_number_after_one_with_two_decimals(cents: int) -> None:
-    value = math.nextafter(cents / 100, math.inf)
-    assert float(numbers.rounded_up(value)) >= value
-
-
-@given(st.floats(min_value=0.0, max_value=1e6))
-def test_rounded_up_is_above_by_less_than_two_of_the_last_digit(value: float) -> None:
-    assert Decimal(numbers.rounded_up(value)) < Decimal(value) + Decimal("0.02")
+@given(st.floats(min_value=0.0, max_value=1e6) | st.integers(0, 10**7).map(lambda n: math.nextafter(n / 100, math.inf)))
+def test_rounded_up_is_never_below_and_above_by_less_than_two_of_the_last_digit(value: float) -> None:
+    for digits in range(5):
+        text = numbers.rounded_up(value, digits)
+        assert float(text) >= value
+        assert Decimal(text) < Decimal(value) + 2 * Decimal(10) ** -digits
 
 
 @pytest.mark.parametrize(
@@ -99,65 +84,40 @@ def test_duration_looks_like_this(seconds: float, text: str) -> None:
     assert numbers.duration(seconds) == text
 
 
-def planned(budget: SmoothingBudget) -> CenterSmoother:
-    return CenterSmoother(lambda z: z, TotalVariation(), sigma=0.25, budget=budget)
+def plan_lines(budget: SmoothingBudget = BUDGET, *, eps_in: Sequence[float] = (0.25,)) -> list[str]:
+    smoother = CenterSmoother(lambda z: z, TotalVariation(), sigma=0.25, budget=budget)
+    return terminal.plan_lines(smoother, levels={0.25: eps_in, 0.5: [1.0]}, num_examples=7)
 
 
-def test_plan_tells_what_will_be_sampled() -> None:
-    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [0.25, 0.5]}, num_examples=7)
-    for part in (
-        "7 examples", "TotalVariation", "sigma=0.25", "method=exact", "n=1000", "m=2000", "k=64", "delta=0.12",
-        "alpha=0.01",
-    ):  # fmt: skip
-        assert part in lines[0]
-    assert "3,064 evaluations per example and sigma, 21,448 in all" in lines[-1]
-    lines = terminal.plan_lines(planned(BUDGET), levels={0.1: [0.2], 0.3: [0.3, 0.6]}, num_examples=7)
-    assert "sigma=0.1, 0.3," in lines[0]
-    assert [line.split()[:3] for line in lines[2:5]] == [["0.1", "2", "0.2"], ["0.3", "1", "0.3"], ["0.3", "2", "0.6"]]
-    assert "42,896 in all" in lines[-1]
-
-
-def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
-    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [0.25, 0.5]}, num_examples=7)
+def test_plan_tells_what_will_be_sampled_and_what_that_can_certify() -> None:
+    lines = plan_lines(eps_in=[0.25, 0.5])
+    assert lines[0] == (
+        "plan: 7 examples, TotalVariation(p=1), sigma=0.25, 0.5, method=exact, n=1000, m=2000, k=64, delta=0.12, "
+        "alpha=0.01"
+    )
     assert lines[1].split() == ["sigma", "h", "eps_in", "p", "rank", "of", "m", "least", "m", "theorem"]
-    assert len(lines) == 5
-    for line, radius in zip(lines[2:4], (0.25, 0.5), strict=True):
-        plan = BUDGET.plan(radius / 0.25)
-        assert line.split() == [
-            "0.25",
-            f"{plan.h:g}",
-            f"{radius:g}",
-            f"{plan.p:.6f}",
-            f"{plan.rank}/2000",
-            f"{plan.least_m:.0f}",
-            *plan.theorem.split(),
-        ]
+    for line, sigma, radius in zip(lines[2:5], (0.25, 0.25, 0.5), (0.25, 0.5, 1.0), strict=True):
+        plan = BUDGET.plan(radius / sigma)
+        figures = [f"{plan.p:.6f}", f"{plan.rank}/2000", f"{plan.least_m:.0f}", *plan.theorem.split()]
+        assert line.split() == [f"{sigma:g}", f"{plan.h:g}", f"{radius:g}", *figures]
+    assert "3,064 evaluations per example and sigma, 42,896 in all" in lines[5]
+    assert len(lines) == 6
+    assert plan_lines(eps_in=[5.0])[2].split()[-3:] == ["2001/2000", "inf", "T3"]
 
 
-def test_plan_of_the_paper_has_no_pilot() -> None:
-    budget = SmoothingBudget(n=200, m=100, delta=0.3, method="paper")
-    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=2)
+def test_plan_of_the_paper_has_no_pilot_and_says_where_sampling_may_stop() -> None:
+    lines = plan_lines(SmoothingBudget(n=200, m=100, delta=0.3, method="paper"))
     assert "n=200, m=100, delta=0.3" in lines[0]
-    assert "500 evaluations per example and sigma, 1,000 in all" in lines[-1]
-
-
-def test_plan_says_where_sampling_may_stop() -> None:
-    budget = SmoothingBudget(n=100, m=800, k=16, looks=3)
-    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=7)
-    assert lines[3] == "  may stop an example at 200, 400, 800 certification outputs, each with alpha_2 / 3"
-    assert lines[4].startswith("  at most 916 evaluations")
-
-
-def test_plan_can_show_a_radius_that_no_m_certifies() -> None:
-    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [5.0]}, num_examples=7)
-    assert lines[2].split()[-3:] == ["2001/2000", "inf", "T3"]
+    assert "500 evaluations per example and sigma, 7,000 in all" in lines[-1]
+    lines = plan_lines(SmoothingBudget(n=100, m=800, k=16, looks=3))
+    assert lines[-2] == "  may stop an example at 200, 400, 800 certification outputs, each with alpha_2 / 3"
+    assert lines[-1].startswith("  at most 916 evaluations")
 
 
 @pytest.mark.parametrize("delta", [0.1, 0.1042, 0.107, 0.112, 0.2])
 def test_plan_does_not_understate_the_abstentions(delta: float) -> None:
     budget = SmoothingBudget(n=1000, m=2000, k=64, delta=delta)
-    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=7)
-    (percent,) = re.findall(r"abstains on at most ([\d.]+)% of inputs", lines[-1])
+    (percent,) = re.findall(r"abstains on at most ([\d.]+)% of inputs", plan_lines(budget)[-1])
     assert float(percent) / 100 >= budget.abstention_probability()
 
 
@@ -171,9 +131,6 @@ def test_result_lines_show_all_figures_with_radii_rounded_up() -> None:
     assert lines[1].split() == ["1", "0.25", "inf", "inf", "50.0%", "2"]
     assert lines[2].split() == ["2", "0.5", "12.35", "1.235", "0.0%", "1"]
     assert len({len(line) for line in lines}) == 1
-
-
-def test_no_results_give_a_header_alone() -> None:
     assert len(terminal.result_lines([])) == 1
 
 
@@ -302,8 +259,10 @@ def texts(figure: Figure) -> str:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("outputs", list(SHAPES))
-@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [3.0, math.inf, 2.0], [3.0, math.inf, math.inf], [math.inf] * 2])
+@pytest.mark.parametrize(
+    ("outputs", "values"),
+    zip(SHAPES, [[3.0, 1.0, 2.0], [3.0, math.inf, 2.0], [3.0, math.inf, math.inf], [math.inf] * 2], strict=True),
+)
 def test_figure_saves_to_png(outputs: str, values: list[float], folder: CertificationFolder) -> None:
     rows = rows_of(values)
     write_outputs(folder, range(len(values)), SHAPES[outputs])
