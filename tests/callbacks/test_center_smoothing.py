@@ -430,10 +430,10 @@ def test_pictures_are_logged_by_the_first_process_alone() -> None:
 
 
 def test_medians_means_and_centers_of_groups_are_certified_in_place_of_centers() -> None:
-    medians = run(callback(smoother="median", k=None, n=60, m=300, distance=Lp(math.inf)), tiny_model())
-    centers = run(callback(m=300, distance=Lp(math.inf)), tiny_model())
-    groups = run(callback(m=300, group=4, distance=Lp(math.inf)), tiny_model())
-    means = run(callback(smoother="mean", k=None, clip_norm=5.0), tiny_model())
+    given = {"num_examples": 1, "m": 300, "distance": Lp(math.inf)}
+    medians = run(callback(smoother="median", k=None, **given), tiny_model())
+    centers, groups = (run(callback(group=group, **given), tiny_model()) for group in (1, 4))
+    means = run(callback(smoother="mean", k=None, clip_norm=5.0, num_examples=1), tiny_model())
     assert list(medians) == list(means) == list(centers) == list(groups) == KEYS
     assert 0.0 < groups["val/certified_radius"] < centers["val/certified_radius"]
     assert 0.0 < medians["val/certified_radius"] < centers["val/certified_radius"]

@@ -112,12 +112,12 @@ def test_shown_examples_are_spread_over_the_certified_radii(count: int, most: in
         assert max(np.diff(ranks)) <= math.ceil((count - 1) / (len(found) - 1))
 
 
-@pytest.mark.parametrize("side", [8, 128])
-def test_a_page_says_how_many_examples_it_shows_and_stays_small(side: int) -> None:
+@pytest.mark.parametrize(("side", "count"), [(8, 300), (128, 180)])
+def test_a_page_says_how_many_examples_it_shows_and_stays_small(side: int, count: int) -> None:
     noise = np.random.default_rng(0).random((side, side, 3))
     examples = [
         ReportExample(str(index), [row(index, float(index))], pictures=[Picture("input", noise)])
-        for index in range(300)
+        for index in range(count)
     ]
     curve = FractionCurve.of(range(20_000), sigma=0.25, eps_in=0.1)
     page = render(Report("many", examples=examples, num_examples=20_000, fractions=[curve]))

@@ -3,6 +3,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def touch(folder: CertificationFolder, *indices: int) -> None:
         folder.outputs(index).touch()
 
 
+@cache
 def certify(count: int) -> dict[int, Certificate]:
     """Certificates of a function of vectors; the last one abstained."""
     smoother = CenterSmoother(lambda x: x.tanh(), Lp(2.0), sigma=0.25, budget=BUDGET, batch_size=64)

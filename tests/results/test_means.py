@@ -355,14 +355,10 @@ def test_the_report_of_means_says_what_was_smoothed(compared: dict[str, Finished
         assert np.array_equal(example.eps_out, expected)
 
 
-def test_a_report_of_means_at_no_radius_but_zero_still_has_a_curve(tmp_path: Path) -> None:
-    folder = CertificationFolder(tmp_path)
-    made, summary = write(folder, mean_smoother()), folder.read_summary() or {}
-    folder.write_summary({**summary, "config": {**summary["config"], "eps_in": [0.0]}})
-    folder.write_rows(
-        Row.of(index, certificate, eps_in=[0.0], coverage="pointwise", seconds=1.0)[0]
-        for index, certificate in made.items()
-    )
-    (curve,) = report_of_folder(folder, promise="promise: all of it").curves
+def test_a_report_of_means_at_no_radius_but_zero_still_has_a_curve(means: CertificationFolder) -> None:
+    summary, certificate = means.read_summary() or {}, means.certificates()[5]
+    means.write_summary({**summary, "config": {**summary["config"], "eps_in": [0.0]}})
+    means.write_rows(Row.of(5, certificate, eps_in=[0.0], coverage="pointwise", seconds=1.0))
+    (curve,) = report_of_folder(means, promise="promise: all of it").curves
     assert curve.eps_in[-1] == pytest.approx(0.5)
     assert np.isfinite(curve.eps_out).all()

@@ -2,6 +2,7 @@ import csv
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ BUDGET = SmoothingBudget(n=60, m=400, k=8, delta=0.2, alpha_1=0.1, alpha_2=0.1)
 Write = Callable[..., CertificationFolder]
 
 
+@cache
 def certify(count: int) -> dict[int, Certificate]:
     """Certificates of a function of vectors by index; that of index 3 abstained."""
     smoother = CenterSmoother(lambda x: x.tanh(), Lp(2.0), sigma=0.25, budget=BUDGET, batch_size=64)

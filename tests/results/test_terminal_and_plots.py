@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from center_smoothing import BoxJaccard, BoxSetMatching, CenterSmoother, Disagreement, SmoothingBudget, TotalVariation
-from results import numbers, terminal
+from results import numbers, terminal, wandb_run
 from results.finished import FinishedCertification
 from results.folder import CertificationFolder
 from results.html import page
@@ -32,7 +32,6 @@ from results.plots.examples import (
 )
 from results.rows import COLUMNS, Row
 from results.summary import summarise
-from results.wandb_run import WandbRun
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 # Colours that the colour-blind can tell apart (Okabe and Ito, 2008).
@@ -341,18 +340,6 @@ def test_figure_of_nothing_can_be_drawn(folder: CertificationFolder) -> None:
     assert folder.picture.stat().st_size > 0
 
 
-def log(folder: CertificationFolder, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Log to W&B, offline, what certify.py logs of these rows, and return the results."""
-    results = summarise(rows, sigma=0.25)
-    (folder.path / "report.html").write_text("a report")
-    for picture in (folder.picture, folder.fraction_picture):
-        draw_certificates(read(folder, rows), rows, results, "what it is").savefig(picture, dpi=40)
-    config = {"sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
-    run = WandbRun(folder, config=config, group="0.25-abc", why_offline="a test")
-    run.conclude(rows, results, examples=read(folder, rows))
-    return results
-
-
 @pytest.mark.usefixtures("logs_offline")
 def test_weights_and_biases_has_what_was_found(
     folder: CertificationFolder,
@@ -367,11 +354,16 @@ def test_weights_and_biases_has_what_was_found(
     monkeypatch.setattr(wandb.Table, "MAX_ARTIFACT_ROWS", 7)
     rows = [*rows_of([math.inf, 0.1, math.nan]), *(row(index, 1.0, 0.1 + index) for index in range(3, 10))]
     write_outputs(folder, range(10), (1, 8, 8))
-    results = log(folder, rows)
+    results = summarise(rows, sigma=0.25)
+    (folder.path / "report.html").write_text("a report")
+    for picture in (folder.picture, folder.fraction_picture):
+        draw_certificates(read(folder, rows), rows, results, "what it is").savefig(picture, dpi=40)
+    config = {"sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
+    begun = wandb_run.WandbRun(folder, config=config, group="0.25-abc", why_offline="a test")
+    begun.conclude(rows, results, examples=read(folder, rows))
     (run,) = (record.run for record in wandb_records(folder.path) if record.WhichOneof("record_type") == "run")
     assert (run.run_group, run.job_type) == ("0.25-abc", "certify")
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert config == {"_wandb": {}, "sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
+    assert {item.key: json.loads(item.value_json) for item in run.config.update} == {"_wandb": {}, **config}
     assert results[0]["median_eps_out"] == math.inf
     for line, result in zip(wandb_history(folder.path), results, strict=False):
         assert {key: line[key] for key in result} == result
@@ -399,18 +391,16 @@ def test_weights_and_biases_has_what_was_found(
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(picture)))
 
 
-@pytest.mark.usefixtures("logs_offline")
-def test_weights_and_biases_has_pictures_of_every_shape(
-    folder: CertificationFolder, wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]]
-) -> None:
+def test_weights_and_biases_has_pictures_of_every_shape(folder: CertificationFolder) -> None:
     odd = np.array([[[-1.0, 0.0, 0.5, 1.0, 7.0, math.nan, math.inf, -math.inf, 0.999, 1e-3]]])
     np.savez(folder.outputs(0), image=odd, base=odd.astype(np.float16), smoothed=odd > 0.5)
     np.savez(folder.outputs(1), image=np.ones((1, 2, 3)), base=np.zeros((3, 4, 1)), smoothed=np.full(5, 0.5))
-    log(folder, [row(index, 0.25, 1.0) for index in range(2)])
-    (first,) = wandb_pixels(folder.path, "examples/0").values()
+    rows = [row(index, 0.25, 1.0) for index in range(2)]
+    found = wandb_run._pictures(rows, read(folder, rows))
+    assert list(found) == ["examples/0", "examples/1", "examples_by_radius"]  # of several sizes
     shown = [0, 0, 128, 255, 255, 0, 255, 0, 255, 0]
+    first, second = (np.asarray(found[f"examples/{index}"].image) for index in range(2))
     assert first.tolist() == [[*shown, *shown, *(255 * (value > 0.5) for value in odd[0, 0])]]
-    (second,) = wandb_pixels(folder.path, "examples/1").values()
     assert second.shape == (4, 4, 3)
     assert (second[:, :3] == 255).all()  # white below the lower one
     assert (second[:, 3] == 0).all()
