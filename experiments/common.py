@@ -1,22 +1,22 @@
-"""What the experiments share: their end, the commands of their certifications, their tables and their checks."""
+"""What the experiments share: their end, their steps, their tables and their checks."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from center_smoothing import DISTANCES
 from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from command_line import argument_types, errors, named, process
 from experiments import trained_models
+from experiments.steps import Step
 from results import files
 from results.folder import CertificationFolder
-from results.identity import first_difference
+from results.identity import distance_config, first_difference
 
 # Noisy copies per call of a model: measured anew after a restart, another size would change the last digits.
 _BATCH_SIZE = 64
@@ -68,33 +68,67 @@ def check_budget(name: str, h: Sequence[float], smoother: str = DEFAULT_SMOOTHER
         named.check_certifiable(named.budget(name, smoother), sigma=1.0, eps_in=each)
 
 
-def train_command(*arguments: str, sigma: float, runs: str, epochs: int) -> list[str]:
-    """Return the arguments of a training without a progress bar."""
+def training(title: str, *arguments: str, settings: Mapping[str, Any], sigma: float, runs: str, images: int) -> Step:
+    """Return a training without a progress bar, done where a whole one with the same settings is.
+
+    Args:
+        title: of the step.
+        arguments: of train.py, which stand for the settings.
+        settings: of the training.
+        sigma: noise level of the training.
+        runs: folder of all runs.
+        images: of an epoch, training and validation together.
+    """
+    epochs = int(settings["trainer"]["max_epochs"])
     command = [str(trained_models.ROOT / "train.py"), *arguments, "--sigma", repr(sigma), "--runs", runs]
-    return [*command, "--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"]
+    command += ["--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"]
+
+    def is_trained() -> bool:
+        return trained_models.best_checkpoint(runs, settings, sigma=sigma) is not None
+
+    return Step("train", title, epochs, images, lambda: command, is_trained)
 
 
-def certify_command(checkpoint: Path | None, folder: CertificationFolder, wanted: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of a certification; ``wanted`` holds values of certify.py's flags."""
-    command = [str(trained_models.ROOT / "certify.py"), "--ckpt", str(checkpoint), "--batch-size", str(_BATCH_SIZE)]
-    for name, value in wanted.items():
-        values = value if isinstance(value, list) else [value]
-        command += ["--" + name.replace("_", "-"), *(repr(v) if isinstance(v, float) else str(v) for v in values)]
-    return [*command, "--out", str(folder.path)]
+def certification(
+    title: str,
+    folder: CertificationFolder,
+    wanted: Mapping[str, Any],
+    *,
+    checkpoint: Callable[[], Path | None],
+    distance: str,
+    budget: str,
+) -> Step:
+    """Return a certification, done where this very one is as a whole; certify.py names what differs in another one.
 
+    Args:
+        title: of the step.
+        folder: to write.
+        wanted: values of certify.py's flags that its summary records under their names.
+        checkpoint: of the model; None before it is trained.
+        distance: certify.py's name of it.
+        budget: likewise.
+    """
+    chosen = named.budget(budget, wanted.get("smoother", DEFAULT_SMOOTHER))
+    recorded = {**wanted, **distance_config(DISTANCES[distance]), "coverage": "pointwise", "budget": chosen.as_dict()}
 
-def is_certified(checkpoint: Path | None, folder: CertificationFolder, recorded: Mapping[str, Any]) -> bool:
-    """Return whether this very certification is there as a whole; certify.py names what differs in another one."""
-    summary = folder.read_summary()
-    if checkpoint is None or summary is None or not summary.get("results"):
-        return False
-    same = first_difference(summary["config"], recorded, tuple(recorded)) is None
-    whole = len(folder.finished(recorded["eps_in"])) == recorded["num_examples"]
-    return same and whole and summary.get("checkpoint_sha256") == files.sha256(checkpoint)
+    def command() -> list[str]:
+        found = [str(trained_models.ROOT / "certify.py"), "--ckpt", str(checkpoint()), "--batch-size", str(_BATCH_SIZE)]
+        for name, value in {**wanted, "distance": distance, "budget": budget}.items():
+            values = value if isinstance(value, list) else [value]
+            found += ["--" + name.replace("_", "-"), *(repr(v) if isinstance(v, float) else str(v) for v in values)]
+        return [*found, "--out", str(folder.path)]
+
+    def is_certified() -> bool:
+        model, summary = checkpoint(), folder.read_summary()
+        if model is None or summary is None or not summary.get("results"):
+            return False
+        same = first_difference(summary["config"], recorded, tuple(recorded)) is None
+        whole = len(folder.finished(recorded["eps_in"])) == recorded["num_examples"]
+        return same and whole and summary.get("checkpoint_sha256") == files.sha256(model)
+
+    return Step("certify", title, wanted["num_examples"], chosen.evaluations, command, is_certified)
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write rows with all their digits, the header being the first."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    path.write_text(text.getvalue())
+    path.write_text(files.as_csv(rows))

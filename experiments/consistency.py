@@ -21,15 +21,7 @@ from torch.nn import functional
 from command_line import argument_types, named, process
 from datamodules import MNIST
 from experiments import trained_models
-from experiments.common import (
-    Parser,
-    certify_command,
-    check_budget,
-    is_certified,
-    one_line_endings,
-    train_command,
-    write_csv,
-)
+from experiments.common import Parser, certification, check_budget, one_line_endings, training, write_csv
 from experiments.medians import Median
 from experiments.steps import Step, run
 from lightning_modules import load_checkpoint
@@ -100,15 +92,11 @@ def _settings(options: Namespace, weight: float) -> dict[str, Any]:
 
 def _checkpoint(options: Namespace, weight: float) -> Path | None:
     """Return the best checkpoint of a whole training with a weight, or None."""
-    settings = _settings(options, weight)
-    folder = trained_models.finished_run(Path(options.runs), settings, sigma=options.sigma)
-    return None if folder is None else folder / "checkpoints" / "best.ckpt"
+    return trained_models.best_checkpoint(options.runs, _settings(options, weight), sigma=options.sigma)
 
 
 def _certification(options: Namespace, weight: float) -> CertificationFolder:
-    name = f"weight={weight!r}"
-    if weight > 0.0:
-        name = f"{options.consistency_distance}-{name}"
+    name = f"{options.consistency_distance}-weight={weight!r}" if weight > 0.0 else f"weight={weight!r}"
     return CertificationFolder(Path(options.out) / "certifications" / f"{name}-epochs={options.epochs}")
 
 
@@ -123,48 +111,34 @@ def _digits() -> MNIST:
 
 
 def _steps(options: Namespace) -> list[Step]:
-    data = _digits()
-    images = len(data.train_set) + len(data.test_set)
-    evaluations = named.budget(options.budget).evaluations
-
-    def training(weight: float) -> Step:
-        work = images if weight == 0.0 else 2 * images
-        command, finished = partial(_train_command, options, weight), partial(_is_trained, options, weight)
-        return Step("train", f"train with weight {weight:g}", options.epochs, work, command, finished)
-
-    def certification(weight: float) -> Step:
-        command, finished = partial(_certify_command, options, weight), partial(_is_certified, options, weight)
-        return Step("certify", f"certify weight {weight:g}", options.num_examples, evaluations, command, finished)
-
-    return [*map(training, options.weights), *map(certification, options.weights)]
-
-
-def _train_command(options: Namespace, weight: float) -> list[str]:
-    arguments = _settings(options, weight)["model"]["init_args"]
-    terms = [f"--model.init_args.{name}={arguments[name]}" for name in arguments if name.startswith("consistency_")]
-    # certificates during training take up to a third of its time, and change nothing
-    terms.append("--center_smoothing.num_examples=1")
-    return train_command(*terms, sigma=options.sigma, runs=options.runs, epochs=options.epochs)
-
-
-def _is_trained(options: Namespace, weight: float) -> bool:
-    return _checkpoint(options, weight) is not None
-
-
-def _wanted(options: Namespace) -> dict[str, Any]:
-    """Return values of certify.py's flags that its summary records under their names."""
-    radii, count = _radii(options), options.num_examples
-    return {"sigma": options.sigma, "eps_in": radii, "num_examples": count, "seed": options.seed}
-
-
-def _certify_command(options: Namespace, weight: float) -> list[str]:
-    wanted = _wanted(options) | {"distance": "tv", "budget": options.budget}
-    return certify_command(_checkpoint(options, weight), _certification(options, weight), wanted)
-
-
-def _is_certified(options: Namespace, weight: float) -> bool:
-    recorded = _wanted(options) | {"budget": named.budget(options.budget).as_dict()}
-    return is_certified(_checkpoint(options, weight), _certification(options, weight), recorded)
+    data, trainings, certifications = _digits(), [], []
+    wanted = {"sigma": options.sigma, "eps_in": _radii(options)}
+    wanted |= {"num_examples": options.num_examples, "seed": options.seed}
+    for weight in options.weights:
+        settings = _settings(options, weight)
+        given = settings["model"]["init_args"]
+        trainings.append(
+            training(
+                f"train with weight {weight:g}",
+                *(f"--model.init_args.{name}={given[name]}" for name in given if name.startswith("consistency_")),
+                "--center_smoothing.num_examples=1",  # certificates take up to a third of the time, and change nothing
+                settings=settings,
+                sigma=options.sigma,
+                runs=options.runs,
+                images=(len(data.train_set) + len(data.test_set)) * (1 if weight == 0.0 else 2),
+            )
+        )
+        certifications.append(
+            certification(
+                f"certify weight {weight:g}",
+                _certification(options, weight),
+                wanted,
+                checkpoint=partial(_checkpoint, options, weight),
+                distance="tv",
+                budget=options.budget,
+            )
+        )
+    return trainings + certifications
 
 
 def _row(options: Namespace, weight: float) -> Row:

@@ -18,18 +18,18 @@ def findings(points: Sequence[Point]) -> list[str]:
     grows = (
         f"h={h:g}: {_at(by_place[h, near])}, {_at(by_place[h, far])}"
         for h, (near, far) in product(ratios, pairwise(radii))
-        if not _median(by_place[h, near]) < _median(by_place[h, far])
+        if not by_place[h, near].eps_out.value < by_place[h, far].eps_out.value
     )
     lower = (
         f"eps_in={eps_in:g}: {_at(by_place[small, eps_in])} at h={small:g}, "
         f"{_at(by_place[large, eps_in])} at h={large:g}"
         for eps_in, (small, large) in product(radii, pairwise(ratios))
-        if not _median(by_place[large, eps_in]) < _median(by_place[small, eps_in])
+        if not by_place[large, eps_in].eps_out.value < by_place[small, eps_in].eps_out.value
     )
     below = (
         f"h={point.h:g}: loss {point.smoothing_loss.value:.4g}, {_at(point)}"
         for point in points
-        if not point.smoothing_loss.value < _median(point) < math.inf
+        if not point.smoothing_loss.value < point.eps_out.value < math.inf
     )
     return [
         _line("median eps_out grows with eps_in", grows, compared=len(radii) > 1),
@@ -43,10 +43,6 @@ def _line(finding: str, exceptions: Iterable[str], *, compared: bool) -> str:
         return f"{finding}: nothing to compare"
     found = list(exceptions)
     return f"{finding}: everywhere" if not found else f"{finding}: not at {'; '.join(found)}"
-
-
-def _median(point: Point) -> float:
-    return point.eps_out.value
 
 
 def _at(point: Point) -> str:

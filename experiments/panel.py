@@ -12,20 +12,11 @@ from typing import Any
 from jsonargparse import Namespace
 
 import datamodules
-from center_smoothing.distances import DISTANCES
 from center_smoothing.smoothers import DEFAULT_SMOOTHER, SMOOTHERS
 from command_line import named, process
 from datamodules import ImageDataModule
 from experiments import trained_models
-from experiments.common import (
-    Parser,
-    certify_command,
-    check_budget,
-    is_certified,
-    one_line_endings,
-    train_command,
-    write_csv,
-)
+from experiments.common import Parser, certification, check_budget, one_line_endings, training, write_csv
 from experiments.findings import findings
 from experiments.medians import Median
 from experiments.panel_report import panel_report
@@ -34,7 +25,6 @@ from experiments.plan import Plan, Point
 from experiments.steps import Step, run
 from results import html
 from results.files import locked
-from results.identity import distance_config
 from results.numbers import rounded_up
 
 # Which configuration of configs/ trains what.
@@ -149,51 +139,26 @@ def _datamodule(settings: dict[str, Any]) -> ImageDataModule:
 
 
 def _steps(plan: Plan) -> list[Step]:
-    epochs = int(plan.settings["trainer"]["max_epochs"])
-    levels = sorted({plan.training_sigma(sigma) for sigma in plan.sigmas})
-    of = "" if plan.smoother == DEFAULT_SMOOTHER else f" the {plan.smoother}"
-
-    def training(sigma: float) -> Step:
-        command, finished = partial(_train_command, plan, sigma), partial(_is_trained, plan, sigma)
-        return Step("train", f"train at sigma={sigma:g}", epochs, plan.images, command, finished)
-
-    def certification(sigma: float) -> Step:
-        command, finished = partial(_certify_command, plan, sigma), partial(_is_certified, plan, sigma)
-        title, work = f"certify{of} at sigma={sigma:g}", plan.budget.evaluations
-        return Step("certify", title, plan.options.num_examples, work, command, finished)
-
-    return [*map(training, levels), *map(certification, plan.sigmas)]
-
-
-def _train_command(plan: Plan, sigma: float) -> list[str]:
-    options, epochs = plan.options, plan.settings["trainer"]["max_epochs"]
+    options = plan.options
     arguments = ["--config", str(trained_models.CONFIGS / CONFIGS[options.data, options.task])]
     arguments += [] if options.data_root is None else ["--data.init_args.root", options.data_root]
-    return train_command(*arguments, sigma=sigma, runs=options.runs, epochs=epochs)
-
-
-def _is_trained(plan: Plan, sigma: float) -> bool:
-    return plan.checkpoint(sigma) is not None
-
-
-def _wanted(plan: Plan, sigma: float) -> dict[str, Any]:
-    """Return values of certify.py's flags that its summary records under their names."""
-    options = plan.options
-    means = {} if options.clip_norm is None else {"clip_norm": options.clip_norm}
-    of_options = {"num_examples": options.num_examples, "seed": options.seed, "smoother": plan.smoother}
-    return {"sigma": sigma, "eps_in": plan.radii(sigma), **of_options, **means}
-
-
-def _certify_command(plan: Plan, sigma: float) -> list[str]:
-    wanted = _wanted(plan, sigma) | {"distance": plan.distance, "budget": plan.options.budget}
-    return certify_command(plan.checkpoint(plan.training_sigma(sigma)), plan.certification(sigma), wanted)
-
-
-def _is_certified(plan: Plan, sigma: float) -> bool:
-    checkpoint, folder = plan.checkpoint(plan.training_sigma(sigma)), plan.certification(sigma)
-    distance, budget = distance_config(DISTANCES[plan.distance]), plan.budget.as_dict()
-    recorded = _wanted(plan, sigma) | distance | {"coverage": "pointwise", "budget": budget}
-    return is_certified(checkpoint, folder, recorded)
+    of = "" if plan.smoother == DEFAULT_SMOOTHER else f" the {plan.smoother}"
+    common = {"num_examples": options.num_examples, "seed": options.seed, "smoother": plan.smoother}
+    common |= {} if options.clip_norm is None else {"clip_norm": options.clip_norm}
+    given: dict[str, Any] = {"settings": plan.settings, "runs": options.runs, "images": plan.images}
+    levels = sorted({plan.training_sigma(sigma) for sigma in plan.sigmas})
+    trainings = [training(f"train at sigma={sigma:g}", *arguments, sigma=sigma, **given) for sigma in levels]
+    return trainings + [
+        certification(
+            f"certify{of} at sigma={sigma:g}",
+            plan.certification(sigma),
+            {"sigma": sigma, "eps_in": plan.radii(sigma), **common},
+            checkpoint=partial(plan.checkpoint, plan.training_sigma(sigma)),
+            distance=plan.distance,
+            budget=options.budget,
+        )
+        for sigma in plan.sigmas
+    ]
 
 
 def _point(plan: Plan, h: float, eps_in: float) -> Point:

@@ -15,28 +15,25 @@ from results.html import Curve, Report, report_of_folder, report_of_folders
 
 def panel_report(plan: Plan, points: Sequence[Point], *, title: str, scale: float | None) -> Report:
     """Return a report with one line for each h, and all examples of all certifications."""
-    return report_of_folders(
-        {f"sigma = {sigma!r}": _report_of_one(plan, sigma) for sigma in plan.sigmas},
-        [_curve(points, h) for h in dict.fromkeys(point.h for point in points)],
-        title=title,
-        summary=[_what(plan), *(f"Found: {line}." for line in findings(points))],
-        configuration=_configuration(plan),
-        notes=[] if scale is None else [_scale_note(points, scale)],
-        reference_lines={} if scale is None else {"the paper's scale": scale},
-    )
-
-
-def _report_of_one(plan: Plan, sigma: float) -> Report:
     promise = promise_line(plan.budget, DISTANCES[plan.distance], coverage="pointwise")
-    return report_of_folder(plan.certification(sigma), promise=promise, most=max(1, MAX_SHOWN // len(plan.sigmas)))
-
-
-def _what(plan: Plan) -> str:
+    most = max(1, MAX_SHOWN // len(plan.sigmas))
     levels = ", ".join(f"{level:g}" for level in sorted({plan.training_sigma(sigma) for sigma in plan.sigmas}))
-    return (
+    what = (
         f"The {plan.options.task} of {plan.options.data}, trained at sigma = {levels}, certified on "
         f"{plan.options.num_examples} random test examples. The noise of the smoothing grows with the input radius, "
         "sigma = eps_in / h, and the model trained nearest to it is smoothed."
+    )
+    return report_of_folders(
+        {
+            f"sigma = {sigma!r}": report_of_folder(plan.certification(sigma), promise=promise, most=most)
+            for sigma in plan.sigmas
+        },
+        [_curve(points, h) for h in dict.fromkeys(point.h for point in points)],
+        title=title,
+        summary=[what, *(f"Found: {line}." for line in findings(points))],
+        configuration=_configuration(plan),
+        notes=[] if scale is None else [_scale_note(points, scale)],
+        reference_lines={} if scale is None else {"the paper's scale": scale},
     )
 
 

@@ -28,8 +28,9 @@ def draw(points: Sequence[Point], *, title: str, distance: str, scale: float | N
         line = [point for point in points if point.h == h]
         eps_in = [point.eps_in for point in line]
         rate = max(point.abstention_rate for point in line)
+        label = f"h = {h:g}" + (f", abstained on up to {rate:.0%}" if rate else ", no abstention")
         for axis, medians in ((radii, [p.eps_out for p in line]), (losses, [p.smoothing_loss for p in line])):
-            axis.plot(eps_in, [_drawn(m.value) for m in medians], "o-", color=colour, label=_label(h, rate))
+            axis.plot(eps_in, [_drawn(m.value) for m in medians], "o-", color=colour, label=label)
             low, high = [_drawn(m.low) for m in medians], [_drawn(m.high) for m in medians]
             axis.fill_between(eps_in, low, high, color=colour, alpha=0.15, linewidth=0.0)
         last = line[-1]
@@ -40,10 +41,6 @@ def draw(points: Sequence[Point], *, title: str, distance: str, scale: float | N
     _finish(radii, f"median certified output radius eps_out, {distance}", points, scale)
     _finish(losses, f"median smoothing loss d(f(x), {points[0].smoother}), {distance}", points, scale)
     return figure
-
-
-def _label(h: float, abstention_rate: float) -> str:
-    return f"h = {h:g}" + (f", abstained on up to {abstention_rate:.0%}" if abstention_rate else ", no abstention")
 
 
 def _finish(axis: Axes, label: str, points: Sequence[Point], scale: float | None) -> None:
@@ -57,10 +54,7 @@ def _finish(axis: Axes, label: str, points: Sequence[Point], scale: float | None
     if scale is not None:
         percent = axis.secondary_yaxis(
             "right",
-            functions=(
-                lambda value: 100.0 * np.asarray(value) / scale,
-                lambda value: np.asarray(value) * scale / 100.0,
-            ),
+            functions=(lambda y: 100.0 * np.asarray(y) / scale, lambda share: np.asarray(share) * scale / 100.0),
         )
         percent.set_ylabel(f"% of {scale:g}, the paper's scale", fontsize=8)
 

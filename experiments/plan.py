@@ -60,8 +60,7 @@ class Plan:
 
     def checkpoint(self, sigma: float) -> Path | None:
         """Return the best checkpoint of a whole training at this noise level, or None."""
-        folder = trained_models.finished_run(Path(self.options.runs), self.settings, sigma=sigma)
-        return None if folder is None else folder / "checkpoints" / "best.ckpt"
+        return trained_models.best_checkpoint(self.options.runs, self.settings, sigma=sigma)
 
     @property
     def budget(self) -> Budget:

@@ -55,16 +55,13 @@ class Clock:
 
     def seconds(self, kind: Kind, work: float) -> float | None:
         """Return the time that so much work takes; None before anything was measured."""
-        factor = 1.0
-        if not self._work.get(kind):
-            kind, factor = (
-                ("train", 1.0 / _EVALUATIONS_PER_TRAINING_IMAGE)
-                if kind == "certify"
-                else ("certify", _EVALUATIONS_PER_TRAINING_IMAGE)
-            )
-        if not self._work.get(kind):
-            return None
-        return work * factor * self._seconds[kind] / self._work[kind]
+        other: tuple[Kind, float] = ("certify", _EVALUATIONS_PER_TRAINING_IMAGE)
+        if kind == "certify":
+            other = "train", 1.0 / _EVALUATIONS_PER_TRAINING_IMAGE
+        for known, factor in ((kind, 1.0), other):
+            if self._work.get(known):
+                return work * factor * self._seconds[known] / self._work[known]
+        return None
 
 
 def run(steps: Sequence[Step], log: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def settings(config: str) -> dict[str, Any]:
     return merged
 
 
-def finished_run(runs: Path, wanted: dict[str, Any], *, sigma: float) -> Path | None:
+def finished_run(runs: Path, wanted: Mapping[str, Any], *, sigma: float) -> Path | None:
     """Return the run folder of the first whole training with these settings, or None: later ones change nothing."""
     folders = (runs / str(wanted["experiment"])).glob(f"{sigma:g}-*/")
     for folder in sorted(folders, key=_trained_at):
@@ -53,6 +54,12 @@ def finished_run(runs: Path, wanted: dict[str, Any], *, sigma: float) -> Path | 
     return None
 
 
+def best_checkpoint(runs: str, wanted: Mapping[str, Any], *, sigma: float) -> Path | None:
+    """Return the best checkpoint of the :func:`finished_run`, or None."""
+    folder = finished_run(Path(runs), wanted, sigma=sigma)
+    return None if folder is None else folder / "checkpoints" / "best.ckpt"
+
+
 def _overlaid(below: object, above: object) -> object:
     """Lay one configuration over another; a class other than the one below brings arguments of its own."""
     if not isinstance(below, dict) or not isinstance(above, dict):
@@ -62,7 +69,7 @@ def _overlaid(below: object, above: object) -> object:
     return {**below, **{key: _overlaid(below.get(key), value) for key, value in above.items()}}
 
 
-def _same_training(saved: object, wanted: dict[str, Any], sigma: float) -> bool:
+def _same_training(saved: object, wanted: Mapping[str, Any], sigma: float) -> bool:
     if not isinstance(saved, dict) or saved.get("sigma") != sigma:
         return False
     trainer = saved.get("trainer") or {}
@@ -97,16 +104,14 @@ def _arguments(described: object) -> dict[str, Any] | None:
 
 def _trained_at(folder: Path) -> float:
     """Return when the best checkpoint was written; without one, after all others."""
-    try:
-        return (folder / "checkpoints" / "best.ckpt").stat().st_mtime
-    except OSError:
-        return math.inf
+    best = folder / "checkpoints" / "best.ckpt"
+    return best.stat().st_mtime if best.is_file() else math.inf
 
 
 def _is_finished(folder: Path, max_epochs: int) -> bool:
     """Return whether the last epoch's checkpoint is there; best.ckpt is written before it."""
     try:
-        last = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+        last = torch.load(folder / "checkpoints" / "last.ckpt", map_location="cpu", mmap=True, weights_only=True)
         return int(last["epoch"]) == max_epochs - 1 and (folder / "checkpoints" / "best.ckpt").is_file()
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
         return False

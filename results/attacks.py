@@ -96,13 +96,8 @@ def write_counterexample(
     """Keep everything about an example whose smoothed output moved further than certified, if it did.
 
     ``counterexamples/<index>.npz`` has ``x`` and ``center``; and an entry for each eps_in that is contradicted in
-    ``perturbed`` (J, *in), ``center_perturbed`` (J, *out), ``distance``, ``eps_in``, ``eps_out`` (J,); and ``seed``.
-
-    Args:
-        folder: of the certification.
-        example: with an attack for each row.
-        rows: of the example.
-        seed: of the noise.
+    ``perturbed`` (J, *in), ``center_perturbed`` (J, *out), ``distance``, ``eps_in``, ``eps_out`` (J,); and ``seed``, of
+    the noise. The example has an attack for each row.
     """
     pairs = [(row, attack) for row, attack in zip(rows, example.attacks, strict=True) if row.contradicts]
     if not pairs:

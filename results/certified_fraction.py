@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from bisect import bisect_right
 from collections import Counter
@@ -11,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from results import files
 from results.rows import Row
 
 COLUMNS = ("sigma", "eps_in", "eps_out", "fraction")
@@ -24,24 +23,15 @@ class FractionCurve:
 
     From each step on, its own place included, the share is ``counts / num_examples``; beyond the last step it stays.
     The whole curve comes from one certified radius per example, so all eps_out share one promise.
-
-    Attributes:
-        sigma: noise level, in units of x.
-        eps_in: input radius, in units of x.
-        eps_out: (S,) the steps, ascending and finite. The first is 0, where the curve begins.
-        counts: (S,) ascending: how many examples are certified to at most that.
-        num_examples: all of them, also those that abstained or have no certificate.
-        label: of the folder, where several are compared; else empty.
-        conversion: h is conversion * eps_in / sigma (theory T15).
     """
 
-    sigma: float
-    eps_in: float
-    eps_out: tuple[float, ...]
-    counts: tuple[int, ...]
-    num_examples: int
-    label: str = ""
-    conversion: float = 1.0
+    sigma: float  # noise level, in units of x
+    eps_in: float  # input radius, in units of x
+    eps_out: tuple[float, ...]  # (S,) the steps, ascending and finite. The first is 0, where the curve begins
+    counts: tuple[int, ...]  # (S,) ascending: how many examples are certified to at most that
+    num_examples: int  # all of them, also those that abstained or have no certificate
+    label: str = ""  # of the folder, where several are compared; else empty
+    conversion: float = 1.0  # h is conversion * eps_in / sigma (theory T15)
 
     @classmethod
     def of(
@@ -167,8 +157,4 @@ def steps(curves: Sequence[FractionCurve]) -> list[tuple[str | float, ...]]:
 
 def as_csv(curves: Sequence[FractionCurve]) -> str:
     """Return what certified_fraction.csv holds: all digits, so that the curves can be drawn again exactly."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns(curves))
-    writer.writerows(steps(curves))
-    return text.getvalue()
+    return files.as_csv([columns(curves), *steps(curves)])

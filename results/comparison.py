@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from center_smoothing.budget import Coverage
 from center_smoothing.smoothers import DEFAULT_SMOOTHER
-from results import html, queries
+from results import html
 from results.attacks import LOWER_BOUND
 from results.certified_fraction import certified_fractions
 from results.finished import Answers, FinishedCertification, Question
@@ -103,13 +104,10 @@ def asked_radii(compared: Mapping[str, FinishedCertification]) -> list[float]:
 
 def difference_lines(compared: Mapping[str, FinishedCertification]) -> list[str]:
     """Return a line for each setting that is not the same in all folders."""
-    differing = _differing(compared)
-    if not differing:
-        return ["  the same settings in all folders"]
     return [
         f"  differ in {name}: " + ", ".join(f"{label} {str(value)[:_SHOWN]}" for label, value in values.items())
-        for name, values in differing.items()
-    ]
+        for name, values in _differing(compared).items()
+    ] or ["  the same settings in all folders"]
 
 
 def _differing(compared: Mapping[str, FinishedCertification]) -> dict[str, dict[str, Any]]:
@@ -126,12 +124,7 @@ def _differing(compared: Mapping[str, FinishedCertification]) -> dict[str, dict[
 
 
 def results(compared: Mapping[str, FinishedCertification], rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """Return medians and rates of each folder at each eps_in, with its label, by eps_in.
-
-    Args:
-        compared: folders by label, with their yardsticks.
-        rows: of each.
-    """
+    """Return medians and rates of each folder at each eps_in, with its label, by eps_in."""
     found = [
         {"label": label, **result}
         for label, own in rows.items()
@@ -168,9 +161,7 @@ def lines(
             for label, table in inputs.items():
                 column = table.column(position)
                 certified = percent(sum(answer > 0.0 for answer in column), len(column))
-                found.append(
-                    f"{label:<{width}} {radius:>8.4g} {format_down(queries.lower_median(column)):>14} {certified:>10}"
-                )
+                found.append(f"{label:<{width}} {radius:>8.4g} {format_down(median_low(column)):>14} {certified:>10}")
     promises = html.merge_sentences(compared, lambda each: [each.promise(coverage)])
     return [*found, *promises, *_two_functions(compared)]
 

@@ -1,11 +1,13 @@
-"""Files that are whole or not there, and folders of one process at a time."""
+"""Folders of one process at a time, tables as text, and the hash of a file."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +49,13 @@ def locked(folder: Path, refusal: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def as_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Return a table as text, numbers with all their digits."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def sha256(path: str | Path) -> str:

@@ -21,7 +21,6 @@ from lightning_modules import BaseModel
 from results.consistency import check_rows
 from results.folder import PICTURES, CertificationFolder, damaged
 from results.identity import is_distance, known_distance
-from results.loader import certificate_loader
 from results.rows import Row
 from results.yardstick import Yardstick
 
@@ -31,17 +30,12 @@ MAX_SHOWN, _FIRST = 300, 10
 
 @dataclass(frozen=True)
 class Question:
-    """What every example of a finished certification is asked.
+    """What every example of a finished certification is asked."""
 
-    Attributes:
-        asked: which radius is given: "eps_in" asks for certified output radii, "eps_out" for the largest input radii.
-        radii: (J,) distinct ones, at least 0; "bonferroni" counts them.
-        coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
-    """
-
+    # which radius is given: "eps_in" asks for certified output radii, "eps_out" for the largest input radii
     asked: Literal["eps_in", "eps_out"]
-    radii: tuple[float, ...]
-    coverage: Coverage
+    radii: tuple[float, ...]  # (J,) distinct ones, at least 0; "bonferroni" counts them
+    coverage: Coverage  # of the answers, see :meth:`center_smoothing.Certificate.eps_out`
 
     def answer(self, certificate: CertificateBase) -> tuple[float, ...]:
         """Return the answers of one example (J,).
@@ -64,16 +58,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers(Question):
-    """A table of certified radii: an answer of each example to each radius of a question.
+    """A table of certified radii: an answer of each example to each radius of a question."""
 
-    Attributes:
-        by_index: (J,) answers of each example, by its index in the data set: certified output radii, inf where there is
-            none, if eps_in was asked; the largest certified input radii, 0 where there is none, if eps_out was.
-        sigma: noise level, in units of x.
-    """
-
+    # (J,) answers of each example, by its index in the data set: certified output radii, inf where there is none, if
+    # eps_in was asked; the largest certified input radii, 0 where there is none, if eps_out was
     by_index: Mapping[int, tuple[float, ...]]
-    sigma: float
+    sigma: float  # noise level, in units of x
 
     def column(self, position: int) -> list[float]:
         """Return the answers of all examples (N,) to one radius."""
@@ -86,31 +76,23 @@ class FinishedCertification:
 
     :meth:`open` reads summary and rows. :meth:`read` goes through the examples, one of them in memory at a time: a few
     numbers of each are kept, and the outputs of those that are shown.
-
-    Attributes:
-        folder: where it is.
-        summary: what summary.json holds.
-        rows: of certificates.csv.
-        answers: by question.
-        non_finite: how often the model returned NaN or inf, by index.
-        outputs: image, base output and smoothed output of the shown examples, by index and name.
-        boxes: between which outputs (2, *out) the smoothed output of a shown example stays at the first eps_in; only of
-            certificates that have such boxes.
-        budget: of the certificates; None before they are read.
-        yardstick: what certified radii are compared with; empty before the outputs are read.
-        theorems: by question for output radii, which statements of docs/theory.md give the answers (J,) of the median
-            example; "none" where there is no certificate.
     """
 
-    folder: CertificationFolder
-    summary: Mapping[str, Any]
-    rows: Sequence[Row]
-    answers: Mapping[Question, Answers] = field(default_factory=dict)
-    non_finite: Mapping[int, int] = field(default_factory=dict)
+    folder: CertificationFolder  # where it is
+    summary: Mapping[str, Any]  # what summary.json holds
+    rows: Sequence[Row]  # of certificates.csv
+    answers: Mapping[Question, Answers] = field(default_factory=dict)  # by question
+    non_finite: Mapping[int, int] = field(default_factory=dict)  # how often the model returned NaN or inf, by index
+    # image, base output and smoothed output of the shown examples, by index and name
     outputs: Mapping[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    # between which outputs (2, *out) the smoothed output of a shown example stays at the first eps_in; only of
+    # certificates that have such boxes
     boxes: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
-    budget: Budget | None = None
+    budget: Budget | None = None  # of the certificates; None before they are read
+    # what certified radii are compared with; empty before the outputs are read
     yardstick: Yardstick = field(default_factory=lambda: Yardstick(None))
+    # by question for output radii, which statements of docs/theory.md give the answers (J,) of the median example;
+    # "none" where there is no certificate
     theorems: Mapping[Question, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -151,14 +133,13 @@ class FinishedCertification:
                 question is negative or NaN.
         """
         with damaged(self.folder.path):
-            restored = certificate_loader(self.config)
             yardstick = Yardstick(distance or known_distance(self.config))
         answers: dict[Question, dict[int, tuple[float, ...]]] = {question: {} for question in questions}
         theorems: dict[Question, tuple[str, ...]] = {}
         non_finite, outputs, boxes, budget = {}, {}, {}, None
         for position, (index, rows) in enumerate(self.by_index.items()):
             with damaged(self.folder.path):
-                certificate, arrays = self.folder.read_example(rows[0], restored)
+                certificate, arrays = self.folder.read_example(rows[0], self.config)
                 check_rows(rows, certificate, self.config)
                 if position < _FIRST or index in shown:
                     outputs[index] = {name: arrays[name] for name in PICTURES}
@@ -254,16 +235,6 @@ class FinishedCertification:
         if "sigma_map" in self.config:  # of which no file is kept
             return False
         return isinstance(kind, type) and issubclass(kind, BaseModel) and kind.point is BaseModel.point
-
-    @property
-    def is_clipped(self) -> bool:
-        """Whether the base outputs are those of a clipped model."""
-        return "clip_norm" in self.config
-
-    @property
-    def is_normalised(self) -> bool:
-        """Whether the base outputs are those of a model that is scaled to norm 1."""
-        return bool(self.config.get("normalised", False))
 
 
 def rows_by_index(rows: Sequence[Row]) -> dict[int, list[Row]]:

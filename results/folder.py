@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,13 +13,13 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from center_smoothing import CertificateBase
+from center_smoothing import SMOOTHERS, CertificateBase
 from center_smoothing.files import atomic_write
 from center_smoothing.safe_arrays import read_npy, read_npz
+from center_smoothing.smoothers import DEFAULT_SMOOTHER
 from results.consistency import check_summary
-from results.files import locked
+from results.files import as_csv, locked
 from results.identity import first_difference
-from results.loader import CertificateLoader, certificate_loader
 from results.rows import Row, columns_of
 from results.untrusted_files import check_inside, check_links, read_json, read_text
 
@@ -143,11 +142,8 @@ class CertificationFolder:
 
     def write_rows(self, rows: Iterable[Row]) -> None:
         """Write certificates.csv anew."""
-        rows, text = list(rows), io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns_of(rows))
-        writer.writerows(row.as_text() for row in rows)
-        atomic_write(self.table, text.getvalue())
+        rows = list(rows)
+        atomic_write(self.table, as_csv([columns_of(rows), *(row.as_text() for row in rows)]))
 
     def append(self, rows: Iterable[Row], *, part: str = "") -> None:
         """Append rows to certificates.csv, or to the file of one of several processes, in one flushed write.
@@ -155,20 +151,19 @@ class CertificationFolder:
         What is there already is not read, but for the first and the last few bytes.
         """
         table = self.path / f"certificates.{part}.csv" if part else self.table
-        rows, text = list(rows), io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        rows = list(rows)
+        text = as_csv(row.as_text() for row in rows)
         with table.open("a+b") as file:
             file.seek(0)
             head = file.read(_HEAD)
             if len(head) < _HEAD and not head.partition(b"\n")[2]:  # titles at most, which may be those of other rows
                 file.truncate(0)
-                writer.writerow(columns_of(rows))
+                text = as_csv([columns_of(rows)]) + text
             else:
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":
-                    text.write(",cut\n")  # ends the line that an interruption cut off, so that it is none of a row
-            writer.writerows(row.as_text() for row in rows)
-            file.write(text.getvalue().encode())
+                    text = ",cut\n" + text  # ends the line that an interruption cut off, so that it is none of a row
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -218,21 +213,23 @@ class CertificationFolder:
             raise ValueError(f"{self.path} holds no finished example: run the same command again to go on")
         return rows
 
-    def read_example(self, row: Row, restored: CertificateLoader) -> tuple[CertificateBase, dict[str, NDArray[Any]]]:
+    def read_example(self, row: Row, config: Mapping[str, Any]) -> tuple[CertificateBase, dict[str, NDArray[Any]]]:
         """Return the certificate of an example and what :meth:`outputs` holds, from one look at each of its files.
 
         Args:
             row: any of the example.
-            restored: of ``certificate_loader``.
+            config: of summary.json.
 
         Raises:
             Exception: of many kinds, for damaged files; see :func:`damaged`.
         """
+        kind = SMOOTHERS[config.get("smoother", DEFAULT_SMOOTHER)].certificate_type
         arrays = self.read_outputs(row.index)
         kept = {name: array for name, array in arrays.items() if name not in PICTURES}
         check_inside(self.distances(row.index), self.path)
         distances = read_npy(self.distances(row.index))
-        return restored(row, torch.from_numpy(arrays["smoothed"]), distances, kept), arrays
+        known = {**config, "sigma": row.sigma, "abstained": row.abstained, "smoothing_loss": row.smoothing_loss}
+        return kind.from_kept(distances, kept, known, center=torch.from_numpy(arrays["smoothed"])), arrays
 
     def certificates(self) -> dict[int, CertificateBase]:
         """Return the certificates of all finished examples by index, to ask them anything without sampling.
@@ -245,8 +242,8 @@ class CertificationFolder:
         summary = self.read_summary() or {}
         by_index = {row.index: row for row in reversed(self.finished_rows(summary))}
         with damaged(self.path):
-            restored = certificate_loader(summary["config"])
-            return {index: self.read_example(row, restored)[0] for index, row in reversed(by_index.items())}
+            config = summary["config"]
+            return {index: self.read_example(row, config)[0] for index, row in reversed(by_index.items())}
 
 
 def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoint_sha256: str | None) -> bool:

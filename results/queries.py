@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import median_low
 
 from center_smoothing.files import atomic_write
 from results.certified_fraction import FractionCurve
+from results.files import as_csv
 from results.finished import Answers, FinishedCertification
 from results.folder import CertificationFolder
 from results.numbers import format_down, format_up, percent, percent_up
@@ -17,16 +17,6 @@ from results.terminal import yardstick_line
 COLUMNS = ("index", "asked", "eps_in", "eps_out", "coverage")
 # The shares of the examples that are shown beside the median.
 _PERCENTS = (25, 75, 90)
-
-
-def lower_median(values: Sequence[float]) -> float:
-    """Return the median of input radii (N,), N >= 1; of an even count the lower middle value, the safe side.
-
-    Example:
-        >>> lower_median([0.0, 0.3, 0.5, 0.4])
-        0.3
-    """
-    return sorted(values)[(len(values) - 1) // 2]
 
 
 def lines(finished: FinishedCertification) -> list[str]:
@@ -67,7 +57,7 @@ def table_lines(answers: Answers, *, between: float | None = None) -> list[str]:
         heading, shown = "largest certified input radius eps_in, rounded down; 0: no certificate", format_down
         certified = [sum(radius > 0.0 for radius in column) for column in columns]
         last = {
-            "median": [format_down(lower_median(column)) for column in columns],
+            "median": [format_down(median_low(column)) for column in columns],
             "certified": [percent(count, len(answers.by_index)) for count in certified],
         }
     cells = {"index": titles, **{str(index): map(shown, found) for index, found in answers.by_index.items()}, **last}
@@ -107,17 +97,15 @@ def write_table(tables: Iterable[Answers], path: Path) -> None:
     Raises:
         ValueError: if the file cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows: list[tuple[object, ...]] = [COLUMNS]
     for table in tables:
         for index, found in table.by_index.items():
             for radius, answer in zip(table.radii, found, strict=True):
                 pair = (radius, answer) if table.asked == "eps_in" else (answer, radius)
-                writer.writerow([index, table.asked, *pair, table.coverage])
+                rows.append((index, table.asked, *pair, table.coverage))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, text.getvalue())
+        atomic_write(path, as_csv(rows))
     except OSError as error:
         raise ValueError(f"--out must be a file that can be written, got {path}: {error.strerror or error}") from error
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -18,41 +19,31 @@ _SMOOTHERS = {method: kind for kind, smoother in SMOOTHERS.items() for method in
 
 # What certificates call the theorems that they answer by; "" in the rows of older folders.
 _THEOREM = re.compile(r"(none|T\d+( J=\d+(\+\d+)*)?)?")
-_TRUTH = {"True": True, "False": False}
+# How the cell of each kind of field is read.
+_READ: dict[str, Callable[[str], Any]] = {
+    **{"int": int, "float": float, "str": str},
+    "bool": {"True": True, "False": False}.__getitem__,
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One example at one eps_in, in the order of the columns of certificates.csv.
+    """One example at one eps_in, in the order of the columns of certificates.csv."""
 
-    Attributes:
-        index: of the example in its data set.
-        sigma: noise level, in units of x.
-        eps_in: input radius, in units of x.
-        eps_out: certified output radius; inf where there is none.
-        smoothing_loss: d(f(x), center); inf where the smoothed function abstained.
-        abstained: whether it did.
-        n: ranked outputs, or those that are averaged.
-        m: certification outputs that were drawn.
-        delta: margin of the smoothed function; 0 for means.
-        method: "exact" or "paper", or "mean".
-        theorem: which statement of docs/theory.md gives ``eps_out``, "none" where there is no certificate; empty in
-            folders that were written before there was this column.
-        seconds: that the example took, for all its eps_in together, without attacks.
-    """
-
-    index: int
-    sigma: float
-    eps_in: float
-    eps_out: float
-    smoothing_loss: float
-    abstained: bool
-    n: int
-    m: int
-    delta: float
-    method: str
+    index: int  # of the example in its data set
+    sigma: float  # noise level, in units of x
+    eps_in: float  # input radius, in units of x
+    eps_out: float  # certified output radius; inf where there is none
+    smoothing_loss: float  # d(f(x), center); inf where the smoothed function abstained
+    abstained: bool  # whether it did
+    n: int  # ranked outputs, or those that are averaged
+    m: int  # certification outputs that were drawn
+    delta: float  # margin of the smoothed function; 0 for means
+    method: str  # "exact" or "paper", or "mean"
+    # which statement of docs/theory.md gives ``eps_out``, "none" where there is no certificate; empty in folders that
+    # were written before there was this column
     theorem: str
-    seconds: float
+    seconds: float  # that the example took, for all its eps_in together, without attacks
 
     @property
     def smoother(self) -> str:
@@ -107,45 +98,29 @@ class Row:
     @classmethod
     def from_text(cls, cells: Sequence[str]) -> Row | None:
         """Return the row that :meth:`as_text` wrote, also before there were theorems; None for a cut-off line."""
-        plain, earlier = len(COLUMNS) - 1, len(COLUMNS) - 1 + _EARLIER_ATTACK_COLUMNS
-        if len(cells) in (plain, earlier):
+        if len(cells) in (len(COLUMNS) - 1, len(COLUMNS) - 1 + _EARLIER_ATTACK_COLUMNS):
             place = COLUMNS.index("theorem")
             cells = [*cells[:place], "", *cells[place:]]
         elif len(cells) not in (len(COLUMNS), len(COLUMNS + ATTACK_COLUMNS)):
             return None
-        last, attack = len(COLUMNS) - 1, cells[len(COLUMNS) :]
-        if cells[5] not in _TRUTH or "." not in cells[last]:
-            return None
+        kind = AttackedRow if len(cells) > len(COLUMNS) else Row
         try:
-            sigma, eps_in, eps_out, loss = (float(cell) for cell in cells[1:5])
-            index, n, m = (int(cells[position]) for position in (0, 6, 7))
-            rest = n, m, float(cells[8]), cells[9], cells[10], float(cells[last])
-            row = Row(index, sigma, eps_in, eps_out, loss, cells[5] == "True", *rest)
-            if attack:
-                reached = map(float, attack[:4])
-                row = AttackedRow(*vars(row).values(), *reached, *(_TRUTH[cell] for cell in attack[4:]))
+            row = kind(*(_READ[str(field.type)](cell) for field, cell in zip(fields(kind), cells, strict=False)))
         except (ValueError, KeyError):
             return None
-        return row if row._is_valid() else None
+        return row if "." in cells[len(COLUMNS) - 1] and row._is_valid() else None
 
 
 @dataclass(frozen=True)
 class AttackedRow(Row):
-    """A row with what an attack within ``eps_in`` reached: columns after those of other rows.
+    """A row with what an attack within ``eps_in`` reached: columns after those of other rows."""
 
-    Attributes:
-        attack_eps: distance between the smoothed outputs at x and at the attacked input; 0 where one abstained.
-        attack_ratio: of ``attack_shift`` to ``eps_out``, see :func:`attack_ratio`.
-        base_attack_eps: distance between the base outputs that an attack on the base model alone reached.
-        attack_shift: as ``attack_eps``, but of outputs under the same noise; rows from before there was one have that.
-        attack_gradient_free: whether a search had to do without gradients somewhere.
-    """
-
-    attack_eps: float
-    attack_ratio: float
-    base_attack_eps: float
+    attack_eps: float  # distance between the smoothed outputs at x and at the attacked input; 0 where one abstained
+    attack_ratio: float  # of ``attack_shift`` to ``eps_out``, see :func:`attack_ratio`
+    base_attack_eps: float  # distance between the base outputs that an attack on the base model alone reached
+    # as ``attack_eps``, but of outputs under the same noise; rows from before there was one have that
     attack_shift: float = None  # type: ignore[assignment]  # None is resolved in __post_init__, readers see a number
-    attack_gradient_free: bool = False
+    attack_gradient_free: bool = False  # whether a search had to do without gradients somewhere
 
     def __post_init__(self) -> None:
         """Fill in what rows of earlier versions do not tell."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from center_smoothing.upper_median import upper_median
-from results.rows import AttackedRow, Row, attacked_rows
+from results.rows import Row, attacked_rows
 from results.yardstick import Yardstick
 
 
@@ -35,19 +35,13 @@ def summarise(
                 "median_smoothing_loss": upper_median(row.smoothing_loss for row in group),
                 "abstention_rate": sum(row.abstained for row in group) / len(group),
                 "num_examples": len(group),
-                **(_attack_summary(attacked) if attacked else {}),
             }
         )
+        if attacked:
+            results[-1]["max_attack_ratio"] = max(row.attack_ratio for row in attacked)
+            results[-1]["median_attack_eps"] = upper_median(row.attack_eps for row in attacked)
+            results[-1]["median_base_attack_eps"] = upper_median(row.base_attack_eps for row in attacked)
     return results
-
-
-def _attack_summary(rows: Sequence[AttackedRow]) -> dict[str, float]:
-    """Summarise the attacked rows of one eps_in."""
-    reached = {"attack_eps": [row.attack_eps for row in rows], "base_attack_eps": [row.base_attack_eps for row in rows]}
-    return {
-        "max_attack_ratio": max(row.attack_ratio for row in rows),
-        **{f"median_{name}": upper_median(values) for name, values in reached.items()},
-    }
 
 
 def sigma_of(result: Mapping[str, Any]) -> float:
@@ -56,11 +50,9 @@ def sigma_of(result: Mapping[str, Any]) -> float:
 
 
 def line_key(result: Mapping[str, Any], *, several_levels: bool) -> str:
-    """Return what sets the line that a result belongs to apart from other lines; "" where there is only one.
+    """Return what sets the line that a result of summary.json belongs to apart; "" where there is only one line.
 
-    Args:
-        result: of summary.json; where several folders are compared with the ``label`` of its folder.
-        several_levels: whether there are several noise levels, which change along a line of one h.
+    Of several folders that is the ``label`` of its folder; of several noise levels h, which they have in common.
 
     Example:
         >>> line_key({"h": 1.5, "eps_in": 0.3}, several_levels=True)

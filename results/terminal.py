@@ -206,7 +206,15 @@ def result_lines(results: Sequence[dict[str, Any]]) -> list[str]:
             f"{format_up(result['median_eps_out']):>15} {relative:>{9 * compared}}"
             f"{result['median_smoothing_loss']:>16.4g} {result['abstention_rate']:>10.1%} {result['num_examples']:>9}"
         )
-    return [*lines, *_yardstick_lines(results)]
+    yardsticks: dict[str, dict[str, Any]] = {}
+    for result in results:
+        line = yardstick_line(result.get("median_to_blank"), result.get("median_between_examples"))
+        yardsticks.setdefault(line, result)
+    yardsticks.pop("", None)
+    for line, result in yardsticks.items():  # one for all, or for each folder or noise level one of its own
+        of = f" of {result.get('label') or f'sigma={sigma_of(result):.4g}'}" if len(yardsticks) > 1 else ""
+        lines.append(f"yardstick{of}: {line}")
+    return lines
 
 
 def yardstick_line(to_blank: float | None, between: float | None) -> str:
@@ -217,21 +225,6 @@ def yardstick_line(to_blank: float | None, between: float | None) -> str:
     ]
     relative = "" if between is None else f"; relative: eps_out / {between:.4g}"
     return f"a smoothed output is {' and '.join(said)} (medians){relative}" if said else ""
-
-
-def _yardstick_lines(results: Sequence[dict[str, Any]]) -> list[str]:
-    """Return one line for all results, or for each folder or noise level one of its own."""
-    found: dict[str, dict[str, Any]] = {}
-    for result in results:
-        line = yardstick_line(result.get("median_to_blank"), result.get("median_between_examples"))
-        found.setdefault(line, result)
-    found.pop("", None)
-    return [
-        "yardstick"
-        + ("" if len(found) == 1 else f" of {result.get('label') or f'sigma={sigma_of(result):.4g}'}")
-        + f": {line}"
-        for line, result in found.items()
-    ]
 
 
 def non_finite_lines(finished: FinishedCertification) -> list[str]:

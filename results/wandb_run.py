@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from center_smoothing.upper_median import upper_median
@@ -51,20 +52,12 @@ class WandbRun:
         self.run.define_metric("live/*", step_metric="live/examples")
         self.run.define_metric("eps_in")
         if group is not None and why_offline is None:
-            self._use_checkpoint(f"checkpoint-{group}:latest")
+            with suppress(wandb.errors.CommError, ValueError):  # trained offline, or in another project
+                self.run.use_artifact(f"checkpoint-{group}:latest")  # which train.py logged
 
     def end(self, error: type[BaseException] | None, *_: object) -> None:
         """End the run if it has not ended, after an error as failed, so that a later one here is a run of its own."""
         self.run.finish(exit_code=0 if error is None else 1)
-
-    def _use_checkpoint(self, name: str) -> None:
-        """Record the artifact that train.py logged, if this server has it."""
-        import wandb
-
-        try:
-            self.run.use_artifact(name)
-        except (wandb.errors.CommError, ValueError):  # trained offline, or in another project
-            return
 
     def log_example(self, rows: Sequence[Row]) -> None:
         """Log the radii of an example of this process as it is finished, and the medians so far."""

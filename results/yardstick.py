@@ -77,14 +77,10 @@ class Yardstick:
         """Median of ``to_blank``; None without any."""
         return median_low(self.to_blank.values()) if self.to_blank else None
 
-    def relative(self, eps_out: float) -> float | None:
-        """Return a certified radius as a share of ``between``."""
-        return None if self.between is None else eps_out / self.between
-
     def results(self, median_eps_out: float) -> dict[str, float]:
         """Return what stands beside a median in ``summary.json``, as far as there is something."""
         found = {
-            "relative_eps_out": self.relative(median_eps_out),
+            "relative_eps_out": None if self.between is None else median_eps_out / self.between,
             "median_to_blank": self.median_to_blank,
             "median_between_examples": self.between,
         }

@@ -67,6 +67,7 @@ def hoeffding_mean_upper(mean: float, largest: float, count: int, alpha: float) 
     return min(largest, high * (1.0 + 1e-12) * largest)
 
 
+@lru_cache(maxsize=4096)
 def largest_shift(h: float, second: float, fourth: float) -> float:
     """Return how far E g(X) moves at most when X moves by h sigma (theory T12, step 3).
 

@@ -16,6 +16,16 @@ _INTERVAL = "95% bootstrap interval"
 _EPS_OUT = {"x_title": "eps_out", "x_name": "eps_out", "x_format": ".12~g"}
 # Steps of the certified fraction in a page, those of all curves together.
 _MAX_STEPS = 1500
+# Of the table of medians, where a curve has something to say there.
+_COLUMNS = {
+    "relative": "Relative",
+    "theorem": "Theorem",
+    "low": _INTERVAL,
+    "smoothing_loss": "Median smoothing loss",
+    "loss_low": f"{_INTERVAL} of the loss",
+    "abstention_rate": "Abstained",
+    "attack_eps": "Median reached by the attack",
+}
 _QUANTITIES = {"eps_out": "certified radius eps_out", "smoothing_loss": "smoothing loss"}
 _INTERVALS = {"eps_out": ("low", "high"), "smoothing_loss": ("loss_low", "loss_high")}
 
@@ -35,7 +45,8 @@ def median_charts(curves: Sequence[Curve], *, reference_lines: Mapping[str, floa
         if "eps_out" in names:
             lines += [_attack_line(curve, several=len(curves) > 1) for curve in curves if len(curve.attack_eps)]
         references = reference_lines if "eps_out" in names else {}
-        changes = _changes(curves[0]) if len(curves) == 1 else []
+        of_one = len(curves) == 1 and len(curves[0].theorem)
+        changes = theorem_changes(curves[0].eps_in, curves[0].theorem) if of_one else []
         charts.append(
             _chart(
                 f"chart-{number}",
@@ -60,16 +71,9 @@ def example_chart(example: ReportExample, identity: str) -> dict[str, Any] | Non
     if not len(example.eps_in):
         return None
     asked = {row.eps_in for row in example.rows}
-    line = {
-        "name": "eps_out",
-        "x": [float(value) for value in example.eps_in],
-        "y": _gaps(example.eps_out),
-        "low": [],
-        "high": [],
-        "marked": [value in asked for value in example.eps_in],
-        "text": [f"eps_out {format_radius(value)}" for value in example.eps_out],
-        "certified": True,
-    }
+    marked = [value in asked for value in example.eps_in]
+    text = [f"eps_out {format_radius(value)}" for value in example.eps_out]
+    line = _drawn("eps_out", example.eps_in, example.eps_out, text, marked=marked, certified=True)
     title = f"Certified radius eps_out of example {example.name}"
     axes = {**_eps_in([example.norm]), "y_title": "eps_out"}
     return _chart(identity, title=title, axes=axes, lines=[line], findings=[_finding(line)])
@@ -117,28 +121,20 @@ def fraction_steps(curves: Sequence[FractionCurve]) -> dict[str, Any]:
 
 def medians(curves: Sequence[Curve], *, every: bool = False) -> dict[str, Any]:
     """Return the table of medians: its titles, and a row for each marked eps_in of each curve, or for every one."""
-    columns = {
-        "curve": (len(curves) > 1, "Curve"),
-        "sigma": (any(len(curve.sigma) for curve in curves), "sigma"),
-        "h": (any(len(curve.sigma) for curve in curves), "h"),
-        "eps_in": (True, "eps_in"),
-        "eps_out": (True, "Median eps_out"),
-        "relative": (any(len(curve.relative) for curve in curves), "Relative"),
-        "theorem": (any(len(curve.theorem) for curve in curves), "Theorem"),
-        "interval": (any(len(curve.low) for curve in curves), _INTERVAL),
-        "smoothing_loss": (any(len(curve.smoothing_loss) for curve in curves), "Median smoothing loss"),
-        "loss_interval": (any(len(curve.loss_low) for curve in curves), f"{_INTERVAL} of the loss"),
-        "abstention_rate": (any(len(curve.abstention_rate) for curve in curves), "Abstained"),
-        "attack_eps": (any(len(curve.attack_eps) for curve in curves), "Median reached by the attack"),
-        "num_examples": (any(curve.num_examples for curve in curves), "Examples"),
+    given = {name for name in ("sigma", *_COLUMNS) if any(len(getattr(curve, name)) for curve in curves)}
+    titles = {
+        **({"curve": "Curve"} if len(curves) > 1 else {}),
+        **({"sigma": "sigma", "h": "h"} if "sigma" in given else {}),
+        **{"eps_in": "eps_in", "eps_out": "Median eps_out"},
+        **{name: title for name, title in _COLUMNS.items() if name in given},
+        **({"num_examples": "Examples"} if any(curve.num_examples for curve in curves) else {}),
     }
-    shown = {key: title for key, (wanted, title) in columns.items() if wanted}
     rows = [
         _median_row(curve, position)
         for curve in curves
         for position in (range(len(curve.eps_in)) if every else curve.marked_positions)
     ]
-    return {"titles": list(shown.values()), "rows": [[row[key] for key in shown] for row in rows]}
+    return {"titles": list(titles.values()), "rows": [[row[key] for key in titles] for row in rows]}
 
 
 def format_radius(value: float | None) -> str:
@@ -171,18 +167,9 @@ def _chart(
 ) -> dict[str, Any]:
     """Return a chart for the JavaScript.
 
-    Args:
-        identity: of its element.
-        title: above it.
-        axes: x_title, y_title; x_name and x_format (of D3) of the values under the pointer; y_format and y_range where
-            the y axis has one of its own.
-        lines: of ``_line`` and its like.
-        findings: what it shows in words, a sentence each.
-        references: horizontal lines by name.
-        changes: vertical lines: from which x on which theorem holds.
-        dots: single points, of the first line's kind.
-        note: below it.
-        steps: whether a line keeps its height up to its next point, instead of leading there straight.
+    ``axes`` has x_title, y_title; x_name and x_format (of D3) of the values under the pointer; y_format and y_range
+    where the y axis has one of its own. ``references`` are horizontal lines by name; ``changes`` are vertical ones:
+    from which x on which theorem holds. With ``steps`` a line keeps its height up to its next point.
     """
     references = references or {}
     said = [*findings, *(f"Reference line {name}: {value:.4g}." for name, value in references.items())]
@@ -203,22 +190,37 @@ def _chart(
     }
 
 
+def _drawn(
+    name: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    text: Sequence[str],
+    *,
+    marked: Sequence[bool],
+    certified: bool | None = None,
+) -> dict[str, Any]:
+    """Return one line of a chart; None is a gap."""
+    return {
+        "name": name,
+        "x": [float(value) for value in x],
+        "y": _gaps(y),
+        "low": [],
+        "high": [],
+        "marked": marked or [False] * len(x),
+        "text": text,
+        **({} if certified is None else {"certified": certified}),
+    }
+
+
 def _fraction_lines(curves: Sequence[FractionCurve], labels: Sequence[str]) -> list[dict[str, Any]]:
     """Return lines that share their x, so that the pointer shows all of them at one eps_out, rounded up."""
     x = sorted({float(format_radius(eps_out)) for curve in curves for eps_out in curve.eps_out})
     x.append(float(format_radius(1.05 * x[-1] or 1.0)))  # beyond the last step, which would end on the frame
-    return [
-        {
-            "name": label,
-            "x": x,
-            "y": [curve.count_at(eps_out) / curve.num_examples for eps_out in x],
-            "low": [],
-            "high": [],
-            "marked": [False] * len(x),
-            "text": [f"{label}: {_percent(curve, eps_out)}" for eps_out in x],
-        }
-        for curve, label in zip(curves, labels, strict=True)
-    ]
+    found = []
+    for curve, label in zip(curves, labels, strict=True):
+        shares = [curve.count_at(eps_out) / curve.num_examples for eps_out in x]
+        found.append(_drawn(label, x, shares, [f"{label}: {_percent(curve, eps_out)}" for eps_out in x], marked=[]))
+    return found
 
 
 def _fraction_label(curve: FractionCurve, heading: str) -> str:
@@ -252,32 +254,18 @@ def _line(curve: Curve, name: str, *, label: str) -> dict[str, Any]:
         if name == "eps_out" and (rate := curve.at("abstention_rate", position)):
             text += f", abstained on {rate:.1%}"
         said.append(text)
-    marked = set(curve.marked_positions)
-    return {
-        "name": label,
-        "x": [float(value) for value in curve.eps_in],
-        "y": _gaps(getattr(curve, name)),
-        "low": _gaps(getattr(curve, low)),
-        "high": _gaps(getattr(curve, high)),
-        "marked": [position in marked for position in range(len(curve.eps_in))],
-        "text": said,
-        "certified": name == "eps_out",
-    }
+    positions = set(curve.marked_positions)
+    marked = [position in positions for position in range(len(curve.eps_in))]
+    line = _drawn(label, curve.eps_in, getattr(curve, name), said, marked=marked, certified=name == "eps_out")
+    return {**line, "low": _gaps(getattr(curve, low)), "high": _gaps(getattr(curve, high))}
 
 
 def _attack_line(curve: Curve, *, several: bool) -> dict[str, Any]:
     """Return the line of what attacks reached at the marked eps_in, below the certified one."""
     label = f"{curve.label}, reached by the attack" if several else "reached by the attack"
-    return {
-        "name": label,
-        "x": [float(curve.eps_in[position]) for position in curve.marked_positions],
-        "y": _gaps(curve.attack_eps),
-        "low": [],
-        "high": [],
-        "marked": [True] * len(curve.attack_eps),
-        "text": [f"{label}: {format_number(value)}" for value in curve.attack_eps],
-        "certified": False,
-    }
+    eps_in = [curve.eps_in[position] for position in curve.marked_positions]
+    text = [f"{label}: {format_number(value)}" for value in curve.attack_eps]
+    return _drawn(label, eps_in, curve.attack_eps, text, marked=[True] * len(text), certified=False)
 
 
 def _median_row(curve: Curve, position: int) -> dict[str, str]:
@@ -290,9 +278,9 @@ def _median_row(curve: Curve, position: int) -> dict[str, str]:
         "eps_out": format_radius(curve.eps_out[position]),
         "relative": format_percent(curve.at("relative", position)),
         "theorem": curve.theorem[position] if len(curve.theorem) else "",
-        "interval": _interval(curve, "eps_out", position),
+        "low": _interval(curve, "eps_out", position),
         "smoothing_loss": format_number(curve.at("smoothing_loss", position)),
-        "loss_interval": _interval(curve, "smoothing_loss", position),
+        "loss_low": _interval(curve, "smoothing_loss", position),
         "abstention_rate": "" if rate is None else f"{rate:.1%}",
         "attack_eps": format_number(dict(zip(curve.marked_positions, curve.attack_eps, strict=False)).get(position)),
         "num_examples": str(curve.num_examples or ""),
@@ -303,10 +291,6 @@ def _eps_in(norms: Sequence[str]) -> dict[str, str]:
     """Return the axis of input radii: how a chart calls it, and how a number on it is called."""
     title = f"eps_in ({' or '.join(dict.fromkeys(norms))} of the change)"
     return {"x_title": title, "x_name": "eps_in", "x_format": ".4~g"}
-
-
-def _changes(curve: Curve) -> list[tuple[float, str]]:
-    return theorem_changes(curve.eps_in, curve.theorem) if len(curve.theorem) else []
 
 
 def _finding(line: Mapping[str, Any]) -> str:

@@ -17,46 +17,30 @@ class Curve:
     """Medians of one set of examples against eps_in. inf stands for "none": a gap of the line, said in words.
 
     Sequences may be left empty where there is nothing to say; else each has the J entries of ``eps_in``.
-
-    Attributes:
-        label: what sets this curve apart, e.g. "h = 1.5".
-        eps_in: (J,) ascending input radii, in units of x.
-        eps_out: (J,) medians of the certified output radii.
-        smoothing_loss: (J,) medians of the smoothing loss.
-        abstention_rate: (J,) in [0, 1].
-        sigma: (J,) noise level, in units of x; a column of the table, with h = eps_in / sigma.
-        low: (J,) lower ends of 95% bootstrap intervals around ``eps_out``, drawn as a band with ``high``.
-        high: (J,) upper ends.
-        loss_low: (J,) lower ends of intervals around ``smoothing_loss``.
-        loss_high: (J,) upper ends.
-        marked: the eps_in that get a marker and a row in the table of medians; None for all.
-        num_examples: of which these are the medians; 0 if not to be shown.
-        attack_eps: medians of what attacks reached, at the marked eps_in, in their order.
-        relative: (J,) ``eps_out`` as a share of the median distance between the outputs of two examples.
-        theorem: (J,) which statement of docs/theory.md gives ``eps_out`` of the median example.
-        examples: (eps_in, eps_out) of each example at the marked eps_in, drawn as dots; inf is left out.
-        conversion: h is conversion * eps_in / sigma (theory T15).
-        norm: that eps_in is measured in, in words.
     """
 
-    label: str
-    eps_in: Sequence[float]
-    eps_out: Sequence[float]
-    smoothing_loss: Sequence[float] = ()
-    abstention_rate: Sequence[float] = ()
-    sigma: Sequence[float] = ()
+    label: str  # what sets this curve apart, e.g. "h = 1.5"
+    eps_in: Sequence[float]  # (J,) ascending input radii, in units of x
+    eps_out: Sequence[float]  # (J,) medians of the certified output radii
+    smoothing_loss: Sequence[float] = ()  # (J,) medians of the smoothing loss
+    abstention_rate: Sequence[float] = ()  # (J,) in [0, 1]
+    sigma: Sequence[float] = ()  # (J,) noise level, in units of x; a column of the table, with h = eps_in / sigma
+    # (J,) lower ends of 95% bootstrap intervals around ``eps_out``, drawn as a band with ``high``
     low: Sequence[float] = ()
-    high: Sequence[float] = ()
-    loss_low: Sequence[float] = ()
-    loss_high: Sequence[float] = ()
+    high: Sequence[float] = ()  # (J,) upper ends
+    loss_low: Sequence[float] = ()  # (J,) lower ends of intervals around ``smoothing_loss``
+    loss_high: Sequence[float] = ()  # (J,) upper ends
+    # the eps_in that get a marker and a row in the table of medians; None for all
     marked: Sequence[float] | None = None
-    num_examples: int = 0
-    attack_eps: Sequence[float] = ()
+    num_examples: int = 0  # of which these are the medians; 0 if not to be shown
+    attack_eps: Sequence[float] = ()  # medians of what attacks reached, at the marked eps_in, in their order
+    # (J,) ``eps_out`` as a share of the median distance between the outputs of two examples
     relative: Sequence[float] = ()
-    theorem: Sequence[str] = ()
+    theorem: Sequence[str] = ()  # (J,) which statement of docs/theory.md gives ``eps_out`` of the median example
+    # (eps_in, eps_out) of each example at the marked eps_in, drawn as dots; inf is left out
     examples: Sequence[tuple[float, float]] = ()
-    conversion: float = 1.0
-    norm: str = NORMS["l2"]
+    conversion: float = 1.0  # h is conversion * eps_in / sigma (theory T15)
+    norm: str = NORMS["l2"]  # that eps_in is measured in, in words
 
     def __post_init__(self) -> None:
         """Check that the sequences belong together."""
@@ -94,29 +78,18 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class ReportExample:
-    """One certified example.
+    """One certified example."""
 
-    Attributes:
-        name: what it is called, unique in its report: "540", or "540, h = 1" where several folders are shown.
-        rows: its rows, one for each eps_in.
-        pictures: of its input and outputs, in the order shown.
-        words: about outputs that are no pictures, one line each.
-        eps_in: (J,) ascending, of its own curve, in units of x. Empty if there is none.
-        eps_out: (J,) its certified output radii; inf where there is none.
-        to_blank: distance of its smoothed output from a blank one; None where that says nothing.
-        between: median distance between the smoothed outputs of two examples at its noise level; None without one.
-        norm: that eps_in is measured in, in words.
-    """
-
-    name: str
-    rows: Sequence[Row]
-    pictures: Sequence[Picture] = ()
-    words: Sequence[str] = ()
-    eps_in: Sequence[float] = ()
-    eps_out: Sequence[float] = ()
-    to_blank: float | None = None
+    name: str  # what it is called, unique in its report: "540", or "540, h = 1" where several folders are shown
+    rows: Sequence[Row]  # its rows, one for each eps_in
+    pictures: Sequence[Picture] = ()  # of its input and outputs, in the order shown
+    words: Sequence[str] = ()  # about outputs that are no pictures, one line each
+    eps_in: Sequence[float] = ()  # (J,) ascending, of its own curve, in units of x. Empty if there is none
+    eps_out: Sequence[float] = ()  # (J,) its certified output radii; inf where there is none
+    to_blank: float | None = None  # distance of its smoothed output from a blank one; None where that says nothing
+    # median distance between the smoothed outputs of two examples at its noise level; None without one
     between: float | None = None
-    norm: str = NORMS["l2"]
+    norm: str = NORMS["l2"]  # that eps_in is measured in, in words
 
     def __post_init__(self) -> None:
         """Check that the curve is one."""
@@ -126,42 +99,26 @@ class ReportExample:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that a report says. Every text may come from anywhere: the page shows it as text.
+    """All that a report says. Every text may come from anywhere: the page shows it as text."""
 
-    Attributes:
-        title: heading of the page.
-        summary: plain words on what was certified, one paragraph each.
-        promise: what holds, from ``center_smoothing.promise.promise_line``.
-        reading: how to read the numbers, one item each; shown with the promise.
-        not_promised: what does not follow, one item each.
-        curves: of the charts and of the table of medians.
-        fractions: curves of the certified fraction.
-        examples: of the table and of the pictures, as many as are shown.
-        num_examples: how many there are in all; 0 for those that are shown.
-        origin: where it comes from, by name: command, date, checkpoint.
-        files: that stand beside the page, to be linked.
-        all_rows: where the rows of all of them are.
-        configuration: settings, versions and whatever else a reader needs to repeat it; may be nested.
-        reference_lines: output distances to compare with, by name: horizontal lines, where they are not far above.
-        notes: remarks below the charts, one paragraph each.
-        audit: checks of an audit, each with ``check``, ``passed``, ``seen`` and ``advice``.
-    """
-
-    title: str
-    summary: Sequence[str] = ()
-    promise: str = ""
-    reading: Sequence[str] = ()
-    not_promised: Sequence[str] = ()
-    curves: Sequence[Curve] = ()
-    fractions: Sequence[FractionCurve] = ()
-    examples: Sequence[ReportExample] = ()
-    num_examples: int = 0
-    origin: Mapping[str, str] = field(default_factory=dict)
-    files: Sequence[str] = ()
-    all_rows: str = "certificates.csv"
+    title: str  # heading of the page
+    summary: Sequence[str] = ()  # plain words on what was certified, one paragraph each
+    promise: str = ""  # what holds, from ``center_smoothing.promise.promise_line``
+    reading: Sequence[str] = ()  # how to read the numbers, one item each; shown with the promise
+    not_promised: Sequence[str] = ()  # what does not follow, one item each
+    curves: Sequence[Curve] = ()  # of the charts and of the table of medians
+    fractions: Sequence[FractionCurve] = ()  # curves of the certified fraction
+    examples: Sequence[ReportExample] = ()  # of the table and of the pictures, as many as are shown
+    num_examples: int = 0  # how many there are in all; 0 for those that are shown
+    origin: Mapping[str, str] = field(default_factory=dict)  # where it comes from, by name: command, date, checkpoint
+    files: Sequence[str] = ()  # that stand beside the page, to be linked
+    all_rows: str = "certificates.csv"  # where the rows of all of them are
+    # settings, versions and whatever else a reader needs to repeat it; may be nested
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    # output distances to compare with, by name: horizontal lines, where they are not far above
     reference_lines: Mapping[str, float] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  # remarks below the charts, one paragraph each
+    # checks of an audit, each with ``check``, ``passed``, ``seen`` and ``advice``
     audit: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:

@@ -30,7 +30,6 @@ from results.plots.examples import (
 from results.reading import FLOORS
 from results.rows import Row, attacked_rows
 from results.terminal import yardstick_line
-from results.yardstick import Yardstick
 
 T = TypeVar("T")
 
@@ -69,12 +68,7 @@ def curve_question(
 
 
 def report_of_folder(folder: CertificationFolder, *, promise: str, most: int = MAX_SHOWN) -> Report:
-    """Return the report of a finished certification folder, for ``results.html.write``.
-
-    Args:
-        folder: with summary.json, distances and outputs.
-        promise: what holds, from ``center_smoothing.promise.promise_line``.
-        most: how many examples are shown, about.
+    """Return the report of a finished certification folder, see :func:`report_of`, with about so many examples at most.
 
     Raises:
         ValueError: if the folder does not hold a certification, or a damaged one.
@@ -105,27 +99,29 @@ def report_of(
     assert budget is not None  # it has answers
     eps_in, eps_out = _radii(by_index, finished.answers[question])
     theorem_at = dict(zip(question.radii, finished.theorems[question], strict=True))
-    curve = _median_curve(
-        by_index,
-        eps_in,
-        list(eps_out.values()),
-        between=finished.yardstick.between,
-        theorem=[theorem_at[radius] for radius in eps_in],
-    )
-    curve = replace(curve, conversion=finished.conversion, norm=finished.norm)
+    curve = _median_curve(finished, by_index, eps_in, eps_out, [theorem_at[radius] for radius in eps_in])
     examples = [
         _example(finished, summary.get("names", {}).get(str(index)), by_index[index], eps_in, eps_out[index])
         for index in by_index
         if index in finished.outputs
     ]
-    sparse = 1 < len(curve.eps_in) == len(curve.marked_positions)
+    sparse, said = 1 < len(curve.eps_in) == len(curve.marked_positions), promise.partition(": ")[2]
+    yardstick = {
+        "median distance to blank": finished.yardstick.median_to_blank,
+        "median distance between examples": finished.yardstick.between,
+    }
+    compared = yardstick_line(*yardstick.values())
     return Report(
         title=f"Certified output radii of {_model(config, 'a model')}",
         summary=_summary(
             finished, curve, budget.remarks, abstained=sum(group[0].abstained for group in by_index.values())
         ),
-        promise=_sentence(promise.partition(": ")[2]) + ".",
-        reading=[*_READING, *_of_the_yardstick(finished.yardstick), *_of_the_base_output(config)],
+        promise=f"{said[:1].upper()}{said[1:]}.",
+        reading=[
+            *_READING,
+            *([f"For comparison, not certified: {compared}."] if compared else []),
+            *_of_the_base_output(config),
+        ],
         not_promised=_not_promised(config, question.coverage),
         curves=[curve],
         fractions=certified_fractions(rows, conversion=finished.conversion),
@@ -135,14 +131,7 @@ def report_of(
         audit=summary.get("audit", ()),
         origin=summary.get("origin", {}),
         files=FILES,
-        reference_lines={
-            name: value
-            for name, value in {
-                "median distance to blank": finished.yardstick.median_to_blank,
-                "median distance between examples": finished.yardstick.between,
-            }.items()
-            if value is not None
-        },
+        reference_lines={name: value for name, value in yardstick.items() if value is not None},
         notes=[
             *_floor(curve, finished.smoother.kind),
             *(["Between the marked eps_in nothing is promised: the lines guide the eye."] if sparse else []),
@@ -157,12 +146,8 @@ def report_of_folders(
     *,
     title: str,
     summary: Sequence[str],
-    configuration: Mapping[str, Any],
-    notes: Sequence[str] = (),
-    reference_lines: Mapping[str, float] | None = None,
     fractions: Sequence[FractionCurve] | None = None,
-    origin: Mapping[str, str] | None = None,
-    files: Sequence[str] = (),
+    **given: Any,  # noqa: ANN401  # as Report has them
 ) -> Report:
     """Return one report of several certifications, with curves across them.
 
@@ -173,12 +158,8 @@ def report_of_folders(
         curves: that stand in place of theirs.
         title: heading of the page.
         summary: plain words on what was certified, one paragraph each.
-        configuration: of all of them.
-        notes: remarks below the charts.
-        reference_lines: output distances to compare with, by name.
-        origin: where it comes from.
-        files: that stand beside the page.
         fractions: curves of the certified fraction; default: those of all reports together.
+        given: configuration, notes, reference lines, origin and files of :class:`Report`; default: none.
     """
     levels = list(dict.fromkeys(example.rows[0].sigma for report in reports.values() for example in report.examples))
     placed = [
@@ -186,7 +167,11 @@ def report_of_folders(
         for label, report in reports.items()
         for position, example in enumerate(report.examples)
     ]
-    examples = [example for *_, example in sorted(placed, key=lambda item: item[:2])]
+    of_all = sorted(
+        (curve for report in reports.values() for curve in report.fractions),
+        key=lambda curve: (curve.sigma, curve.eps_in),
+    )
+    none: dict[str, Any] = {"configuration": {}, "notes": (), "reference_lines": {}, "origin": {}, "files": ()}
     return replace(
         next(iter(reports.values())),
         title=title,
@@ -195,19 +180,10 @@ def report_of_folders(
         reading=merge_sentences(reports, lambda report: report.reading),
         not_promised=merge_sentences(reports, lambda report: report.not_promised),
         curves=curves,
-        fractions=sorted(
-            (curve for report in reports.values() for curve in report.fractions),
-            key=lambda curve: (curve.sigma, curve.eps_in),
-        )
-        if fractions is None
-        else fractions,
-        examples=examples,
+        fractions=of_all if fractions is None else fractions,
+        examples=[example for *_, example in sorted(placed, key=lambda item: item[:2])],
         num_examples=sum(report.num_examples for report in reports.values()),
-        configuration=configuration,
-        notes=notes,
-        reference_lines=reference_lines or {},
-        origin=origin or {},
-        files=files,
+        **{**none, **given},
     )
 
 
@@ -248,26 +224,23 @@ def _radii(by_index: Mapping[int, Sequence[Row]], answers: Answers) -> tuple[lis
 
 
 def _median_curve(
+    finished: FinishedCertification,
     by_index: Mapping[int, Sequence[Row]],
     eps_in: Sequence[float],
-    eps_out: Sequence[Sequence[float]],
-    *,
-    between: float | None,
+    eps_out: Mapping[int, Sequence[float]],
     theorem: Sequence[str],
 ) -> Curve:
     """Return the medians of the examples, also as shares of the distance between two. Abstentions count as inf."""
-    medians = [upper_median(at) for at in zip(*eps_out, strict=True)]
-    examples = [group[0] for group in by_index.values()]
-    loss = upper_median([row.smoothing_loss for row in examples])
-    count, sigma = len(eps_in), examples[0].sigma
-    asked = sorted({row.eps_in for group in by_index.values() for row in group})
-    attacked = attacked_rows(row for group in by_index.values() for row in group)
+    between, medians = finished.yardstick.between, [upper_median(at) for at in zip(*eps_out.values(), strict=True)]
+    examples, rows = [group[0] for group in by_index.values()], [row for group in by_index.values() for row in group]
+    count, sigma, asked = len(eps_in), examples[0].sigma, sorted({row.eps_in for row in rows})
+    attacked = attacked_rows(rows)
     reached = [[row.attack_eps for row in attacked if row.eps_in == radius] for radius in asked]
     return Curve(
         f"sigma = {sigma:g}",
         eps_in,
         medians,
-        smoothing_loss=[loss] * count,
+        smoothing_loss=[upper_median([row.smoothing_loss for row in examples])] * count,
         abstention_rate=[sum(row.abstained for row in examples) / len(examples)] * count,
         sigma=[sigma] * count,
         marked=asked,
@@ -275,7 +248,9 @@ def _median_curve(
         attack_eps=[upper_median(at) for at in reached] if attacked else (),
         relative=[] if between is None else [median / between for median in medians],
         theorem=theorem,
-        examples=[(row.eps_in, row.eps_out) for group in by_index.values() for row in group][:_MAX_DOTS],
+        examples=[(row.eps_in, row.eps_out) for row in rows][:_MAX_DOTS],
+        conversion=finished.conversion,
+        norm=finished.norm,
     )
 
 
@@ -352,12 +327,6 @@ def _floor(curve: Curve, smoother: str) -> list[str]:
     return [f"Certified radii start above 0: {FLOORS[smoother]}{start}."] if math.isfinite(curve.eps_out[0]) else []
 
 
-def _of_the_yardstick(yardstick: Yardstick) -> list[str]:
-    """Say what certified radii are compared with."""
-    line = yardstick_line(yardstick.median_to_blank, yardstick.between)
-    return [f"For comparison, not certified: {line}."] if line else []
-
-
 def _of_the_base_output(config: Mapping[str, Any]) -> list[str]:
     """Say what the base output is where the base model is not smoothed as it is."""
     if config.get("normalised"):
@@ -393,7 +362,3 @@ def _not_promised(config: Mapping[str, Any], coverage: Coverage) -> list[str]:
     elif coverage == "bonferroni":
         items.append("Nothing at other eps_in than those asked at a sigma: coverage bonferroni counts them.")
     return items
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Term:
-    """One term.
+class Term(NamedTuple):
+    """One term."""
 
-    Attributes:
-        identity: of its entry in the list.
-        name: what it is called there.
-        text: what it means.
-    """
-
-    identity: str
-    name: str
-    text: str
+    identity: str  # of its entry in the list
+    name: str  # what it is called there
+    text: str  # what it means
 
 
 TERMS = (

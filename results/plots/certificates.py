@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from statistics import mode
@@ -53,7 +54,12 @@ def draw_certificates(
     left, right = cast(Iterable[SubFigure], figure.subfigures(1, 2, width_ratios=[_CURVES, beside]))
     draw_curves(left.add_subplot(), rows, results, overlap=boxes, norm=finished.norm)
     if boxes:
-        _draw_photos(right, [(_overlap_caption(finished, index), pictures[0]) for index, pictures in examples])
+        photos = []
+        for index, pictures in examples:
+            row = finished.by_index[index][0]
+            (promised,) = guarantees(finished, [row])
+            photos.append((f"#{index}: {promised}\nat eps_in={row.eps_in:g}, sigma={row.sigma:g}", pictures[0]))
+        _draw_photos(right, photos)
     else:
         _draw_outputs(right, examples)
     return figure
@@ -69,7 +75,8 @@ def _draw_outputs(figure: SubFigure, examples: Sequence[tuple[int, Sequence[Pict
         for axis, picture in zip(axes[row], pictures, strict=False):
             axis.imshow(as_image(picture.array), cmap="gray", vmin=0, vmax=255)
             if row == 0:
-                axis.set_title(_in_lines(picture.name), fontsize=8)
+                # in lines so narrow that they can stand beside each other
+                axis.set_title(re.sub("(smoothed|clipped) ", r"\1\n", picture.name), fontsize=8)
 
 
 def _width(examples: Sequence[tuple[int, Sequence[Picture]]]) -> float:
@@ -77,13 +84,6 @@ def _width(examples: Sequence[tuple[int, Sequence[Picture]]]) -> float:
     shapes = [[picture.array.shape for picture in pictures] for _, pictures in examples]
     widest = max((sum(width / height for height, width, _ in row) for row in shapes), default=0.0)
     return min(0.8 * _HEIGHT / max(len(shapes), 1) * widest + 0.5, 2.0 * _CURVES) if shapes else 0.0
-
-
-def _in_lines(name: str) -> str:
-    """Break the name of a picture, so that it is narrow enough to stand beside it."""
-    for word in ("smoothed", "clipped"):
-        name = name.replace(f"{word} ", f"{word}\n")
-    return name
 
 
 def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> None:
@@ -96,13 +96,6 @@ def _draw_photos(figure: SubFigure, photos: Sequence[tuple[str, Picture]]) -> No
     for axis, (caption, picture) in zip(axes.flat, photos, strict=False):
         axis.imshow(as_image(picture.array))
         axis.set_title(caption, fontsize=7)
-
-
-def _overlap_caption(finished: FinishedCertification, index: int) -> str:
-    """Return what is guaranteed at the first eps_in of an example."""
-    row = finished.by_index[index][0]
-    (promised,) = guarantees(finished, [row])
-    return f"#{index}: {promised}\nat eps_in={row.eps_in:g}, sigma={row.sigma:g}"
 
 
 def draw_curves(
@@ -156,7 +149,7 @@ def draw_curves(
     if drawn:
         axis.legend(loc="upper left", fontsize=8)
     if overlap:
-        right = axis.secondary_yaxis("right", functions=(_one_minus, _one_minus))
+        right = axis.secondary_yaxis("right", functions=(one_minus, one_minus))
         right.set_ylabel("guaranteed overlap (IoU)")
         right.set_yticks([tick for tick in np.linspace(0.0, 1.0, 11) if 1.0 - tick <= axis.get_ylim()[1]])
 
@@ -170,5 +163,6 @@ def _how_to_read(rows: Sequence[Row], *, floor: str) -> list[str]:
     return [*wrap(f"eps_out starts above 0: {floor}.", 100), *wrap(theorems, 100)]
 
 
-def _one_minus(values: ArrayLike) -> NDArray[np.float64]:
+def one_minus(values: ArrayLike) -> NDArray[np.float64]:
+    """Return the overlaps that certified radii guarantee, or the radii that leave them."""
     return 1.0 - np.asarray(values, dtype=np.float64)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from results.finished import FinishedCertification
 from results.numbers import format_up
@@ -19,35 +19,20 @@ _NAMES = {"image": "input", "base": "base output", "smoothed": "smoothed output"
 _VALUES = 6  # shown of an output that is no picture
 _BASE_BOX, _SMOOTHED_BOX = (0, 158, 115), (0, 90, 200)
 # Of labels: the colours of Okabe and Ito, and darker ones of the same hues from the ninth label on; then over again.
-_HUES = np.array(
-    [
-        (0, 0, 0),
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-    ]
-)
-_LABELS = np.concatenate([(_HUES + lift) * share / 255.0 for lift, share in ((0, 1.0), (40, 0.6))])
+_HUES = "#000000 #e69f00 #56b4e9 #009e73 #f0e442 #0072b2 #d55e00 #cc79a7".split()
+_RGB = np.array([ImageColor.getrgb(hue) for hue in _HUES])
+_LABELS = np.concatenate([(_RGB + lift) * share / 255.0 for lift, share in ((0, 1.0), (40, 0.6))])
 _NO_LABEL = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One picture of an example.
+    """One picture of an example."""
 
-    Attributes:
-        name: "input", say; its caption and a part of its alternative text.
-        array: (H, W, C) with C of 1 or 3, in [0, 1]; shown as :func:`as_image` shows it.
-        note: a second line of the caption, e.g. the scale of a difference.
-    """
-
-    name: str
+    name: str  # "input", say; its caption and a part of its alternative text
+    # (H, W, C) with C of 1 or 3, in [0, 1]; shown as :func:`as_image` shows it
     array: NDArray[np.floating[Any]] = field(repr=False)
-    note: str = ""
+    note: str = ""  # a second line of the caption, e.g. the scale of a difference
 
     def __post_init__(self) -> None:
         """Check the shape."""
@@ -56,17 +41,11 @@ class Picture:
             raise ValueError(f"array must have shape (H, W, 1) or (H, W, 3), got {shape}")
 
 
-@dataclass(frozen=True, eq=False)
-class ExamplePictures:
-    """What there is to see of an example.
+class ExamplePictures(NamedTuple):
+    """What there is to see of an example."""
 
-    Attributes:
-        pictures: input, base output and smoothed output as far as they are images, or the input with its boxes.
-        words: about outputs that are no pictures, one line each.
-    """
-
-    pictures: list[Picture]
-    words: list[str]
+    pictures: list[Picture]  # input, base output and smoothed output as far as they are images; or the input with boxes
+    words: list[str]  # about outputs that are no pictures, one line each
 
 
 def as_image(array: NDArray[Any]) -> Image.Image:
@@ -110,9 +89,9 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
         words = [f"Base output: {_boxes_in_words(base)}", f"Smoothed output: {_boxes_in_words(smoothed)}"]
         return ExamplePictures([Picture("input with boxes", with_boxes(image, base, smoothed), note)], words)
     pictures, words = [], []
-    names = {**_NAMES, "base": f"clipped {_NAMES['base']}" if finished.is_clipped else _NAMES["base"]}
+    names = {**_NAMES, **({"base": "clipped base output"} if "clip_norm" in finished.config else {})}
     # outputs of norm 1 are too dark for the eye: one scale for both
-    scale = float(np.nan_to_num(np.maximum(base, smoothed)).max()) if finished.is_normalised else 0.0
+    scale = float(np.nan_to_num(np.maximum(base, smoothed)).max()) if finished.config.get("normalised") else 0.0
     for array, name in zip((image, base, smoothed), names.values(), strict=True):
         if finished.holds_labels and array is not image and _is_map(array.shape):
             pictures.append(Picture(name, in_colours(array), "a colour for each label"))

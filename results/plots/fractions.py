@@ -12,12 +12,12 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
 
 from center_smoothing.files import atomic_write
 from results.certified_fraction import FractionCurve, as_csv, panels
 from results.folder import CertificationFolder
 from results.numbers import percent
+from results.plots.certificates import one_minus
 
 _STYLES = ("-", "--", "-.", ":")
 # Labels of shares at the right that are closer to each other than this would overlap.
@@ -25,13 +25,7 @@ _APART = 0.035
 
 
 def write_fractions(folder: CertificationFolder, curves: Sequence[FractionCurve], title: str, *, overlap: bool) -> None:
-    """Write certified_fraction.csv and certified_fraction.png.
-
-    Args:
-        folder: where to.
-        curves: of ``certified_fractions``.
-        title: one line above the picture.
-        overlap: whether outputs are boxes.
+    """Write certified_fraction.csv and certified_fraction.png, see :func:`draw_fractions`.
 
     Raises:
         OSError: if a file cannot be written.
@@ -101,7 +95,7 @@ def _finish(axis: Axes, heading: str, *, right: float, overlap: bool) -> None:
         axis.set_xlabel("certified to move by at most eps_out")
     axis.grid(alpha=0.3)
     if overlap:
-        above = axis.secondary_xaxis("top", functions=(_one_minus, _one_minus))
+        above = axis.secondary_xaxis("top", functions=(one_minus, one_minus))
         above.set_xlabel("guaranteed overlap (IoU)", fontsize=8)
         above.tick_params(labelsize=8)
 
@@ -120,7 +114,3 @@ def _label_right_end(axis: Axes, ends: Sequence[tuple[int, int]]) -> None:
 def _colours(count: int) -> list[tuple[float, ...]]:
     """Return colours from dark to light, none of them too light for white paper."""
     return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0.0, 0.75, max(count, 2)))]
-
-
-def _one_minus(values: ArrayLike) -> NDArray[np.float64]:
-    return 1.0 - np.asarray(values, dtype=np.float64)

@@ -1,6 +1,10 @@
+import csv
 import math
 import random
 import re
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +15,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import Tensor
 
@@ -64,7 +67,7 @@ def callback(**kwargs: Any) -> CenterSmoothing:  # noqa: ANN401  # whatever the 
 def tiny_model() -> NoisyAutoencoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return NoisyAutoencoder(SIGMA, image_shape=(1, 8, 8), latent_dim=4)
+        return NoisyAutoencoder(SIGMA, image_shape=(1, 8, 8), latent_dim=4, channels=(4, 8, 16))
 
 
 def silent_trainer(*callbacks: Callback, **kwargs: Any) -> Trainer:  # noqa: ANN401  # whatever Trainer takes
@@ -130,12 +133,31 @@ def by_hand(model: NoisyModule, num_examples: int, ratios: tuple[float, ...], *,
     return [float(metric.compute()) for metric in [*radii, losses, rate]]
 
 
-def test_keys_are_logged_exactly_at_each_validation() -> None:
-    record = Record()
-    fit(callback(), record, max_epochs=2)
-    assert len(record.logged) == 2
-    for logged in record.logged:
-        assert {key for key in logged if key.startswith("val/")} == {"val/loss", *KEYS}
+@dataclass
+class Training:
+    """What a training with certificates left: two epochs after a sanity check."""
+
+    smoothing: CenterSmoothing
+    trainer: Trainer
+    record: Record
+    certified: list[int]
+    folder: Path
+    lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    smoothing, record, folder = callback(), Record(), tmp_path_factory.mktemp("training")
+    logs = {"logger": CSVLogger(folder, name="", version="run"), "log_every_n_steps": 1, "num_sanity_val_steps": 2}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
+        certified = certified_examples(patch)
+        trainer = fit(smoothing, record, max_epochs=2, **logs)
+    return Training(smoothing, trainer, record, certified, folder, said.getvalue().splitlines())
+
+
+def test_keys_are_logged_exactly_at_each_validation_but_the_sanity_check(training: Training) -> None:
+    keys = [{key for key in logged if key.startswith("val/")} for logged in training.record.logged]
+    assert keys == [{"val/loss"}, {"val/loss", *KEYS}, {"val/loss", *KEYS}]
 
 
 def test_first_h_has_the_plain_name_and_the_others_their_value() -> None:
@@ -147,27 +169,32 @@ def test_first_h_has_the_plain_name_and_the_others_their_value() -> None:
     ]
 
 
+def test_values_reach_loggers_and_checkpoints_rounded_up(training: Training) -> None:
+    with (training.folder / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    training.trainer.save_checkpoint(training.folder / "last.ckpt")
+    (kept,) = claimed(training.folder / "last.ckpt")
+    expected = dict(zip(KEYS, by_hand(training.trainer.lightning_module, 3, (0.2, 0.5)), strict=True))
+    assert list(kept) == list(training.smoothing.latest) == KEYS
+    for key, exact in expected.items():
+        *_, logged = (float(row[key]) for row in rows if row[key])
+        for value in (logged, training.record.logged[-1][key], training.smoothing.latest[key], kept[key]):
+            assert exact <= value <= exact * (1 + 2e-7)
+
+
+def claimed(path: Path) -> list[dict[str, float]]:
+    """The radii that a checkpoint tells."""
+    states = torch.load(path, weights_only=True)["callbacks"]
+    return [state["latest"] for key, state in states.items() if "CenterSmoothing" in key]
+
+
 @pytest.mark.parametrize("num_examples", [3, 4])
 def test_values_are_those_of_certifying_by_hand(num_examples: int) -> None:
     model = tiny_model()
     logged = run(callback(num_examples=num_examples), model)
-    expected = by_hand(model, num_examples, (0.2, 0.5))
     assert list(logged) == KEYS
-    for value, exact in zip(logged.values(), expected, strict=True):
-        assert value == pytest.approx(exact, rel=1e-6)
-        assert value >= exact
-
-
-def test_values_reach_the_loggers_rounded_up(tmp_path: Path) -> None:
-    smoothing, record = callback(), Record()
-    trainer = fit(smoothing, record, logger=CSVLogger(tmp_path, name="", version="run"), log_every_n_steps=1)
-    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    columns = lines[0].split(",")
-    expected = dict(zip(KEYS, by_hand(trainer.lightning_module, 3, (0.2, 0.5)), strict=True))
-    for key, exact in expected.items():
-        (logged,) = [float(cell) for line in lines[1:] if (cell := line.split(",")[columns.index(key)])]
-        for value in (logged, record.logged[0][key], smoothing.latest[key]):
-            assert exact <= value <= exact * (1 + 2e-7)
+    for value, exact in zip(logged.values(), by_hand(model, num_examples, (0.2, 0.5)), strict=True):
+        assert exact <= value == pytest.approx(exact, rel=1e-6)
 
 
 @given(st.floats(min_value=0.0, max_value=1e30) | st.just(math.inf))
@@ -179,37 +206,14 @@ def test_float32_value_is_the_least_that_is_not_below(value: float) -> None:
         assert float(np.nextafter(np.float32(rounded), np.float32(-1))) < value
 
 
-def test_same_images_are_certified_at_each_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = certified_examples(monkeypatch)
-    fit(callback(), max_epochs=3)
-    assert len(seen) == 9
-    assert len(set(seen[:3])) == 3
-    assert seen[:3] == seen[3:6] == seen[6:]
-    assert set(seen) <= set(range(50, 62))
-
-
-def test_seed_chooses_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seed_chooses_the_images_and_more_than_there_are_means_all(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = certified_examples(monkeypatch)
     for seed in (0, 1, 0):
         run(callback(seed=seed, num_examples=6), tiny_model())
     assert seen[:6] == seen[12:]
     assert seen[:6] != seen[6:12]
-
-
-def test_more_examples_than_images_means_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = certified_examples(monkeypatch)
     run(callback(num_examples=50), tiny_model())
-    assert sorted(seen) == list(range(50, 62))
-
-
-def test_sanity_check_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = certified_examples(monkeypatch)
-    record = Record()
-    fit(callback(), record, num_sanity_val_steps=2, limit_val_batches=1)
-    assert len(record.logged) == 2
-    assert "val/certified_radius" not in record.logged[0]
-    assert "val/certified_radius" in record.logged[1]
-    assert len(seen) == 3
+    assert sorted(seen[18:]) == list(range(50, 62))
 
 
 def test_every_nth_validation_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,51 +225,29 @@ def test_every_nth_validation_is_certified(monkeypatch: pytest.MonkeyPatch) -> N
     assert counts == [0, 0, 3, 3, 3, 6, 6]
 
 
-def test_no_radius_is_claimed_at_a_validation_without_certification(capsys: pytest.CaptureFixture[str]) -> None:
-    fit(callback(every_n_validations=2), max_epochs=3)
-    said = [line for line in capsys.readouterr().out.splitlines() if "certified radius" in line]
-    assert [line.split(":")[0] for line in said] == ["epoch 1"]
+def test_training_is_bit_for_bit_the_same_with_and_without(training: Training) -> None:
+    alone = fit(max_epochs=2, num_sanity_val_steps=2).lightning_module.state_dict()
+    found = training.trainer.lightning_module.state_dict()
+    assert list(alone) == list(found)
+    for name, value in alone.items():
+        assert torch.equal(value, found[name]), name
 
 
-def test_checkpoint_of_a_validation_without_certification_claims_no_radius(tmp_path: Path) -> None:
-    checkpoints = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-    fit(callback(every_n_validations=2), checkpoints, max_epochs=3, enable_checkpointing=True)
-
-    def claimed(name: str) -> dict[str, float]:
-        states = torch.load(tmp_path / name, weights_only=True)["callbacks"]
-        return next(state["latest"] for key, state in states.items() if "CenterSmoothing" in key)
-
-    assert "val/certified_radius" in claimed("epoch=1.ckpt")
-    assert claimed("epoch=0.ckpt") == {}
-    assert claimed("epoch=2.ckpt") == {}
-
-
-def test_training_is_bit_for_bit_the_same_with_and_without() -> None:
-    states = [fit(*callbacks, max_epochs=2).lightning_module.state_dict() for callbacks in ([], [callback()])]
-    assert list(states[0]) == list(states[1])
-    for name in states[0]:
-        assert torch.equal(states[0][name], states[1][name]), name
-
-
-def test_global_generators_are_left_alone() -> None:
+def test_global_generators_and_gradients_are_left_alone() -> None:
     model, smoothing = tiny_model(), callback()
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  # the global one is meant
-    run(smoothing, model)
+    logged = run(smoothing, model)
     after = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     assert torch.equal(before[0], after[0])
     assert before[1][0] == after[1][0]
     np.testing.assert_array_equal(before[1][1], after[1][1])
     assert before[1][2:] == after[1][2:]
     assert before[2] == after[2]
-
-
-def test_result_does_not_depend_on_the_global_generator() -> None:
-    model, results = tiny_model(), []
-    for seed in (0, 1):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            results.append(run(callback(), model))
-    assert results[0] == results[1]
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        assert run(callback(), model) == logged
 
 
 def test_module_is_certified_in_eval_mode_and_put_back() -> None:
@@ -277,13 +259,6 @@ def test_module_is_certified_in_eval_mode_and_put_back() -> None:
     assert [module.training for module in model.modules()] == before
     assert all(torch.equal(value, statistics[name]) for name, value in model.state_dict().items())
     assert run(callback(), model.eval()) == in_training
-
-
-def test_gradients_and_their_mode_are_left_alone() -> None:
-    model = tiny_model()
-    run(callback(), model)
-    assert torch.is_grad_enabled()
-    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_impossible_h_is_refused_with_the_m_that_would_do() -> None:
@@ -364,16 +339,6 @@ def test_state_goes_around() -> None:
     assert all(type(value) is float for value in state["latest"].values())
 
 
-def test_checkpoint_tells_its_own_certified_radius(tmp_path: Path) -> None:
-    smoothing, path = callback(), tmp_path / "last.ckpt"
-    trainer = fit(smoothing)
-    trainer.save_checkpoint(path)
-    states = torch.load(path, weights_only=True)["callbacks"]
-    assert next(state["latest"] for key, state in states.items() if "CenterSmoothing" in key) == smoothing.latest
-    expected = by_hand(trainer.lightning_module, 3, (0.2, 0.5))
-    assert list(smoothing.latest.values()) == pytest.approx(expected, rel=1e-6)
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
 def test_shares_of_the_processes_are_disjoint_and_complete(world_size: int) -> None:
     smoothing = callback(num_examples=6)
@@ -385,12 +350,10 @@ def test_shares_of_the_processes_are_disjoint_and_complete(world_size: int) -> N
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_one_line_per_validation_beside_the_loss(capsys: pytest.CaptureFixture[str]) -> None:
-    smoothing, record = callback(), Record()
-    fit(smoothing, record, max_epochs=2)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+def test_one_line_per_validation_beside_the_loss(training: Training) -> None:
+    lines = [line for line in training.lines if line.startswith("epoch")]
     assert [line.split(":")[0] for line in lines] == ["epoch 0", "epoch 1"]
-    assert f"val/loss {record.logged[1]['val/loss']:.5f} | certified radius " in lines[1]
+    assert f"val/loss {training.record.logged[-1]['val/loss']:.5f} | certified radius " in lines[1]
     assert "(h=0.2)" in lines[1]
     assert "(h=0.5) | smoothing loss " in lines[1]
 
@@ -409,7 +372,7 @@ def test_printed_radius_is_never_below_the_certified_one(capsys: pytest.CaptureF
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 def test_trainer_may_compute_in_another_precision(precision: str) -> None:
     record = Record()
-    fit(callback(), record, precision=precision, limit_train_batches=1)
+    silent_trainer(callback(), record, precision=precision).validate(tiny_model(), TinyData(), verbose=False)
     assert math.isfinite(record.logged[0]["val/certified_radius"])
 
 
@@ -467,10 +430,10 @@ def test_pictures_are_logged_by_the_first_process_alone() -> None:
 
 
 def test_medians_means_and_centers_of_groups_are_certified_in_place_of_centers() -> None:
-    medians = run(callback(smoother="median", k=None, n=60, m=300, distance=Lp(math.inf)), tiny_model())
-    centers = run(callback(m=300, distance=Lp(math.inf)), tiny_model())
-    groups = run(callback(m=300, group=4, distance=Lp(math.inf)), tiny_model())
-    means = run(callback(smoother="mean", k=None, clip_norm=5.0), tiny_model())
+    given = {"num_examples": 1, "m": 300, "distance": Lp(math.inf)}
+    medians = run(callback(smoother="median", k=None, **given), tiny_model())
+    centers, groups = (run(callback(group=group, **given), tiny_model()) for group in (1, 4))
+    means = run(callback(smoother="mean", k=None, clip_norm=5.0, num_examples=1), tiny_model())
     assert list(medians) == list(means) == list(centers) == list(groups) == KEYS
     assert 0.0 < groups["val/certified_radius"] < centers["val/certified_radius"]
     assert 0.0 < medians["val/certified_radius"] < centers["val/certified_radius"]

@@ -1,24 +1,25 @@
 import csv
-import os
+import json
 import re
 import shutil
-import subprocess
-import sys
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import certify
 import train
 from center_smoothing import MeanBudget
 from experiments import figure4, figure5, steps
-from experiments.panel import COLUMNS, CONFIGS
+from experiments import panel as panels
 
-ROOT = Path(__file__).parents[2]
 MEANS = ["--smoother=mean", "--clip-norm=40"]
 # Small images, a small model and few samples in its training: the panel's own work is what is tested.
 SMALL = """
@@ -29,39 +30,28 @@ model:
 data: {class_path: datamodules.ImageFolder, init_args: {root: images, image_size: [8, 8], mode: rgb}}
 center_smoothing: {num_examples: 1, h: [1.0], n: 100, m: 400, k: 8}
 """
-FIGURE4 = """
-import sys
-from experiments import figure4, panel
-panel.CONFIGS["image-folder", "autoencoder"] = sys.argv[1]
-figure4.main(sys.argv[2:])
-"""
+run_in_a_process = steps._run_one
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _in_this_process() -> Iterator[None]:
-    """Scripts run in this process, which has imported everything; one test starts processes as users do."""
+def _in_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Scripts run in this process, which has imported everything, without pictures; one test starts one as users do."""
 
     def run_one(step: steps.Step, log: Path, *_: object) -> None:
         main = {"train": train.main, "certify": certify.main}[step.kind]
-        with log.open("a") as file, redirect_stdout(file):
+        with log.open("a") as file, redirect_stdout(file), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Figure, "savefig", lambda _, path, **options: Image.new("L", (4, 4)).save(path, "PNG"))
             main(step.command()[1:])
         assert step.finished()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        patch.setattr(steps, "_run_one", run_one)
-        patch.setitem(MeanBudget.presets, "quick", {"n": 100, "m": 400})
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The configuration of all trainings here."""
     path = tmp_path_factory.mktemp("configs") / "small.yaml"
     path.write_text(SMALL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CONFIGS, ("image-folder", "autoencoder"), str(path))
-        yield path
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.setattr(steps, "_run_one", run_one)
+        patch.setitem(MeanBudget.presets, "quick", {"n": 60, "m": 120})
+        patch.setitem(panels.CONFIGS, ("image-folder", "autoencoder"), str(path))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +85,7 @@ def table(folder: Path, name: str = "figure4") -> list[dict[str, str]]:
 
 def test_a_panel_is_a_table_a_picture_a_report_and_certifications(panel: Path) -> None:
     rows = table(panel)
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == panels.COLUMNS
     assert [(row["h"], row["eps_in"], row["sigma"]) for row in rows] == [("2.0", "0.2", "0.1"), ("2.0", "0.4", "0.2")]
     assert all(float(row["eps_out_low"]) <= float(row["median_eps_out"]) <= float(row["eps_out_high"]) for row in rows)
     with Image.open(panel / "figure4.png") as picture:
@@ -107,11 +97,35 @@ def test_a_panel_is_a_table_a_picture_a_report_and_certifications(panel: Path) -
         assert float(row["median_eps_out"]) == radii[-1]  # the upper of two
 
 
-def test_everything_that_is_there_is_reused(panel: Path, capsys: pytest.CaptureFixture[str], images: Path) -> None:
-    before = (panel / "figure4.csv").read_bytes()
-    figure4.main(arguments(images, panel.parents[1]))
-    assert "0 of 3 steps to do" in capsys.readouterr().out
-    assert (panel / "figure4.csv").read_bytes() == before
+def test_what_is_there_is_reused_and_nothing_else(
+    panel: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(panel, tmp_path / "panel")
+    folder = tmp_path / "panel" / "certifications" / "sigma=0.1"
+
+    def finished(*changes: str, main: Callable[..., Any] = figure4.main) -> list[bool]:
+        seen: list[bool] = []
+
+        def run(found: Sequence[steps.Step], log: Path) -> None:
+            seen.extend(step.finished() for step in found)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(panels, "run", run)
+        with pytest.raises(SystemExit, match="130"):
+            main([*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}", *changes])
+        return seen
+
+    assert finished() == [True, True, True]
+    assert finished(main=figure5.main) == finished("--seed=1") == finished("--num-examples=1") == [True, False, False]
+    assert finished("--epochs=2") == [False, False, False]
+    summary = json.loads((folder / "summary.json").read_text())
+    for change in ({"checkpoint_sha256": "0"}, {"results": []}, {"config": {**summary["config"], "coverage": "dkw"}}):
+        (folder / "summary.json").write_text(json.dumps({**summary, **change}))
+        assert finished() == [True, False, True]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert finished() == [True, True, True]
+    (folder / "certificates.csv").write_text("")
+    assert finished() == [True, False, True]
 
 
 def test_figure_5_takes_the_models_of_figure_4(panel: Path, capsys: pytest.CaptureFixture[str], images: Path) -> None:
@@ -121,39 +135,29 @@ def test_figure_5_takes_the_models_of_figure_4(panel: Path, capsys: pytest.Captu
     assert all(0.0 < float(row["median_eps_out"]) <= 1.0 for row in table(folder, "figure5"))
 
 
-def test_figure_5_does_not_take_the_folder_of_figure_4(
-    panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_interrupted_and_started_again_it_gives_the_same_table(
+    panel: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(panel, tmp_path / "panel")
-    args = [*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}"]
-    refused(args, "distance='TotalVariation(p=1)', not 'Angular()'", capsys, figure5.main)
-    assert not (tmp_path / "panel" / "figure5.csv").exists()
+    args = [*arguments(images, panel.parents[1]), "--eps-in=0.2", f"--out={tmp_path}"]
+    certificates = tmp_path / "certifications" / "sigma=0.1" / "certificates.csv"
 
+    def say(*words: object, **_: object) -> None:
+        if "certify at sigma=0.1: 1 of 2" in str(words[0]):
+            end = time.monotonic() + 60
+            while not certificates.is_file() and time.monotonic() < end:
+                time.sleep(0.01)
+            signal.raise_signal(signal.SIGINT)
 
-def test_what_is_missing_of_a_certification_is_made_up_for(
-    panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(panel, tmp_path / "panel")
-    (tmp_path / "panel" / "certifications" / "sigma=0.1" / "certificates.csv").write_text("")
-    figure4.main([*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}"])
-    assert "1 of 3 steps to do" in capsys.readouterr().out
-    assert (tmp_path / "panel" / "figure4.csv").read_bytes() == (panel / "figure4.csv").read_bytes()
-
-
-def test_killed_and_started_again_gives_the_same_table(panel: Path, images: Path, tmp_path: Path, small: Path) -> None:
-    args = [*arguments(images, panel.parents[1]), f"--out={tmp_path}"]
-    command = [sys.executable, "-c", FIGURE4, str(small), *args]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    reached = any("certify at sigma=0.1: 1 of 2" in line for line in process.stdout)
-    process.kill()
-    process.wait()
-    assert reached
-    certificates = (tmp_path / "certifications" / "sigma=0.1" / "certificates.csv").read_text()
-    assert len(certificates.splitlines()) == 2  # the heading and one example
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "_run_one", run_in_a_process)
+        patch.setattr(steps, "print", say, raising=False)
+        with pytest.raises(SystemExit, match="130"):
+            figure4.main(args)
+    assert capsys.readouterr().out.splitlines()[-1] == "interrupted; the same command goes on from there"
+    assert not (tmp_path / "figure4.csv").exists()
+    assert 1 <= certificates.read_text().count("\n") <= 3  # titles, and what was there at its end
     figure4.main(args)
-    assert (tmp_path / "figure4.csv").read_bytes() == (panel / "figure4.csv").read_bytes()
+    assert table(tmp_path) == table(panel)[:1]
 
 
 def test_a_panel_that_another_process_works_on_is_refused(
@@ -165,12 +169,20 @@ def test_a_panel_that_another_process_works_on_is_refused(
         refused(arguments(images, panel.parents[1]), "another one works there", capsys)
 
 
+@pytest.mark.parametrize(
+    ("main", "change", "named"),
+    [
+        (figure4.main, "--num-examples=1", "num_examples=2, not 1"),
+        (figure5.main, "--num-examples=2", "distance='TotalVariation(p=1)', not 'Angular()'"),
+    ],
+)
 def test_a_certification_of_something_else_in_its_place_is_refused_and_kept(
-    panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    main: Callable[..., Any], change: str, named: str, panel: Path, images: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     shutil.copytree(panel, tmp_path / "panel")
-    place = [f"--out={tmp_path / 'panel'}", "--num-examples=1"]
-    refused([*arguments(images, panel.parents[1]), *place], "num_examples=2, not 1", capsys)
+    refused([*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}", change], named, capsys, main)
+    assert not (tmp_path / "panel" / "figure5.csv").exists()
     assert (tmp_path / "panel" / "certifications" / "sigma=0.1" / "certificates.csv").is_file()
 
 
@@ -204,21 +216,19 @@ def test_means_are_certifications_of_their_own_and_another_norm_is_refused(
     panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(panel, tmp_path / "panel")
-    command = [*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}"]
-    folder = figure4.main([*command, *MEANS])
-    assert "2 of 3 steps to do" in capsys.readouterr().out
-    rows = table(folder)
-    assert [(row["smoother"], row["eps_in"]) for row in rows] == [("mean", "0.2"), ("mean", "0.4")]
-    for row in rows:
-        place = folder / "certifications" / "mean" / f"sigma={row['sigma']}" / "certificates.csv"
-        certified = list(csv.DictReader(place.open()))
-        assert {(each["method"], each["m"]) for each in certified} == {("mean", "400")}
-        assert float(row["median_eps_out"]) == max(float(each["eps_out"]) for each in certified)
+    small = ["--num-examples=1", "--eps-in=0.2", f"--out={tmp_path / 'panel'}"]
+    folder = figure4.main([*arguments(images, panel.parents[1]), *small, *MEANS])
+    assert "1 of 2 steps to do" in capsys.readouterr().out
+    (row,) = table(folder)
+    assert (row["smoother"], row["eps_in"]) == ("mean", "0.2")
+    (certified,) = csv.DictReader((folder / "certifications" / "mean" / "sigma=0.1" / "certificates.csv").open())
+    assert (certified["method"], certified["m"]) == ("mean", "120")
+    assert row["median_eps_out"] == certified["eps_out"]
     assert "clipped model" in (folder / "report.html").read_text()
-    refused([*command, "--smoother=mean", "--clip-norm=30"], "clip_norm=40.0, not 30.0", capsys)
-    figure4.main(command)
-    assert "0 of 3 steps to do" in capsys.readouterr().out
-    assert table(folder) == table(panel)
+    command = [*arguments(images, panel.parents[1]), *small, "--smoother=mean", "--clip-norm=30"]
+    refused(command, "clip_norm=40.0, not 30.0", capsys)
+    own = Path("certifications", "sigma=0.1", "certificates.csv")
+    assert (folder / own).read_bytes() == (panel / own).read_bytes()
 
 
 def test_figure_5_takes_means_of_directions_and_no_norm_to_clip_to(

@@ -1,8 +1,9 @@
 import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from results.folder import CertificationFolder
 from results.rows import AttackedRow, Row
 from results.summary import summarise
 
+Write = Callable[..., CertificationFolder]
 BUDGET = SmoothingBudget(n=60, m=120, k=8, delta=0.4)
 HEADER = "index,sigma,eps_in,eps_out,smoothing_loss,abstained,n,m,delta,method,theorem,seconds\n"
 
@@ -49,40 +51,21 @@ def line(value: Row) -> str:
     return ",".join(value.as_text()) + "\n"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> CertificationFolder:
-    folder = CertificationFolder(tmp_path / "certification")
-    folder.create()
-    return folder
-
-
 def touch(folder: CertificationFolder, *indices: int) -> None:
     for index in indices:
         folder.distances(index).touch()
         folder.outputs(index).touch()
 
 
-def certify(count: int) -> list[Certificate]:
+@cache
+def certify(count: int) -> dict[int, Certificate]:
     """Certificates of a function of vectors; the last one abstained."""
     smoother = CenterSmoother(lambda x: x.tanh(), Lp(2.0), sigma=0.25, budget=BUDGET, batch_size=64)
     x = torch.linspace(-1, 1, 3 * count).reshape(count, 3)
-    found = [smoother.certify(x[number], example=number) for number in range(count)]
-    output = replace(found[-1].output, abstained=True)
-    return [*found[:-1], replace(found[-1], output=output, smoothing_loss=math.inf)]
-
-
-def write(folder: CertificationFolder, certificates: Sequence[Certificate], eps_in: Sequence[float]) -> None:
-    for index, certificate in enumerate(certificates):
-        center = certificate.center.numpy()
-        np.save(folder.distances(index), certificate.distances)
-        kept = certificate.kept_arrays()
-        np.savez(folder.outputs(index), image=center, base=center, smoothed=center, **kept)
-        loss, abstained = certificate.smoothing_loss, certificate.abstained
-        folder.append(
-            row(index, radius, certificate.eps_out(radius), smoothing_loss=loss, abstained=abstained)
-            for radius in eps_in
-        )
-    folder.write_summary({"config": {"budget": BUDGET.as_dict(), "relaxation": 1.0}, "results": []})
+    found = {number: smoother.certify(x[number], example=number) for number in range(count)}
+    last = found[count - 1]
+    found[count - 1] = replace(last, output=replace(last.output, abstained=True), smoothing_loss=math.inf)
+    return found
 
 
 def test_columns_are_in_the_documented_order() -> None:
@@ -128,9 +111,6 @@ def test_line_torn_anywhere_is_ignored(folder: CertificationFolder) -> None:
     for end in range(len(torn)):
         folder.table.write_text(HEADER + line(row(0)) + torn[:end])
         assert folder.rows() == [row(0)]
-
-
-def test_header_torn_anywhere_is_ignored(folder: CertificationFolder) -> None:
     for end in range(len(HEADER)):
         folder.table.write_text(HEADER[:end])
         assert folder.rows() == []
@@ -241,7 +221,8 @@ def test_summary_is_written_as_a_whole_or_not_at_all(folder: CertificationFolder
 
 
 def test_summarise_takes_the_upper_median_by_eps_in() -> None:
-    values = [5.0, 1.0, 3.0, 2.0]
+    assert summarise([], sigma=0.25) == []
+    values = [5.0, 1.0, 0.1 + 0.2 + 2.7, 2.0]
     found = summarise(
         [row(index, radius, value + radius, smoothing_loss=value) for index, value in enumerate(values)
          for radius in (0.5, 0.25)], sigma=0.25,
@@ -250,8 +231,8 @@ def test_summarise_takes_the_upper_median_by_eps_in() -> None:
         {
             "eps_in": eps_in,
             "h": eps_in / 0.25,
-            "median_eps_out": 3.0 + eps_in,
-            "median_smoothing_loss": 3.0,
+            "median_eps_out": values[2] + eps_in,
+            "median_smoothing_loss": values[2],
             "abstention_rate": 0.0,
             "num_examples": 4,
         }
@@ -283,23 +264,13 @@ def test_abstention_rate_counts_abstentions_and_not_missing_certificates() -> No
     assert result["num_examples"] == 5
 
 
-def test_medians_keep_all_digits() -> None:
-    (result,) = summarise([row(0, eps_out=0.1 + 0.2, smoothing_loss=1 / 3)], sigma=0.25)
-    assert (result["median_eps_out"], result["median_smoothing_loss"]) == (0.1 + 0.2, 1 / 3)
-
-
-def test_nothing_gives_no_results() -> None:
-    assert summarise([], sigma=0.25) == []
-
-
 @pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
-def test_certificates_from_disk_answer_as_the_original_ones(coverage: Any, folder: CertificationFolder) -> None:  # noqa: ANN401
+def test_certificates_from_disk_answer_as_the_original_ones(coverage: Any, write_folder: Write, tmp_path: Path) -> None:  # noqa: ANN401
     certificates = certify(4)
-    write(folder, certificates, [0.1, 0.2])
-    found = folder.certificates()
+    found = write_folder(tmp_path, certificates, eps_in=[0.1, 0.2]).certificates()
     assert list(found) == [0, 1, 2, 3]
     questions = [0.0, 0.05, 0.1, 0.17, 0.3, 5.0]
-    for original, loaded in zip(certificates, found.values(), strict=True):
+    for original, loaded in zip(certificates.values(), found.values(), strict=True):
         answers = original.eps_out(questions, coverage=coverage)
         np.testing.assert_array_equal(loaded.eps_out(questions, coverage=coverage), answers)
         np.testing.assert_array_equal(
@@ -312,52 +283,34 @@ def test_certificates_from_disk_answer_as_the_original_ones(coverage: Any, folde
     assert np.isfinite(found[0].eps_out(0.1))
 
 
-def test_folder_without_certification_is_refused(tmp_path: Path, folder: CertificationFolder) -> None:
-    for path in (tmp_path / "none", folder.path):
-        with pytest.raises(ValueError, match=r"--from must be a folder that certify\.py wrote, got .*no summary"):
-            CertificationFolder(path).certificates()
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "missing": Path.unlink,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("this is no array\n"),
+    "pickled": lambda path: np.save(path.open("wb"), np.array([{"a": 1}], dtype=object), allow_pickle=True),
+    "fewer": lambda path: np.save(path.open("wb"), np.zeros(3)),
+}
 
 
-def test_folder_without_a_finished_example_is_refused(folder: CertificationFolder) -> None:
-    write(folder, [], [0.1])
-    with pytest.raises(ValueError, match="holds no finished example"):
-        folder.certificates()
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def text(path: Path) -> None:
-    path.write_text("this is no array\n")
-
-
-def pickled(path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-
-
-def fewer(path: Path) -> None:
-    np.save(path, np.zeros(3))
+@pytest.fixture
+def two(write_folder: Write, tmp_path: Path) -> CertificationFolder:
+    return write_folder(tmp_path, certify(2))
 
 
 @pytest.mark.parametrize(
     ("which", "damage"),
-    [(which, damage) for which in ("distances", "outputs") for damage in (Path.unlink, cut, empty, text, pickled)]
-    + [("distances", fewer)],
+    [
+        (which, damage)
+        for which in ("distances", "outputs")
+        for damage in DAMAGES
+        if (which, damage) != ("outputs", "fewer")
+    ],
 )
-def test_damaged_arrays_are_refused_with_the_folder(
-    which: str, damage: Callable[[Path], None], folder: CertificationFolder
-) -> None:
-    write(folder, certify(2), [0.1])
-    damage(getattr(folder, which)(1))
-    with pytest.raises(ValueError, match="damaged certification") as refused:
-        folder.certificates()
-    assert str(folder.path) in str(refused.value)
+def test_damaged_arrays_are_refused_with_the_folder(which: str, damage: str, two: CertificationFolder) -> None:
+    DAMAGES[damage](getattr(two, which)(1))
+    with pytest.raises(ValueError, match=f"{two.path} holds a damaged certification"):
+        two.certificates()
 
 
 @pytest.mark.parametrize(
@@ -374,12 +327,10 @@ def test_damaged_arrays_are_refused_with_the_folder(
         {"budget": BUDGET.as_dict(), "relaxation": None},
     ],
 )
-def test_damaged_configuration_is_refused_with_the_folder(config: dict[str, Any], folder: CertificationFolder) -> None:
-    write(folder, certify(2), [0.1])
-    folder.summary.write_text(json.dumps({"config": config}))
-    with pytest.raises(ValueError, match="damaged certification") as refused:
-        folder.certificates()
-    assert str(folder.path) in str(refused.value)
+def test_damaged_configuration_is_refused_with_the_folder(config: dict[str, Any], two: CertificationFolder) -> None:
+    two.summary.write_text(json.dumps({"config": config}))
+    with pytest.raises(ValueError, match=f"{two.path} holds a damaged certification"):
+        two.certificates()
 
 
 def test_nothing_is_written_before_a_method_is_called(tmp_path: Path) -> None:

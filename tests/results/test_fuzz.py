@@ -2,9 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -22,21 +22,11 @@ FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, write_folder: Callable[..., CertificationFolder]) -> Path:
     """A folder with two certified examples."""
-    folder = CertificationFolder(tmp_path_factory.mktemp("whole"))
-    folder.create()
     smoother = CenterSmoother(lambda x: x.tanh(), Lp(2.0), sigma=0.25, budget=BUDGET, batch_size=64)
-    for index in (3, 5):
-        certificate = smoother.certify(torch.full((4,), 0.1 * index), example=index)
-        np.save(folder.distances(index), certificate.distances)
-        pictures = {name: np.zeros((1, 2, 2)) for name in ("image", "base")}
-        np.savez(folder.outputs(index), **pictures, smoothed=certificate.center.numpy(), **certificate.kept_arrays())
-        folder.append(Row.of(index, certificate, eps_in=[0.1], coverage="pointwise", seconds=0.5))
-    config = {"smoother": "center", "budget": BUDGET.as_dict(), "relaxation": 1.0, "num_examples": 2, "sigma": 0.25}
-    config |= {"eps_in": [0.1]}
-    folder.write_summary({"config": config, "results": []})
-    return folder.path
+    certificates = {index: smoother.certify(torch.full((4,), 0.1 * index), example=index) for index in (3, 5)}
+    return write_folder(tmp_path_factory.mktemp("whole"), certificates, smoother="center").path
 
 
 @pytest.fixture(scope="module")

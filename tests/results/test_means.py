@@ -22,14 +22,14 @@ from center_smoothing import (
     SmoothingBudget,
     TotalVariation,
 )
-from center_smoothing.budget import Coverage
+from center_smoothing.budget import COVERAGES, Coverage
 from center_smoothing.promise import promise_line
 from lightning_modules import CertifiedExample
 from results import comparison, numbers, queries, terminal
 from results.certified_fraction import COLUMNS_OF_SEVERAL, as_csv, certified_fractions, panels
 from results.finished import FinishedCertification, Question
 from results.folder import CertificationFolder
-from results.html import Report, curve_question, report_of_folder
+from results.html import curve_question, report_of, report_of_folder
 from results.html.charts import fraction_steps
 from results.plots.certificates import draw_certificates
 from results.plots.examples import example_pictures
@@ -78,18 +78,23 @@ def write(
     return certificates
 
 
-@pytest.fixture
-def means(tmp_path: Path) -> CertificationFolder:
-    folder = CertificationFolder(tmp_path / "mean")
-    write(folder, mean_smoother())
-    return folder
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of means and of centers of the same images."""
+    path = tmp_path_factory.mktemp("certified")
+    for name, smoother in (("mean", mean_smoother()), ("center", center_smoother())):
+        write(CertificationFolder(path / name), smoother)
+    return path
 
 
 @pytest.fixture
-def centers(tmp_path: Path) -> CertificationFolder:
-    folder = CertificationFolder(tmp_path / "center")
-    write(folder, center_smoother())
-    return folder
+def means(certified: Path, tmp_path: Path) -> CertificationFolder:
+    return CertificationFolder(shutil.copytree(certified / "mean", tmp_path / "mean"))
+
+
+@pytest.fixture
+def centers(certified: Path, tmp_path: Path) -> CertificationFolder:
+    return CertificationFolder(shutil.copytree(certified / "center", tmp_path / "center"))
 
 
 QUESTIONS = (
@@ -103,26 +108,20 @@ def read(folder: CertificationFolder, *questions: Question) -> FinishedCertifica
     return FinishedCertification.open(folder).read(*questions)
 
 
-def page_of(folder: CertificationFolder) -> Report:
-    budget = MEAN_BUDGET if folder.rows()[0].smoother == "mean" else BUDGET
-    promise = promise_line(budget, TotalVariation(), coverage="pointwise")
-    return report_of_folder(folder, promise=promise)
-
-
 def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
 
 
-@pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])
-def test_means_come_back_from_disk_with_all_answers(tmp_path: Path, coverage: Coverage) -> None:
+def test_means_come_back_from_disk_with_all_answers(tmp_path: Path) -> None:
     folder = CertificationFolder(tmp_path)
-    made, found = write(folder, mean_smoother(), coverage=coverage), folder.certificates()
-    questions = np.linspace(0.0, 2.0, 9)
+    made, found = write(folder, mean_smoother(), coverage="dkw"), folder.certificates()
     assert list(found) == list(made) == [5, 2, 9]
     for original, restored in zip(made.values(), found.values(), strict=True):
         assert isinstance(restored, MeanCertificate)
-        assert np.array_equal(restored.eps_out(questions, coverage=coverage), original.eps_out(questions))
-        assert np.array_equal(restored.eps_in(questions, coverage=coverage), original.eps_in(questions))
+        for coverage in COVERAGES:
+            for ask in ("eps_out", "eps_in"):
+                answers = getattr(original, ask)([0.0, 0.3, 2.0])
+                assert np.array_equal(getattr(restored, ask)([0.0, 0.3, 2.0], coverage=coverage), answers)
     for row in folder.rows():
         assert (row.method, row.smoother, row.delta, row.n, row.m) == ("mean", "mean", 0.0, 60, 120)
         assert row.eps_out == made[row.index].eps_out(row.eps_in)
@@ -178,17 +177,6 @@ def test_answers_of_means_promise_all_at_once(means: CertificationFolder) -> Non
     assert promise == promise_line(MEAN_BUDGET, repr(TotalVariation()), coverage="pointwise")
 
 
-@pytest.mark.parametrize("key", ["smoother", "sigma"])
-def test_a_folder_above_others_is_not_asked(means: CertificationFolder, tmp_path: Path, key: str) -> None:
-    above = CertificationFolder(tmp_path)
-    above.write_summary({"config": {"smoother": "mean", key: ["a", "b"]}})
-    with pytest.raises(
-        ValueError, match=f"folder of one {'smoother' if key == 'smoother' else 'noise level'}"
-    ) as error:
-        FinishedCertification.open(above)
-    assert str(means.path) in str(error.value)
-
-
 @pytest.mark.parametrize(
     ("result", "several_levels", "line"),
     [
@@ -209,13 +197,13 @@ def test_lines_are_in_the_order_of_h_and_their_points_in_that_of_eps_in() -> Non
     assert all([result["eps_in"] for result in line] == [0.2, 0.4] for line in found.values())
 
 
-@pytest.fixture
-def compared(means: CertificationFolder, centers: CertificationFolder) -> dict[str, FinishedCertification]:
-    opened = comparison.open_all([str(centers.path), str(means.path)])
+@pytest.fixture(scope="module")
+def compared(certified: Path) -> dict[str, FinishedCertification]:
+    opened = comparison.open_all([str(certified / "center"), str(certified / "mean")])
     return {label: each.read(*QUESTIONS, curve_question(each, EPS_IN, "pointwise")) for label, each in opened.items()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(compared: dict[str, FinishedCertification]) -> dict[str, list[Row]]:
     return {label: comparison.rows_at(each, EPS_IN, coverage="pointwise") for label, each in compared.items()}
 
@@ -353,27 +341,24 @@ def test_non_finite_outputs_are_noted(kind: str, words: str, request: pytest.Fix
     assert f"NaN or inf 3 times, around examples 2, 9: such outputs count as {words}" in line
 
 
-def test_the_report_of_means_says_what_was_smoothed(means: CertificationFolder) -> None:
-    found = page_of(means)
+def test_the_report_of_means_says_what_was_smoothed(compared: dict[str, FinishedCertification]) -> None:
+    finished = compared["mean"]
+    found = report_of(finished, promise=finished.promise("pointwise"))
     assert "The smoothed output is the mean of 60 outputs under noise, not their center." in found.summary
     assert any("clip_norm = 1 from zero are scaled down" in item for item in found.reading)
     assert any("whose output is the mean of the base model's outputs" in item for item in found.not_promised)
     assert not any("several eps_in" in item for item in found.not_promised)
-    certificates = means.certificates()
+    certificates = finished.folder.certificates()
     assert len(found.curves[0].eps_in) > 50
     for example in found.examples:
         expected = certificates[int(example.name)].eps_out(example.eps_in)
         assert np.array_equal(example.eps_out, expected)
 
 
-def test_a_report_of_means_at_no_radius_but_zero_still_has_a_curve(tmp_path: Path) -> None:
-    folder = CertificationFolder(tmp_path)
-    made, summary = write(folder, mean_smoother()), folder.read_summary() or {}
-    folder.write_summary({**summary, "config": {**summary["config"], "eps_in": [0.0]}})
-    folder.write_rows(
-        Row.of(index, certificate, eps_in=[0.0], coverage="pointwise", seconds=1.0)[0]
-        for index, certificate in made.items()
-    )
-    (curve,) = page_of(folder).curves
+def test_a_report_of_means_at_no_radius_but_zero_still_has_a_curve(means: CertificationFolder) -> None:
+    summary, certificate = means.read_summary() or {}, means.certificates()[5]
+    means.write_summary({**summary, "config": {**summary["config"], "eps_in": [0.0]}})
+    means.write_rows(Row.of(5, certificate, eps_in=[0.0], coverage="pointwise", seconds=1.0))
+    (curve,) = report_of_folder(means, promise="promise: all of it").curves
     assert curve.eps_in[-1] == pytest.approx(0.5)
     assert np.isfinite(curve.eps_out).all()

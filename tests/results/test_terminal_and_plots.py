@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from center_smoothing import BoxJaccard, BoxSetMatching, CenterSmoother, Disagreement, SmoothingBudget, TotalVariation
-from results import numbers, terminal
+from results import numbers, terminal, wandb_run
 from results.finished import FinishedCertification
 from results.folder import CertificationFolder
 from results.html import page
@@ -32,7 +32,6 @@ from results.plots.examples import (
 )
 from results.rows import COLUMNS, Row
 from results.summary import summarise
-from results.wandb_run import WandbRun
 
 BUDGET = SmoothingBudget(n=1000, m=2000, k=64, delta=0.12)
 # Colours that the colour-blind can tell apart (Okabe and Ito, 2008).
@@ -46,13 +45,6 @@ def row(index: int, eps_in: float, eps_out: float, smoothing_loss: float = 0.5, 
 
 def rows_of(values: Sequence[float]) -> list[Row]:
     return [row(index, eps_in, value + eps_in) for index, value in enumerate(values) for eps_in in (0.25, 0.5)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> CertificationFolder:
-    folder = CertificationFolder(tmp_path / "certification")
-    folder.create()
-    return folder
 
 
 def write_outputs(folder: CertificationFolder, indices: Sequence[int], shape: tuple[int, ...]) -> None:
@@ -69,20 +61,12 @@ def read(folder: CertificationFolder, rows: Sequence[Row] = ()) -> FinishedCerti
     return FinishedCertification(folder, folder.read_summary() or {}, rows, outputs=outputs)
 
 
-@given(st.floats(min_value=0.0, max_value=1e12), st.integers(0, 4))
-def test_rounded_up_is_never_below(value: float, digits: int) -> None:
-    assert float(numbers.rounded_up(value, digits)) >= value
-
-
-@given(st.integers(0, 10**7))
-def test_rounded_up_is_not_below_the_next_number_after_one_with_two_decimals(cents: int) -> None:
-    value = math.nextafter(cents / 100, math.inf)
-    assert float(numbers.rounded_up(value)) >= value
-
-
-@given(st.floats(min_value=0.0, max_value=1e6))
-def test_rounded_up_is_above_by_less_than_two_of_the_last_digit(value: float) -> None:
-    assert Decimal(numbers.rounded_up(value)) < Decimal(value) + Decimal("0.02")
+@given(st.floats(min_value=0.0, max_value=1e6) | st.integers(0, 10**7).map(lambda n: math.nextafter(n / 100, math.inf)))
+def test_rounded_up_is_never_below_and_above_by_less_than_two_of_the_last_digit(value: float) -> None:
+    for digits in range(5):
+        text = numbers.rounded_up(value, digits)
+        assert float(text) >= value
+        assert Decimal(text) < Decimal(value) + 2 * Decimal(10) ** -digits
 
 
 @pytest.mark.parametrize(
@@ -99,65 +83,40 @@ def test_duration_looks_like_this(seconds: float, text: str) -> None:
     assert numbers.duration(seconds) == text
 
 
-def planned(budget: SmoothingBudget) -> CenterSmoother:
-    return CenterSmoother(lambda z: z, TotalVariation(), sigma=0.25, budget=budget)
+def plan_lines(budget: SmoothingBudget = BUDGET, *, eps_in: Sequence[float] = (0.25,)) -> list[str]:
+    smoother = CenterSmoother(lambda z: z, TotalVariation(), sigma=0.25, budget=budget)
+    return terminal.plan_lines(smoother, levels={0.25: eps_in, 0.5: [1.0]}, num_examples=7)
 
 
-def test_plan_tells_what_will_be_sampled() -> None:
-    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [0.25, 0.5]}, num_examples=7)
-    for part in (
-        "7 examples", "TotalVariation", "sigma=0.25", "method=exact", "n=1000", "m=2000", "k=64", "delta=0.12",
-        "alpha=0.01",
-    ):  # fmt: skip
-        assert part in lines[0]
-    assert "3,064 evaluations per example and sigma, 21,448 in all" in lines[-1]
-    lines = terminal.plan_lines(planned(BUDGET), levels={0.1: [0.2], 0.3: [0.3, 0.6]}, num_examples=7)
-    assert "sigma=0.1, 0.3," in lines[0]
-    assert [line.split()[:3] for line in lines[2:5]] == [["0.1", "2", "0.2"], ["0.3", "1", "0.3"], ["0.3", "2", "0.6"]]
-    assert "42,896 in all" in lines[-1]
-
-
-def test_plan_has_one_line_per_radius_with_the_figures_of_the_budget() -> None:
-    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [0.25, 0.5]}, num_examples=7)
+def test_plan_tells_what_will_be_sampled_and_what_that_can_certify() -> None:
+    lines = plan_lines(eps_in=[0.25, 0.5])
+    assert lines[0] == (
+        "plan: 7 examples, TotalVariation(p=1), sigma=0.25, 0.5, method=exact, n=1000, m=2000, k=64, delta=0.12, "
+        "alpha=0.01"
+    )
     assert lines[1].split() == ["sigma", "h", "eps_in", "p", "rank", "of", "m", "least", "m", "theorem"]
-    assert len(lines) == 5
-    for line, radius in zip(lines[2:4], (0.25, 0.5), strict=True):
-        plan = BUDGET.plan(radius / 0.25)
-        assert line.split() == [
-            "0.25",
-            f"{plan.h:g}",
-            f"{radius:g}",
-            f"{plan.p:.6f}",
-            f"{plan.rank}/2000",
-            f"{plan.least_m:.0f}",
-            *plan.theorem.split(),
-        ]
+    for line, sigma, radius in zip(lines[2:5], (0.25, 0.25, 0.5), (0.25, 0.5, 1.0), strict=True):
+        plan = BUDGET.plan(radius / sigma)
+        figures = [f"{plan.p:.6f}", f"{plan.rank}/2000", f"{plan.least_m:.0f}", *plan.theorem.split()]
+        assert line.split() == [f"{sigma:g}", f"{plan.h:g}", f"{radius:g}", *figures]
+    assert "3,064 evaluations per example and sigma, 42,896 in all" in lines[5]
+    assert len(lines) == 6
+    assert plan_lines(eps_in=[5.0])[2].split()[-3:] == ["2001/2000", "inf", "T3"]
 
 
-def test_plan_of_the_paper_has_no_pilot() -> None:
-    budget = SmoothingBudget(n=200, m=100, delta=0.3, method="paper")
-    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=2)
+def test_plan_of_the_paper_has_no_pilot_and_says_where_sampling_may_stop() -> None:
+    lines = plan_lines(SmoothingBudget(n=200, m=100, delta=0.3, method="paper"))
     assert "n=200, m=100, delta=0.3" in lines[0]
-    assert "500 evaluations per example and sigma, 1,000 in all" in lines[-1]
-
-
-def test_plan_says_where_sampling_may_stop() -> None:
-    budget = SmoothingBudget(n=100, m=800, k=16, looks=3)
-    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=7)
-    assert lines[3] == "  may stop an example at 200, 400, 800 certification outputs, each with alpha_2 / 3"
-    assert lines[4].startswith("  at most 916 evaluations")
-
-
-def test_plan_can_show_a_radius_that_no_m_certifies() -> None:
-    lines = terminal.plan_lines(planned(BUDGET), levels={0.25: [5.0]}, num_examples=7)
-    assert lines[2].split()[-3:] == ["2001/2000", "inf", "T3"]
+    assert "500 evaluations per example and sigma, 7,000 in all" in lines[-1]
+    lines = plan_lines(SmoothingBudget(n=100, m=800, k=16, looks=3))
+    assert lines[-2] == "  may stop an example at 200, 400, 800 certification outputs, each with alpha_2 / 3"
+    assert lines[-1].startswith("  at most 916 evaluations")
 
 
 @pytest.mark.parametrize("delta", [0.1, 0.1042, 0.107, 0.112, 0.2])
 def test_plan_does_not_understate_the_abstentions(delta: float) -> None:
     budget = SmoothingBudget(n=1000, m=2000, k=64, delta=delta)
-    lines = terminal.plan_lines(planned(budget), levels={0.25: [0.25]}, num_examples=7)
-    (percent,) = re.findall(r"abstains on at most ([\d.]+)% of inputs", lines[-1])
+    (percent,) = re.findall(r"abstains on at most ([\d.]+)% of inputs", plan_lines(budget)[-1])
     assert float(percent) / 100 >= budget.abstention_probability()
 
 
@@ -171,9 +130,6 @@ def test_result_lines_show_all_figures_with_radii_rounded_up() -> None:
     assert lines[1].split() == ["1", "0.25", "inf", "inf", "50.0%", "2"]
     assert lines[2].split() == ["2", "0.5", "12.35", "1.235", "0.0%", "1"]
     assert len({len(line) for line in lines}) == 1
-
-
-def test_no_results_give_a_header_alone() -> None:
     assert len(terminal.result_lines([])) == 1
 
 
@@ -302,8 +258,10 @@ def texts(figure: Figure) -> str:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("outputs", list(SHAPES))
-@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [3.0, math.inf, 2.0], [3.0, math.inf, math.inf], [math.inf] * 2])
+@pytest.mark.parametrize(
+    ("outputs", "values"),
+    zip(SHAPES, [[3.0, 1.0, 2.0], [3.0, math.inf, 2.0], [3.0, math.inf, math.inf], [math.inf] * 2], strict=True),
+)
 def test_figure_saves_to_png(outputs: str, values: list[float], folder: CertificationFolder) -> None:
     rows = rows_of(values)
     write_outputs(folder, range(len(values)), SHAPES[outputs])
@@ -382,18 +340,6 @@ def test_figure_of_nothing_can_be_drawn(folder: CertificationFolder) -> None:
     assert folder.picture.stat().st_size > 0
 
 
-def log(folder: CertificationFolder, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Log to W&B, offline, what certify.py logs of these rows, and return the results."""
-    results = summarise(rows, sigma=0.25)
-    (folder.path / "report.html").write_text("a report")
-    for picture in (folder.picture, folder.fraction_picture):
-        draw_certificates(read(folder, rows), rows, results, "what it is").savefig(picture, dpi=40)
-    config = {"sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
-    run = WandbRun(folder, config=config, group="0.25-abc", why_offline="a test")
-    run.conclude(rows, results, examples=read(folder, rows))
-    return results
-
-
 @pytest.mark.usefixtures("logs_offline")
 def test_weights_and_biases_has_what_was_found(
     folder: CertificationFolder,
@@ -408,11 +354,16 @@ def test_weights_and_biases_has_what_was_found(
     monkeypatch.setattr(wandb.Table, "MAX_ARTIFACT_ROWS", 7)
     rows = [*rows_of([math.inf, 0.1, math.nan]), *(row(index, 1.0, 0.1 + index) for index in range(3, 10))]
     write_outputs(folder, range(10), (1, 8, 8))
-    results = log(folder, rows)
+    results = summarise(rows, sigma=0.25)
+    (folder.path / "report.html").write_text("a report")
+    for picture in (folder.picture, folder.fraction_picture):
+        draw_certificates(read(folder, rows), rows, results, "what it is").savefig(picture, dpi=40)
+    config = {"sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
+    begun = wandb_run.WandbRun(folder, config=config, group="0.25-abc", why_offline="a test")
+    begun.conclude(rows, results, examples=read(folder, rows))
     (run,) = (record.run for record in wandb_records(folder.path) if record.WhichOneof("record_type") == "run")
     assert (run.run_group, run.job_type) == ("0.25-abc", "certify")
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert config == {"_wandb": {}, "sigma": 0.25, "eps_in": [0.25, 0.5], "clip_norm": math.inf}
+    assert {item.key: json.loads(item.value_json) for item in run.config.update} == {"_wandb": {}, **config}
     assert results[0]["median_eps_out"] == math.inf
     for line, result in zip(wandb_history(folder.path), results, strict=False):
         assert {key: line[key] for key in result} == result
@@ -440,18 +391,16 @@ def test_weights_and_biases_has_what_was_found(
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(picture)))
 
 
-@pytest.mark.usefixtures("logs_offline")
-def test_weights_and_biases_has_pictures_of_every_shape(
-    folder: CertificationFolder, wandb_pixels: Callable[[Path, str], dict[str, NDArray[np.uint8]]]
-) -> None:
+def test_weights_and_biases_has_pictures_of_every_shape(folder: CertificationFolder) -> None:
     odd = np.array([[[-1.0, 0.0, 0.5, 1.0, 7.0, math.nan, math.inf, -math.inf, 0.999, 1e-3]]])
     np.savez(folder.outputs(0), image=odd, base=odd.astype(np.float16), smoothed=odd > 0.5)
     np.savez(folder.outputs(1), image=np.ones((1, 2, 3)), base=np.zeros((3, 4, 1)), smoothed=np.full(5, 0.5))
-    log(folder, [row(index, 0.25, 1.0) for index in range(2)])
-    (first,) = wandb_pixels(folder.path, "examples/0").values()
+    rows = [row(index, 0.25, 1.0) for index in range(2)]
+    found = wandb_run._pictures(rows, read(folder, rows))
+    assert list(found) == ["examples/0", "examples/1", "examples_by_radius"]  # of several sizes
     shown = [0, 0, 128, 255, 255, 0, 255, 0, 255, 0]
+    first, second = (np.asarray(found[f"examples/{index}"].image) for index in range(2))
     assert first.tolist() == [[*shown, *shown, *(255 * (value > 0.5) for value in odd[0, 0])]]
-    (second,) = wandb_pixels(folder.path, "examples/1").values()
     assert second.shape == (4, 4, 3)
     assert (second[:, :3] == 255).all()  # white below the lower one
     assert (second[:, 3] == 0).all()
