@@ -72,7 +72,6 @@ class NoisyModule(BaseModel):
 
     def __init__(
         self,
-        *,
         sigma: float,
         learning_rate: float = 1e-3,
         noise_range: Sequence[float] | None = None,

@@ -23,7 +23,9 @@ class ConvolutionalAutoencoder(nn.Module):
 
     def __init__(self, image_shape: Sequence[int], latent_dim: int, channels: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
-        colours, height, width = self.image_shape = _check_image_shape(image_shape)
+        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:
+            raise ValueError(f"image_shape must be (C, H, W) with H and W divisible by 4, got {tuple(image_shape)}")
+        colours, height, width = self.image_shape = torch.Size(image_shape)
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim!r}")
         if len(channels) != 3 or min(channels) < 1:
@@ -116,9 +118,3 @@ def check_images(images: Tensor, image_shape: torch.Size) -> None:
     """Raise ValueError for images of another shape, even of one with as many pixels."""
     if images.shape[1:] != image_shape:
         raise ValueError(f"images must be (N, {', '.join(map(str, image_shape))}), got {tuple(images.shape)}")
-
-
-def _check_image_shape(image_shape: Sequence[int]) -> torch.Size:
-    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:
-        raise ValueError(f"image_shape must be (C, H, W) with H and W divisible by 4, got {tuple(image_shape)}")
-    return torch.Size(image_shape)

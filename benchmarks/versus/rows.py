@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -69,9 +68,3 @@ def median(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
 def median_eps_out(rows: Sequence[Row], h: float) -> Estimate:
     """Return the upper median over digits of the certified radius, and of either end of its interval."""
     return Estimate.median(row.eps_out[h] for row in rows)
-
-
-def no_larger(ours: Sequence[Row], paper: Sequence[Row], h: float) -> int:
-    """Count the digits whose radius is at most the paper's, of which the lower end of its interval counts."""
-    pairs = [(a.eps_out[h].value, b.eps_out[h].low) for a, b in zip(ours, paper, strict=True)]
-    return sum(a <= b and a < math.inf for a, b in pairs)

@@ -57,11 +57,6 @@ class Settings:
         return min(self.measured_m, self.paper_m)
 
     @property
-    def fast_budgets(self) -> list[SmoothingBudget]:
-        """For a radius like the paper's, quickly."""
-        return [exact_budget(n, m) for n, m in self.fast]
-
-    @property
     def looking_budget(self) -> SmoothingBudget:
         """For a stopping rule: the first look has just enough outputs for the check."""
         return exact_budget(self.n, 8 * self.n, looks=4)
