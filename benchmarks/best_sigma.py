@@ -18,8 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.tables import table
 from benchmarks.versus.comparisons import Comparisons
 from benchmarks.versus.recorded_outputs import record
-from benchmarks.versus.rows import Row, median, median_eps_out
-from benchmarks.versus.settings import Settings
+from benchmarks.versus.rows import Row, Settings, median, median_eps_out
 from benchmarks.versus_paper import base_model, clip_norms_of, test_digits
 from center_smoothing.sampling import NoisyOutputs
 from command_line import argument_types, errors, process

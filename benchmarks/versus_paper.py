@@ -27,8 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.timing import processor
 from benchmarks.versus.comparisons import measure
 from benchmarks.versus.report import report
-from benchmarks.versus.rows import Digit
-from benchmarks.versus.settings import Settings
+from benchmarks.versus.rows import Digit, Settings
 from center_smoothing import DISTANCES, MeanSmoother
 from center_smoothing.sampling import BatchSize
 from certification.clip_norm import clip_norm_at, training_images

@@ -74,8 +74,12 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"test_fraction must lie in (0, 1), got {test_fraction!r}")
         if not _is_whole(split_seed) or not 0 <= split_seed < 2**63:
             raise ValueError(f"split_seed must be a whole number from 0 to 2^63 - 1, got {split_seed!r}")
+        two = isinstance(image_size, Sequence) and len(image_size) == 2
+        if not two or not all(_is_whole(length) and length >= 1 for length in image_size):
+            said = "image_size must be two whole numbers of at least 1, height and width, e.g. [32, 32]"
+            raise ValueError(f"{said}, got {image_size!r}")
         # what save_hyperparameters keeps: a list, as JSON and YAML have it
-        image_size = _height_and_width(image_size)
+        image_size = list(image_size)
         self.save_hyperparameters(logger=False)
         self.root, self.mode = Path(os.path.expanduser(root)), mode
         self.height, self.width = image_size
@@ -179,7 +183,9 @@ class ImageFolder(ImageDataModule):
         if memory is None or needed <= memory // 2:
             return
         scale = math.sqrt(memory / 2 / needed)
-        height, width = (_whole_fours(scale * length) for length in (self.height, self.width))
+        fitting = (int(scale * length) for length in (self.height, self.width))
+        # multiples of 4, where there are any: networks may halve an image twice
+        height, width = (max(1, length // 4 * 4 or length) for length in fitting)
         raise ValueError(
             f"image_size must let all {count} images fit into {memory / 2e9:.3g} GB, half of this machine's memory, "
             f"got {[self.height, self.width]}, which takes {needed / 1e9:.3g} GB; {[height, width]} fits, or at most "
@@ -193,22 +199,8 @@ class ImageFolder(ImageDataModule):
         return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _height_and_width(image_size: Sequence[int]) -> list[int]:
-    two = isinstance(image_size, Sequence) and len(image_size) == 2
-    if not two or not all(_is_whole(length) and length >= 1 for length in image_size):
-        raise ValueError(
-            f"image_size must be two whole numbers of at least 1, height and width, e.g. [32, 32], got {image_size!r}"
-        )
-    return list(image_size)
-
-
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whole_fours(length: float) -> int:
-    """Round down to a multiple of 4, where there is one: networks may halve an image twice."""
-    return max(1, int(length) // 4 * 4 or int(length))
 
 
 def _physical_memory() -> int | None:

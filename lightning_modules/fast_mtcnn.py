@@ -75,18 +75,14 @@ class FastMTCNN(nn.Module):
         nothing = Candidates(images.new_empty(0, 4), images.new_empty(0), torch.arange(0, device=images.device))
         found = [nothing]
         for start in range(0, len(images), chunk):
-            boxes, probabilities, owners = self._detect(_Images(images[start : start + chunk]))
-            found.append(Candidates(boxes, probabilities, owners + start))
+            part = _Images(images[start : start + chunk])
+            squares = self._proposed(part)
+            if len(squares.owners):
+                squares = self._refined(part, squares)
+            if len(squares.owners):
+                boxes, probabilities, owners = self._judged(part, squares)
+                found.append(Candidates(boxes, probabilities, owners + start))
         return Candidates(*map(torch.cat, zip(*found, strict=True)))
-
-    def _detect(self, images: _Images) -> Candidates:
-        """Return the candidates of a chunk of images."""
-        squares = self._proposed(images)
-        if len(squares.owners):
-            squares = self._refined(images, squares)
-        if len(squares.owners):
-            return self._judged(images, squares)
-        return Candidates(squares.boxes, squares.boxes[:, 0], squares.owners)
 
     def _proposed(self, images: _Images) -> _Squares:
         """Propose squares in which P-Net sees a face at some scale: the first stage."""

@@ -34,15 +34,9 @@ class ConvolutionalAutoencoder(nn.Module):
         coarse = (third, height // 4, width // 4)
         features = third * (height // 4) * (width // 4)
         self.encoder = nn.Sequential(
-            nn.Conv2d(colours, first, 3, padding=1),
-            nn.BatchNorm2d(first),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(first, second, 4, stride=2, padding=1),
-            nn.BatchNorm2d(second),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(second, third, 4, stride=2, padding=1),
-            nn.BatchNorm2d(third),
-            nn.ReLU(inplace=True),
+            *_normed(nn.Conv2d(colours, first, 3, padding=1)),
+            *_normed(nn.Conv2d(first, second, 4, stride=2, padding=1)),
+            *_normed(nn.Conv2d(second, third, 4, stride=2, padding=1)),
             nn.Flatten(),
             nn.Linear(features, latent_dim),
         )
@@ -52,12 +46,8 @@ class ConvolutionalAutoencoder(nn.Module):
             nn.Unflatten(1, coarse),
             nn.BatchNorm2d(third),
             nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(third, second, 4, stride=2, padding=1),
-            nn.BatchNorm2d(second),
-            nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(second, first, 4, stride=2, padding=1),
-            nn.BatchNorm2d(first),
-            nn.ReLU(inplace=True),
+            *_normed(nn.ConvTranspose2d(third, second, 4, stride=2, padding=1)),
+            *_normed(nn.ConvTranspose2d(second, first, 4, stride=2, padding=1)),
             nn.Conv2d(first, colours, 3, padding=1),
             nn.Sigmoid(),
         )
@@ -93,8 +83,7 @@ class ResidualDenoiser(nn.Module):
         first, *inner, last = dilations
         layers: list[nn.Module] = [_dilated(colours, channels, first), nn.ReLU(inplace=True)]
         for dilation in inner:
-            convolution = _dilated(channels, channels, dilation, bias=False)  # batch norm has one
-            layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            layers += _normed(_dilated(channels, channels, dilation, bias=False))  # batch norm has one
         self.noise = nn.Sequential(*layers, _dilated(channels, colours, last))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -103,6 +92,11 @@ class ResidualDenoiser(nn.Module):
             raise ValueError(f"images must be (N, {self.colours}, H, W), got {tuple(images.shape)}")
         denoised: Tensor = images - self.noise(images)
         return denoised
+
+
+def _normed(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Put batch norm and ReLU after a layer."""
+    return layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)
 
 
 def _dilated(inputs: int, outputs: int, dilation: int, *, bias: bool = True) -> nn.Conv2d:

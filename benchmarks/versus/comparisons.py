@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.versus.paper_procedure import Estimate, eps_out_of, paper_budget, run_paper
 from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother, Recording, record
-from benchmarks.versus.rows import Digit, Row
-from benchmarks.versus.settings import RTOLS, Settings, exact_budget
+from benchmarks.versus.rows import RTOLS, Digit, Row, Settings, exact_budget
 from center_smoothing import (
     DISTANCES,
     CenterSmoother,

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.tables import format_down, format_up, seconds, share, table
 from benchmarks.versus.paper_procedure import Estimate
-from benchmarks.versus.rows import Digit, Row, median, median_eps_out, over_digits
-from benchmarks.versus.settings import Settings
+from benchmarks.versus.rows import Digit, Row, Settings, median, median_eps_out, over_digits
 from center_smoothing.upper_median import upper_median
 
 _TITLES = {"tv": "total variation", "l2": "l2 distance", "linf": "linf distance", "angular": "angular distance"}

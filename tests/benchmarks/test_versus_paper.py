@@ -14,7 +14,7 @@ from benchmarks.versus import paper_procedure
 from benchmarks.versus.comparisons import eps_out_by_pairs
 from benchmarks.versus.paper_procedure import eps_out_of, paper_budget, rank_among, run_paper
 from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother, Recording, record
-from benchmarks.versus.settings import Settings
+from benchmarks.versus.rows import Settings
 from center_smoothing import CenterSmoother, Certificate, Lp, SmoothedOutput, SmoothingBudget, TotalVariation
 from center_smoothing.attack import AttackBudget
 from center_smoothing.means import directions

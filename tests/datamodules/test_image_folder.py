@@ -1,7 +1,6 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from datamodules import ImageFolder, IndexedImages
-
-
-def noise(height: int, width: int, seed: int = 0, channels: int = 3) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(256, size=(height, width, channels), dtype=np.uint8)
-    return Image.fromarray(pixels if channels == 3 else pixels[..., 0])
+from tests.datamodules.parts import NO_IMAGES, noise, pixels_of, saved
 
 
 def fill(root: Path, count: int, *, size: tuple[int, int] = (4, 4)) -> list[Path]:
@@ -28,10 +23,6 @@ def fill(root: Path, count: int, *, size: tuple[int, int] = (4, 4)) -> list[Path
         path.parent.mkdir(parents=True, exist_ok=True)
         noise(*size, seed=number).save(path)
     return sorted(paths)
-
-
-def pixels_of(path: Path) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)
 
 
 def folder(root: Path, stage: str | None = None, **options: Any) -> ImageFolder:  # noqa: ANN401  # any argument
@@ -86,7 +77,7 @@ def test_names_are_sorted_paths_and_number_the_images(tmp_path: Path) -> None:
     images = by_index(data)
     assert sorted(images) == list(range(9))
     for index, path in enumerate(paths):
-        assert images[index][1] == pixels_of(path).numpy().tobytes()
+        assert images[index][1] == pixels_of(Image.open(path)).numpy().tobytes()
 
 
 def test_hidden_and_other_files_do_not_count(tmp_path: Path) -> None:
@@ -181,41 +172,28 @@ def test_folders_train_and_test_are_the_split(tmp_path: Path) -> None:
         assert all(data.names[index].startswith(f"{split}/") for index in getattr(data, f"{split}_set").indices)
 
 
-def damaged(kind: str) -> bytes:
-    jpeg, png = BytesIO(), BytesIO()
-    noise(64, 64).save(jpeg, "JPEG")
-    noise(64, 64).save(png, "PNG")
-    flipped = bytearray(png.getvalue())
-    flipped[5000] ^= 255
-    real = BytesIO()
-    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(real, "TIFF")
-    wide = BytesIO()
-    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(wide, "TIFF")
-    return {
-        "nothing": b"",
-        "text": b"no image\n" * 100,
-        "half a JPEG": jpeg.getvalue()[:2000],
-        "the head of a JPEG": jpeg.getvalue()[:100],
-        "half a PNG": png.getvalue()[:6000],
-        "a flipped byte": bytes(flipped),
-        "floating point": real.getvalue(),
-        "32 bits": wide.getvalue(),
-    }[kind]
+JPEG, PNG = saved(noise(64, 64), "JPEG"), saved(noise(64, 64), "PNG")
+DAMAGED = {
+    "nothing": b"",
+    "text": b"no image\n" * 100,
+    "half a JPEG": JPEG[:2000],
+    "the head of a JPEG": JPEG[:100],
+    "half a PNG": PNG[:6000],
+    "a flipped byte": PNG[:5000] + bytes([PNG[5000] ^ 255]) + PNG[5001:],
+    "floating point": saved(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"),
+    "32 bits": saved(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"),
+}
 
 
-DAMAGES = ["nothing", "text", "half a JPEG", "the head of a JPEG", "half a PNG", "a flipped byte"]
-DAMAGES += ["floating point", "32 bits"]
-
-
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_keeps_its_number_and_moves_no_other(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = fill(tmp_path, 12)
     whole = folder(tmp_path)
     assert capsys.readouterr().out == ""
     for index in (0, 7):
-        paths[index].write_bytes(damaged(kind))
+        paths[index].write_bytes(content)
         data = folder(tmp_path)
         assert data.names == whole.names
         assert by_index(data) == {other: image for other, image in by_index(whole).items() if other != index}
@@ -318,19 +296,6 @@ def test_impossible_arguments_are_refused(name: str, values: list[Any], said: st
             ImageFolder(**{name: value})
 
 
-def nothing(root: Path) -> None:
-    pass
-
-
-def a_file(root: Path) -> None:
-    root.write_text("")
-
-
-def notes(root: Path) -> None:
-    root.mkdir()
-    (root / "notes.txt").write_text("none here")
-
-
 def broken(root: Path) -> None:
     for path in fill(root, 30):
         path.write_bytes(b"")
@@ -347,9 +312,7 @@ LEAST = "--data.root must hold at least 2 training images and 1 test image"
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (nothing, ["--data.root must be a folder of images", "there is no such folder; put images there"]),
-        (a_file, ["--data.root must be a folder of images", "that is a file; name the folder that it is in"]),
-        (notes, ["--data.root must be a folder of images", "it holds no image file"]),
+        *((make, ["--data.root must be a folder of images, got", said]) for said, make in NO_IMAGES.items()),
         (lambda root: fill(root, 1), [LEAST, "0 of 1 image files for training; add images"]),
         (lambda root: fill(root, 2), [LEAST, "1 of 2 image files for training; add images"]),
         (broken, [LEAST, "24 of 30 image files for training, and 24 cannot be read: 'a/000.png'",

@@ -10,13 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import PhotoFolder
+from tests.datamodules.parts import NO_IMAGES, noise, pixels_of, saved
 
 # What is said of a file that is not an image at all.
 UNFIT = "no image, or a damaged one"
-
-
-def noise(height: int, width: int, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8))
 
 
 def folder(root: Path, **options: int) -> PhotoFolder:
@@ -30,15 +27,6 @@ def only_photo(root: Path, **options: int) -> Tensor:
     photos = folder(root, **options).test_set
     assert len(photos) == 1
     return photos[0]["image"]
-
-
-def pixels_of(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-
-
-def truncated_jpeg(path: Path) -> None:
-    noise(64, 64).save(path, "JPEG")
-    path.write_bytes(path.read_bytes()[:2000])
 
 
 def test_photos_keep_their_sizes_and_their_pixels(tmp_path: Path) -> None:
@@ -97,7 +85,7 @@ def test_files_that_cannot_be_read_are_left_out_and_keep_their_number(tmp_path: 
     noise(6, 4, seed=1).save(tmp_path / "b.png")
     noise(4, 6, seed=2).save(tmp_path / "deep" / "f.png")
     noise(5, 5, seed=3).save(tmp_path / "z.png")
-    truncated_jpeg(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(saved(noise(64, 64), "JPEG")[:2000])
     (tmp_path / "c.png").write_bytes(b"")
     (tmp_path / "deep" / "e.jpg").write_text("no image\n" * 100)
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
@@ -137,31 +125,23 @@ def test_a_name_that_is_no_text_can_stand_in_a_report(tmp_path: Path) -> None:
     json.dumps(data.names).encode()
 
 
-def missing(root: Path) -> str:
-    return "no folder"
-
-
-def a_file(root: Path) -> str:
-    root.write_text("")
-    return "a file"
-
-
-def empty(root: Path) -> str:
-    root.mkdir()
-    (root / "notes.txt").write_text("no photo")
-    return "holds no image file"
-
-
-def broken(root: Path) -> str:
+def broken(root: Path) -> None:
     root.mkdir()
     (root / "a.png").write_bytes(b"")
-    truncated_jpeg(root / "b.jpg")
-    return "none of its 2 image files can be read"
+    (root / "b.jpg").write_bytes(saved(noise(64, 64), "JPEG")[:2000])
 
 
-@pytest.mark.parametrize("make", [missing, a_file, empty, broken])
-def test_a_folder_without_photos_is_refused_in_one_line(make: Callable[[Path], str], tmp_path: Path) -> None:
-    said = make(tmp_path / "photos")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        *zip(NO_IMAGES.values(), ("that is no folder", "that is a file", "it holds no image file"), strict=True),
+        (broken, "none of its 2 image files can be read, such as 'a.png'"),
+    ],
+)
+def test_a_folder_without_photos_is_refused_in_one_line(
+    make: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    make(tmp_path / "photos")
     data = PhotoFolder(root=str(tmp_path / "photos"))
     data.prepare_data()
     with pytest.raises(ValueError, match=r"^--data\.root must be a folder of photos, got ") as refused:
