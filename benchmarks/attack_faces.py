@@ -57,27 +57,22 @@ def main(args: Sequence[str] | None = None) -> None:
 def report(name: str, smoother: CenterSmoother, x: Tensor, *, points: int, eps_in: float) -> int:
     """Print the row of a photo x (3, H, W); return how many distances of ``points`` x' were above eps_out."""
     certificate = smoother.certify(x, example=0)
-    eps_out = certificate.eps_out(eps_in)
     if certificate.abstained:
         print(f"  {name:<16} abstained")
         return 0
     generator = torch.Generator().manual_seed(0)
     random = [direction(x, generator) for _ in range(points - points // 2)]
     attacked = search(smoother, x, steps=points // 2, eps_in=eps_in, generator=generator)
-    largest, abstained, broken = [0.0, 0.0], 0, 0
-    for position, delta in enumerate([*random, *attacked]):
-        out = smoother.smooth(x + eps_in * delta, example=position + 1)
-        if out.abstained:
-            abstained += 1
-            continue
-        moved = smoother.distance(certificate.center[None], out.center[None]).item()
-        kind = int(position >= len(random))
-        largest[kind] = max(largest[kind], moved)
-        broken += moved > eps_out
-    print(
-        f"  {name:<16} {eps_out:>8.4f} {points:>7} {abstained:>10} {largest[0]:>16.4f} {largest[1]:>18.4f}", flush=True
-    )
-    return broken
+    outputs = [smoother.smooth(x + eps_in * delta, example=i) for i, delta in enumerate([*random, *attacked], start=1)]
+    moved = [
+        0.0 if out.abstained else smoother.distance(certificate.center[None], out.center[None]).item()
+        for out in outputs
+    ]
+    abstained, eps_out = sum(out.abstained for out in outputs), certificate.eps_out(eps_in)
+    largest, largest_attacked = (max(part, default=0.0) for part in (moved[: len(random)], moved[len(random) :]))
+    row = f"{eps_out:>8.4f} {points:>7} {abstained:>10} {largest:>16.4f} {largest_attacked:>18.4f}"
+    print(f"  {name:<16} {row}", flush=True)
+    return sum(each > eps_out for each in moved)
 
 
 def search(

@@ -21,9 +21,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.timing import median_ratio, seconds
 from lightning_modules.face_detector import FaceDetector
 
-_HEIGHT, _WIDTH = 218, 178
 _SIGMAS = (0.05, 0.1, 0.25)
 # Boxes agree where no edge differs by more pixels than this.
 _TOLERANCE = 0.01
@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
     options = parser.parse_args(args)
     torch.set_num_threads(options.threads)
-    photos = astronaut() if options.photos is None else read_photos(options.photos)
+    photos = read_photos(options.photos)
     detector, reference = FaceDetector(), MTCNN(select_largest=False)
     speed(detector, reference, photos, options.batch, options.repeats)
     agreement(detector, reference, photos, options.number)
@@ -51,18 +51,19 @@ def speed(detector: FaceDetector, reference: MTCNN, photos: Tensor, batch: int, 
     print("  sigma   ours   detect on batches   detect on single images   ratio, batches   ratio, single images")
     for sigma in _SIGMAS:
         images = noisy(photos, sigma, count=batch, seed=0)
-        detect_on_batch(reference, images)
-        seconds = [
-            (
-                timed(lambda images=images: detector(images)),
-                timed(lambda images=images: detect_on_batch(reference, images)),
-                timed(lambda images=images: detect_on_each(reference, images)),
-            )
-            for _ in range(repeats + 1)
-        ][1:]
-        ours, batches, single = (batch / statistics.median(column) for column in zip(*seconds, strict=True))
-        ratios = [statistics.median(row[column] / row[0] for row in seconds) for column in (1, 2)]
-        print(f"  {sigma:<5} {ours:>6.0f} {batches:>19.1f} {single:>25.1f} {ratios[0]:>16.2f} {ratios[1]:>22.2f}")
+        calls: list[Callable[[], object]] = [
+            lambda images=images: detector(images),
+            lambda images=images: detect_on_batch(reference, images),
+            lambda images=images: detect_on_each(reference, images),
+        ]
+        calls[1]()
+        taken = [[seconds(call, time.perf_counter) for call in calls] for _ in range(repeats + 1)][1:]
+        ours, batches, single = columns = list(zip(*taken, strict=True))
+        rates = [batch / statistics.median(column) for column in columns]
+        ratios = [median_ratio(column, ours) for column in (batches, single)]
+        print(
+            f"  {sigma:<5} {rates[0]:>6.0f} {rates[1]:>19.1f} {rates[2]:>25.1f} {ratios[0]:>16.2f} {ratios[1]:>22.2f}"
+        )
 
 
 def agreement(detector: FaceDetector, reference: MTCNN, photos: Tensor, number: int) -> None:
@@ -70,85 +71,58 @@ def agreement(detector: FaceDetector, reference: MTCNN, photos: Tensor, number: 
     print(f"boxes within {_TOLERANCE} pixels of detect on single images")
     print("  sigma   images   no face   agree   share agreeing   largest difference of those   detect on batches")
     for sigma in _SIGMAS:
-        largest, agreeing, no_face, batched = 0.0, 0, 0, 0
-        others: list[str] = []
+        parts = []
         for start in range(0, number, 50):
             images = noisy(photos, sigma, count=min(50, number - start), seed=1 + start)
-            expected, boxes = detect_on_each(reference, images), detector(images)
-            apart = (boxes - expected).abs().amax(dim=1)
-            agree = apart <= _TOLERANCE
-            agreeing += int(agree.sum())
-            largest = max([largest, *apart[agree].tolist()])
-            no_face += int((expected == 0).all(dim=1).sum())
-            batched += int(((detect_on_batch(reference, images) - expected).abs().amax(dim=1) <= _TOLERANCE).sum())
-            others += [
-                f"    image {start + position}: {rounded(boxes[position])}, detect {rounded(expected[position])}"
-                for position in (~agree).nonzero().flatten().tolist()
-            ]
+            parts.append((detect_on_each(reference, images), detector(images), detect_on_batch(reference, images)))
+        expected, boxes, batched = (torch.cat(part) for part in zip(*parts, strict=True))
+        apart, of_batches = ((each - expected).abs().amax(dim=1) for each in (boxes, batched))
+        agree, no_face = apart <= _TOLERANCE, int((expected == 0).all(dim=1).sum())
+        agreeing, largest = int(agree.sum()), max(apart[agree].tolist(), default=0.0)
+        share = int((of_batches <= _TOLERANCE).sum()) / number
         print(
             f"  {sigma:<5} {number:>8,} {no_face:>9} {agreeing:>7,} {agreeing / number:>16.2%} {largest:>29.1e} "
-            f"{batched / number:>19.2%}"
+            f"{share:>19.2%}"
         )
-        print(*others, sep="\n", end="\n" if others else "")
+        for i in (~agree).nonzero().flatten().tolist():
+            print(f"    image {i}: {rounded(boxes[i])}, detect {rounded(expected[i])}")
 
 
 def noisy(photos: Tensor, sigma: float, *, count: int, seed: int) -> Tensor:
     """Return the photos in turn, with noise: (count, 3, H, W)."""
-    generator = torch.Generator().manual_seed(seed)
     images = photos[torch.arange(count) % len(photos)]
-    return images + sigma * torch.randn(images.shape, generator=generator)
+    return images + sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def detect_on_each(reference: MTCNN, images: Tensor) -> Tensor:
     """Return the first boxes (N, 4) of detect, called for each image by itself."""
-    return torch.stack([_first(reference.detect(image)[0]) for image in _pixels(images)])
+    return torch.cat([detect_on_batch(reference, image[None]) for image in images])
 
 
 def detect_on_batch(reference: MTCNN, images: Tensor) -> Tensor:
     """Return the first boxes (N, 4) of detect on all images together."""
-    return torch.stack([_first(boxes) for boxes in reference.detect(_pixels(images))[0]])
+    found, _ = reference.detect(images.permute(0, 2, 3, 1) * 255)  # (N, H, W, 3) in 0..255
+    boxes = [np.zeros(4, np.float32) if each is None else each[0].astype(np.float32) for each in found]
+    return torch.from_numpy(np.stack(boxes))
 
 
-def _pixels(images: Tensor) -> Tensor:
-    """Return images as detect takes them: (N, H, W, 3) in 0..255."""
-    return images.permute(0, 2, 3, 1) * 255
+def read_photos(folder: Path | None) -> Tensor:
+    """Read all photos of a folder, (N, 3, H, W) in [0, 1]; without one a face of CelebA's size, (1, 3, 218, 178)."""
+    if folder is None:
+        from skimage import data  # here: a dependency of the tests, which other photos don't need
 
-
-def _first(boxes: np.ndarray | None) -> Tensor:
-    return torch.zeros(4) if boxes is None else torch.from_numpy(boxes[0].astype(np.float32))
-
-
-def astronaut() -> Tensor:
-    """Return a face of CelebA's size, (1, 3, 218, 178) in [0, 1]."""
-    from skimage import data  # here: a dependency of the tests, which other photos don't need
-
-    part = Image.fromarray(data.astronaut()).crop((100, 0, 340, 294)).resize((_WIDTH, _HEIGHT))
-    return _images([part])
-
-
-def read_photos(folder: Path) -> Tensor:
-    """Read all photos of a folder, (N, 3, H, W) in [0, 1]."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    photos = [Image.open(path).convert("RGB") for path in paths]
+        photos = [Image.fromarray(data.astronaut()).crop((100, 0, 340, 294)).resize((178, 218))]
+    else:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+        photos = [Image.open(path).convert("RGB") for path in paths]
     if len({photo.size for photo in photos}) != 1:
         raise ValueError(f"--photos must hold photos of one size, got {folder} with {len(photos)} photos")
-    return _images(photos)
-
-
-def _images(photos: Sequence[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(photo) for photo in photos])).permute(0, 3, 1, 2) / 255
 
 
 def rounded(box: Tensor) -> str:
     """Format a box."""
     return "(" + ", ".join(f"{edge:.2f}" for edge in box.tolist()) + ")"
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Return the wall time of one call in seconds."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

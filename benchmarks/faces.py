@@ -9,9 +9,8 @@ boxes that it kept.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,10 +18,12 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.tables import table
 from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother, Recording, record
 from center_smoothing import BoxJaccard, CertificateBase, MedianBudget, MedianSmoother, SmoothingBudget
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import NoisyOutputs
+from center_smoothing.upper_median import upper_median
 from command_line import process
 from datamodules import PhotoFolder
 from lightning_modules import FaceDetector
@@ -42,8 +43,7 @@ class BothBoxes(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return both boxes of each image."""
         candidates = self.mtcnn.candidates(images.float() * 255.0)
-        faces = [most_probable(candidates, len(images), average=average) for average in (False, True)]
-        return torch.cat([each.boxes for each in faces], dim=1)
+        return torch.cat([most_probable(candidates, len(images), average=each).boxes for each in (False, True)], dim=1)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -62,28 +62,27 @@ def main(args: Sequence[str] | None = None) -> None:
     process.keep_freed_memory()
     photos = PhotoFolder(options.photos)
     photos.setup()
-    numbers = range(min(options.num_photos, len(photos.test_set)))
+    names = [Path(name).stem for name in photos.names[: min(options.num_photos, len(photos.test_set))]]
     model = BothBoxes(FaceDetector().mtcnn).eval()
     options.boxes.mkdir(parents=True, exist_ok=True)
     counts = {Stage.PILOT: options.k, Stage.RANKING: options.n, Stage.CERTIFICATION: options.m}
     for sigma in options.sigma:
-        rows: dict[tuple[str, str], list[CertificateBase | None]] = {}
-        for number in numbers:
+        found: dict[tuple[str, str], list[CertificateBase | None]] = {}
+        for number, name in enumerate(names):
             x = photos.test_set[number]["image"]
-            name = f"{Path(photos.names[number]).stem}-{sigma:g}-{options.k}-{options.n}-{options.m}.pt"
-            recordings = recorded(model, x, sigma, number, counts, options.boxes / name)
+            path = options.boxes / f"{name}-{sigma:g}-{options.k}-{options.n}-{options.m}.pt"
+            recordings = recorded(model, x, sigma, number, counts, path)
             for base, recording in zip(_BASE_FUNCTIONS, recordings, strict=True):
                 for smoothed, certificate in certificates(recording, x, options.eps_in, options.groups):
-                    rows.setdefault((base, smoothed), []).append(certificate)
-        names = [Path(photos.names[number]).stem for number in numbers]
-        print(
-            f"\nsigma={sigma:g}, eps_in={options.eps_in:g}, {sum(counts.values())} noisy copies of each photo: eps_out"
-        )
-        print(*table(rows, names, options.eps_in), sep="\n", flush=True)
+                    found.setdefault((base, smoothed), []).append(certificate)
+        copies = sum(counts.values())
+        print(f"\nsigma={sigma:g}, eps_in={options.eps_in:g}, {copies} noisy copies of each photo: eps_out")
+        header = ["Base function", "Smoothed function", *names, "median", "smoothing loss"]
+        print(table(header, [[*of, *_cells(each, options.eps_in)] for of, each in found.items()], named=2), flush=True)
 
 
 def recorded(
-    model: nn.Module, x: Tensor, sigma: float, number: int, counts: dict[Stage, int], path: Path
+    model: nn.Module, x: Tensor, sigma: float, number: int, counts: Mapping[Stage, int], path: Path
 ) -> list[Recording]:
     """Return noisy boxes around a photo x (3, H, W) for each base function, drawn unless a file has them."""
     if path.exists():
@@ -111,28 +110,20 @@ def certificates(
         budget = SmoothingBudget(n=n // group, m=m // group, k=k // group, group=group)
         enough = budget.plan(h).certifiable
         yield f"center, J = {group}", RecordedSmoother(recording, distance, budget).certify(x) if enough else None
-    medians = MedianSmoother(
-        nn.Identity(), distance, sigma=recording.sigma, budget=MedianBudget(n=n - (n + 1) % 2, m=m)
-    )
+    odd = MedianBudget(n=n - (n + 1) % 2, m=m)
+    medians = MedianSmoother(nn.Identity(), distance, sigma=recording.sigma, budget=odd)
     medians.outputs = RecordedOutputs(recording)
-    yield "median", medians.certify(x) if medians.budget.plan(h).certifiable else None
+    yield "median", medians.certify(x) if odd.plan(h).certifiable else None
 
 
-def table(
-    rows: dict[tuple[str, str], list[CertificateBase | None]], names: Sequence[str], eps_in: float
-) -> Iterator[str]:
-    """Yield the lines of a table of eps_out, with the medians of eps_out and of the smoothing loss."""
-    yield f"| Base function | Smoothed function | {' | '.join(names)} | median | smoothing loss |"
-    yield "| :--- | :--- |" + " ---: |" * (len(names) + 2)
-    for (base, smoothed), found in rows.items():
-        known = [certificate for certificate in found if certificate is not None]
-        if not known:
-            yield f"| {base} | {smoothed} |" + " too few copies |" * len(names) + " - | - |"
-            continue
-        radii = [certificate.eps_out(eps_in) for certificate in known]
-        medians = statistics.median_high(radii), statistics.median_high([each.smoothing_loss for each in known])
-        shown = " | ".join(f"{value:.3f}" for value in (*radii, *medians))
-        yield f"| {base} | {smoothed} | {shown} |"
+def _cells(found: Sequence[CertificateBase | None], eps_in: float) -> list[str]:
+    """Format eps_out of each photo, the median of these, and that of the smoothing loss."""
+    known = [certificate for certificate in found if certificate is not None]
+    if not known:
+        return ["too few copies"] * len(found) + ["-", "-"]
+    radii = [certificate.eps_out(eps_in) for certificate in known]
+    medians = upper_median(radii), upper_median([each.smoothing_loss for each in known])
+    return [f"{value:.3f}" for value in (*radii, *medians)]
 
 
 if __name__ == "__main__":

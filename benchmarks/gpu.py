@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,8 +25,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.throughput import means, parts, seconds, throughput, variants
-from benchmarks.versus_paper import processor, test_digits
+from benchmarks.throughput import means, parts, throughput, variants
+from benchmarks.timing import processor, seconds
+from benchmarks.versus_paper import test_digits
 from center_smoothing import CenterSmoother, MeanBudget, SmoothingBudget, TotalVariation
 from center_smoothing.noise import BLOCK
 from command_line import process
@@ -65,11 +67,9 @@ def main(args: Sequence[str] | None = None) -> None:
     throughput(ways, x, TotalVariation(), budget, repeats=options.repeats, batch_sizes=options.batch_sizes)
     parts(ways[3], x, TotalVariation(), budget, size=max(options.batch_sizes))
     noise(x, options.batch_sizes, repeats=options.repeats)
-    mean_budget, colours = MeanBudget(n=options.mean_n, m=options.mean_m), (3, 32, 32)
-    means(model, x, TotalVariation(), mean_budget)
-    means(
-        NoisyAutoencoder(sigma=0.25, image_shape=colours).to(device), x.new_ones(colours), TotalVariation(), mean_budget
-    )
+    colours = NoisyAutoencoder(sigma=0.25, image_shape=(3, 32, 32)).to(device)
+    for base, point in ((model, x), (colours, x.new_ones(3, 32, 32))):
+        means(base, point, TotalVariation(), MeanBudget(n=options.mean_n, m=options.mean_m))
     certificates(model, x, budget, options.batch_sizes)
 
 
@@ -94,15 +94,14 @@ def noise(x: Tensor, sizes: Sequence[int], *, repeats: int) -> None:
     for size in sizes:
         batch = x.new_empty(size, *x.shape)
 
-        def blocks(batch: Tensor = batch) -> None:
-            for number, block in enumerate(torch.split(batch, BLOCK)):
-                generator.manual_seed(number)
+        def fill(blocks: Sequence[Tensor], *, seeded: bool) -> None:
+            for number, block in enumerate(blocks):
+                if seeded:
+                    generator.manual_seed(number)
                 block.normal_(generator=generator)
 
-        def at_once(batch: Tensor = batch) -> None:
-            batch.normal_(generator=generator)
-
-        measured = [[seconds(call) / size * 1e6 for call in (blocks, at_once)] for _ in range(2 * repeats + 1)]
+        ways = (partial(fill, torch.split(batch, BLOCK), seeded=True), partial(fill, [batch], seeded=False))
+        measured = [[seconds(way) / size * 1e6 for way in ways] for _ in range(2 * repeats + 1)]
         in_blocks, together = (statistics.median(values) for values in zip(*measured, strict=True))
         print(f"{size:>8} {in_blocks:10.2f} {together:10.2f}")
 

@@ -15,19 +15,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.timing import seconds
 from center_smoothing import CenterSmoother, Lp, SmoothingBudget
 from command_line import process
 
 _INPUT = 8
-_BATCH = 4096
 # Sizes of what does not vary.
 _LITTLE = {"n": 2_000, "m": 2_000, "k": 16, "size": 16}
 
@@ -43,16 +42,16 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-m", type=int, nargs="+", default=[1_000_000, 2_000_000, 4_000_000])
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
+    process.keep_freed_memory()
     if options.measure is not None:
         print(peak_bytes(**json.loads(options.measure)))
         return
     torch.set_num_threads(1)
-    process.keep_freed_memory()
     certify(**_LITTLE)
-    for name in ("n", "m", "k", "size"):
+    for name in _LITTLE:
         growth(name, getattr(options, name))
-    memory("n", options.memory_n)
-    memory("m", options.memory_m)
+    for name, values in (("n", options.memory_n), ("m", options.memory_m)):
+        memory(name, values)
 
 
 def growth(name: str, values: Sequence[int]) -> None:
@@ -61,7 +60,8 @@ def growth(name: str, values: Sequence[int]) -> None:
     print(f"\n{name:>10}   seconds   per doubling   ({others})")
     times: list[float] = []
     for value in values:
-        times.append(min(seconds(lambda value=value: certify(**{**_LITTLE, name: value})) for _ in range(2)))
+        call = lambda value=value: certify(**{**_LITTLE, name: value})  # noqa: E731
+        times.append(min(seconds(call, time.process_time) for _ in range(2)))
         doubled = "" if len(times) == 1 else f"{2 ** exponent(values[: len(times)][-2:], times[-2:]):14.2f}"
         print(f"{value:>10,} {times[-1]:>9.2f} {doubled}")
     print(f"  fitted: time grows as {name} to the power {exponent(values, times):.2f}")
@@ -69,12 +69,9 @@ def growth(name: str, values: Sequence[int]) -> None:
 
 def memory(name: str, values: Sequence[int]) -> None:
     """Measure the peak of the memory against one size, above that of small samples, in fresh processes."""
-    least = in_fresh_process(**_LITTLE)
-    k = _LITTLE["k"] + 2
-    print(
-        f"\n{name:>10}   peak MB   bytes per sample"
-        + (f"   numbers per sample and candidate ({k})" if name == "n" else "")
-    )
+    k, least = _LITTLE["k"] + 2, in_fresh_process(**_LITTLE)
+    more = f"   numbers per sample and candidate ({k})" if name == "n" else ""
+    print(f"\n{name:>10}   peak MB   bytes per sample{more}")
     for value in values:
         peak = in_fresh_process(**{**_LITTLE, name: value}) - least
         each = peak / (value - _LITTLE[name])
@@ -84,12 +81,9 @@ def memory(name: str, values: Sequence[int]) -> None:
 def certify(*, n: int, m: int, k: int, size: int) -> None:
     """Certify a matrix product; candidates are the k outputs of the pilot, their mean and their median."""
     weights = torch.randn(_INPUT, size, generator=torch.Generator().manual_seed(0)) / math.sqrt(_INPUT)
-
-    def base_function(x: Tensor) -> Tensor:
-        return x @ weights
-
     budget = SmoothingBudget(n=n, m=m, k=k, candidates=k, tuple_sizes=(1,), n_check=min(n, m), delta=0.4)
-    CenterSmoother(base_function, Lp(1), sigma=0.25, budget=budget, batch_size=_BATCH).certify(torch.zeros(_INPUT))
+    smoother = CenterSmoother(lambda x: x @ weights, Lp(1), sigma=0.25, budget=budget, batch_size=4096)
+    smoother.certify(torch.zeros(_INPUT))
 
 
 def in_fresh_process(**sizes: int) -> int:
@@ -100,7 +94,6 @@ def in_fresh_process(**sizes: int) -> int:
 
 def peak_bytes(**sizes: int) -> int:
     """Return by how much a certificate raises this process's memory at its peak; Linux and glibc tell it."""
-    process.keep_freed_memory()
     certify(**_LITTLE)
     ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is needed
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
@@ -118,13 +111,6 @@ def resident(name: str) -> int:
 def exponent(values: Sequence[int], times: Sequence[float]) -> float:
     """Fit a line of least squares to the logarithms, and return its slope."""
     return statistics.linear_regression(*([math.log(value) for value in column] for column in (values, times))).slope
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Return the CPU time of one call."""
-    began = time.process_time()
-    call()
-    return time.process_time() - began
 
 
 if __name__ == "__main__":

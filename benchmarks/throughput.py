@@ -11,7 +11,6 @@ import argparse
 import copy
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.timing import median_ratio, seconds
 from center_smoothing import (
     DISTANCES,
     CenterSmoother,
@@ -109,10 +109,11 @@ def variants(model: NoisyModule, *, compiled: Sequence[CompileMode] = ()) -> lis
 def kept_memory(model: NoisyModule, x: Tensor) -> None:
     """Measure forward passes before and after glibc is told to keep freed memory, as both scripts tell it to."""
     way = Variant("", model)
-    before = {size: forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES}
+    before = [forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES]
     process.keep_freed_memory()
-    after = {size: forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES}
-    ratios = ", ".join(f"{before[size] / after[size]:.2f} in batches of {size}" for size in _BATCH_SIZES)
+    after = (forward_seconds(way, x, 1024, size) for size in _BATCH_SIZES)
+    columns = zip(_BATCH_SIZES, before, after, strict=True)
+    ratios = ", ".join(f"{a / b:.2f} in batches of {size}" for size, a, b in columns)
     print(f"forward passes without / with freed memory kept: {ratios}")
 
 
@@ -130,25 +131,22 @@ def throughput(
     flops = operations(ways[0].function, x)
     tried = max(1024, *batch_sizes)
     sizes = [min(batch_sizes, key=lambda size, way=way: forward_seconds(way, x, tried, size)) for way in ways]
-    smoothers = [
-        CenterSmoother(way.function, distance, sigma=0.25, budget=budget, batch_size=size)
-        for way, size in zip(ways, sizes, strict=True)
-    ]
-    passes, runs, products = [[[] for _ in ways] for _ in range(3)]
+    taken: list[list[tuple[float, float, float]]] = [[] for _ in ways]
     for _ in range(repeats):
-        for position, (way, size, smoother) in enumerate(zip(ways, sizes, smoothers, strict=True)):
-            products[position].append(product_seconds(way.precision, x.device))
-            passes[position].append(forward_seconds(way, x, images, size))
+        for way, size, times in zip(ways, sizes, taken, strict=True):
+            smoother = CenterSmoother(way.function, distance, sigma=0.25, budget=budget, batch_size=size)
+            product, forward = product_seconds(way.precision, x.device), forward_seconds(way, x, images, size)
             with way.context():
-                runs[position].append(seconds(lambda smoother=smoother: smoother.certify(x)))
+                times.append((product, forward, seconds(lambda smoother=smoother: smoother.certify(x))))
     work = f"{images:,} images of {flops / 1e6:.1f} MFLOP"
     print(f"\none digit, n={budget.n:,}, m={budget.m:,}, {budget.most_candidates} candidates: {work}")
     print(f"{'':<46} batch  certified   forward  GFLOP/s  of matrix    forward   rest of")
     print(f"{'':<46}        images/s  images/s           product   relative  the run")
-    for position, (way, size) in enumerate(zip(ways, sizes, strict=True)):
-        forward, certify = statistics.median(passes[position]), statistics.median(runs[position])
-        share = median_ratio(products[position], passes[position]) * flops * images / (2 * _MATRIX**3)
-        relative, rest = median_ratio(passes[position], passes[0]), 1 - median_ratio(passes[position], runs[position])
+    columns = [list(zip(*times, strict=True)) for times in taken]
+    for way, size, (products, passes, runs) in zip(ways, sizes, columns, strict=True):
+        forward, certify = statistics.median(passes), statistics.median(runs)
+        share = median_ratio(products, passes) * flops * images / (2 * _MATRIX**3)
+        relative, rest = median_ratio(passes, columns[0][1]), 1 - median_ratio(passes, runs)
         print(
             f"{way.flags:<46} {size:>5} {images / certify:>10,.0f} {images / forward:>9,.0f} "
             f"{flops * images / forward / 1e9:>8.0f} {share:>10.0%} {relative:>10.3f} {rest:>9.1%}"
@@ -170,26 +168,20 @@ def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, 
             generator.manual_seed(number)
             torch.add(x, block.normal_(generator=generator), alpha=0.25, out=buffer[number : number + BLOCK])
 
-    def forward() -> None:
-        with evaluating(way.function):
-            way.function(noisy)
-
     calls: dict[str, Callable[[], object]] = {
-        "forward pass": forward,
+        "forward pass": lambda: way.function(noisy),
         "noise": noise,
         "copy of the outputs": batch.clone,
         "embedding": lambda: distance.embed(batch),
         f"distances to {candidates} candidates": lambda: distance.compare(embedded, centers),
         "distance to the center": lambda: distance.compare(embedded, centers[:1]),
     }
-    measured: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(9):
-        for name, call in calls.items():
-            measured[name].append(seconds(call) / size * 1e6)
-    forward_time, *others = (statistics.median(values[1:]) for values in measured.values())
-    each, to_all, to_center = sum(others[:3]), *others[3:]
+    with evaluating(way.function):
+        measured = [[seconds(call) / size * 1e6 for call in calls.values()] for _ in range(9)][1:]
+    times = [statistics.median(values) for values in zip(*measured, strict=True)]
+    forward_time, each, to_all, to_center = times[0], sum(times[1:4]), *times[4:]
     print(f"\nmicroseconds per sample, in batches of {size}")
-    for name, time_of_it in zip(calls, (forward_time, *others), strict=True):
+    for name, time_of_it in zip(calls, times, strict=True):
         print(f"  {name:<32} {time_of_it:8.2f}")
     probes = budget.probes * len(budget.tuple_sizes) * budget.compared(budget.m) * to_all / candidates
     ranking, certification = budget.n * to_all, max(budget.m, budget.n_check) * to_center + probes
@@ -202,17 +194,11 @@ def parts(way: Variant, x: Tensor, distance: Distance, budget: SmoothingBudget, 
 def means(model: NoisyModule, x: Tensor, distance: Distance, budget: MeanBudget) -> None:
     """Measure what the certificate of a mean takes besides forward passes, with outputs that cost nothing."""
     way = Variant("", fold_batch_norm(model.eval()).to(memory_format=torch.channels_last))
-    (outputs,) = NoisyOutputs(way.function, sigma=0.25, batch_size=256).draw(
-        x, example=0, stage=Stage.RANKING, count=256
-    )
-
-    def recorded(noisy: Tensor) -> Tensor:
-        return outputs[: len(noisy)]
-
-    clip_norm = float(distances_from_zero(outputs, distance).max())
-    smoother = MeanSmoother(recorded, distance, sigma=0.25, budget=budget, clip_norm=clip_norm, batch_size=256)
+    source, images = NoisyOutputs(way.function, sigma=0.25, batch_size=256), 4096
+    (outputs,) = source.draw(x, example=0, stage=Stage.RANKING, count=256)
+    known = {"sigma": 0.25, "batch_size": 256, "clip_norm": float(distances_from_zero(outputs, distance).max())}
+    smoother = MeanSmoother(lambda noisy: outputs[: len(noisy)], distance, budget=budget, **known)
     rest = seconds(lambda: smoother.certify(x))
-    images = 4096
     forward = forward_seconds(way, x, images, 256) * budget.evaluations / images
     print(
         f"\nmean of {outputs[0].numel():,} numbers, {distance!r}, n={budget.n:,}, m={budget.m:,}: {rest:.1f} s besides "
@@ -244,24 +230,6 @@ def forward_seconds(way: Variant, x: Tensor, images: int, size: int) -> float:
                 way.function(noisy[: min(size, images - start)])
 
     return seconds(forward)
-
-
-def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """Return the median of the ratios of pairs measured one after the other."""
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Time one call: by the clock where there is an accelerator or more than one thread, else by the CPU."""
-    has_accelerator = torch.accelerator.is_available()
-    clock = time.process_time if torch.get_num_threads() == 1 and not has_accelerator else time.perf_counter
-    if has_accelerator:
-        torch.accelerator.synchronize()
-    began = clock()
-    call()
-    if has_accelerator:
-        torch.accelerator.synchronize()
-    return clock() - began
 
 
 if __name__ == "__main__":

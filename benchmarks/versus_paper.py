@@ -24,10 +24,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.timing import processor
 from benchmarks.versus.comparisons import measure
 from benchmarks.versus.report import report
-from benchmarks.versus.rows import Digit
-from benchmarks.versus.settings import Settings
+from benchmarks.versus.rows import Digit, Settings
 from center_smoothing import DISTANCES, MeanSmoother
 from center_smoothing.sampling import BatchSize
 from certification.clip_norm import clip_norm_at, training_images
@@ -36,7 +36,6 @@ from datamodules import MNIST
 from lightning_modules import NoisyAutoencoder, NoisyModule, load_checkpoint, point_of
 from results import files
 
-_PACKAGES = ("torch", "numpy", "scipy")
 # Test digits are drawn as certify.py draws them.
 _SEED = 0
 
@@ -74,22 +73,17 @@ def run(
     for index, x in test_digits(model, settings.digits):
         print(f"digit {len(digits) + 1} of {settings.digits}, number {index} of the data set", flush=True)
         norms = {name: clip_norms[name] for name in settings.distances_of(len(digits))}
-        digits.append(
-            measure(model, x, index, settings, clip_norms=norms, batch_size=batch_size, with_clock=not digits)
-        )
+        given = {"clip_norms": norms, "batch_size": batch_size, "with_clock": not digits}
+        digits.append(measure(model, x, index, settings, **given))
         print(f"  {(time.perf_counter() - began) / 60.0:.1f} minutes so far", flush=True)
         text = report(digits, settings, known)
         if out is not None:
-            write(out, text, digits, settings, known)
+            out.write_text(text, encoding="utf-8")
+            # inf is written as Infinity, as Python's json reads it
+            figures = {"about": known, "settings": asdict(settings), "digits": [asdict(digit) for digit in digits]}
+            out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(f"\n{text}")
     return text
-
-
-def write(out: Path, text: str, digits: Sequence[Digit], settings: Settings, known: Mapping[str, str]) -> None:
-    """Write the report, and the figures it was made of; inf is written as Infinity, as Python's json reads it."""
-    out.write_text(text, encoding="utf-8")
-    figures = {"about": dict(known), "settings": asdict(settings), "digits": [asdict(digit) for digit in digits]}
-    out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def base_model(path: Path, *, untrained: bool = False) -> tuple[NoisyModule, str]:
@@ -133,24 +127,14 @@ def clip_norms_of(model: NoisyModule, distances: Sequence[str]) -> dict[str, flo
 
 def about(model: NoisyModule, checkpoint: str) -> dict[str, str]:
     """Describe what a reader needs to know to repeat a run."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{processor()}, {os.cpu_count()} cores; threads of PyTorch: {torch.get_num_threads()}",
-        "versions": ", ".join(
-            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]
-        ),
+        "versions": f"Python {platform.python_version()}, {packages}",
         "checkpoint": checkpoint,
         "noise": f"sigma = {model.sigma:g}; alpha = .005 + .005",
     }
-
-
-def processor() -> str:
-    """Return the processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.transforms.functional import pil_to_tensor
 
+from datamodules import full_data_set
 from datamodules.base import ImageDataModule, Images
 
 
@@ -69,22 +70,15 @@ class CelebA(ImageDataModule):
         self.test_set = IndexedPhotos(self._split("test", download=False))
 
     def _split(self, split: str, *, download: bool) -> datasets.CelebA:
-        try:
+        def load() -> datasets.CelebA:
             photos = datasets.CelebA(str(self.root), split=split, target_type=[], download=download)
-            _check_complete(photos, self.root / datasets.CelebA.base_folder / "img_align_celeba")
-        except Exception as error:  # gdown, requests and zipfile have no common one
-            wanted = "put it there by hand" if self.download else "allow --data.download true"
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-            raise ValueError(
-                f"--data.root must hold CelebA, got {self.root.absolute()}: not there or damaged, and no download "
-                f"({reason}); {wanted}, or use --data ImageFolder or PhotoFolder with photos of yours, which needs none"
-            ) from error
-        return photos
+            there = os.listdir(self.root / datasets.CelebA.base_folder / "img_align_celeba")
+            if missing := sorted(set(photos.filename).difference(there)):
+                raise FileNotFoundError(f"{len(missing)} photos such as {missing[0]} are missing in img_align_celeba")
+            if not photos.filename:
+                raise ValueError("the partition file names no photos of this split")
+            return photos
 
-
-def _check_complete(photos: datasets.CelebA, folder: Path) -> None:
-    missing = sorted(set(photos.filename).difference(os.listdir(folder)))
-    if missing:
-        raise FileNotFoundError(f"{len(missing)} photos such as {missing[0]} are missing in img_align_celeba")
-    if not photos.filename:
-        raise ValueError("the partition file names no photos of this split")
+        wanted = "put it there by hand" if self.download else "allow --data.download true"
+        otherwise = "--data ImageFolder or PhotoFolder with photos of yours, which needs none"
+        return full_data_set.read(load, "CelebA", self.root, wanted=wanted, otherwise=otherwise)

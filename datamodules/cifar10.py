@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,14 +47,9 @@ class CIFAR10(ImageDataModule):
         self.train_set, self.test_set = (self._indexed(train=train) for train in (True, False))
 
     def _torchvision(self, *, train: bool, download: bool) -> datasets.CIFAR10:
-        return full_data_set.read(
-            datasets.CIFAR10,
-            self.root,
-            train=train,
-            download=download,
-            may_download=self.download,
-            otherwise=_WITHOUT_DOWNLOAD,
-        )
+        load = partial(datasets.CIFAR10, self.root, train=train, download=download)
+        wanted = "download it there" if self.download else "allow --data.download true"
+        return full_data_set.read(load, "CIFAR10", self.root, wanted=wanted, otherwise=_WITHOUT_DOWNLOAD)
 
     def _indexed(self, *, train: bool) -> IndexedImages:
         images = torch.from_numpy(self._torchvision(train=train, download=False).data).permute(0, 3, 1, 2)

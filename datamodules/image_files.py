@@ -79,6 +79,11 @@ def find(root: Path) -> list[Path]:
     return sorted(found, key=Path.as_posix)
 
 
+def names_of(files: Sequence[Path]) -> list[str]:
+    """Return paths with forward slashes; names that are not UTF-8 could not be written into reports."""
+    return [path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8") for path in files]
+
+
 def decode(path: Path, *, height: int, width: int, mode: Mode) -> NDArray[np.uint8]:
     """Decode an image of the wanted size: upright, opaque on white, scaled until it covers the size, its middle.
 
@@ -114,15 +119,7 @@ def decode_photo(path: Path, *, max_side: int) -> NDArray[np.uint8]:
 
 def why_unreadable(paths: Sequence[Path], *, max_side: int) -> dict[int, str]:
     """Say why files cannot be decoded as photos, by their positions; what can be read is not kept."""
-
-    def look(position: int) -> str | None:
-        try:
-            decode_photo(paths[position], max_side=max_side)
-        except Exception as error:  # damaged files lead Pillow's plugins to raise whatever they meet
-            return _reason(error)
-        return None
-
-    return {position: reason for position, reason in enumerate(_in_threads(look, len(paths))) if reason is not None}
+    return _in_threads(lambda position: decode_photo(paths[position], max_side=max_side), len(paths))
 
 
 def decode_all(paths: Sequence[Path], *, height: int, width: int, mode: Mode) -> Decoded:
@@ -130,15 +127,10 @@ def decode_all(paths: Sequence[Path], *, height: int, width: int, mode: Mode) ->
     images = torch.empty(len(paths), CHANNELS[mode], height, width, dtype=torch.uint8)
     pixels = images.numpy()
 
-    def place(position: int) -> str | None:
-        try:
-            pixels[position] = decode(paths[position], height=height, width=width, mode=mode)
-        except Exception as error:  # damaged files lead Pillow's plugins to raise whatever they meet
-            return _reason(error)
-        return None
+    def place(position: int) -> None:
+        pixels[position] = decode(paths[position], height=height, width=width, mode=mode)
 
-    outcomes = _in_threads(place, len(paths))
-    reasons = {position: reason for position, reason in enumerate(outcomes) if reason is not None}
+    reasons = _in_threads(place, len(paths))
     positions = [position for position in range(len(paths)) if position not in reasons]
     if reasons:
         for target, source in enumerate(positions):
@@ -146,13 +138,22 @@ def decode_all(paths: Sequence[Path], *, height: int, width: int, mode: Mode) ->
     return Decoded(images[: len(positions)], positions, reasons)
 
 
-def _in_threads(look: Callable[[int], str | None], count: int) -> list[str | None]:
-    """Call a function for each position in threads; Pillow decodes and scales without the interpreter's lock."""
+def _in_threads(decoding: Callable[[int], object], count: int) -> dict[int, str]:
+    """Decode each position in threads, and say why some cannot be; Pillow works without the interpreter's lock."""
+
+    def reason(position: int) -> str | None:
+        try:
+            decoding(position)
+        except Exception as error:  # damaged files lead Pillow's plugins to raise whatever they meet
+            return _reason(error)
+        return None
+
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as threads:
         warnings.simplefilter("ignore")  # of oddities in files that can be read
         # of images inside of icons, too
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return list(threads.map(look, range(count)))
+        reasons = enumerate(threads.map(reason, range(count)))
+        return {position: said for position, said in reasons if said is not None}
 
 
 def _read(path: Path, *, least_side: int) -> Image.Image:

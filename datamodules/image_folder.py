@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.base import ImageDataModule, IndexedImages
-from datamodules.image_files import CHANNELS, Mode, decode_all, find
+from datamodules.image_files import CHANNELS, Mode, decode_all, find, names_of
 
 Part = Literal["train", "test"]
 
@@ -74,8 +74,12 @@ class ImageFolder(ImageDataModule):
             raise ValueError(f"test_fraction must lie in (0, 1), got {test_fraction!r}")
         if not _is_whole(split_seed) or not 0 <= split_seed < 2**63:
             raise ValueError(f"split_seed must be a whole number from 0 to 2^63 - 1, got {split_seed!r}")
+        two = isinstance(image_size, Sequence) and len(image_size) == 2
+        if not two or not all(_is_whole(length) and length >= 1 for length in image_size):
+            said = "image_size must be two whole numbers of at least 1, height and width, e.g. [32, 32]"
+            raise ValueError(f"{said}, got {image_size!r}")
         # what save_hyperparameters keeps: a list, as JSON and YAML have it
-        image_size = _height_and_width(image_size)
+        image_size = list(image_size)
         self.save_hyperparameters(logger=False)
         self.root, self.mode = Path(os.path.expanduser(root)), mode
         self.height, self.width = image_size
@@ -128,11 +132,9 @@ class ImageFolder(ImageDataModule):
             return
         where = f"got {self.root.absolute()}"
         if not self.root.is_dir():
-            problem = (
-                "that is a file; name the folder that it is in"
-                if self.root.exists()
-                else "there is no such folder; put images there, or name the folder that holds yours"
-            )
+            problem = "there is no such folder; put images there, or name the folder that holds yours"
+            if self.root.exists():
+                problem = "that is a file; name the folder that it is in"
             raise ValueError(f"--data.root must be a folder of images, {where}: {problem}")
         try:
             files = find(self.root)
@@ -149,15 +151,14 @@ class ImageFolder(ImageDataModule):
                 "any depth; put images there, or name the folder that holds yours"
             )
         self._check_memory(len(files))
-        parts = _split_by_folder(files) if by_folder else self._split_by_seed(len(files))
-        self._files, self._parts = files, parts
-        # names that are not UTF-8 could not be written into reports
-        self.names = [path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8") for path in files]
-
-    def _split_by_seed(self, count: int) -> dict[Part, list[int]]:
-        num_test = max(1, min(round(count * self.test_fraction), count - _MIN["train"]))
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed)).tolist()
-        return {"train": sorted(order[num_test:]), "test": sorted(order[:num_test])}
+        self._files, self.names = files, names_of(files)
+        if by_folder:
+            self._parts = {part: [index for index, path in enumerate(files) if path.parts[0] == part] for part in _MIN}
+        else:
+            count = len(files)
+            num_test = max(1, min(round(count * self.test_fraction), count - _MIN["train"]))
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(self.split_seed)).tolist()
+            self._parts = {"train": sorted(order[num_test:]), "test": sorted(order[:num_test])}
 
     def _read(self, indices: list[int]) -> tuple[torch.Tensor, list[int], dict[int, str]]:
         """Read images (R, C, H, W) of the readable files, their indices, and reasons by index for the others."""
@@ -182,7 +183,9 @@ class ImageFolder(ImageDataModule):
         if memory is None or needed <= memory // 2:
             return
         scale = math.sqrt(memory / 2 / needed)
-        height, width = (_whole_fours(scale * length) for length in (self.height, self.width))
+        fitting = (int(scale * length) for length in (self.height, self.width))
+        # multiples of 4, where there are any: networks may halve an image twice
+        height, width = (max(1, length // 4 * 4 or length) for length in fitting)
         raise ValueError(
             f"image_size must let all {count} images fit into {memory / 2e9:.3g} GB, half of this machine's memory, "
             f"got {[self.height, self.width]}, which takes {needed / 1e9:.3g} GB; {[height, width]} fits, or at most "
@@ -196,29 +199,8 @@ class ImageFolder(ImageDataModule):
         return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _split_by_folder(files: Sequence[Path]) -> dict[Part, list[int]]:
-    return {part: [index for index, path in enumerate(files) if path.parts[0] == part] for part in _MIN}
-
-
-def _height_and_width(image_size: Sequence[int]) -> list[int]:
-    if (
-        not isinstance(image_size, Sequence)
-        or len(image_size) != 2
-        or not all(_is_whole(length) and length >= 1 for length in image_size)
-    ):
-        raise ValueError(
-            f"image_size must be two whole numbers of at least 1, height and width, e.g. [32, 32], got {image_size!r}"
-        )
-    return list(image_size)
-
-
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whole_fours(length: float) -> int:
-    """Round down to a multiple of 4, where there is one: networks may halve an image twice."""
-    return max(1, int(length) // 4 * 4 or int(length))
 
 
 def _physical_memory() -> int | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class MNIST(ImageDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers)
-        if variant not in ("digits", "mnist", "fashion"):
+        if variant not in get_args(Variant):
             raise ValueError(f"variant must be digits, mnist or fashion, got {variant!r}")
         self.save_hyperparameters(logger=False)
         self.variant, self.root, self.download = variant, Path(root), download
@@ -66,14 +66,11 @@ class MNIST(ImageDataModule):
             self.train_set, self.test_set = (self._indexed(train=train) for train in (True, False))
 
     def _torchvision(self, *, train: bool, download: bool) -> datasets.MNIST:
-        return full_data_set.read(
-            datasets.MNIST if self.variant == "mnist" else datasets.FashionMNIST,
-            self.root,
-            train=train,
-            download=download,
-            may_download=self.download,
-            otherwise="--data.variant digits, which needs none",
-        )
+        kind = datasets.MNIST if self.variant == "mnist" else datasets.FashionMNIST
+        load = partial(kind, self.root, train=train, download=download)
+        wanted = "download it there" if self.download else "allow --data.download true"
+        otherwise = "--data.variant digits, which needs none"
+        return full_data_set.read(load, kind.__name__, self.root, wanted=wanted, otherwise=otherwise)
 
     def _indexed(self, *, train: bool) -> IndexedImages:
         images = self._torchvision(train=train, download=False).data.unsqueeze(1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Images
-from datamodules.image_files import decode_photo, find, why_unreadable
+from datamodules.image_files import decode_photo, find, names_of, why_unreadable
 
 
 class PhotoFiles(Images):
@@ -72,9 +72,7 @@ class PhotoFolder(ImageDataModule):
             files = find(self.root)
         except OSError as error:
             raise ValueError(f"{where}: {error.strerror}: {error.filename}") from error
-        # names that are not UTF-8 could not be written into reports
-        self.names = [path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8") for path in files]
-        paths = [self.root / path for path in files]
+        self.names, paths = names_of(files), [self.root / path for path in files]
         reasons = why_unreadable(paths, max_side=self.max_side)
         self.left_out = {self.names[position]: reason for position, reason in reasons.items()}
         readable = [position for position in range(len(paths)) if position not in reasons]

@@ -35,13 +35,7 @@ class NoisyAutoencoder(NoisyModule):
         consistency_distance: str = "tv",
         channels: Sequence[int] = (32, 64, 128),
     ) -> None:
-        super().__init__(
-            sigma=sigma,
-            learning_rate=learning_rate,
-            noise_range=noise_range,
-            consistency_weight=consistency_weight,
-            consistency_distance=consistency_distance,
-        )
+        super().__init__(sigma, learning_rate, noise_range, consistency_weight, consistency_distance)
         sigma, learning_rate, noise_range = self.sigma, self.learning_rate, self.noise_range
         consistency_weight, consistency_distance = self.consistency_weight, self.consistency_distance
         image_shape, latent_dim, channels = plain_shape(image_shape), int(latent_dim), [int(c) for c in channels]

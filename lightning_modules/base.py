@@ -72,7 +72,6 @@ class NoisyModule(BaseModel):
 
     def __init__(
         self,
-        *,
         sigma: float,
         learning_rate: float = 1e-3,
         noise_range: Sequence[float] | None = None,
@@ -107,10 +106,13 @@ class NoisyModule(BaseModel):
 
         ``train/loss`` is the error without the term, ``train/consistency`` the term without its weight.
         """
-        x = self.point(batch["image"])
-        copies = 1 if self.consistency_weight == 0.0 else 2
+        x, copies = self.point(batch["image"]), 1 if self.consistency_weight == 0.0 else 2
+        level: float | Tensor = self.sigma
+        noises = [torch.randn_like(x) for _ in range(copies)]  # from the global generator, which Lightning seeds
+        if self.noise_range is not None:  # of each point, the same for its copies
+            level = x.new_empty(len(x)).uniform_(*self.noise_range).reshape(-1, *[1] * (x.ndim - 1))
         # one call for all copies, so that batch norm takes them as one batch
-        outputs = self(torch.cat([x + noise for noise in self._noises(x, copies=copies)]))
+        outputs = self(torch.cat([x + level * noise for noise in noises]))
         loss = self.loss(outputs, torch.cat([batch["image"]] * copies))
         self._log_training("loss", loss, len(x))
         if copies == 1:
@@ -139,17 +141,6 @@ class NoisyModule(BaseModel):
         datamodule = getattr(self._trainer, "datamodule", None)
         if datamodule is not None:
             checkpoint["data"] = {"class": type(datamodule).__name__, "init_args": dict(datamodule.hparams)}
-
-    def _noises(self, x: Tensor, *, copies: int) -> list[Tensor]:
-        """Draw independent training noises for points (N, *in), from the global generator, which Lightning seeds.
-
-        All copies of a point have one noise level.
-        """
-        noises = [torch.randn_like(x) for _ in range(copies)]
-        if self.noise_range is None:
-            return [self.sigma * noise for noise in noises]
-        levels = x.new_empty(len(x)).uniform_(*self.noise_range).reshape(-1, *[1] * (x.ndim - 1))
-        return [levels * noise for noise in noises]
 
 
 def _check_noise_range(noise_range: Sequence[float], sigma: float) -> list[float]:

@@ -78,17 +78,8 @@ class Certifier(LightningModule):
             if isinstance(distance, ObjectDistance):
                 base, center = (repr(distance.decode(number)) for number in (base_output, certificate.center))
                 described = base[:_MAX_WORDS], center[:_MAX_WORDS]
-            attacks = self._attacks(x, certificate, index)
-            point = x.cpu() if attacks else None
-            examples.append(
-                CertifiedExample(index, image.cpu(), base_output.cpu(), certificate, seconds, attacks, point, described)
-            )
+            budget, eps_in = self.attack, () if self.attack is None else self.eps_in
+            attacks = [attack(self.smoother, x, certificate, eps_in=e, budget=budget, example=index) for e in eps_in]
+            known = image.cpu(), base_output.cpu(), certificate, seconds, attacks, x.cpu() if attacks else None
+            examples.append(CertifiedExample(index, *known, described))
         return examples
-
-    def _attacks(self, x: Tensor, certificate: CertificateBase, index: int) -> list[Attack]:
-        if self.attack is None:
-            return []
-        return [
-            attack(self.smoother, x, certificate, eps_in=eps_in, budget=self.attack, example=index)
-            for eps_in in self.eps_in
-        ]

@@ -67,26 +67,21 @@ def checkpoint_file(path: str | Path, *, flag: str = "--ckpt") -> Path:
 
 
 def load_checkpoint(path: str | Path, *, flag: str = "--ckpt") -> LoadedCheckpoint:
-    """Rebuild a base model from its checkpoint alone, without executing any pickle.
-
-    Args:
-        path: as :func:`checkpoint_file` takes it.
-        flag: that named it, for the error message.
+    """Rebuild a base model from its checkpoint alone, without executing any pickle; :func:`checkpoint_file` finds it.
 
     Raises:
         ValueError: for a missing, truncated or foreign file, and for a checkpoint of another class.
     """
     path = checkpoint_file(path, flag=flag)
     content = _read(path, flag=flag)
-    known = ", ".join(BASE_MODELS)
     name = content.get("base_model")
     if not isinstance(name, str) or name not in BASE_MODELS:
         described = "names no class of this project" if name is None else f"is of class {name!r:.80}"
         own = name if isinstance(name, str) and name.isidentifier() and len(name) < 80 else "MyModel"
         named = "--model" if flag == "--ckpt" else flag
         raise ValueError(
-            f"{flag} must hold one of {known}, got {path}: it {described}; a model of your own is named with "
-            f"{shlex.join([named, f'my_package.{own}', f'{named}.weights', str(path)])}"
+            f"{flag} must hold one of {', '.join(BASE_MODELS)}, got {path}: it {described}; a model of your own "
+            f"is named with {shlex.join([named, f'my_package.{own}', f'{named}.weights', str(path)])}"
         )
     try:
         arguments = check_module(BASE_MODELS[name], content, size=path.stat().st_size)
@@ -94,10 +89,8 @@ def load_checkpoint(path: str | Path, *, flag: str = "--ckpt") -> LoadedCheckpoi
         model.load_state_dict(content["state_dict"])
         data = data_of(content.get("data"))
     except Exception as error:  # hyperparameters and weights of a foreign file may be anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(
-            f"{flag} must hold the weights of the {name} that it describes, got {path}: {reason}"
-        ) from error
+        described = f"the weights of the {name} that it describes"
+        raise ValueError(f"{flag} must hold {described}, got {path}: {_in_one_line(error)}") from error
     return LoadedCheckpoint(model=model.eval(), data=data, run=name_of(content.get("run")), path=path)
 
 
@@ -111,13 +104,8 @@ def load_own(
 ) -> LoadedCheckpoint:
     """Rebuild a user's model from its class and its checkpoint, without executing any pickle.
 
-    A class that takes ``weights`` gets the file's name and loads it on its own.
-
-    Args:
-        kind: the class.
-        path: as :func:`checkpoint_file` takes it.
-        given: arguments of the class that go before the checkpoint's hyperparameters.
-        flag: that named the class, for the error message.
+    A class that takes ``weights`` gets the file's name and loads it on its own. Arguments that are ``given`` go before
+    the checkpoint's hyperparameters. ``path`` is as :func:`checkpoint_file` takes it, ``flag`` named the class.
 
     Raises:
         ValueError: for a missing, truncated or foreign file, and for weights of other names or shapes than the model's.
@@ -143,14 +131,10 @@ def load_own(
 
 
 def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-from") -> None:
-    """Give a model the weights of a checkpoint, and nothing else of it, without executing any pickle.
+    """Give a model, in place, the weights of a checkpoint, and nothing else of it, without executing any pickle.
 
-    The checkpoint's class and hyperparameters are not used: what is trained says which model it is.
-
-    Args:
-        model: changed in place.
-        path: as :func:`checkpoint_file` takes it.
-        flag: that named it, for the error message.
+    The checkpoint's class and hyperparameters are not used: what is trained says which model it is. ``path`` and
+    ``flag`` are those of :func:`checkpoint_file`.
 
     Raises:
         ValueError: for a missing, truncated or foreign file, and for weights of other names or shapes than the model's.
@@ -161,9 +145,8 @@ def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-fr
         check_weights(content["state_dict"], model.state_dict(), size=path.stat().st_size)
         model.load_state_dict(content["state_dict"])
     except Exception as error:  # weights of a foreign file may be anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(
-            f"{flag} must hold weights of the {type(model).__name__} that is trained, got {path}: {reason}"
+            f"{flag} must hold weights of the {type(model).__name__} that is trained, got {path}: {_in_one_line(error)}"
             f"{_other_hyperparameters(model, content.get('hyper_parameters'))}"
         ) from error
 
@@ -194,6 +177,10 @@ def _other_hyperparameters(model: NoisyModule, found: object) -> str:
         if name in found and name not in _OF_TRAINING and found[name] != value
     ]
     return f"; it was trained with {', '.join(differing)}" if differing else ""
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _what_is_wrong(error: BaseException) -> str:

@@ -47,13 +47,7 @@ def check_archive(path: Path) -> None:
 def check_module(module: type[NoisyModule], content: Mapping[str, Any], *, size: int) -> dict[str, Any]:
     """See that the weights are those of the module that the hyperparameters describe, before it takes any memory.
 
-    Args:
-        module: class of the checkpoint.
-        content: of the checkpoint.
-        size: of its file, in bytes.
-
-    Returns:
-        The hyperparameters that the class takes.
+    The checkpoint has that content, and its file ``size`` bytes. Returns the hyperparameters that the class takes.
 
     Raises:
         ValueError: for hyperparameters that are no plain values, for weights that claim more bytes than the file has,
@@ -87,12 +81,9 @@ def plain_arguments(module: type[NoisyModule], hyper_parameters: Mapping[str, An
 
 
 def check_weights(weights: object, expected: Mapping[str, Tensor] | None, *, size: int) -> None:
-    """See that weights take no more memory than their file, and are those of a module.
+    """See that weights, a state_dict, take no more memory than the ``size`` bytes of their file, and are a module's.
 
-    Args:
-        weights: a checkpoint's state_dict.
-        expected: state_dict of the module, on any device; None to leave names and shapes unchecked.
-        size: of the file, in bytes.
+    ``expected`` is the module's state_dict, on any device; None leaves names and shapes unchecked.
 
     Raises:
         ValueError: with the first thing that is wrong.
@@ -102,16 +93,13 @@ def check_weights(weights: object, expected: Mapping[str, Tensor] | None, *, siz
     claimed = sum(weight.numel() * weight.element_size() for weight in weights.values())
     if claimed > size:
         raise ValueError(f"its weights claim {claimed} bytes, more than the {size} of the file")
-    if expected is None:
-        return
-    for name, tensor in expected.items():
+    for name, tensor in (expected or {}).items():
         if name not in weights:
             raise ValueError(f"Missing key {name!r} in its state_dict")
         if weights[name].shape != tensor.shape:
             found = tuple(weights[name].shape)
             raise ValueError(f"size mismatch for {name}: {found} in its state_dict, {tuple(tensor.shape)} in the model")
-    foreign = [name for name in weights if name not in expected]
-    if foreign:
+    if expected is not None and (foreign := [name for name in weights if name not in expected]):
         raise ValueError(f"Unexpected key {foreign[0]!r} in its state_dict")
 
 

@@ -34,7 +34,7 @@ class NoisyDenoiser(NoisyModule):
         learning_rate: float = 1e-3,
         noise_range: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(sigma=sigma, learning_rate=learning_rate, noise_range=noise_range)
+        super().__init__(sigma, learning_rate, noise_range)
         sigma, learning_rate, noise_range = self.sigma, self.learning_rate, self.noise_range
         image_shape, channels, dilations = plain_shape(image_shape), int(channels), [int(d) for d in dilations]
         self.save_hyperparameters()

@@ -30,29 +30,20 @@ _IMAGE_PIXELS, _PNET_PIXELS, _RNET_CROPS, _ONET_CROPS = 32 * 178 * 218, 8 * 107 
 
 
 class Faces(NamedTuple):
-    """The most probable faces of each image.
+    """The most probable faces of each image."""
 
-    Attributes:
-        boxes: float32 (N, K, 4), x1, y1, x2, y2 in pixels, by descending probability; zeros where there is no face.
-        probabilities: float32 (N, K); 0 where there is no face.
-    """
-
-    boxes: Tensor
-    probabilities: Tensor
+    boxes: (
+        Tensor  # float32 (N, K, 4), x1, y1, x2, y2 in pixels, by descending probability; zeros where there is no face
+    )
+    probabilities: Tensor  # float32 (N, K); 0 where there is no face
 
 
 class Candidates(NamedTuple):
-    """What the last network takes for faces, several boxes for each: of one image after the other.
+    """What the last network takes for faces, several boxes for each: of one image after the other."""
 
-    Attributes:
-        boxes: float32 (C, 4), x1, y1, x2, y2 in pixels.
-        probabilities: float32 (C,).
-        owners: int64 (C,), ascending: the image of each.
-    """
-
-    boxes: Tensor
-    probabilities: Tensor
-    owners: Tensor
+    boxes: Tensor  # float32 (C, 4), x1, y1, x2, y2 in pixels
+    probabilities: Tensor  # float32 (C,)
+    owners: Tensor  # int64 (C,), ascending: the image of each
 
 
 class FastMTCNN(nn.Module):
@@ -84,43 +75,36 @@ class FastMTCNN(nn.Module):
         nothing = Candidates(images.new_empty(0, 4), images.new_empty(0), torch.arange(0, device=images.device))
         found = [nothing]
         for start in range(0, len(images), chunk):
-            boxes, probabilities, owners = self._detect(_Images(images[start : start + chunk]))
-            found.append(Candidates(boxes, probabilities, owners + start))
+            part = _Images(images[start : start + chunk])
+            squares = self._proposed(part)
+            if len(squares.owners):
+                squares = self._refined(part, squares)
+            if len(squares.owners):
+                boxes, probabilities, owners = self._judged(part, squares)
+                found.append(Candidates(boxes, probabilities, owners + start))
         return Candidates(*map(torch.cat, zip(*found, strict=True)))
-
-    def _detect(self, images: _Images) -> Candidates:
-        """Return the candidates of a chunk of images."""
-        squares = self._proposed(images)
-        if len(squares.owners):
-            squares = self._refined(images, squares)
-        if len(squares.owners):
-            return self._judged(images, squares)
-        return Candidates(squares.boxes, squares.boxes[:, 0], squares.owners)
-
-    def _scales(self, height: int, width: int) -> list[float]:
-        """Return the image pyramid's scales, from the smallest face on P-Net's side to the whole image on it."""
-        scale = _PNET_SIDE / self.min_face_size
-        side = min(height, width) * scale
-        scales = []
-        while side >= _PNET_SIDE:
-            scales.append(scale)
-            scale, side = scale * self.factor, side * self.factor
-        return scales
 
     def _proposed(self, images: _Images) -> _Squares:
         """Propose squares in which P-Net sees a face at some scale: the first stage."""
-        scales = self._scales(images.height, images.width)
+        # from the smallest face on P-Net's side to the whole image on it
+        scales, scale = [], _PNET_SIDE / self.min_face_size
+        side = min(images.height, images.width) * scale
+        while side >= _PNET_SIDE:
+            scales.append(scale)
+            scale, side = scale * self.factor, side * self.factor
+        zeros = torch.zeros_like(images.numbers)
+        whole = _Windows(images.numbers, zeros, zeros + images.height, zeros, zeros + images.width)
         boxes, owners, groups = [images.rows.new_empty(0, 9)], [images.numbers[:0]], [images.numbers[:0]]
         for number, scale in enumerate(scales):
             rows, columns = size = int(images.height * scale + 1), int(images.width * scale + 1)
             at_a_time = max(1, _PNET_PIXELS // (rows * columns))
-            offsets, probabilities = images.seen_by(self.pnet, images.whole(), size, at_a_time=at_a_time)
+            offsets, probabilities = images.seen_by(self.pnet, whole, size, at_a_time=at_a_time)
             box, owner = generateBoundingBox(offsets, probabilities[:, 1], scale, self.thresholds[0])
             boxes.append(box)
             owners.append(owner)
             groups.append(owner * len(scales) + number)
-        box, owner = torch.cat(boxes), torch.cat(owners)
-        kept = _suppress(box[:, :4], box[:, 4], torch.cat(groups), _OVERLAP_IN_SCALE)
+        box, owner, group = map(torch.cat, (boxes, owners, groups))
+        kept = _suppress(box[:, :4], box[:, 4], group, _OVERLAP_IN_SCALE)
         box, owner = box[kept], owner[kept]
         kept = _suppress(box[:, :4], box[:, 4], owner, _OVERLAP_IN_IMAGE)
         box, owner = box[kept], owner[kept]
@@ -189,22 +173,13 @@ class _Windows(NamedTuple):
 
 
 class _Images:
-    """Images (N, 3, H, W), laid out for averages over any of their windows.
-
-    Attributes:
-        rows: (N H, 3 W), the rows of all images with their channels side by side.
-        numbers: int64 (N,), 0..N-1.
-    """
+    """Images (N, 3, H, W), laid out for averages over any of their windows."""
 
     def __init__(self, images: Tensor) -> None:
         count, self.channels, self.height, self.width = images.shape
+        # (N H, 3 W): the rows of all images with their channels side by side
         self.rows = images.transpose(1, 2).reshape(count * self.height, self.channels * self.width)
         self.numbers = torch.arange(count, device=images.device)
-
-    def whole(self) -> _Windows:
-        """Return windows of whole images."""
-        zeros = torch.zeros_like(self.numbers)
-        return _Windows(self.numbers, zeros, zeros + self.height, zeros, zeros + self.width)
 
     def windows(self, squares: _Squares) -> _Windows:
         """Return what the boxes cover of their images; empty where a box lies beside its image."""
@@ -247,11 +222,7 @@ class _Images:
 
 
 class _SlicedMaxPool(nn.Module):
-    """``MaxPool2d(kernel_size, stride=2, ceil_mode=True)`` by maxima of slices, without indices: faster on CPUs.
-
-    Args:
-        kernel_size: at least 2.
-    """
+    """``MaxPool2d(kernel_size, 2, ceil_mode=True)`` by maxima of slices, without indices: faster on CPUs."""
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__()
@@ -279,11 +250,7 @@ class _SlicedMaxPool(nn.Module):
 
 
 class _RowwisePReLU(nn.Module):
-    """A PReLU in the channels-last layout, where PyTorch's vectorises over channels alone, of which there may be few.
-
-    Args:
-        prelu: whose slopes it takes.
-    """
+    """A PReLU in the channels-last layout, where PyTorch's vectorises over channels alone, however few there are."""
 
     def __init__(self, prelu: nn.PReLU) -> None:
         super().__init__()
@@ -314,16 +281,10 @@ def _runs(first: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _suppress(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float) -> Tensor:
-    """Suppress non-maxima in each group by itself.
+    """Suppress non-maxima of boxes (K, 4) with scores (K,) in each group, numbered by int64 (K,), by itself.
 
-    Args:
-        boxes: (K, 4).
-        scores: (K,).
-        groups: int64 (K,), the number of each box's group.
-        overlap: intersection over union above which the lower score goes.
-
-    Returns:
-        Positions of the boxes that stay, by ascending group and then descending score.
+    Where the intersection over union is above ``overlap``, the lower score goes. Returns the positions of the boxes
+    that stay, by ascending group and then descending score.
     """
     order = groups.argsort(stable=True)
     sizes = torch.unique_consecutive(groups[order], return_counts=True)[1].tolist()

@@ -12,15 +12,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # Exact classes only: a subclass, such as that of a parametrised layer, may compute something else.
-_CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv1d: nn.BatchNorm1d,
-    nn.Conv2d: nn.BatchNorm2d,
-    nn.Conv3d: nn.BatchNorm3d,
-    nn.ConvTranspose1d: nn.BatchNorm1d,
-    nn.ConvTranspose2d: nn.BatchNorm2d,
-    nn.ConvTranspose3d: nn.BatchNorm3d,
-}
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = dict(
+    zip((nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED), _NORMS * 2, strict=True)
+)
 
 
 def fold_batch_norm(module: ModuleT) -> ModuleT:

@@ -61,13 +61,8 @@ class ImportedModel(BaseModel):
 def model_of(found: object, arguments: Mapping[str, Any], *, name: str, flag: str = "--model") -> ImportedModel:
     """Make a model of what a dotted name leads to: an instance, a function, or a class called with the arguments.
 
-    New weights are drawn with a fixed seed, so that the same command makes the same model.
-
-    Args:
-        found: what the name leads to.
-        arguments: of the class.
-        name: as it was typed.
-        flag: that it was typed for, for the error message.
+    New weights are drawn with a fixed seed, so that the same command makes the same model. ``name`` is as it was typed,
+    for that ``flag``.
 
     Raises:
         ValueError: if a class does not take the arguments, or if something else is given any.
@@ -88,12 +83,7 @@ def model_of(found: object, arguments: Mapping[str, Any], *, name: str, flag: st
 
 
 def model_in(path: Path, *, trusted: bool, flag: str = "--model") -> ImportedModel:
-    """Load a model from a file.
-
-    Args:
-        path: with one of ``SUFFIXES``.
-        trusted: whether its reader may run code that stands in it.
-        flag: that named it, for the error message.
+    """Load a model from a file with one of ``SUFFIXES``, whose reader may run code that stands in it where trusted.
 
     Raises:
         ValueError: if it may not but could, or if the file cannot be read.

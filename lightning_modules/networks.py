@@ -23,7 +23,9 @@ class ConvolutionalAutoencoder(nn.Module):
 
     def __init__(self, image_shape: Sequence[int], latent_dim: int, channels: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
-        colours, height, width = self.image_shape = _check_image_shape(image_shape)
+        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:
+            raise ValueError(f"image_shape must be (C, H, W) with H and W divisible by 4, got {tuple(image_shape)}")
+        colours, height, width = self.image_shape = torch.Size(image_shape)
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1, got {latent_dim!r}")
         if len(channels) != 3 or min(channels) < 1:
@@ -32,15 +34,9 @@ class ConvolutionalAutoencoder(nn.Module):
         coarse = (third, height // 4, width // 4)
         features = third * (height // 4) * (width // 4)
         self.encoder = nn.Sequential(
-            nn.Conv2d(colours, first, 3, padding=1),
-            nn.BatchNorm2d(first),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(first, second, 4, stride=2, padding=1),
-            nn.BatchNorm2d(second),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(second, third, 4, stride=2, padding=1),
-            nn.BatchNorm2d(third),
-            nn.ReLU(inplace=True),
+            *_normed(nn.Conv2d(colours, first, 3, padding=1)),
+            *_normed(nn.Conv2d(first, second, 4, stride=2, padding=1)),
+            *_normed(nn.Conv2d(second, third, 4, stride=2, padding=1)),
             nn.Flatten(),
             nn.Linear(features, latent_dim),
         )
@@ -50,12 +46,8 @@ class ConvolutionalAutoencoder(nn.Module):
             nn.Unflatten(1, coarse),
             nn.BatchNorm2d(third),
             nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(third, second, 4, stride=2, padding=1),
-            nn.BatchNorm2d(second),
-            nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(second, first, 4, stride=2, padding=1),
-            nn.BatchNorm2d(first),
-            nn.ReLU(inplace=True),
+            *_normed(nn.ConvTranspose2d(third, second, 4, stride=2, padding=1)),
+            *_normed(nn.ConvTranspose2d(second, first, 4, stride=2, padding=1)),
             nn.Conv2d(first, colours, 3, padding=1),
             nn.Sigmoid(),
         )
@@ -91,8 +83,7 @@ class ResidualDenoiser(nn.Module):
         first, *inner, last = dilations
         layers: list[nn.Module] = [_dilated(colours, channels, first), nn.ReLU(inplace=True)]
         for dilation in inner:
-            convolution = _dilated(channels, channels, dilation, bias=False)  # batch norm has one
-            layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            layers += _normed(_dilated(channels, channels, dilation, bias=False))  # batch norm has one
         self.noise = nn.Sequential(*layers, _dilated(channels, colours, last))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,6 +92,11 @@ class ResidualDenoiser(nn.Module):
             raise ValueError(f"images must be (N, {self.colours}, H, W), got {tuple(images.shape)}")
         denoised: Tensor = images - self.noise(images)
         return denoised
+
+
+def _normed(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Put batch norm and ReLU after a layer."""
+    return layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU(inplace=True)
 
 
 def _dilated(inputs: int, outputs: int, dilation: int, *, bias: bool = True) -> nn.Conv2d:
@@ -116,9 +112,3 @@ def check_images(images: Tensor, image_shape: torch.Size) -> None:
     """Raise ValueError for images of another shape, even of one with as many pixels."""
     if images.shape[1:] != image_shape:
         raise ValueError(f"images must be (N, {', '.join(map(str, image_shape))}), got {tuple(images.shape)}")
-
-
-def _check_image_shape(image_shape: Sequence[int]) -> torch.Size:
-    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % 4 or image_shape[2] % 4:
-        raise ValueError(f"image_shape must be (C, H, W) with H and W divisible by 4, got {tuple(image_shape)}")
-    return torch.Size(image_shape)

@@ -70,13 +70,11 @@ def paper_budget(n: int, m: int) -> SmoothingBudget:
 
 def run_paper(recording: Recording, x: Tensor, distance: Distance, budget: SmoothingBudget) -> PaperRun:
     """Run the paper's procedure with all pairs around x (*in), as far as certification outputs were recorded."""
-    part = replace(budget, m=min(budget.m, len(recording.outputs[Stage.CERTIFICATION])))
+    part = replace(budget, m=recording.at_most(Stage.CERTIFICATION, budget.m))
     smoother = RecordedSmoother(recording, distance, part)
-    clock = smoother.outputs
-    certificate = smoother.certify(x)
+    certificate, clock = smoother.certify(x), smoother.outputs
     total, (selection, _), (began, ended) = clock.seconds, clock.used(Stage.CERTIFICATION), clock.used(Stage.CHECK)
-    check = ended - began
-    return PaperRun(certificate, budget, selection, check, total - selection - check)
+    return PaperRun(certificate, budget, selection, ended - began, total - selection - (ended - began))
 
 
 def eps_out_of(certificate: Certificate, budget: SmoothingBudget, h: float) -> Estimate:

@@ -45,6 +45,10 @@ def record(source: NoisyOutputs, x: Tensor, *, example: int, counts: Mapping[Sta
     return Recording(outputs, seconds, source.base_output(x), source.sigma, size)
 
 
+def _same(outputs: Tensor) -> Tensor:
+    return outputs
+
+
 class RecordedOutputs(NoisyOutputs):
     """Stands in for the noisy outputs of a smoother, ``smoother.outputs``, and keeps its time.
 
@@ -62,12 +66,9 @@ class RecordedOutputs(NoisyOutputs):
         group: int = 1,
         aggregate: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        size = recording.batch_size
-        super().__init__(
-            lambda outputs: outputs, sigma=recording.sigma, batch_size=size, group=group, aggregate=aggregate
-        )
-        self._recording = recording
-        self._after = after or (lambda outputs: outputs)
+        known = {"sigma": recording.sigma, "batch_size": recording.batch_size}
+        super().__init__(_same, group=group, aggregate=aggregate, **known)
+        self._recording, self._after = recording, after or _same
         self._not_spent = 0.0
         self._started = time.perf_counter()
         self._used: dict[Stage, tuple[float, float]] = {}
@@ -117,10 +118,8 @@ class RecordedSmoother(CenterSmoother):
         *,
         chosen: tuple[Tensor, float] | None = None,
     ) -> None:
-        super().__init__(lambda outputs: outputs, distance, sigma=recording.sigma, budget=budget)
-        self.outputs: RecordedOutputs = RecordedOutputs(
-            recording, group=self.budget.group, aggregate=self.distance.aggregate
-        )
+        super().__init__(_same, distance, sigma=recording.sigma, budget=budget)
+        self.outputs = RecordedOutputs(recording, group=self.budget.group, aggregate=self.distance.aggregate)
         self._chosen = chosen
 
     def _select(self, x: Tensor, example: int) -> tuple[Tensor, float]:

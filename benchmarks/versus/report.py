@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
-from benchmarks.versus.rows import Digit, Row, median, median_eps_out, no_larger, over_digits
-from benchmarks.versus.settings import Settings
-from benchmarks.versus.tables import estimate, excess, format_up, paragraph, seconds, share, table, times
+from benchmarks.tables import format_down, format_up, seconds, share, table
+from benchmarks.versus.paper_procedure import Estimate
+from benchmarks.versus.rows import Digit, Row, Settings, median, median_eps_out, over_digits
 from center_smoothing.upper_median import upper_median
 
 _TITLES = {"tv": "total variation", "l2": "l2 distance", "linf": "linf distance", "angular": "angular distance"}
@@ -28,26 +29,30 @@ comparisons are ratios of these medians, unless digits are counted.
 
 def report(digits: Sequence[Digit], settings: Settings, about: Mapping[str, str]) -> str:
     """Return all sections in Markdown."""
+    rows = [row for digit in digits for of in digit.rows.values() for listed in of.values() for row in listed]
+    number = sum(row.smoothing_loss == math.inf for row in rows)
+    abstentions = f"{number} of {len(rows)} runs; they count as inf" if number else f"none in {len(rows)} runs"
+    (live,), (recorded,) = over_digits(digits[:1], settings.distances[0], "clock")
+    taken, counted = seconds(live.seconds), seconds(recorded.seconds)
+    clock = f"On the first digit {live.procedure} took {taken} s live, and {counted} s by this account."
     sections = [
         "# Against the paper's procedure",
-        "\n".join(f"- {name}: {value}" for name, value in {**about, "abstentions": _abstentions(digits)}.items()),
-        _HOW.format(drawn=settings.drawn_m, m=settings.paper_m, clock=_clock(digits, settings)),
+        "\n".join(f"- {name}: {value}" for name, value in {**about, "abstentions": abstentions}.items()),
+        _HOW.format(drawn=settings.drawn_m, m=settings.paper_m, clock=clock),
         "## The paper's procedure",
-        papers_table(digits, settings),
+        _papers_table(digits, settings),
     ]
     for distance in settings.distances:
-        sections += [f"## Equal or smaller eps_out at h = 2, {_TITLES[distance]}", fast_table(digits, distance)]
-        table_of = functions_table(digits, settings, distance)
+        sections += [f"## Equal or smaller eps_out at h = 2, {_TITLES[distance]}", _fast_table(digits, distance)]
+        table_of = _functions_table(digits, settings, distance)
         sections += [f"## The smoothed functions of this package, {_TITLES[distance]}", table_of]
-    for title, section in (
-        ("What each step contributes, total variation", steps_table(digits, settings)),
-        ("Sampling that stops by itself, total variation", looks_table(digits, settings)),
-    ):
-        sections += [f"## {title}", section] if section else []
+    if "tv" in settings.distances:
+        sections += ["## What each step contributes, total variation", _steps_table(digits)]
+        sections += ["## Sampling that stops by itself, total variation", _looks_table(digits, settings)]
     return "\n\n".join(sections) + "\n"
 
 
-def papers_table(digits: Sequence[Digit], settings: Settings) -> str:
+def _papers_table(digits: Sequence[Digit], settings: Settings) -> str:
     """Return the costs and certificates of the paper's procedure by distance."""
     header = [
         *("distance", "digits", "evaluations", "selection, s", "check, s", f"{settings.drawn_m:,} outputs, s"),
@@ -60,50 +65,49 @@ def papers_table(digits: Sequence[Digit], settings: Settings) -> str:
         rows.append(
             [
                 *(_TITLES[distance], str(len(paper)), f"{paper[0].evaluations:,}", *map(seconds, parts)),
-                *(_seconds(paper), *(estimate(median_eps_out(paper, h)) for h in settings.h), _loss(paper)),
+                *(_seconds(paper), *(_estimate(median_eps_out(paper, h)) for h in settings.h), _loss(paper)),
             ]
         )
     first = settings.distances[0]
     (paper,) = over_digits(digits, first, "paper")
     measured = median(paper, lambda row: sum(row.parts.values()))
     said = f"Of the {_seconds(paper)} s of a full run under {_TITLES[first]}, {seconds(measured)} s were measured."
-    return f"{table(header, rows)}\n\n{paragraph(said)}"
+    return f"{table(header, rows)}\n\n{_paragraph(said)}"
 
 
-def fast_table(digits: Sequence[Digit], distance: str) -> str:
-    """Compare small budgets, and name the cheapest that is no worse than the paper's."""
+def _fast_table(digits: Sequence[Digit], distance: str) -> str:
+    """Compare small budgets, and name the one of fewest evaluations whose median radius is at most the paper's."""
     (paper,), ours, h = over_digits(digits, distance, "paper"), over_digits(digits, distance, "fast"), 2.0
     header = [
         *("live", "delta", "evaluations", "seconds", "times faster", "eps_out, h = 2", "of the paper's"),
         *("digits with no larger one", "smoothing loss", "of the paper's"),
     ]
-    rows = [
-        [
-            *(rows[0].procedure, f"{rows[0].delta:.4f}", f"{rows[0].evaluations:,}", _seconds(rows)),
-            *(_times_faster(paper, rows), format_up(median_eps_out(rows, h).value), _share_of_radius(rows, paper, h)),
-            *(f"{no_larger(rows, paper, h)} of {len(rows)}", _loss(rows), _share_of_loss(rows, paper)),
-        ]
-        for rows in ours
-    ]
-    cheapest = cheapest_no_worse(paper, ours, h)
-    said = "None of them has a median eps_out at h = 2 as small as the paper's."
-    if cheapest is not None:
-        said = (
-            f"The cheapest whose median eps_out at h = 2 is no larger than the paper's, {cheapest[0].procedure}, is "
-            f"{_times_faster(paper, cheapest)} times faster; its radius is no larger on "
-            f"{no_larger(cheapest, paper, h)} of {len(cheapest)} digits."
+    most, cells, no_worse = median_eps_out(paper, h).low, [], []
+    for rows in ours:
+        first, radius = rows[0], median_eps_out(rows, h).value
+        pairs = [(a.eps_out[h].value, b.eps_out[h].low) for a, b in zip(rows, paper, strict=True)]
+        no_larger = f"{sum(a <= b and a < math.inf for a, b in pairs)} of {len(rows)}"
+        faster = _times(median(paper, lambda row: row.seconds), median(rows, lambda row: row.seconds))
+        losses = (median(each, lambda row: row.smoothing_loss) for each in (rows, paper))
+        cells.append(
+            [
+                *(first.procedure, f"{first.delta:.4f}", f"{first.evaluations:,}", _seconds(rows), faster),
+                *(format_up(radius), share(radius, most), no_larger, _loss(rows), share(*losses)),
+            ]
         )
-    return f"{table(header, rows)}\n\n{paragraph(said)}"
+        if radius <= most < math.inf:
+            no_worse.append((first.evaluations, first.procedure, faster, no_larger))
+    said = "None of them has a median eps_out at h = 2 as small as the paper's."
+    if no_worse:
+        _, name, faster, no_larger = min(no_worse, key=lambda each: each[0])
+        said = (
+            f"The cheapest whose median eps_out at h = 2 is no larger than the paper's, {name}, is {faster} times "
+            f"faster; its radius is no larger on {no_larger} digits."
+        )
+    return f"{table(header, cells)}\n\n{_paragraph(said)}"
 
 
-def cheapest_no_worse(paper: Sequence[Row], ours: Sequence[Sequence[Row]], h: float) -> Sequence[Row] | None:
-    """Return the procedure with the fewest evaluations whose median radius is at most the paper's; None without one."""
-    most = median_eps_out(paper, h).low
-    no_worse = [rows for rows in ours if median_eps_out(rows, h).value <= most < math.inf]
-    return min(no_worse, key=lambda rows: rows[0].evaluations, default=None)
-
-
-def functions_table(digits: Sequence[Digit], settings: Settings, distance: str) -> str:
+def _functions_table(digits: Sequence[Digit], settings: Settings, distance: str) -> str:
     """Compare the smoothed functions of this package with the paper's procedure."""
     (paper,), ours = over_digits(digits, distance, "paper"), over_digits(digits, distance, "functions")
     header = [
@@ -129,18 +133,15 @@ def _of_attack(rows: Sequence[Row], h: float) -> str:
     return f"{upper_median(ratios):.2f}, at least {min(ratios):.2f}"
 
 
-def steps_table(digits: Sequence[Digit], settings: Settings) -> str:
-    """Return the ablation; empty without one."""
-    steps = over_digits(digits, "tv", "steps")
-    if not steps:
-        return ""
+def _steps_table(digits: Sequence[Digit]) -> str:
+    """Return the ablation."""
     header = ["step", "m", "evaluations", "seconds", "eps_out, h = 1", "eps_out, h = 2", "smoothing loss"]
     rows = [
         [
             *(rows[0].procedure, f"{rows[0].m:,}", f"{rows[0].evaluations:,}", _seconds(rows)),
-            *(estimate(median_eps_out(rows, 1.0)), estimate(median_eps_out(rows, 2.0)), _loss(rows)),
+            *(_estimate(median_eps_out(rows, 1.0)), _estimate(median_eps_out(rows, 2.0)), _loss(rows)),
         ]
-        for rows in steps
+        for rows in over_digits(digits, "tv", "steps")
     ]
     said = (
         "Each step includes those above it with the same m, except that pairs and probes are alternatives. "
@@ -148,13 +149,11 @@ def steps_table(digits: Sequence[Digit], settings: Settings) -> str:
         "and one more output as a whole; they are computed here for comparison, from the same certification outputs, "
         "and are not part of the package."
     )
-    return f"{table(header, rows)}\n\n{paragraph(said)}"
+    return f"{table(header, rows)}\n\n{_paragraph(said)}"
 
 
-def looks_table(digits: Sequence[Digit], settings: Settings) -> str:
-    """Return what stopping rules save and what they cost; empty without them."""
-    if not over_digits(digits, "tv", "looks"):
-        return ""
+def _looks_table(digits: Sequence[Digit], settings: Settings) -> str:
+    """Compare digits with a stopping rule for one h, and without any: what it saves and what it costs."""
     whole, *looks = over_digits(digits, "tv", "looks")
     budget = settings.looking_budget
     header = ["tight enough", "evaluations", "fewest", "most", "saved", "eps_out", "all at once", "larger by"]
@@ -164,36 +163,34 @@ def looks_table(digits: Sequence[Digit], settings: Settings) -> str:
         "eps_out at that h by more than the given share. Saved evaluations are those of all digits together; "
         f'"all at once" uses the same outputs without looks, {whole[0].evaluations:,} evaluations.'
     )
-    return f"{paragraph(said)}\n\n{table(header, [_looks_row(rows, whole) for rows in looks])}"
+    cells = []
+    for rows in looks:
+        (h,) = rows[0].eps_out
+        drawn = [row.evaluations for row in rows]
+        saved = 1.0 - sum(drawn) / sum(row.evaluations for row in whole)
+        ours, at_once = (median_eps_out(each, h).value for each in (rows, whole))
+        larger = f"{ours / at_once - 1.0:.1%}" if ours < math.inf and 0.0 < at_once < math.inf else "-"
+        counts = f"{upper_median(drawn):,.0f}", f"{min(drawn):,}", f"{max(drawn):,}"
+        cells.append([rows[0].procedure, *counts, f"{saved:.0%}", format_up(ours), format_up(at_once), larger])
+    return f"{_paragraph(said)}\n\n{table(header, cells)}"
 
 
-def _looks_row(rows: Sequence[Row], whole: Sequence[Row]) -> list[str]:
-    """Compare the digits with a rule for one h, and without any."""
-    (h,) = rows[0].eps_out
-    drawn = [row.evaluations for row in rows]
-    saved = 1.0 - sum(drawn) / sum(row.evaluations for row in whole)
-    ours, all_at_once = (median_eps_out(each, h).value for each in (rows, whole))
-    return [
-        *(rows[0].procedure, f"{median(rows, lambda row: row.evaluations):,.0f}", f"{min(drawn):,}", f"{max(drawn):,}"),
-        *(f"{saved:.0%}", format_up(ours), format_up(all_at_once), excess(ours, all_at_once)),
-    ]
+def _estimate(radius: Estimate) -> str:
+    """Format a radius and, where the run was not made, its interval, rounded away from it."""
+    if radius.measured:
+        return format_up(radius.value)
+    return f"{format_up(radius.value)} [{format_down(radius.low)}, {format_up(radius.high)}]"
 
 
-def _abstentions(digits: Sequence[Digit]) -> str:
-    rows = [row for digit in digits for of in digit.rows.values() for listed in of.values() for row in listed]
-    number = sum(row.smoothing_loss == math.inf for row in rows)
-    return f"{number} of {len(rows)} runs; they count as inf" if number else f"none in {len(rows)} runs"
+def _times(whole: float, part: float) -> str:
+    """Format how often the part goes into the whole, rounded down."""
+    ratio = whole / part
+    return f"{math.floor(ratio):,}" if ratio >= 10.0 else f"{math.floor(10.0 * ratio) / 10.0:.1f}"
 
 
-def _clock(digits: Sequence[Digit], settings: Settings) -> str:
-    """Compare seconds with recorded outputs with those of a run with its own."""
-    (live,), (recorded,) = over_digits(digits[:1], settings.distances[0], "clock")
-    taken, counted = seconds(live.seconds), seconds(recorded.seconds)
-    return f"On the first digit {live.procedure} took {taken} s live, and {counted} s by this account."
-
-
-def _times_faster(paper: Sequence[Row], ours: Sequence[Row]) -> str:
-    return times(median(paper, lambda row: row.seconds), median(ours, lambda row: row.seconds))
+def _paragraph(text: str) -> str:
+    """Wrap a text in lines that are as long as the project's."""
+    return textwrap.fill(text, 118)
 
 
 def _seconds(rows: Sequence[Row]) -> str:
@@ -202,11 +199,3 @@ def _seconds(rows: Sequence[Row]) -> str:
 
 def _loss(rows: Sequence[Row]) -> str:
     return format_up(median(rows, lambda row: row.smoothing_loss))
-
-
-def _share_of_loss(ours: Sequence[Row], paper: Sequence[Row]) -> str:
-    return share(*(median(rows, lambda row: row.smoothing_loss) for rows in (ours, paper)))
-
-
-def _share_of_radius(ours: Sequence[Row], paper: Sequence[Row], h: float) -> str:
-    return share(median_eps_out(ours, h).value, median_eps_out(paper, h).low)

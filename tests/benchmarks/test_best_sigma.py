@@ -5,7 +5,7 @@ import pytest
 from torch import Tensor
 
 from benchmarks import best_sigma
-from benchmarks.versus.settings import exact_budget
+from benchmarks.versus.rows import exact_budget
 from benchmarks.versus_paper import test_digits as digits_of
 from center_smoothing import CenterSmoother, TotalVariation
 from lightning_modules import NoisyModule

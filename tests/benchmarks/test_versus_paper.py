@@ -9,12 +9,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from benchmarks import versus_paper
-from benchmarks.versus import paper_procedure, tables
+from benchmarks import tables, versus_paper
+from benchmarks.versus import paper_procedure
+from benchmarks.versus.comparisons import eps_out_by_pairs
 from benchmarks.versus.paper_procedure import eps_out_of, paper_budget, rank_among, run_paper
 from benchmarks.versus.recorded_outputs import RecordedOutputs, RecordedSmoother, Recording, record
-from benchmarks.versus.settings import Settings
-from benchmarks.versus.steps import eps_out_by_pairs
+from benchmarks.versus.rows import Settings
 from center_smoothing import CenterSmoother, Certificate, Lp, SmoothedOutput, SmoothingBudget, TotalVariation
 from center_smoothing.attack import AttackBudget
 from center_smoothing.means import directions
@@ -37,7 +37,7 @@ TINY = Settings(
     digits=2,
     other_digits=1,
     fast=((256, 512), (512, 1024)),
-    attack=AttackBudget(steps=2, starts=1, samples=2),
+    attack=AttackBudget(steps=1, starts=1, samples=1),
     attack_n=256,
     attack_h=(1.0,),
     groups=(1, 2),
@@ -78,6 +78,9 @@ def test_a_whole_run_writes_tables_and_figures(
     assert set(first["rows"]) == {"tv", "angular"}
     assert set(second["rows"]) == {"tv"}
     assert {"paper", "fast", "functions", "steps", "looks"} < set(first["rows"]["tv"])
+    steps = [row["eps_out"]["2.0"]["value"] for row in first["rows"]["tv"]["steps"]]
+    assert steps[0] == first["rows"]["tv"]["paper"][0]["eps_out"]["2.0"]["value"]
+    assert len(steps) == 10
     for of in first["rows"].values():
         assert [row["procedure"].split(", ")[0] for row in of["functions"]] == FUNCTIONS
         for row in of["functions"]:
@@ -90,29 +93,31 @@ def test_a_whole_run_writes_tables_and_figures(
     assert "clip norms of means: tv " in text
 
 
-def test_without_a_checkpoint_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        versus_paper.main(["--ckpt", str(tmp_path / "best.ckpt")])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: --ckpt must be a checkpoint file")
-
-
-def test_a_model_of_other_data_is_refused(
-    model: NoisyModule, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ckpt", "none.ckpt"], "--ckpt must be a checkpoint file"),
+        (["--untrained", "--out", "versus.json"], "--out must be a Markdown file such as versus.md, got versus.json"),
+        (
+            ["--ckpt", "best.ckpt"],
+            "--ckpt must be of a model of MNIST digits, got best.ckpt, which was trained on CIFAR10",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(
+    arguments: list[str],
+    said: str,
+    model: NoisyModule,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    loaded = LoadedCheckpoint(model, {"class": "CIFAR10", "init_args": {}})
-    monkeypatch.setattr(versus_paper, "load_checkpoint", lambda path: loaded)
+    if "best.ckpt" in arguments:
+        loaded = LoadedCheckpoint(model, {"class": "CIFAR10", "init_args": {}})
+        monkeypatch.setattr(versus_paper, "load_checkpoint", lambda path: loaded)
     with pytest.raises(SystemExit, match="2"):
-        versus_paper.main(["--ckpt", "best.ckpt"])
-    assert "--ckpt must be of a model of MNIST digits, got best.ckpt, which was trained on CIFAR10" in (
-        capsys.readouterr().err
-    )
-
-
-def test_tables_and_figures_are_not_written_to_one_file(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        versus_paper.main(["--untrained", "--out", "versus.json"])
-    assert "--out must be a Markdown file such as versus.md, got versus.json" in capsys.readouterr().err
+        versus_paper.main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}")
 
 
 def test_too_few_outputs_are_refused() -> None:
@@ -132,24 +137,15 @@ def test_recorded_outputs_give_the_certificate_of_outputs_drawn_anew(
     assert recorded.eps_out([0.25, 0.5]).tolist() == drawn.eps_out([0.25, 0.5]).tolist()
 
 
-def slow(recording: Recording) -> Recording:
-    """The same outputs, as if each had taken hours."""
-    seconds = {Stage.PILOT: 1e4, Stage.RANKING: 1e6, Stage.CHECK: 1e8, Stage.CERTIFICATION: 1e10}
-    return Recording(recording.outputs, seconds, recording.base_output, recording.sigma, recording.batch_size)
-
-
-def test_the_clock_counts_what_drawing_took(recording: Recording) -> None:
-    smoother = RecordedSmoother(slow(recording), Lp(2), SmoothingBudget(n=512, m=1024, k=64))
+def test_the_clock_counts_what_drawing_took_and_splits_it_by_stages(recording: Recording) -> None:
+    seconds = {Stage.PILOT: 1e4, Stage.RANKING: 1e6, Stage.CHECK: 1e8, Stage.CERTIFICATION: 1e10}  # of an output
+    slow = Recording(recording.outputs, seconds, recording.base_output, recording.sigma, recording.batch_size)
+    smoother = RecordedSmoother(slow, Lp(2), SmoothingBudget(n=512, m=1024, k=64))
     smoother.certify(X)
     assert smoother.outputs.seconds == pytest.approx(64e4 + 512e6 + 1024e10, rel=1e-12, abs=60.0)
-
-
-def test_seconds_of_the_paper_are_split_by_its_stages(recording: Recording) -> None:
-    paper = run_paper(slow(recording), X, Lp(2), SmoothingBudget(n=512, m=4096, method="paper"))
-    assert paper.selection == pytest.approx(512e6, abs=60.0)
-    assert paper.check == pytest.approx(512e8, abs=60.0)
-    assert paper.certification == pytest.approx(2048e10, abs=60.0)
-    assert paper.seconds == pytest.approx(512e6 + 512e8 + 4096e10, abs=180.0)
+    paper = run_paper(slow, X, Lp(2), SmoothingBudget(n=512, m=4096, method="paper"))
+    parts = [paper.selection, paper.check, paper.certification, paper.seconds]
+    assert parts == pytest.approx([512e6, 512e8, 2048e10, 512e6 + 512e8 + 4096e10], abs=180.0)
 
 
 def test_more_outputs_than_were_recorded_are_refused(recording: Recording) -> None:

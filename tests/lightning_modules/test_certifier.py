@@ -1,15 +1,13 @@
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from center_smoothing import CenterSmoother, SmoothingBudget, TotalVariation
 from datamodules import IndexedImages
 from lightning_modules import CertifiedExample, Certifier, NoisyAutoencoder
+from tests.lightning_modules.parts import silent_trainer
 
 BUDGET = SmoothingBudget(n=60, m=120, k=8, delta=0.4)
 
@@ -23,31 +21,13 @@ def smoother(model: NoisyAutoencoder, batch_size: int = 64) -> CenterSmoother:
     return CenterSmoother(model, TotalVariation(), sigma=0.25, budget=BUDGET, seed=3, batch_size=batch_size)
 
 
-class Collect(Callback):
-    def __init__(self) -> None:
-        self.examples: list[CertifiedExample] = []
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: list[CertifiedExample], *_: object
-    ) -> None:
-        self.examples += outputs
-
-
-def silent_trainer(**kwargs: Any) -> Trainer:  # noqa: ANN401  # whatever Trainer takes
-    return Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, **kwargs,
-    )  # fmt: skip
-
-
 def predict(
     model: NoisyAutoencoder, images: IndexedImages | Subset, batch_size: int = 1, inference_mode: bool = False
 ) -> list[CertifiedExample]:
-    collect = Collect()
-    trainer = silent_trainer(callbacks=[collect], inference_mode=inference_mode)
-    loader = DataLoader(images, batch_size=batch_size)
-    trainer.predict(Certifier(model, smoother(model)), loader, return_predictions=False)
-    return collect.examples
+    trainer, loader = silent_trainer(inference_mode=inference_mode), DataLoader(images, batch_size=batch_size)
+    batches = trainer.predict(Certifier(model, smoother(model)), loader)
+    assert batches is not None
+    return [example for batch in batches for example in batch]
 
 
 @pytest.fixture(scope="module")
@@ -70,44 +50,31 @@ def predicted(model: NoisyAutoencoder, images: IndexedImages) -> list[CertifiedE
 
 def test_each_example_comes_with_its_data_set_index(predicted: list[CertifiedExample]) -> None:
     assert [example.index for example in predicted] == [40, 7, 19, 3, 11]
-    assert all(type(example.index) is int for example in predicted)
+    assert {type(example.index) for example in predicted} == {int}
+    assert {type(example) for example in predicted} == {CertifiedExample}
 
 
-def test_certificates_are_those_of_the_smoother(
+def test_base_model_moves_with_the_certifier(model: NoisyAutoencoder) -> None:
+    assert {*map(id, Certifier(model, smoother(model)).parameters())} == {*map(id, model.parameters())}
+
+
+def test_certificates_are_those_of_the_smoother_with_image_and_output_without_noise(
     model: NoisyAutoencoder, images: IndexedImages, predicted: list[CertifiedExample]
 ) -> None:
     for position, example in enumerate(predicted):
-        expected = smoother(model).certify(images[position]["image"], example=example.index)
+        image = images[position]["image"]
+        expected = smoother(model).certify(image, example=example.index)
+        assert torch.equal(example.image, image)
+        with torch.no_grad():
+            torch.testing.assert_close(example.base_output, model(image.unsqueeze(0))[0])
+        assert example.image.device.type == example.base_output.device.type == "cpu"
+        assert example.seconds > 0.0
         np.testing.assert_array_equal(example.certificate.distances, expected.distances)
         assert torch.equal(example.certificate.center, expected.center)
         assert example.certificate.smoothing_loss == expected.smoothing_loss
         assert example.certificate.eps_out(0.1) == expected.eps_out(0.1)
         assert example.certificate.sigma == 0.25
         assert example.certificate.budget == BUDGET
-
-
-def test_trainer_predict_returns_the_examples(
-    model: NoisyAutoencoder, images: IndexedImages, predicted: list[CertifiedExample]
-) -> None:
-    batches = silent_trainer().predict(Certifier(model, smoother(model)), DataLoader(images, batch_size=1))
-    assert batches is not None
-    returned = [example for batch in batches for example in batch]
-    assert [type(example) for example in returned] == [CertifiedExample] * 5
-    for example, expected in zip(returned, predicted, strict=True):
-        assert example.index == expected.index
-        np.testing.assert_array_equal(example.certificate.distances, expected.certificate.distances)
-
-
-def test_image_and_base_output_are_without_noise(
-    model: NoisyAutoencoder, images: IndexedImages, predicted: list[CertifiedExample]
-) -> None:
-    for position, example in enumerate(predicted):
-        image = images[position]["image"]
-        assert torch.equal(example.image, image)
-        with torch.no_grad():
-            torch.testing.assert_close(example.base_output, model(image.unsqueeze(0))[0])
-        assert example.image.device.type == example.base_output.device.type == "cpu"
-        assert example.seconds > 0.0
 
 
 def test_certificates_depend_on_neither_batch_nor_order(
@@ -127,8 +94,3 @@ def test_attacked_point_may_be_another_than_the_image(images: IndexedImages) -> 
     assert torch.equal(example.image, image)
     with torch.no_grad():
         torch.testing.assert_close(example.base_output, model(2 * image.unsqueeze(0))[0])
-
-
-def test_base_model_moves_with_the_certifier(model: NoisyAutoencoder) -> None:
-    certifier = Certifier(model, smoother(model))
-    assert {id(parameter) for parameter in certifier.parameters()} == {id(p) for p in model.parameters()}

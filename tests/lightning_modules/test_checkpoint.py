@@ -11,23 +11,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 
-from datamodules import ImageDataModule, IndexedImages
 from lightning_modules import NoisyAutoencoder, load_checkpoint
-
-
-class TinyData(ImageDataModule):
-    def __init__(self, batch_size: int = 8, num_workers: int = 0, images: int = 24) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers)
-        self.save_hyperparameters(logger=False)
-        self.count = images
-
-    def setup(self, stage: str | None = None) -> None:
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (self.count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-        self.train_set = IndexedImages(images[8:], torch.arange(8, self.count))
-        self.test_set = IndexedImages(images[:8], torch.arange(8))
+from tests.lightning_modules.parts import Bars, fitted, images, silent_trainer
 
 
 class Evil:
@@ -38,20 +25,11 @@ class Evil:
         return os.mkdir, (str(self.folder),)
 
 
-def silent_trainer(**kwargs: Any) -> Trainer:  # noqa: ANN401  # whatever Trainer takes
-    return Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, **kwargs,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NoisyAutoencoder]:
     model = NoisyAutoencoder(0.3, image_shape=(1, 8, 8), latent_dim=4, learning_rate=0.01)
-    trainer = silent_trainer(max_epochs=1)
-    trainer.fit(model, TinyData(batch_size=10))
     path = tmp_path_factory.mktemp("trained") / "best.ckpt"
-    trainer.save_checkpoint(path)
+    fitted(model).save_checkpoint(path)
     return path, model
 
 
@@ -71,85 +49,57 @@ def assert_refused(path: Path, match: str | None = None) -> None:
 
 def test_checkpoint_alone_rebuilds_an_equal_model(trained: tuple[Path, NoisyAutoencoder]) -> None:
     path, model = trained
-    loaded = load_checkpoint(path).model
+    checkpoint = load_checkpoint(str(path))
+    loaded = checkpoint.model
+    assert checkpoint.data == {"class": "Bars", "init_args": {"batch_size": 8, "num_workers": 0}}
     assert type(loaded) is NoisyAutoencoder
     assert dict(loaded.hparams) == dict(model.hparams)
     assert (loaded.sigma, loaded.learning_rate) == (0.3, 0.01)
     expected, found = model.state_dict(), loaded.state_dict()
     assert list(expected) == list(found)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(model.eval()(x), loaded(x))
-
-
-def test_loaded_model_is_in_eval_mode_on_the_cpu(trained: tuple[Path, NoisyAutoencoder]) -> None:
-    loaded = load_checkpoint(str(trained[0])).model
     assert not any(module.training for module in loaded.modules())
     assert {parameter.device.type for parameter in loaded.parameters()} == {"cpu"}
+    assert torch.equal(model.eval()(images(3, 1, 8, 8)), loaded(images(3, 1, 8, 8)))
 
 
-def test_checkpoint_names_the_data_that_it_was_trained_on(trained: tuple[Path, NoisyAutoencoder]) -> None:
-    data = load_checkpoint(trained[0]).data
-    assert data == {"class": "TinyData", "init_args": {"batch_size": 10, "num_workers": 0, "images": 24}}
-    TinyData(**data["init_args"])
-
-
-def test_without_a_datamodule_the_data_are_unknown(tmp_path: Path) -> None:
-    data = TinyData()
-    data.setup()
-    trainer = silent_trainer(max_epochs=1)
-    trainer.fit(
-        NoisyAutoencoder(0.3, image_shape=(1, 8, 8), latent_dim=4), data.train_dataloader(), data.val_dataloader()
+def test_a_model_built_from_numpy_numbers_and_trained_without_a_datamodule_loads_too(tmp_path: Path) -> None:
+    model, data = (
+        NoisyAutoencoder(np.float64(0.3), np.array([1, 8, 8]), np.int64(4), 0.01, np.array([0.1, 0.5])),
+        Bars(),
     )
+    data.setup()
+    trainer = silent_trainer(max_epochs=1, limit_train_batches=1)
+    trainer.fit(model, data.train_dataloader(), data.val_dataloader())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    assert load_checkpoint(tmp_path / "last.ckpt").data is None
+    loaded = load_checkpoint(tmp_path / "last.ckpt")
+    assert loaded.data is None
+    assert (loaded.model.sigma, loaded.model.noise_range) == (0.3, [0.1, 0.5])
 
 
 def test_checkpoint_holds_tensors_and_plain_values_only(content: dict[str, Any]) -> None:
     def check(value: object) -> None:
         if isinstance(value, dict):
-            for key, item in value.items():
-                assert type(key) in (str, int)
-                check(item)
+            assert {type(key) for key in value} <= {str, int}
+            check(list(value.values()))
         elif isinstance(value, list | tuple):
             for item in value:
                 check(item)
         else:
             assert isinstance(value, torch.Tensor | str | int | float | bool | None)
 
-    for key in ("state_dict", "hyper_parameters", "base_model", "data"):
-        check(content[key])
-
-
-def test_a_model_built_from_numpy_numbers_loads_too(tmp_path: Path) -> None:
-    model = NoisyAutoencoder(np.float64(0.3), image_shape=np.array([1, 8, 8]), latent_dim=np.int64(4))
-    trainer = silent_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    trainer.fit(model, TinyData())
-    trainer.save_checkpoint(tmp_path / "numpy.ckpt")
-    assert load_checkpoint(tmp_path / "numpy.ckpt").model.sigma == 0.3
-
-
-def test_noise_range_comes_back(tmp_path: Path) -> None:
-    trainer = silent_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    model = NoisyAutoencoder(0.3, image_shape=(1, 8, 8), latent_dim=4, noise_range=np.array([0.1, 0.5]))
-    trainer.fit(model, TinyData())
-    trainer.save_checkpoint(tmp_path / "range.ckpt")
-    assert load_checkpoint(tmp_path / "range.ckpt").model.noise_range == [0.1, 0.5]
+    check([content[key] for key in ("state_dict", "hyper_parameters", "base_model", "data")])
 
 
 def test_checkpoint_that_knows_of_no_noise_range_loads(content: dict[str, Any], tmp_path: Path) -> None:
     del content["hyper_parameters"]["noise_range"]
     torch.save(content, tmp_path / "fixed.ckpt")
     model = load_checkpoint(tmp_path / "fixed.ckpt").model
-    assert model.noise_range is None
-    assert model.sigma == 0.3
+    assert (model.noise_range, model.sigma) == (None, 0.3)
 
 
-def test_missing_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path / "none.ckpt", "no such file")
-
-
-def test_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path, "no such file as checkpoints/best.ckpt")
 
 
@@ -166,7 +116,7 @@ def test_folder_of_a_run_is_its_best_checkpoint_or_else_its_last(
         assert load_checkpoint(tmp_path / "latest").path.resolve() == folder / name
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 def test_truncated_file_is_refused(share: float, trained: tuple[Path, NoisyAutoencoder], tmp_path: Path) -> None:
     whole = trained[0].read_bytes()
     path = tmp_path / "cut.ckpt"
@@ -174,23 +124,17 @@ def test_truncated_file_is_refused(share: float, trained: tuple[Path, NoisyAutoe
     assert_refused(path, "whole checkpoint .*damaged or of another format")
 
 
-def test_text_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("first", ["th", "(", "0", "G", "J", "h", "]", "t", "\x80", "{", "#"])
+def test_text_file_with_any_first_character_is_refused(first: str, tmp_path: Path) -> None:
     path = tmp_path / "notes.ckpt"
-    path.write_text("this is\nno checkpoint\n")
+    path.write_text(f"{first}is is\nno checkpoint\n", encoding="latin-1")
     assert_refused(path, "damaged or of another format")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("first", ["(", "0", "G", "J", "h", "]", "t", "\x80", "{", "#"])
-def test_text_file_with_any_first_character_is_refused(first: str, tmp_path: Path) -> None:
-    path = tmp_path / "notes.ckpt"
-    path.write_text(f"{first}ello, this is text\n", encoding="latin-1")
-    assert_refused(path)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @given(garbage=st.binary(max_size=40))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_is_refused(garbage: bytes, tmp_path: Path) -> None:
     path = tmp_path / "garbage.ckpt"
     path.write_bytes(garbage)
@@ -210,22 +154,22 @@ def test_pickle_with_code_is_refused_and_not_executed(protocol: int | None, tmp_
     assert not proof.exists()
 
 
-def test_why_a_pickle_with_code_is_refused_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "evil.ckpt"
-    torch.save({"state_dict": Evil(tmp_path / "executed")}, path)
-    assert_refused(path, "a pickle of more than tensors and plain values, and such files are not executed")
-
-
-def test_plain_state_dict_is_refused(trained: tuple[Path, NoisyAutoencoder], tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save(trained[1].state_dict(), path)
-    assert_refused(path, "holds no Lightning module")
-
-
-def test_bare_tensor_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "tensor.pt"
-    torch.save(torch.zeros(3), path)
-    assert_refused(path, "holds no Lightning module")
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        (lambda model, folder: {"state_dict": Evil(folder)}, "more than tensors and plain values, and such files are"),
+        (lambda model, folder: model.state_dict(), "holds no Lightning module"),
+        (lambda model, folder: torch.zeros(3), "holds no Lightning module"),
+    ],
+)
+def test_what_else_a_file_may_hold_is_said(
+    saved: Callable[[NoisyAutoencoder, Path], object],
+    said: str,
+    trained: tuple[Path, NoisyAutoencoder],
+    tmp_path: Path,
+) -> None:
+    torch.save(saved(trained[1], tmp_path / "executed"), tmp_path / "other.pt")
+    assert_refused(tmp_path / "other.pt", said)
 
 
 def test_checkpoint_of_another_project_is_refused(tmp_path: Path) -> None:
@@ -236,49 +180,42 @@ def test_checkpoint_of_another_project_is_refused(tmp_path: Path) -> None:
 
     trainer = silent_trainer()
     trainer.strategy.connect(Foreign())
-    path = tmp_path / "foreign.ckpt"
-    trainer.save_checkpoint(path)
-    assert_refused(path, "one of NoisyAutoencoder, .*names no class of this project")
+    trainer.save_checkpoint(tmp_path / "foreign.ckpt")
+    assert_refused(tmp_path / "foreign.ckpt", "one of NoisyAutoencoder, .*names no class of this project")
 
 
-@pytest.mark.parametrize("name", ["Reconstructor", "__import__", ["NoisyAutoencoder"]])
-def test_checkpoint_of_another_class_is_refused(name: object, content: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "other.ckpt"
-    torch.save({**content, "base_model": name}, path)
-    assert_refused(path, f"one of NoisyAutoencoder, .*is of class {re.escape(repr(name))}")
+DESCRIBED = "the weights of the NoisyAutoencoder that it describes, "
 
 
-def test_partial_weights_are_refused(content: dict[str, Any], tmp_path: Path) -> None:
-    content["state_dict"].popitem()
-    path = tmp_path / "partial.ckpt"
-    torch.save(content, path)
-    assert_refused(path, "the weights of the NoisyAutoencoder that it describes, .*Missing key")
-
-
-def test_weights_of_another_shape_are_refused(content: dict[str, Any], tmp_path: Path) -> None:
-    content["hyper_parameters"]["latent_dim"] = 5
-    path = tmp_path / "shape.ckpt"
-    torch.save(content, path)
-    assert_refused(path, "the weights of the NoisyAutoencoder that it describes, .*size mismatch")
-
-
-@pytest.mark.parametrize("key", ["hyper_parameters", "pytorch-lightning_version"])
-def test_checkpoint_without_a_part_is_refused(key: str, content: dict[str, Any], tmp_path: Path) -> None:
-    del content[key]
-    path = tmp_path / "incomplete.ckpt"
-    torch.save(content, path)
-    assert_refused(path)
-
-
-def test_impossible_hyperparameters_are_refused(content: dict[str, Any], tmp_path: Path) -> None:
-    content["hyper_parameters"]["sigma"] = -1.0
-    path = tmp_path / "sigma.ckpt"
-    torch.save(content, path)
-    assert_refused(path, "sigma must be a positive finite number, got -1.0")
-
-
-@pytest.mark.parametrize("weights", [[1.0], torch.zeros(2), {"network": 3}])
-def test_weights_that_are_no_state_dict_are_refused(weights: object, content: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "weights.ckpt"
-    torch.save({**content, "state_dict": weights}, path)
-    assert_refused(path)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        *(
+            ({"base_model": name}, f"one of NoisyAutoencoder, .*is of class {re.escape(repr(name))}")
+            for name in ("Reconstructor", "__import__", ["NoisyAutoencoder"])
+        ),
+        ({"state_dict": "partial"}, f"{DESCRIBED}.*Missing key"),
+        ({"state_dict": "more"}, f"{DESCRIBED}.*Unexpected key 'more'"),
+        *(({"state_dict": weights}, DESCRIBED) for weights in ([1.0], torch.zeros(2), {"network": 3})),
+        ({"hyper_parameters": {"latent_dim": 5}}, f"{DESCRIBED}.*size mismatch"),
+        ({"hyper_parameters": {"sigma": -1.0}}, "sigma must be a positive finite number, got -1.0"),
+        ({"hyper_parameters": None}, "it has no hyperparameters"),
+        ({"pytorch-lightning_version": None}, "it was not written by Lightning"),
+    ],
+)
+def test_a_changed_checkpoint_is_refused(
+    change: dict[str, Any], said: str, content: dict[str, Any], tmp_path: Path
+) -> None:
+    ((name, value),) = change.items()
+    if value is None:
+        del content[name]
+    elif value == "partial":
+        content[name].popitem()
+    elif value == "more":
+        content[name]["more"] = torch.zeros(1)
+    elif name == "hyper_parameters":
+        content[name].update(value)
+    else:
+        content[name] = value
+    torch.save(content, tmp_path / "changed.ckpt")
+    assert_refused(tmp_path / "changed.ckpt", said)

@@ -4,47 +4,29 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torch import nn
 from torch.nn import functional
 
-from datamodules import ImageDataModule, IndexedImages
 from lightning_modules import CompiledModel, DenoisedModel, NoisyDenoiser, fold_batch_norm
-
-
-class Squares(ImageDataModule):
-    def __init__(self) -> None:
-        super().__init__(batch_size=8, num_workers=0)
-
-    def setup(self, stage: str | None = None) -> None:
-        images = torch.zeros(32, 1, 8, 8, dtype=torch.uint8)
-        for number in range(32):
-            images[number, :, number % 4 : number % 4 + 3, number // 8 : number // 8 + 4] = 255
-        self.train_set = IndexedImages(images[:24], torch.arange(24))
-        self.test_set = IndexedImages(images[24:], torch.arange(24, 32))
+from tests.lightning_modules.parts import bars, fitted
 
 
 def tiny(**given: Any) -> NoisyDenoiser:  # noqa: ANN401  # whatever the class takes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return NoisyDenoiser(
-            **{"sigma": 0.25, "image_shape": (1, 8, 8), "channels": 4, "dilations": (1, 2, 1), **given}
-        )
+    return NoisyDenoiser(**{"sigma": 0.25, "image_shape": (1, 8, 8), "channels": 4, "dilations": (1, 2, 1), **given})
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 5, 13)])
 def test_images_of_any_size_keep_it(shape: tuple[int, ...]) -> None:
-    model, x = tiny().eval(), torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    model, x = tiny().eval(), torch.randn(3, *shape)
+    folded = fold_batch_norm(model)
     assert model(x).shape == x.shape
-    each = torch.cat([model(row[None]) for row in x])
-    assert torch.allclose(model(x), each, atol=1e-6)
-    assert torch.allclose(fold_batch_norm(model)(x), model(x), atol=1e-6)
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in fold_batch_norm(model).modules())
+    assert torch.allclose(model(x), torch.cat([model(row[None]) for row in x]), atol=1e-6)
+    assert torch.allclose(folded(x), model(x), atol=1e-6)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
 
 
 def test_behind_it_a_model_is_compiled_as_one() -> None:
-    model = DenoisedModel(tiny(dilations=(1, 1)), tiny()).eval()
-    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model, x = DenoisedModel(tiny(dilations=(1, 1)), tiny(dilations=(1, 1))).eval(), torch.rand(20, 1, 8, 8)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # of other tests in this process
     with torch.no_grad():
@@ -88,16 +70,8 @@ def test_the_validation_loss_is_that_of_denoising_and_repeats_itself(noise_range
 
 
 def test_training_takes_noise_off() -> None:
-    model, data = tiny(learning_rate=0.02), Squares()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        trainer = Trainer(
-            max_epochs=30, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False,
-        )  # fmt: skip
-        trainer.fit(model, datamodule=data)
-    model.eval()
-    data.setup()
-    images = torch.stack([data.test_set[number]["image"] for number in range(8)])
-    noisy = images + 0.25 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    assert functional.mse_loss(model(noisy), images) < 0.5 * 0.25**2
+    model = tiny(learning_rate=0.02)
+    fitted(model, epochs=20)
+    images = bars(train=False)
+    noisy = images + 0.25 * torch.randn(images.shape)
+    assert functional.mse_loss(model.eval()(noisy), images) < 0.5 * 0.25**2
