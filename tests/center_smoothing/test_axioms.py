@@ -100,16 +100,6 @@ def test_of_many_outputs_sixty_are_taken_from_all_over() -> None:
     assert check_distance(OneTriple(), z[:60]).num_outputs == 60
 
 
-def test_a_function_is_a_distance_too() -> None:
-    def squares(a: Tensor, b: Tensor) -> Tensor:
-        return (a - b).square().sum(dim=1)
-
-    assert (
-        check_distance(squares, outputs()).needed_relaxation
-        == check_distance(UserSquared(), outputs()).needed_relaxation
-    )
-
-
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="outputs must be at least 3 that are finite, got 2 of 3"):
         check_distance(Lp(), torch.tensor([[0.0], [1.0], [math.nan]]))
