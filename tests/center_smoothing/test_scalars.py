@@ -18,7 +18,7 @@ X = torch.rand(3, generator=torch.Generator().manual_seed(0))
 
 def test_scalars_of_every_kind_are_numbers_of_python() -> None:
     def text(number: Callable[[Any], Any]) -> str:
-        sizes = {"n": number(200), "m": number(400), "alpha_1": number(0.25), "alpha_2": number(0.25)}
+        sizes = {"n": number(64), "m": number(100), "alpha_1": number(0.25), "alpha_2": number(0.25)}
         budget = SmoothingBudget(**sizes, delta=number(0.375), tuple_sizes=(number(1), number(3)))
         of_means = MeanBudget(**sizes, group=number(2))
         common = {"sigma": number(0.5), "seed": number(3), "grid": number(64), "batch_size": number(64)}

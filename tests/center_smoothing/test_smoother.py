@@ -267,7 +267,7 @@ def noting_memory(size: int, peaks: list[int]) -> Callable[[Tensor], Tensor]:
 
 @pytest.mark.parametrize("n_check", [300, 600])
 def test_memory_does_not_grow_with_n_or_m(n_check: int, peaks: list[int]) -> None:
-    size, batch, k = 20_000, 20, 10
+    size, batch, k = 5_000, 20, 10
     budget = SmoothingBudget(n=300, m=300, k=k, alpha_1=0.1, alpha_2=0.1, delta=0.15, n_check=n_check)
     smoother(noting_memory(size, peaks), Lp(1), budget, batch_size=batch).certify(torch.zeros(1))
     held = (k + 2) * size * (4 + 8)  # candidates and what they are embedded to
