@@ -221,5 +221,8 @@ def test_first_moments_and_means_deviate_by_bernsteins_and_bousquets_inequalitie
     variance = math.exp(0.125) * 1.3**2 + 2.0 * largest * mean
     expected = mean + math.sqrt(2.0 * level * variance) + largest * level / 3.0
     assert moments._deviation(0.5, 50, 0.7, 1.3, 0.01) == pytest.approx(expected, rel=1e-12)
+    parts = moments.parts(0.5, n=50, alpha_1=0.02, alpha_2=0.02)
+    weak = hoeffding_mean_upper(2.0, 81.0, 100, 0.1 * 0.02) ** 0.25
+    assert parts[1] == pytest.approx(moments._deviation(0.5, 50, parts[0], weak, 0.01))
     level = math.log(100) / 100
     assert moments._first_moment(1.1, 0.01) == pytest.approx(1.1 * math.sqrt(2 * level) + 2 * 3.0 * level / 3)
