@@ -79,7 +79,9 @@ class DiscreteGaussian:
 
     def _look_up(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Return draws from words (N,), and positions of those that more bits have to decide."""
-        thresholds, guide = self._tables(words.device)
+        if words.device not in self._on:
+            self._on[words.device] = self.thresholds.to(words.device), self._guide.to(words.device)
+        thresholds, guide = self._on[words.device]
         index = guide[words >> self._shift].to(torch.int64)
         crowded = (index < 0).nonzero()[:, 0]
         if len(crowded) > 0:
@@ -87,11 +89,6 @@ class DiscreteGaussian:
         next_ = thresholds[index]  # the last one is the largest word
         index += words > next_
         return index + self.first, (words == next_).nonzero()[:, 0]
-
-    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if device not in self._on:
-            self._on[device] = self.thresholds.to(device), self._guide.to(device)
-        return self._on[device]
 
     def _resolved(self, word: int, more: Callable[[], int]) -> int:
         """Return the least j with U < P[Z <= j], for a U whose first word leaves that open."""

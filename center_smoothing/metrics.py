@@ -78,7 +78,9 @@ class _PerExample(Metric):
 
     def _distinct(self) -> Tensor:
         """Return the values of distinct examples, (N,)."""
-        indices, values = (_concatenated(getattr(self, name)) for name in self._names)
+        states = (getattr(self, name) for name in self._names)  # lists before a synchronisation, tensors afterwards
+        empty = torch.empty(0, dtype=torch.float64)
+        indices, values = (state if isinstance(state, Tensor) else torch.cat(state or [empty]) for state in states)
         first: dict[object, int] = {}
         for position, index in enumerate(indices.tolist()):
             first.setdefault(index if index == index else object(), position)  # NaN, no index, is like no other
@@ -163,8 +165,3 @@ class AbstentionRate(_PerExample):
         if values.numel() == 0:
             raise ValueError("the abstention rate of no example is undefined: call update first")
         return values.mean()
-
-
-def _concatenated(state: list[Tensor] | Tensor) -> Tensor:
-    """Return a list state as it is before a synchronisation, or the tensor that it is afterwards, as one tensor."""
-    return state if isinstance(state, Tensor) else torch.cat(state or [torch.empty(0, dtype=torch.float64)])

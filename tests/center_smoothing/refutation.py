@@ -60,8 +60,32 @@ def pairs_between(
     **given: Any,  # noqa: ANN401  # as the class takes
 ) -> Pairs:
     """Pairs of centers, with sigma = 1."""
-    here, there = (
+    return pairs(*two_centers(model, distance, budget, **given), x, direction, eps_in, runs)
+
+
+def two_centers(
+    model: Callable[[Tensor], Tensor],
+    distance: Distance,
+    budget: SmoothingBudget,
+    **given: Any,  # noqa: ANN401
+) -> tuple[CenterSmoother, CenterSmoother]:
+    """The same center, with sigma = 1, by noise of two seeds."""
+    return tuple(
         CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=1024, seed=seed, **given)
         for seed in (1, 2)
     )
-    return pairs(here, there, x, direction, eps_in, runs)
+
+
+def failures_of_radius(
+    model: Callable[[Tensor], Tensor], distance: Distance, budget: SmoothingBudget, x: Tensor, change: Tensor, h: float,
+    runs: int,
+) -> int:  # fmt: skip
+    """How often the ball around the center at x + change, h from x, is larger than t: what T7 says of it."""
+    here, there = two_centers(model, distance, budget)
+    ((size, among, within),) = budget.ranks(h).probes
+    failures = 0
+    for run in range(runs):
+        certificate, output = here.certify(x, example=run), there.smooth(x + change, example=run)
+        if not (certificate.abstained or output.abstained):
+            failures += output.radius > certificate._probe_distance(size, among, within, upwards=True)
+    return failures

@@ -113,13 +113,6 @@ def test_least_m_next_to_one_is_huge_and_at_one_infinite(least_m: Callable[[floa
     assert least_m(1.0 - 1e-12, 0.005) > 1e12
 
 
-@pytest.mark.parametrize(("h", "exact", "dkw"), [(1.0, 38, 157), (1.5, 100, 980), (2.0, 314, 9425)])
-def test_least_m_at_delta_five_percent(h: float, exact: int, dkw: int) -> None:
-    p = bounds.gaussian_shift_up(0.55, h)
-    assert bounds.order_statistic_least_m(p, 0.005) == exact
-    assert bounds.dkw_least_m(p, 0.005) == dkw
-
-
 def test_hoeffding_margin_is_rounded_up() -> None:
     for m in (1, 7, 10**4, 10**7):
         for alpha in ALPHAS:

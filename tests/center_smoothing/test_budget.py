@@ -84,14 +84,6 @@ def test_least_inside_is_where_the_check_begins_to_pass(
     assert passing == list(range(least, n_check + 1))
 
 
-def test_a_budget_is_frozen() -> None:
-    budget = SmoothingBudget()
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        budget.n = 3  # type: ignore[misc]
-    with pytest.raises(TypeError, match="positional"):
-        SmoothingBudget(100)  # type: ignore[misc]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

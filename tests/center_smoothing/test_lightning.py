@@ -249,7 +249,7 @@ class Regression(LightningModule):
 
 data = DataLoader(TensorDataset(torch.randn(16, 4), torch.randn(16, 2)), batch_size=8)
 quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-trainer = Trainer(callbacks=[CenterSmoothing(sigma=0.25, distance="l2")], max_epochs=1, **quiet)
+trainer = Trainer(callbacks=[CenterSmoothing(sigma=0.25, distance="l2", num_examples=2)], max_epochs=1, **quiet)
 trainer.fit(Regression(), data, data)
 print(sorted(trainer.callback_metrics))
 """

@@ -31,7 +31,7 @@ from center_smoothing.medians import budget as median_budget
 from center_smoothing.noise import BLOCK, NoisyCopies, NoisyInputs, Stage, block_seed
 from center_smoothing.noise_kinds import NOISES, Gaussian, NoiseKind, Uniform
 from center_smoothing.planner import Demand, best_budget, least_evaluations, suited_group
-from tests.center_smoothing.refutation import Pairs, failures_of, pairs_between, refuted, vector
+from tests.center_smoothing.refutation import Pairs, failures_of, failures_of_radius, pairs_between, refuted, vector
 
 GAUSSIAN, UNIFORM = Gaussian(), Uniform()
 SMALL: dict[str, Any] = {"n": 100, "m": 400, "k": 8, "delta": 0.2}
@@ -278,8 +278,6 @@ def test_a_certificate_under_uniform_noise_speaks_of_l1(tmp_path: Path) -> None:
 
 # --- the whole promise, with an x' that reaches the bound ---------------------------------------------------------
 
-RUNS = 60
-
 
 def few(m: int, **given: Any) -> SmoothingBudget:  # noqa: ANN401  # as the class takes
     """A budget with which m certification outputs at x decide."""
@@ -345,8 +343,9 @@ def pairs_of(case: str, h: float, m: int, runs: int) -> Pairs:
 @pytest.mark.parametrize("case", WORST)
 def test_the_promise_holds_where_the_bound_is_reached(case: str) -> None:
     h, eps_in, m = 0.4, *WORST[case][-2:]
-    found = pairs_of(case, h, m, RUNS)
-    assert len(found) > 0.9 * RUNS
+    runs = 60 if case == "map" else 30  # where chance decides against it rarely
+    found = pairs_of(case, h, m, runs)
+    assert len(found) > 0.9 * runs
     failures = failures_of(found, h * eps_in)
     assert not refuted(failures, len(found), 0.22)
     assert failures > 0
@@ -436,20 +435,10 @@ def clusters(z: Tensor) -> Tensor:
 
 def failures_of_probes(runs: int, size: int) -> int:
     """How often the ball at x' is larger than t of theory T7."""
-    budget = SmoothingBudget(
-        n=601, m=1200, k=64, alpha_1=0.1, alpha_2=0.1, delta=0.09, noise="uniform", tuple_sizes=(size,)
-    )
-    here, there = (
-        CenterSmoother(clusters, Lp(2), sigma=1.0, budget=budget, batch_size=2048, seed=seed) for seed in (1, 2)
-    )
-    x, failures = torch.zeros(8, dtype=torch.float64), 0
-    for run in range(runs):
-        certificate, output = here.certify(x, example=run), there.smooth(x + 0.5 * torch.eye(8)[0], example=run)
-        if not (certificate.abstained or output.abstained):
-            ranks = budget.ranks(0.5)
-            assert [found[0] for found in ranks.probes] == [size]
-            failures += output.radius > certificate._probe_distance(*ranks.probes[0], upwards=True)
-    return failures
+    sizes: dict[str, Any] = {"n": 601, "m": 1200, "k": 64, "alpha_1": 0.1, "alpha_2": 0.1, "delta": 0.09}
+    budget = SmoothingBudget(**sizes, noise="uniform", tuple_sizes=(size,))
+    x, change = torch.zeros(8).double(), 0.5 * torch.eye(8).double()[0]
+    return failures_of_radius(clusters, Lp(2), budget, x, change, 0.5, runs)
 
 
 @pytest.mark.parametrize("size", [1, 2])

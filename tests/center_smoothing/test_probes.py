@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -29,7 +29,16 @@ from center_smoothing.budget import _ranks as certificate_ranks
 from center_smoothing.certification_sample import CertificationSample, kept_ranks, tuples_of
 from center_smoothing.noise import Stage
 from center_smoothing.sampling import NoisyOutputs
-from tests.center_smoothing.refutation import SampleCenters, one_hot, refuted, vector
+from tests.center_smoothing.refutation import (
+    SampleCenters,
+    failures_of,
+    failures_of_radius,
+    one_hot,
+    pairs_between,
+    refuted,
+    two_centers,
+    vector,
+)
 
 SMALL = SmoothingBudget(n=201, m=1200, k=32, alpha_1=0.1, alpha_2=0.1, delta=0.2)
 
@@ -354,20 +363,6 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], Distance, Tensor, Tensor, boo
 }
 
 
-def pairs_at(
-    case: str, budget: SmoothingBudget, h: float, runs: int
-) -> Iterator[tuple[Certificate, SmoothedOutput, float]]:
-    """Certificates at x, and outputs at an x' at distance h, where neither abstains, with their distance."""
-    model, distance, x, direction, _ = CASES[case]
-    here = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=1024, seed=1)
-    there = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=1024, seed=2)
-    moved = x + h * direction / torch.linalg.vector_norm(direction)
-    for run in range(runs):
-        certificate, output = here.certify(x, example=run), there.smooth(moved, example=run)
-        if not (certificate.abstained or output.abstained):
-            yield certificate, output, distance(certificate.center[None], output.center[None]).item()
-
-
 def promise_budget(alpha: float, h: float) -> SmoothingBudget:
     # sizes at which probes are certified at that h, with an abstention rate that leaves something to test
     return SmoothingBudget(n=301, m=900 if h < 1.5 else 3000, k=64, alpha_1=alpha / 2, alpha_2=alpha / 2, delta=0.15)
@@ -376,40 +371,36 @@ def promise_budget(alpha: float, h: float) -> SmoothingBudget:
 @pytest.mark.parametrize(("case", "h", "alpha"), [*((case, 1.0, 0.05) for case in CASES), ("clusters", 2.0, 0.005)])
 def test_centers_are_no_further_apart_than_certified(case: str, h: float, alpha: float) -> None:
     budget, runs = promise_budget(alpha, h), 20
-    certified = [(certificate.eps_out(h), apart) for certificate, _, apart in pairs_at(case, budget, h, runs)]
-    assert len(certified) > 0.5 * runs
-    assert not refuted(sum(apart > radius for radius, apart in certified), runs, alpha)
+    found = pairs_between(*CASES[case][:2], budget, *CASES[case][2:4], h, runs)
+    assert len(found) > 0.5 * runs
+    assert not refuted(failures_of(found, h), runs, alpha)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_cases_have_both_sides_of_the_minimum(case: str) -> None:
     budget, below = promise_budget(0.05, 1.0), CASES[case][-1]
-    certificate, *_ = next(iter(pairs_at(case, budget, 0.0, 1)))
+    ((certificate, _),) = pairs_between(*CASES[case][:2], budget, *CASES[case][2:4], 0.0, 1)
     ranks = budget.without_averages().ranks(0.5) if not CASES[case][1].averages else budget.ranks(0.5)
     radius = float(certificate.distances[ranks.distances - 1])
     assert (certificate.eps_out(0.5) < 3.0 * radius * (1 - 1e-6)) == below
 
 
-def failures_of_radius(case: str, h: float, runs: int) -> int:
+def failures_of_balls(case: str, h: float, runs: int) -> int:
     """How often the other ball is larger than t: what T7 says of it."""
+    model, distance, x, direction, _ = CASES[case]
     budget = dataclasses.replace(promise_budget(0.2, h), tuple_sizes=(1,))
-    failures = 0
-    for certificate, output, _ in pairs_at(case, budget, h, runs):
-        ((size, among, within),) = certificate.budget.ranks(h).probes
-        column = int(np.searchsorted(kept_ranks(budget.compared(budget.m)), within))
-        failures += output.radius > float(certificate.probes[size][among - 1, column])
-    return failures
+    return failures_of_radius(model, distance, budget, x, h * direction / direction.norm(), h, runs)
 
 
 @pytest.mark.parametrize("case", ["line", "clusters"])
 def test_the_other_ball_is_no_larger_than_the_probes_say(case: str) -> None:
-    assert not refuted(failures_of_radius(case, 1.0, 40), 40, 0.2)
+    assert not refuted(failures_of_balls(case, 1.0, 40), 40, 0.2)
 
 
 def test_probes_without_the_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "gaussian_shift_up", lambda mass, h: mass)
     monkeypatch.setattr(bounds, "order_statistic_rank", lambda m, p, alpha: max(1, math.ceil(m * p)))
-    assert refuted(failures_of_radius("clusters", 1.0, 40), 40, 0.2)
+    assert refuted(failures_of_balls("clusters", 1.0, 40), 40, 0.2)
 
 
 # --- looks --------------------------------------------------------------------------------------------------------
@@ -451,8 +442,7 @@ def test_the_promise_holds_with_optional_stopping(case: str) -> None:
     """Stopped at the look with the smallest radius so far, which knows the next one: no rule is luckier."""
     model, distance, x, direction, _ = CASES[case]
     budget = SmoothingBudget(n=201, m=1608, k=64, alpha_1=0.05, alpha_2=0.05, delta=0.2, looks=4)
-    here = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=512, seed=1)
-    there = CenterSmoother(model, distance, sigma=1.0, budget=budget, batch_size=512, seed=2)
+    here, there = two_centers(model, distance, budget)
     moved, failures, both = x + direction / torch.linalg.vector_norm(direction), 0, 0
     for run in range(25):
         seen: list[float] = []

@@ -82,12 +82,6 @@ def test_noise_is_gaussian_around_x_with_deviation_sigma() -> None:
     assert abs(float((noise[:-1] * noise[1:]).mean())) < error
 
 
-def test_stages_are_uncorrelated() -> None:
-    x = torch.zeros(1, dtype=torch.float64)
-    streams = torch.stack([drawn(x, stage=stage, count=20_000, batch_size=4096)[:, 0] for stage in Stage])
-    assert float(torch.corrcoef(streams).fill_diagonal_(0).abs().max()) < 5 / math.sqrt(20_000)
-
-
 def test_no_two_blocks_of_an_example_share_the_seed_that_the_cpu_generator_uses() -> None:
     low = {block_seed(3, 14, stage, block) & 0xFFFFFFFF for stage in Stage for block in range(20_000)}
     assert len(low) == 20_000 * len(Stage)
