@@ -139,10 +139,8 @@ def directions_of(distance: Distance, shape: tuple[int, ...], rng: np.random.Gen
             return s.sign()
         case "linf":
             return s / s.abs().sum(dim=1, keepdim=True)
-        case "l2":
+        case _:  # the l2 norm, of each pair over channels
             return s / s.norm(dim=1, keepdim=True)
-        case _:
-            return s / s.norm(dim=1, keepdim=True)  # the l2 norm over channels, of each pair
 
 
 @pytest.mark.parametrize("largest_matrix", [4096, 1])
