@@ -24,13 +24,8 @@ def certificate(
     distances: ArrayLike, *, sigma: float = 0.5, bound: float = BOUND, abstained: bool = False, **given: float
 ) -> MeanCertificate:
     distances = np.sort(np.asarray(distances, dtype=np.float64))
-    budget: dict[str, Any] = {
-        "n": 1000,
-        "m": given.get("group", 1) * len(distances),
-        "alpha_1": 0.05,
-        "alpha_2": 0.05,
-        **given,
-    }
+    m = given.get("group", 1) * len(distances)
+    budget: dict[str, Any] = {"n": 1000, "m": m, "alpha_1": 0.05, "alpha_2": 0.05, **given}
     output = MeanOutput(torch.tensor([[1.5, -2.0]], dtype=torch.float64), abstained)
     return MeanCertificate(distances, sigma, bound, MeanBudget(**budget), output, smoothing_loss=0.3)
 
