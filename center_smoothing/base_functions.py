@@ -31,11 +31,8 @@ def as_base_function(model: object, name: str = "model") -> Callable[[Tensor], A
     Args:
         model: a function, a module (TorchScript too) or any other callable, which is returned as it is; a
             ``torch.export.ExportedProgram``, which must have been exported in eval mode and with a dynamic batch
-            dimension; an estimator with scikit-learn's ``predict`` or ``transform``.
+            dimension; an estimator with scikit-learn's ``predict`` or ``transform``. ValueError for anything else.
         name: what the model is called.
-
-    Raises:
-        ValueError: for anything else.
     """
     if isinstance(model, torch.export.ExportedProgram):
         return model.module()

@@ -313,11 +313,7 @@ def mass_selected_by_minimum(draws: int, rank: int, candidates: int, points: int
     variable; the least of ``candidates`` such masses, however they depend on each other, is stochastically at
     least V with P[V <= v] = min(1, candidates * P[Beta <= v]).
 
-    Args:
-        draws: number of ranked draws, at least 1.
-        rank: in 0..draws; 0 stands for a ball that need not hold any of them.
-        candidates: how many balls the smallest is chosen from, at least 1.
-        points: how many quantiles are returned.
+    The rank lies in 0..draws; 0 stands for a ball that need not hold any of them.
 
     Returns:
         float64 array (points,): V at the levels 0, 1/points, ..., so that the mean of a decreasing function

@@ -37,11 +37,8 @@ class SmoothedOutput:
 def output_radius(radius: float, other: float, gamma: float) -> float:
     """Return eps_out = gamma (R + min(2 gamma R, t)), rounded up (theory T3, T7): 3 R for a metric without probes.
 
-    Args:
-        radius: R. The ball B(center, R) holds more than half of the outputs at every attacked x', and so does a ball
-            around the center at x'. They meet.
-        other: t, a bound on the radius of the ball around the center at x' from probes; inf without any.
-        gamma: relaxation of the triangle inequality, 1 for a metric.
+    The ball B(center, R) holds more than half of the outputs at every attacked x', and so does a ball around the center
+    at x', whose radius the probes bound by t, inf without any. They meet. For a metric gamma is 1.
 
     Example:
         >>> round(output_radius(1.0, math.inf, 1.0), 6), round(output_radius(1.0, 1.5, 1.0), 6)

@@ -134,29 +134,19 @@ class CertificateBase(ABC):
     def eps_in(self, eps_out: ArrayLike, *, coverage: Coverage = "pointwise") -> NDArray[np.float64] | float:
         """Return the input radius up to which the certified output radius stays within that (theory T6).
 
-        Args:
-            eps_out: output radius or radii, at least 0. Fixed before the distances were seen.
-            coverage: as in :meth:`eps_out`.
+        Output radii, errors and the coverage are as in :meth:`eps_out`.
 
         Returns:
             A float for a number, else float64 (J,). Rounded down, 0 where there is none; inf where the smoothed output
             never moves by more than eps_out, as the bound of a mean may tell.
-
-        Raises:
-            ValueError: if an eps_out is negative or NaN, or the coverage unknown.
         """
         return self._answer("eps_out", eps_out, coverage, lambda value, answers: self._eps_in(value, coverage, answers))
 
     def box(self, eps_in: float, *, coverage: Coverage = "pointwise", answers: int = 1) -> tuple[Tensor, Tensor] | None:
         """Return between which numbers each coordinate of the smoothed output stays; None where no box is certified.
 
-        Args:
-            eps_in: input radius, at least 0, in units of x.
-            coverage: as in :meth:`eps_out`.
-            answers: how many are counted for ``"bonferroni"``.
-
-        Returns:
-            The lower and the upper ends, (*out) each; infinite where there are none. All coordinates hold together.
+        Arguments are those of :meth:`theorem`. Lower and upper ends are (*out) each, infinite where there are none. All
+        coordinates hold together.
         """
         return None
 
@@ -171,7 +161,7 @@ class CertificateBase(ABC):
         Args:
             eps_in: input radius, at least 0, in units of x.
             coverage: of the answer, as in :meth:`eps_out`.
-            answers: how many distinct eps_in are asked together.
+            answers: how many distinct eps_in are asked together, counted for ``"bonferroni"``.
         """
 
     def kept_arrays(self) -> dict[str, NDArray[Any]]:
@@ -285,10 +275,7 @@ class CertificateBase(ABC):
             coverage: as in :meth:`eps_out`; all points of the curve hold together with ``"dkw"`` alone.
 
         Returns:
-            The axes.
-
-        Raises:
-            ValueError: if matplotlib is not installed.
+            The axes. ValueError is raised if matplotlib is not installed.
 
         Example:
             >>> from center_smoothing import CenterSmoother, SmoothingBudget

@@ -6,13 +6,10 @@ from collections.abc import Iterable
 
 
 def upper_median(values: Iterable[float]) -> float:
-    """Return the median; of an even count, the upper of the two middle values (theory T9).
-
-    Args:
-        values: at least one, none of them NaN; inf counts like any other value.
+    """Return the median of values without NaN; of an even count, the upper of the two middle ones (theory T9).
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no value.
 
     Example:
         >>> upper_median([1.0, 2.0, 3.0, float("inf")])
