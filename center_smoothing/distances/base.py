@@ -98,10 +98,7 @@ class Distance(ABC):
         """Map outputs (N, *out) to what :meth:`compare` takes, (N, *embedded) in float64.
 
         What is no output becomes NaN. In float64 the difference of two float32 numbers is exact unless one is more
-        than 2^28 times the other.
-
-        Raises:
-            ValueError: for outputs without numbers, and for those that float64 does not hold.
+        than 2^28 times the other. ValueError for outputs without numbers, and for those that float64 does not hold.
         """
         if prod(z.shape[1:]) == 0:
             raise ValueError(f"outputs must not be empty, got shape {tuple(z.shape)}")
@@ -138,10 +135,7 @@ class Distance(ABC):
     def paired(self, a: Tensor, b: Tensor) -> Tensor:
         """Return distances of paired embedded outputs: (N, *embedded), (N, *embedded) -> (N,) float64.
 
-        The diagonal of :meth:`compare`, up to rounding.
-
-        Raises:
-            ValueError: if a and b differ in shape.
+        The diagonal of :meth:`compare`, up to rounding. ValueError if a and b differ in shape.
         """
         _check_paired(a, b)
         if len(a) == 0:
@@ -255,11 +249,7 @@ class Distance(ABC):
 
 
 def to_float64(z: Tensor) -> Tensor:
-    """Return the same numbers in float64.
-
-    Raises:
-        ValueError: for complex numbers, and for integers of 2^53 or more.
-    """
+    """Return the same numbers in float64; ValueError for complex numbers, and for integers of 2^53 or more."""
     if z.is_complex():
         raise ValueError(f"outputs must be real numbers, got {z.dtype}; torch.view_as_real makes two of each")
     try:

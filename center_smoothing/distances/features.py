@@ -84,8 +84,7 @@ class FeatureDistance(Distance):
     def features(self, outputs: Tensor) -> Tensor:
         """Return phi of each output: (N, *out) -> (N, *features). NaN for outputs not finite in what phi is given.
 
-        Raises:
-            ValueError: if phi returns another shape.
+        ValueError if phi returns another shape.
         """
         outputs = to_float64(outputs).to(self.dtype)
         finite = torch.isfinite(outputs.flatten(1)).all(dim=1)

@@ -56,12 +56,8 @@ class Hausdorff(Distance):
         return torch.cat([z[..., :-1].masked_fill(~present, 0.0), present.to(z.dtype)], dim=2)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        distances = a.new_empty((len(a), len(b)))
-        rows = max(1, _BLOCK_NUMBERS // (a.shape[1] * b.shape[1]))
-        for start in range(0, len(a), rows):
-            for column, one in enumerate(b):
-                distances[start : start + rows, column] = self._of(a[start : start + rows], one[None])
-        return distances
+        parts = torch.split(a, max(1, _BLOCK_NUMBERS // (a.shape[1] * b.shape[1])))
+        return torch.cat([torch.stack([self._of(part, one[None]) for one in b], dim=1) for part in parts])
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         rows = max(1, _BLOCK_NUMBERS // (a.shape[1] * b.shape[1]))

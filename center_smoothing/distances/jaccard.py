@@ -80,9 +80,8 @@ class BoxJaccard(Distance):
         return boxes.masked_fill(overflow, torch.nan)
 
     def _compare(self, a: Tensor, b: Tensor) -> Tensor:
-        rows = max(1, _BLOCK_PAIRS // max(1, len(b)))
-        starts = range(0, max(1, len(a)), rows)
-        return torch.cat([compare_boxes(a[start : start + rows, None], b[None]) for start in starts])
+        parts = torch.split(a, max(1, _BLOCK_PAIRS // len(b)))
+        return torch.cat([compare_boxes(part[:, None], b[None]) for part in parts])
 
     def _compare_paired(self, a: Tensor, b: Tensor) -> Tensor:
         return compare_boxes(a, b)

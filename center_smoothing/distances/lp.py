@@ -19,10 +19,7 @@ _LARGE = 2.0**58
 
 
 class Lp(Distance):
-    """||a - b||_p of flattened outputs, a metric for p >= 1.
-
-    Args:
-        p: in [1, inf].
+    """||a - b||_p of flattened outputs, for p in [1, inf]; a metric.
 
     Example:
         >>> Lp(2)(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))

@@ -44,11 +44,9 @@ def as_distance(distance: object, undeclared: float | None = None) -> Distance:
     """Make a distance of what a user brings.
 
     Args:
-        distance: itself, one of the names in ``DISTANCES``, a class without arguments, or a function of two batches.
+        distance: itself, a name in ``DISTANCES``, a class without arguments, or a function of two batches; else
+            ValueError.
         undeclared: relaxation of a function that declares none; default: 1 with a warning.
-
-    Raises:
-        ValueError: for anything else.
 
     Example:
         >>> as_distance("l2"), as_distance("tv")

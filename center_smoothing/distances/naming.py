@@ -29,7 +29,12 @@ def name_of(function: object) -> str:
         function = function.func
     name = str(getattr(function, "__qualname__", type(function).__name__))
     owner = owner_of(function)
-    return name if owner is None else f"{name}-{_digest(owner)}"
+    if owner is None:
+        return name
+    digest = hashlib.blake2b(str(owner).encode(), digest_size=4)
+    for part in weights_of(owner):
+        digest.update(part)
+    return f"{name}-{digest.hexdigest()}"
 
 
 def weights_of(module: nn.Module) -> Iterator[bytes]:
@@ -38,10 +43,3 @@ def weights_of(module: nn.Module) -> Iterator[bytes]:
         if isinstance(tensor, torch.Tensor):
             yield name.encode()
             yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.blake2b(str(module).encode(), digest_size=4)
-    for part in weights_of(module):
-        digest.update(part)
-    return digest.hexdigest()

@@ -154,11 +154,7 @@ class MeanBudget(Budget):
         return [f"The smoothed output is the mean of {self.n:,} outputs under noise, not their center."]
 
     def plan(self, h: float) -> MeanPlan:
-        """Return what this budget can certify at h = eps_in / sigma, before any sampling.
-
-        Raises:
-            ValueError: if h is negative or NaN.
-        """
+        """Return what this budget can certify at h = eps_in / sigma; ValueError if h is negative or NaN."""
         _, tails = self.tails()
         h = plain(h)
         return MeanPlan(
@@ -173,10 +169,9 @@ class MeanBudget(Budget):
     def unseen(self, h: float) -> tuple[float, float, float]:
         """Return what T12 adds at h = eps_in / sigma to what samples show, before any sampling.
 
-        Returns:
-            How far the expectation may move, which is what confidence in second and fourth moments costs, and how far
-            the mean of n outputs may be off from it, both as parts of b, the largest distance from an output to the
-            center. The share of the outputs at x' that count as if at the bound B, if no sample shows one.
+        How far the expectation may move, which is what confidence in moments costs, and how far the mean of n outputs
+        may be off from it, as parts of b, the largest distance from an output to the center. And the share of outputs
+        at x' that count as if at the bound B, if no sample shows one.
         """
         part, counts = self.shared(), {"second_count": self.m, "fourth_count": self.num_fourth_moments, "outside": 0}
         none = DirectionalMoments(count=self.m, **counts, largest=1.0, spread=1.0, offset=0.0, second=0.0, fourth=0.0)

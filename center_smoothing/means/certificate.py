@@ -44,7 +44,9 @@ class MeanCertificate(CertificateBase):
     d(center(x), center(x')) <= eps_out(eps_in) for all eps_in >= ||x - x'|| together, in the norm of the ``threat``,
     unless one of the two abstains.
 
-    Attributes besides those of :class:`center_smoothing.CertificateBase`:
+    Further attributes are those of :class:`center_smoothing.CertificateBase`.
+
+    Attributes:
         distances: (m / group,), of the certification outputs or of means of ``group`` of them each. In l2, as the bound
             and the moments are, with an ``l2_form``.
         bound: B, which no distance from the center exceeds. Non-finite outputs count as if at B.

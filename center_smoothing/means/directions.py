@@ -228,11 +228,7 @@ class DirectionalMoments:
 
     @classmethod
     def from_array(cls, values: NDArray[np.float64]) -> DirectionalMoments:
-        """Return what :meth:`as_array` gave.
-
-        Raises:
-            ValueError: if it did not.
-        """
+        """Return what :meth:`as_array` gave; ValueError if it did not."""
         if values.shape != (len(fields(cls)),):
             raise ValueError(f"directions must have shape ({len(fields(cls))},), got {values.shape}")
         if not np.all(np.isfinite(values)):

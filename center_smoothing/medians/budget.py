@@ -141,11 +141,7 @@ class MedianBudget(Budget):
         return [f"The smoothed output holds the medians of {self.n:,} outputs under noise, number by number."]
 
     def plan(self, h: float) -> MedianPlan:
-        """Return what this budget can certify at h = eps_in / sigma, before any sampling.
-
-        Raises:
-            ValueError: if h is negative or NaN.
-        """
+        """Return what this budget can certify at h = eps_in / sigma; ValueError if h is negative or NaN."""
         h = plain(h)
         p, rank = self.noise_kind.mass_needed(_upper_mass(self), h), self.rank(h)
         return MedianPlan(

@@ -38,7 +38,9 @@ class MedianCertificate(CertificateBase):
     with probability at least 1 - alpha over the noise of both runs all numbers of center(x') lie in ``box(eps_in)``,
     and so d(center(x), center(x')) <= eps_out(eps_in), unless one of the two abstains.
 
-    Attributes besides those of :class:`center_smoothing.CertificateBase`:
+    Further attributes are those of :class:`center_smoothing.CertificateBase`.
+
+    Attributes:
         distances: (m,), of the certification outputs. No bound rests on them.
         budget: shared by the numbers of an output.
         low: (G, *out) lower ends of the boxes of the budget's ``kept_ranks``; -inf where there is none.

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import ArrayLike
 from scipy import integrate, optimize, stats
 
 from center_smoothing import Certificate, MeanBudget, MeanCertificate, bounds
@@ -20,25 +21,13 @@ BOUND = 10.0
 
 
 def certificate(
-    distances: Any,  # noqa: ANN401
-    *,
-    n: int = 1000,
-    sigma: float = 0.5,
-    bound: float = BOUND,
-    group: int = 1,
-    alpha_1: float = 0.05,
-    alpha_2: float = 0.05,
-    abstained: bool = False,
+    distances: ArrayLike, *, sigma: float = 0.5, bound: float = BOUND, abstained: bool = False, **given: float
 ) -> MeanCertificate:
     distances = np.sort(np.asarray(distances, dtype=np.float64))
-    return MeanCertificate(
-        distances=distances,
-        sigma=sigma,
-        bound=bound,
-        budget=MeanBudget(n=n, m=group * len(distances), group=group, alpha_1=alpha_1, alpha_2=alpha_2),
-        output=MeanOutput(torch.tensor([[1.5, -2.0]], dtype=torch.float64), abstained),
-        smoothing_loss=0.3,
-    )
+    m = given.get("group", 1) * len(distances)
+    budget: dict[str, Any] = {"n": 1000, "m": m, "alpha_1": 0.05, "alpha_2": 0.05, **given}
+    output = MeanOutput(torch.tensor([[1.5, -2.0]], dtype=torch.float64), abstained)
+    return MeanCertificate(distances, sigma, bound, MeanBudget(**budget), output, smoothing_loss=0.3)
 
 
 def exponential(m: int, bound: float = BOUND) -> np.ndarray:

@@ -12,12 +12,10 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from center_smoothing import (
-    Angular,
     Distance,
     Lp,
     MeanBudget,
     MeanSmoother,
-    SquaredL2,
     TotalVariation,
     bounds,
     noise,
@@ -181,14 +179,14 @@ def pairs_between(
     distance: Distance,
     budget: MeanBudget,
     x: Tensor,
-    direction: Tensor,
+    along: Tensor,
     h: float,
     runs: int,
-    **options: float,
+    **more: float,
 ) -> Pairs:
     """Both runs have the same seed and example: only x tells their noise apart. sigma is 1."""
-    smoother = MeanSmoother(model, distance, sigma=1.0, budget=budget, batch_size=4096, **options)
-    return pairs(smoother, smoother, x, direction, h, runs)
+    smoother = MeanSmoother(model, distance, sigma=1.0, budget=budget, batch_size=4096, **more)
+    return pairs(smoother, smoother, x, along, h, runs)
 
 
 def vector(*values: float) -> Tensor:
@@ -231,14 +229,11 @@ CASES: dict[str, tuple[Model, Distance, Tensor, Tensor, dict[str, float]]] = {
     "linear": (lambda z: z @ STRETCH.T, Lp(2), X2, torch.linalg.svd(STRETCH).Vh[0], {"clip_norm": 12.0}),
     "step": (step(0.05), Lp(1), X2, ALONG, {"bound": 3.0}),
     "rare step": (step(0.005), Lp(2), X2, ALONG, {"clip_norm": 3.0}),
-    "rarest step": (step(0.0005), Lp(2), X2, ALONG, {"bound": 3.0}),
     "outliers": (outliers(0.01), Lp(1), X2, ALONG, {"clip_norm": 4.0}),
     "jumps": (jumps, Lp(math.inf), vector(0.1, -1.2), vector(0.4, 1.0), {"clip_norm": 4.0}),
     "heavy": (heavy, Lp(2), X2, vector(1.0, 1.0), {"clip_norm": 5.0}),
     "picture": (picture, TotalVariation(), torch.zeros(4, dtype=torch.float64), torch.ones(4), {"bound": 8.0}),
     "undefined": (undefined, Lp(2), X2, ALONG, {"clip_norm": 4.0}),
-    "directions": (lambda z: 1.0 + z @ STRETCH.T, Angular(), X2, torch.linalg.svd(STRETCH).Vh[0], {}),
-    "squares": (lambda z: z @ STRETCH.T, SquaredL2(), X2, torch.linalg.svd(STRETCH).Vh[0], {"clip_norm": 144.0}),
 }
 
 

@@ -139,10 +139,8 @@ def directions_of(distance: Distance, shape: tuple[int, ...], rng: np.random.Gen
             return s.sign()
         case "linf":
             return s / s.abs().sum(dim=1, keepdim=True)
-        case "l2":
+        case _:  # the l2 norm, of each pair over channels
             return s / s.norm(dim=1, keepdim=True)
-        case _:
-            return s / s.norm(dim=1, keepdim=True)  # the l2 norm over channels, of each pair
 
 
 @pytest.mark.parametrize("largest_matrix", [4096, 1])
@@ -187,6 +185,12 @@ def test_weights_counted_without_their_constant_would_be_noticed(
         test_no_direction_has_larger_moments_than_their_bounds(distance, 4096, monkeypatch)
 
 
+def test_outputs_further_away_than_the_pilot_by_the_norm_alone_lie_outside() -> None:
+    pilot = torch.cat([torch.eye(4), -torch.eye(4)]).double()
+    moments = gathered(Lp(1), torch.full((3, 4), 0.5).double(), torch.zeros(4).double(), pilot, 3)
+    assert moments.outside == 3
+
+
 def test_what_is_kept_comes_back_and_damaged_numbers_do_not() -> None:
     moments = DirectionalMoments(100, 100, 20, 1, 2.0, 3.0, 0.1, 0.5, 0.9)
     assert DirectionalMoments.from_array(moments.as_array()) == moments
@@ -206,7 +210,7 @@ def test_a_class_that_compares_in_another_way_has_no_norm_of_its_parent() -> Non
     assert (Halved(2).norm, Named(2).norm, Lp(2).norm) == (None, "l2", "l2")
 
 
-def test_a_mean_deviates_from_its_expectation_by_bousquets_inequality() -> None:
+def test_first_moments_and_means_deviate_by_bernsteins_and_bousquets_inequalities() -> None:
     moments = DirectionalMoments(
         count=100, second_count=100, fourth_count=100, outside=0, largest=3.0, spread=4.0, offset=0.0, second=1.0,
         fourth=2.0,
@@ -215,3 +219,8 @@ def test_a_mean_deviates_from_its_expectation_by_bousquets_inequality() -> None:
     variance = math.exp(0.125) * 1.3**2 + 2.0 * largest * mean
     expected = mean + math.sqrt(2.0 * level * variance) + largest * level / 3.0
     assert moments._deviation(0.5, 50, 0.7, 1.3, 0.01) == pytest.approx(expected, rel=1e-12)
+    parts = moments.parts(0.5, n=50, alpha_1=0.02, alpha_2=0.02)
+    weak = hoeffding_mean_upper(2.0, 81.0, 100, 0.1 * 0.02) ** 0.25
+    assert parts[1] == pytest.approx(moments._deviation(0.5, 50, parts[0], weak, 0.01))
+    level = math.log(100) / 100
+    assert moments._first_moment(1.1, 0.01) == pytest.approx(1.1 * math.sqrt(2 * level) + 2 * 3.0 * level / 3)

@@ -93,17 +93,11 @@ CASES: list[tuple[Distance, Callable[[Tensor], Tensor], float]] = [
 
 
 def pairs_along_the_first(
-    distance: Distance,
-    model: Callable[[Tensor], Tensor],
-    h: float,
-    *,
-    m: int = 512,
-    clip_norm: float = 25.0,
-    n: int = 512,
+    distance: Distance, model: Callable[[Tensor], Tensor], h: float, *, m: int = 512, clip: float = 25.0, n: int = 512
 ) -> Pairs:
     """Means that move along the first coordinate, and what is certified; sigma = 1. Three of three refute 0.02."""
     budget = MeanBudget(n=n, m=m, alpha_1=0.01, alpha_2=0.01)
-    smoother = MeanSmoother(model, distance, sigma=1.0, budget=budget, clip_norm=clip_norm, batch_size=1024)
+    smoother = MeanSmoother(model, distance, sigma=1.0, budget=budget, clip_norm=clip, batch_size=1024)
     x = torch.zeros(16, dtype=torch.float64)
     return pairs(smoother, smoother, x, torch.eye(16, dtype=torch.float64)[0], h, 3)
 
@@ -117,7 +111,7 @@ def test_the_promise_of_means_holds(distance: Distance, model: Callable[[Tensor]
 
 def test_a_mean_without_its_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """In many dimensions T11 pays for the whole shell, T12 for one direction: it certifies a linear function."""
-    found, h = pairs_along_the_first(Lp(2), line, 1.0, n=8192, m=1024, clip_norm=8.0), 1.0
+    found, h = pairs_along_the_first(Lp(2), line, 1.0, n=8192, m=1024, clip=8.0), 1.0
     assert {certificate.theorem(0.5) for certificate, _ in found} == {"T12"}
     assert all(0.8 < apart < certificate.eps_out(h) < 3.0 for certificate, apart in found)
     monkeypatch.setattr(directions, "largest_shift", lambda h, second, fourth: 0.0)

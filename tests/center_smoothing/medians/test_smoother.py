@@ -19,6 +19,7 @@ from center_smoothing import (
     ProbabilityTV,
     TotalVariation,
 )
+from center_smoothing.medians.smoother import _radii
 from center_smoothing.noise import Stage
 
 BUDGET = MedianBudget(n=101, m=400, alpha_1=0.01, alpha_2=0.01)
@@ -139,6 +140,16 @@ def test_boxes_move_in_overlap() -> None:
     assert 0.02 < certificate.eps_out(0.5) < 0.3
     assert certificate.eps_out(0.5) >= float(BoxJaccard()(certificate.center[None], high[None]))
     assert certificate.eps_out(0.5) >= float(BoxJaccard()(certificate.center[None], low[None]))
+
+
+def test_a_center_outside_of_a_small_box_is_taken_into_it() -> None:
+    class Checked(Lp):
+        def box_radius(self, center: Tensor, low: Tensor, high: Tensor) -> float:
+            assert bool(((low <= center) & (center <= high)).all())
+            return super().box_radius(center, low, high)
+
+    radii = _radii(Checked(1), torch.zeros(2), torch.tensor([[1.0, -3.0]]), torch.tensor([[2.0, -1.0]]))
+    assert radii.tolist() == pytest.approx([5.0])
 
 
 @pytest.mark.parametrize(
