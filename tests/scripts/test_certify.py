@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ from center_smoothing import Certificate
 from center_smoothing.budget import Coverage
 from center_smoothing.promise import promise_line
 from certification.arguments import noise_levels, parse
+from certification.subject import draw_examples
 from datamodules import MNIST
+from results import numbers
 from results.folder import CertificationFolder
 from tests.scripts.running import CENTERS, Done, radii, refused, rows, run, shown, summary, table
 
@@ -171,12 +174,21 @@ def test_a_sweep_is_one_run_of_wandb_with_a_line_for_each_h(
 
 def test_fewer_examples_are_the_first_of_more(certified: Path, checkpoint: Path, tmp_path: Path) -> None:
     assert rows(run(checkpoint, tmp_path, "--h", "0", "1")) == rows(certified)[:2]
+    digits = MNIST()
+    digits.setup("test")
+    drawn = [draw_examples(digits, 3, seed)[1] for seed in (0, 1)]
+    assert drawn[0] == [540, 4585, 1536]
+    assert not set(drawn[0]) & set(drawn[1])
 
 
 def test_the_plan_comes_first_and_the_promise_last(finished: Done) -> None:
     lines, folder = finished.lines, finished.folder
     assert lines[0].startswith("plan: 3 examples, TotalVariation(p=1), sigma=0.25")
     assert any("508 evaluations per example" in line for line in lines)
+    (estimate,) = (line for line in lines if line.startswith("  about "))
+    took, speed = re.fullmatch(r"  about (.*) for 3 examples at ([\d,]+) samples/s.*", estimate).groups()
+    rate = int(speed.replace(",", ""))
+    assert took in {numbers.duration(3 * 508 / (rate + rounded)) for rounded in (-0.5, 0.0, 0.5)}
     assert any(line.startswith("3 of 3 examples") and "samples/s" in line for line in lines)
     certificates = CertificationFolder(folder).certificates()
     promise = promise_line(next(iter(certificates.values())).budget, "TotalVariation(p=1)", coverage="pointwise")

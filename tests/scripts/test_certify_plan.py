@@ -99,18 +99,18 @@ def test_means_and_medians_have_a_plan_for_each_m(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("distance", "advice"),
     [
-        ("tv", {"0.5, 1, 3": "--smoother mean --clip-norm auto"}),
-        ("angular", {"0.5, 1, 3": "--smoother mean"}),
-        ("l2", {"0.5, 1": "--smoother mean --clip-norm auto", "3": "--smoother median"}),
-        ("linf", {"0.5, 1, 3": "--smoother median"}),
-        ("wasserstein1", {"0.5, 1, 3": "--smoother mean --output-bound B"}),
-        ("jaccard", {"0.5": "--smoother center --group auto", "1, 3": "--smoother center"}),
+        ("tv", {"0.5, 1, 2.5": "--smoother mean --clip-norm auto"}),
+        ("angular", {"0.5, 1, 2.5": "--smoother mean"}),
+        ("l2", {"0.5, 1": "--smoother mean --clip-norm auto", "2.5": "--smoother median"}),
+        ("linf", {"0.5, 1, 2.5": "--smoother median"}),
+        ("wasserstein1", {"0.5, 1, 2.5": "--smoother mean --output-bound B"}),
+        ("jaccard", {"0.5": "--smoother center --group auto", "1, 2.5": "--smoother center"}),
     ],
 )
 def test_a_plan_names_the_smoothed_function_to_take(
     distance: str, advice: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = planned(capsys, f"--distance={distance}", "--n=1000", "--m=2000", "--h", "0.5", "1", "3")
+    lines = planned(capsys, f"--distance={distance}", "--n=1000", "--m=2000", "--h", "0.5", "1", "2.5")
     expected = [f"recommended for {distance} at h={h}: {flags} (docs/choosing.md)" for h, flags in advice.items()]
     assert [line for line in lines if line.startswith("recommended")] == expected
 

@@ -108,6 +108,7 @@ def test_the_plan_knows_noise_and_norm(
     assert said in lines[0]
     eps_in = 0.125 / (28 if "--threat=linf" in arguments else 1)
     assert any(f"{eps_in:.4g}" in line.split() for line in lines)
+    assert any(line.startswith("recommended for tv at h=0.5: ") for line in lines)
 
 
 def test_the_plan_needs_no_model(capsys: pytest.CaptureFixture[str]) -> None:

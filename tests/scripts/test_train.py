@@ -11,6 +11,7 @@ import train
 from lightning_modules import load_checkpoint
 from tests.scripts.running import refused, table
 from training import arguments as own
+from training.checkpoints import WholeCheckpoints
 
 KEYS = {
     "val/loss",
@@ -34,6 +35,14 @@ def test_run_folder_holds_config_checkpoints_metrics_and_wandb(run_folder: Path)
 
 def test_latest_points_to_the_newest_run(run_folder: Path) -> None:
     assert (run_folder.parent.parent / "latest").resolve() == run_folder.resolve()
+
+
+def test_only_the_first_checkpoint_of_a_run_is_told_of(tmp_path: Path) -> None:
+    told: list[bool] = []
+    writer = WholeCheckpoints(lambda: told.append(True))  # which points latest at the run: a newer one may have it
+    for _ in range(2):
+        writer.save_checkpoint({}, tmp_path / "a.ckpt")
+    assert told == [True]
 
 
 def test_every_validated_epoch_has_all_keys_in_the_csv(run_folder: Path) -> None:
