@@ -21,15 +21,8 @@ class CertificateWriter(BasePredictionWriter):
     """Writes distances and outputs of each certified example, and then its rows, flushed to disk.
 
     Of several processes each appends to a file of its own; :meth:`CertificationFolder.merge` brings them together.
-
-    Args:
-        folder: where to.
-        eps_in: input radii, one row each.
-        coverage: of the answers, see :meth:`center_smoothing.Certificate.eps_out`.
-        seed: of the noise, to be named in counterexamples.
-
-    Attributes:
-        on_rows: called with the rows of each example of this process, once they are on disk.
+    There is a row for each eps_in. Counterexamples name the seed of the noise. ``on_rows`` is called with the rows of
+    each example of this process, once they are on disk.
     """
 
     def __init__(

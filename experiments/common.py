@@ -71,13 +71,7 @@ def check_budget(name: str, h: Sequence[float], smoother: str = DEFAULT_SMOOTHER
 def training(title: str, *arguments: str, settings: Mapping[str, Any], sigma: float, runs: str, images: int) -> Step:
     """Return a training without a progress bar, done where a whole one with the same settings is.
 
-    Args:
-        title: of the step.
-        arguments: of train.py, which stand for the settings.
-        settings: of the training.
-        sigma: noise level of the training.
-        runs: folder of all runs.
-        images: of an epoch, training and validation together.
+    The arguments of train.py stand for the settings; images are those of an epoch, validation included.
     """
     epochs = int(settings["trainer"]["max_epochs"])
     command = [str(trained_models.ROOT / "train.py"), *arguments, "--sigma", repr(sigma), "--runs", runs]
@@ -100,13 +94,8 @@ def certification(
 ) -> Step:
     """Return a certification, done where this very one is as a whole; certify.py names what differs in another one.
 
-    Args:
-        title: of the step.
-        folder: to write.
-        wanted: values of certify.py's flags that its summary records under their names.
-        checkpoint: of the model; None before it is trained.
-        distance: certify.py's name of it.
-        budget: likewise.
+    What is ``wanted`` are values of certify.py's flags that its summary records under their names; distance and budget
+    are its names of them. There is no checkpoint before the model is trained.
     """
     chosen = named.budget(budget, wanted.get("smoother", DEFAULT_SMOOTHER))
     recorded = {**wanted, **distance_config(DISTANCES[distance]), "coverage": "pointwise", "budget": chosen.as_dict()}

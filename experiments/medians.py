@@ -21,7 +21,7 @@ class Median:
     high: float  # upper end of the interval
 
     @classmethod
-    def of(cls, values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> Median:
+    def of(cls, values: Sequence[float], *, level: float = 0.95) -> Median:
         """Return the medians of values (N,), abstentions among them as inf (theory T9).
 
         The ends are medians of resamples, never between two of them, so that inf stays inf. The interval says how the
@@ -30,11 +30,10 @@ class Median:
         Args:
             values: at least one, none of them NaN.
             level: of the interval.
-            seed: of the resampling.
         """
         ordered = np.sort(np.asarray(values, dtype=np.float64))
         count = len(ordered)
-        drawn = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+        drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
         medians = np.sort(ordered[np.sort(drawn, axis=1)[:, count // 2]])
         outside = int((1.0 - level) / 2.0 * _RESAMPLES)
         return cls(upper_median(values), float(medians[outside]), float(medians[-1 - outside]))

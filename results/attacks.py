@@ -23,12 +23,7 @@ _SHOWN = 5
 
 
 def plan_line(budget: AttackBudget, *, evaluations: int) -> str:
-    """Return what attacks will cost, before any sampling.
-
-    Args:
-        budget: of each attack.
-        evaluations: of one attack, those of the smoothed outputs at its end included.
-    """
+    """Return what attacks will cost, before any sampling: evaluations of one, smoothed outputs at its end included."""
     return (
         f"  attack: pgd, {budget.steps} steps from {budget.starts} starts, {budget.samples} samples a step: about "
         f"{evaluations:,} evaluations more for each example and eps_in, a gradient counted as three"
@@ -66,10 +61,7 @@ def result_lines(rows: Sequence[Row]) -> list[str]:
 def contradiction_lines(rows: Sequence[Row], *, alpha: float, where: str) -> list[str]:
     """Say, loudly, where smoothed outputs moved further than certified; empty where none did.
 
-    Args:
-        rows: of certificates.csv.
-        alpha: that a single certificate may fail with.
-        where: the counterexamples are.
+    A single certificate may fail with probability alpha; ``where`` says where the counterexamples are.
     """
     found = sorted((row for row in attacked_rows(rows) if row.contradicts), key=lambda row: -row.attack_ratio)
     if not found:

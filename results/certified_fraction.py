@@ -37,22 +37,12 @@ class FractionCurve:
     def of(
         cls, radii: Iterable[float], *, sigma: float, eps_in: float, label: str = "", conversion: float = 1.0
     ) -> FractionCurve:
-        """Make the curve of certified output radii, one for each example.
+        """Make the curve of certified output radii (N,), N >= 1, one for each example.
 
-        Args:
-            radii: (N,), N >= 1. inf, where there is no certificate, and NaN count as never certified.
-            sigma: noise level, in units of x.
-            eps_in: input radius, in units of x.
-            label: of the folder, where several are compared.
-            conversion: h is conversion * eps_in / sigma (theory T15).
+        inf, where there is no certificate, and NaN count as never certified. The other arguments are the attributes.
 
         Raises:
             ValueError: if there is no radius.
-
-        Example:
-            >>> curve = FractionCurve.of([3.0, 1.0, float("inf"), 3.0], sigma=0.25, eps_in=0.5)
-            >>> curve.eps_out, curve.fraction
-            ((0.0, 1.0, 3.0), (0.0, 0.25, 0.75))
         """
         values = list(radii)
         if not values:
@@ -97,12 +87,7 @@ class FractionCurve:
         return self._radius_of_count(self.num_examples // 2 + 1)
 
     def thinned(self, most: int) -> FractionCurve:
-        """Return a curve with so many of the steps, the first and the last among them, which is nowhere above this one.
-
-        Example:
-            >>> FractionCurve.of([1.0, 2.0, 3.0, 4.0], sigma=0.25, eps_in=0.5).thinned(3).eps_out
-            (0.0, 2.0, 4.0)
-        """
+        """Return a curve of so many of the steps, the first and the last among them, that is nowhere above this one."""
         last, count = len(self.eps_out) - 1, min(most, len(self.eps_out))
         places = [last * place // max(1, count - 1) for place in range(count)]
         steps, counts = tuple(self.eps_out[place] for place in places), tuple(self.counts[place] for place in places)
@@ -116,10 +101,7 @@ class FractionCurve:
 def certified_fractions(rows: Iterable[Row], *, label: str = "", conversion: float = 1.0) -> list[FractionCurve]:
     """Return the curves of all eps_in, and of all noise levels where there are several, by sigma and eps_in.
 
-    Args:
-        rows: one for each example and eps_in. Of rows of one example, sigma and eps_in the first counts.
-        label: of their folder, where several are compared.
-        conversion: h is conversion * eps_in / sigma (theory T15).
+    Of rows of one example, sigma and eps_in the first counts. Label and conversion are those of :class:`FractionCurve`.
     """
     groups: dict[tuple[float, float], dict[int, float]] = {}
     for row in rows:

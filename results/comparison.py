@@ -60,13 +60,7 @@ def open_all(paths: Sequence[str]) -> dict[str, FinishedCertification]:
 
 
 def rows_at(finished: FinishedCertification, eps_in: Sequence[float], *, coverage: Coverage) -> list[Row]:
-    """Return the rows of all examples for each eps_in: the folder's own where it was asked the same.
-
-    Args:
-        finished: with the answers to these eps_in.
-        eps_in: input radii, in units of x.
-        coverage: of the rows.
-    """
+    """Return the rows of all examples for each eps_in, which were asked: the folder's own where they are the same."""
     same = finished.config.get("coverage", "pointwise") == coverage != "bonferroni"
     own = {(row.index, row.eps_in): row for row in finished.rows} if same else {}
     answers = finished.answers[Question("eps_in", tuple(eps_in), coverage)]
@@ -142,11 +136,8 @@ def lines(
 ) -> list[str]:
     """Return all that is said on the terminal: what differs, the medians side by side, and what they promise.
 
-    Args:
-        compared: at least two folders by label.
-        rows: certified output radii of each; empty if not asked for.
-        inputs: certified input radii of each; empty if not asked for.
-        coverage: of all answers.
+    There are at least two folders by label, the rows of their output radii and their answers for input radii, both of
+    one coverage; what was not asked for is empty.
     """
     found = [f"{len(compared)} folders side by side, without sampling", *difference_lines(compared)]
     if rows:
@@ -175,11 +166,8 @@ def write(
 ) -> list[Path]:
     """Write report.html, certificates.png, certified_fraction.csv and certified_fraction.png, and return their paths.
 
-    Args:
-        compared: at least two folders by label, with the answers to the ``curve_question`` of each.
-        rows: of each.
-        out: folder to write, none that holds a certification.
-        coverage: of the rows.
+    The folders, at least two by label, have the answers to their ``curve_question``, of the coverage of the rows.
+    The folder that is written holds no certification.
     """
     folder, first = CertificationFolder(out), next(iter(compared.values()))
     found, overlap = results(compared, rows), first.holds_boxes

@@ -50,11 +50,6 @@ def check_rows(rows: Sequence[Row], certificate: CertificateBase, config: Mappin
     A change of one file alone is found. Whoever changes all of them consistently makes up a certification that cannot
     be told from a true one without the model.
 
-    Args:
-        rows: of one example.
-        certificate: from its distances.
-        config: of summary.json.
-
     Raises:
         ValueError: for a row that is another one, with both.
     """

@@ -23,14 +23,10 @@ _OF_OLDER_FILELOCKS = (NotImplementedError,)
 def locked(folder: Path, refusal: str) -> Iterator[None]:
     """Keep every other process that wants to lock a folder out, until this one ends in whatever way.
 
-    On a file system without locks it goes on with a warning in one line.
-
-    Args:
-        folder: that is there already.
-        refusal: what to say if another process has locked it.
+    The folder is there already. On a file system without locks it goes on with a warning in one line.
 
     Raises:
-        ValueError: if another process has.
+        ValueError: with the refusal, if another process has locked it.
         OSError: if nothing can be written there.
     """
     lock = FileLock(folder / ".lock")

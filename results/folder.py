@@ -197,13 +197,10 @@ class CertificationFolder:
         return sorted(found.parent for where in ("*", "*/*") for found in self.path.glob(f"{where}/distances"))
 
     def finished_rows(self, summary: Mapping[str, Any]) -> list[Row]:
-        """Return the rows of a certification.
-
-        Args:
-            summary: of summary.json; empty if there is none.
+        """Return the rows of a certification with this summary.
 
         Raises:
-            ValueError: if there is none, the rows are damaged, or no example is finished.
+            ValueError: if that is empty, the rows are damaged, or no example is finished.
         """
         if not summary:
             raise ValueError(f"--from must be a folder that certify.py wrote, got {self.path}: it has no summary.json")
@@ -214,11 +211,7 @@ class CertificationFolder:
         return rows
 
     def read_example(self, row: Row, config: Mapping[str, Any]) -> tuple[CertificateBase, dict[str, NDArray[Any]]]:
-        """Return the certificate of an example and what :meth:`outputs` holds, from one look at each of its files.
-
-        Args:
-            row: any of the example.
-            config: of summary.json.
+        """Return the certificate of the example of a row, and what :meth:`outputs` holds, from one look at each file.
 
         Raises:
             Exception: of many kinds, for damaged files; see :func:`damaged`.
@@ -247,12 +240,7 @@ class CertificationFolder:
 
 
 def check_same(folder: CertificationFolder, config: Mapping[str, Any], checkpoint_sha256: str | None) -> bool:
-    """Return whether a folder holds a certification already.
-
-    Args:
-        folder: where the results are to go.
-        config: what they depend on, in plain values.
-        checkpoint_sha256: of the checkpoint's file; None for a pretrained model.
+    """Return whether a folder holds a certification already, of this configuration and checkpoint (None: pretrained).
 
     Raises:
         ValueError: if it holds the results of something else, with what differs.

@@ -42,12 +42,8 @@ def first_difference(
 ) -> tuple[str, Any, Any] | None:
     """Return the first setting that sets two configurations apart, with both values; None where there is none.
 
-    Distances are compared by identity; where one configuration is older than that, by their text and their hash.
-
-    Args:
-        before: one configuration.
-        now: the other.
-        names: the beginnings of the settings that are compared; default: all.
+    Distances are compared by identity; where one configuration is older than that, by their text and their hash. Of
+    the settings those are compared whose names begin like one of ``names``; default: all.
     """
     one, other = (json.loads(json.dumps(dict(config))) for config in (before, now))
     if _IDENTITY in one and one[_IDENTITY] == other.get(_IDENTITY):

@@ -11,33 +11,18 @@ __all__ = ["duration", "format_down", "format_up", "percent", "percent_up", "rou
 
 
 def rounded_down(value: float, digits: int = 2) -> str:
-    """Format a certified input radius, never above the true one.
-
-    Example:
-        >>> rounded_down(0.689)
-        '0.68'
-    """
+    """Format a certified input radius, never above the true one."""
     text = f"{value:.{digits}f}"
     return text if float(text) <= value else f"{Decimal(text) - Decimal(1).scaleb(-digits):f}"
 
 
 def format_down(value: float) -> str:
-    """Format a certified input radius with two decimals or three significant digits, never above the true one.
-
-    Example:
-        >>> format_down(1.239), format_down(0.0012345)
-        ('1.23', '0.00123')
-    """
+    """Format a certified input radius with two decimals or three significant digits, never above the true one."""
     return rounded_down(value, 2 - math.floor(math.log10(value)) if TINY <= value < 1.0 else 2)
 
 
 def percent(count: int, total: int) -> str:
-    """Format a share of examples, never above the true one.
-
-    Example:
-        >>> percent(2, 3), percent(3, 3)
-        ('66.6%', '100%')
-    """
+    """Format a share of examples, never above the true one."""
     return f"{1000 * count // total / 10:g}%"
 
 
@@ -52,12 +37,7 @@ def percent_up(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds.
-
-    Example:
-        >>> duration(5400)
-        '90 min'
-    """
+    """Format seconds."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

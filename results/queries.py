@@ -20,11 +20,7 @@ _PERCENTS = (25, 75, 90)
 
 
 def lines(finished: FinishedCertification) -> list[str]:
-    """Return all that is said on the terminal: the tables, and what they promise.
-
-    Args:
-        finished: with at least one answer, all of one coverage.
-    """
+    """Return all that is said on the terminal: the tables, and what their answers, all of one coverage, promise."""
     found = [f"{len(finished.by_index)} examples of {finished.folder.path}, sigma={finished.sigma:g}, without sampling"]
     for table in finished.answers.values():
         found += table_lines(table, between=finished.yardstick.between)
@@ -38,11 +34,8 @@ def lines(finished: FinishedCertification) -> list[str]:
 def table_lines(answers: Answers, *, between: float | None = None) -> list[str]:
     """Return a table for the terminal: a line for each example, the median, and how many are certified.
 
-    Output radii are rounded up and input radii down.
-
-    Args:
-        answers: of all examples.
-        between: median distance between outputs, of which median output radii are also shown as shares; None for none.
+    Output radii are rounded up and input radii down. Their medians are also shown as shares of the median distance
+    ``between`` outputs, if there is one.
     """
     titles = [f"{answers.asked}={radius:g}" for radius in answers.radii]
     width = max(14, *map(len, titles))

@@ -15,11 +15,8 @@ def summarise(
 ) -> list[dict[str, float | int]]:
     """Return medians and rates by eps_in, the ``results`` of summary.json. Abstentions count as inf (theory T9).
 
-    Args:
-        rows: of one noise level.
-        sigma: that noise level.
-        yardstick: what the median radii are compared with.
-        conversion: h is conversion * eps_in / sigma (theory T15); it is among the results where it is not 1.
+    The rows are of one noise level. The yardstick is what their median radii are compared with. h is
+    conversion * eps_in / sigma (theory T15); the conversion is among the results where it is not 1.
     """
     results: list[dict[str, float | int]] = []
     for eps_in in dict.fromkeys(row.eps_in for row in rows):
@@ -53,10 +50,6 @@ def line_key(result: Mapping[str, Any], *, several_levels: bool) -> str:
     """Return what sets the line that a result of summary.json belongs to apart; "" where there is only one line.
 
     Of several folders that is the ``label`` of its folder; of several noise levels h, which they have in common.
-
-    Example:
-        >>> line_key({"h": 1.5, "eps_in": 0.3}, several_levels=True)
-        'h=1.5'
     """
     return str(result.get("label", f"h={result['h']:g}" if several_levels else ""))
 

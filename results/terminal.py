@@ -56,11 +56,7 @@ def plan_lines(
 
 
 def denoiser_line(denoiser: Mapping[str, Any]) -> str:
-    """Say what stands in front of the model, before any sampling.
-
-    Args:
-        denoiser: of a configuration.
-    """
+    """Say which denoiser of a configuration stands in front of the model, before any sampling."""
     return f"denoiser: {denoiser['name']}, sha256 {denoiser['sha256'][:12]}"
 
 
@@ -70,12 +66,7 @@ def _in_norm(norm: str) -> str:
 
 
 def grid_line(grid: int, change: tuple[float, float]) -> str:
-    """Say what discrete noise does to the inputs, before any sampling.
-
-    Args:
-        grid: steps per unit.
-        change: by rounding to it: of any value at most, and in l2 norm.
-    """
+    """Say by how much rounding to so many steps per unit changes the inputs: any value at most, and in l2 norm."""
     largest, norm = (f"{value * 1.005:.3g}" for value in change)  # rounded up
     beyond = "" if change[0] > 2.0**-24 else ": none beyond the rounding of float32"
     return (

@@ -79,11 +79,8 @@ class WandbRun:
     ) -> None:
         """Log the tables, the curves and the images of a certification whose files are on disk, and end.
 
-        Args:
-            rows: of certificates.csv.
-            results: of summary.json; each is logged with eps_in as the x axis, and with its h in the keys where the
-                noise level changes along that axis.
-            examples: with the outputs to be shown.
+        Each of the results of summary.json is logged with eps_in as the x axis, and with its h in the keys where the
+        noise level changes along that axis.
         """
         import wandb
 

@@ -52,12 +52,8 @@ def curve_question(
     """Return what the curves of a report ask of every example: the asked eps_in, and a dense grid between them.
 
     The distances on disk answer any eps_in, so that curves are dense without sampling. Only for "bonferroni", whose
-    answers depend on how many there are, there is no grid.
-
-    Args:
-        finished: a certification.
-        eps_in: of its rows; default: all that the folder was asked.
-        coverage: of the rows; default: that of the configuration.
+    answers depend on how many there are, there is no grid. Default are the eps_in that the folder was asked, and the
+    coverage of its configuration.
     """
     asked = sorted(set(eps_in) or {row.eps_in for row in finished.rows})
     budget = finished.smoother.budget_type.from_dict(finished.config["budget"])
@@ -88,7 +84,7 @@ def report_of(
 
     Args:
         finished: with the answers to its :func:`curve_question`, and the outputs of the examples that are shown.
-        rows: of its certificates, in the order to be shown; default: those of the folder.
+        rows: in the order to be shown; default: those of the folder.
         promise: what holds, from ``center_smoothing.promise.promise_line``.
         coverage: of the rows; default: that of the configuration.
     """
@@ -188,11 +184,7 @@ def report_of_folders(
 
 
 def merge_sentences(reports: Mapping[str, T], items: Callable[[T], Sequence[str]]) -> list[str]:
-    """Return what any of the reports says, once; what not all of them say with the labels of those that do.
-
-    Args:
-        reports: by label.
-        items: of a report, sentences.
+    """Return the sentences that any of the reports says, once; what not all say with the labels of those that do.
 
     Example:
         >>> merge_sentences({"a": ["One.", "Two."], "b": ["Two."]}, lambda items: items)

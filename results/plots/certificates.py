@@ -37,9 +37,6 @@ def draw_certificates(
         rows: of certificates.csv.
         results: of summary.json. There is a line for each h where several noise levels were certified.
         title: one line above it all.
-
-    Returns:
-        A figure, not tied to any window; ``figure.savefig(path)`` writes it.
     """
     boxes = finished.holds_boxes
     indices = list(finished.outputs)[: _PHOTOS if boxes else _OUTPUTS]
@@ -103,12 +100,7 @@ def draw_curves(
 ) -> None:
     """Draw median eps_out and smoothing loss against eps_in; with the radii of the examples where there is one line.
 
-    Args:
-        axis: to draw on.
-        rows: of all lines.
-        results: of summary.json, with ``label`` where they are of several folders.
-        overlap: whether outputs are boxes: a second axis is the overlap that is guaranteed.
-        norm: that eps_in is measured in, in words.
+    Results of several folders have a ``label``. Where outputs are boxes a second axis is the guaranteed overlap.
     """
     drawn = results_by_line(results, several_levels=len({row.sigma for row in rows}) > 1)
     smoothers = {row.smoother for row in rows}

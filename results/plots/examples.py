@@ -76,12 +76,7 @@ def side_by_side(arrays: Sequence[NDArray[Any]]) -> Image.Image:
 
 
 def example_pictures(finished: FinishedCertification, index: int) -> ExamplePictures:
-    """Return the pictures of an example.
-
-    Args:
-        finished: with its outputs.
-        index: of the example in its data set.
-    """
+    """Return the pictures of an example, whose outputs were read."""
     arrays = finished.outputs[index]
     image, base, smoothed = (arrays[key] for key in _NAMES)
     if finished.holds_boxes and is_image(image.shape):
@@ -107,13 +102,8 @@ def example_pictures(finished: FinishedCertification, index: int) -> ExamplePict
 def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) -> NDArray[np.float32]:
     """Draw the boxes of two outputs on a photo, the smoothed ones thin and on top; an empty box is not drawn.
 
-    Args:
-        image: (C, H, W) in [0, 1].
-        base: (4,) in pixels, x1, y1, x2, y2, or several boxes (K, 4).
-        smoothed: likewise.
-
-    Returns:
-        (H, W, 3) in [0, 1].
+    The image is (C, H, W) in [0, 1], and an output (4,) in pixels, x1, y1, x2, y2, or several boxes (K, 4). Returned is
+    (H, W, 3) in [0, 1].
     """
     drawing = as_image(np.moveaxis(image, 0, -1)).convert("RGB")
     pen = ImageDraw.Draw(drawing)
@@ -125,13 +115,9 @@ def with_boxes(image: NDArray[Any], base: NDArray[Any], smoothed: NDArray[Any]) 
 
 
 def in_colours(labels: NDArray[Any]) -> NDArray[np.float64]:
-    """Return a map of labels in colours, one for each of 16 labels from 0 on and then over again.
+    """Return a map of labels (H, W) or (1, H, W) in colours, one for each of 16 from 0 on and then over again.
 
-    Args:
-        labels: (H, W) or (1, H, W), whole numbers or others, of which the next smaller whole number counts.
-
-    Returns:
-        (H, W, 3) in [0, 1], white where there is no label.
+    Of other than whole numbers the next smaller one counts. Returned is (H, W, 3) in [0, 1], white where no label is.
     """
     numbers = labels.reshape(labels.shape[-2:]).astype(np.float64)
     known = np.isfinite(numbers)
@@ -146,14 +132,9 @@ def disagreement(first: NDArray[Any], second: NDArray[Any]) -> Picture:
 
 
 def noisy_copy(image: NDArray[Any], *, sigma: float, seed: object, index: int, noise: str = "gaussian") -> Picture:
-    """Return the picture of an image with noise of the level that was smoothed with.
+    """Return the picture of an image (C, H, W) in [0, 1] with noise of the kind and level that was smoothed with.
 
-    Args:
-        image: (C, H, W) in [0, 1].
-        sigma: level of the noise.
-        seed: of the certification; with the index it determines the noise, which is none that was certified with.
-        index: of the example in its data set.
-        noise: the kind of noise.
+    Seed and index of the example determine the noise, which is none that was certified with.
     """
     rng = np.random.default_rng(list(f"{seed}/{index}".encode()))
     drawn = rng.uniform(-1.0, 1.0, image.shape) if noise == "uniform" else rng.standard_normal(image.shape)
@@ -161,15 +142,9 @@ def noisy_copy(image: NDArray[Any], *, sigma: float, seed: object, index: int, n
 
 
 def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Picture:
-    """Return the picture of |first - second|, largest over the channels, white at its largest.
+    """Return the picture of |first - second|, two of (H, W, C), largest over the channels, white at its largest.
 
-    Args:
-        first: (H, W, C).
-        second: (H, W, C).
-        name: of the picture.
-
-    Returns:
-        A picture with one channel, whose note says which difference is white.
+    It has one channel, and its note says which difference is white.
     """
     absolute = np.abs(np.asarray(first, dtype=np.float64) - second).max(axis=-1, keepdims=True)
     finite = absolute[np.isfinite(absolute)]
@@ -182,12 +157,8 @@ def difference(first: NDArray[Any], second: NDArray[Any], *, name: str) -> Pictu
 def movement(box: NDArray[np.float64], *, eps_in: float) -> Picture:
     """Return the picture of how far each pixel can move, largest over the channels, white at its largest.
 
-    Args:
-        box: (2, C, H, W), the lower and the upper ends of what is certified, finite.
-        eps_in: input radius of the box.
-
-    Returns:
-        A picture with one channel, whose note says which movement is white, rounded up.
+    ``box`` (2, C, H, W) has the lower and the upper ends of what is certified at eps_in, finite. The picture has one
+    channel, and its note says which movement is white, rounded up.
     """
     low, high = np.moveaxis(box, 1, -1)
     note = f"certified at eps_in = {eps_in:g}, white = {format_up(float((high - low).max()))}"
@@ -210,12 +181,7 @@ def _guarantee(row: Row, smoothed: NDArray[Any]) -> str:
 
 
 def guaranteed_overlap(eps_out: float) -> str:
-    """Format the least overlap (IoU) that a certified Jaccard distance leaves, never above the true one.
-
-    Example:
-        >>> guaranteed_overlap(0.1234)
-        '0.876'
-    """
+    """Format the least overlap (IoU) that a certified Jaccard distance leaves, never above the true one."""
     return f"{math.floor(1000.0 * max(0.0, 1.0 - eps_out)) / 1000.0:.3f}"
 
 

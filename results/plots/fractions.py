@@ -39,14 +39,8 @@ def draw_fractions(curves: Sequence[FractionCurve], title: str, *, overlap: bool
 
     A colour for each eps_in, and a style for each folder where several are compared.
 
-    Args:
-        curves: of ``certified_fractions``.
-        title: one line above it all.
-        overlap: whether outputs are boxes, of which an eps_out of 1 or more says nothing: the axis ends there, and says
-            the overlap that is guaranteed.
-
-    Returns:
-        A figure, not tied to any window; ``figure.savefig(path)`` writes it.
+    The title is one line above it all. With ``overlap`` outputs are boxes, of which an eps_out of 1 or more says
+    nothing: the axis ends there, and says the overlap that is guaranteed.
     """
     groups = panels(curves) or [("", [])]
     columns = min(3, len(groups))

@@ -49,6 +49,7 @@ def test_a_weight_is_trained_unless_its_own_training_is_there(tmp_path: Path, st
         ("train with weight 0", True),
         ("train with weight 0.3", False),
     ]
+    assert steps[1].work == 2 * steps[0].work
     assert not any(step.finished() for step in steps[2:])
     command = steps[1].command()
     assert "--model.init_args.consistency_weight=0.3" in command

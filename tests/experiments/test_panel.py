@@ -2,8 +2,6 @@ import csv
 import json
 import re
 import shutil
-import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -19,6 +17,7 @@ import train
 from center_smoothing import MeanBudget
 from experiments import figure4, figure5, steps
 from experiments import panel as panels
+from results.folder import CertificationFolder
 
 MEANS = ["--smoother=mean", "--clip-norm=40"]
 # Small images, a small model and few samples in its training: the panel's own work is what is tested.
@@ -30,18 +29,19 @@ model:
 data: {class_path: datamodules.ImageFolder, init_args: {root: images, image_size: [8, 8], mode: rgb}}
 center_smoothing: {num_examples: 1, h: [1.0], n: 100, m: 400, k: 8}
 """
-run_in_a_process = steps._run_one
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _in_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Scripts run in this process, which has imported everything, without pictures; one test starts one as users do."""
+    """Scripts run in this process, which has imported everything, without pictures; test_steps.py starts processes."""
 
     def run_one(step: steps.Step, log: Path, *_: object) -> None:
-        main = {"train": train.main, "certify": certify.main}[step.kind]
+        script, *args = step.command()
+        main = {"train.py": train.main, "certify.py": certify.main}[Path(script).name]
+        assert Path(script).is_file()
         with log.open("a") as file, redirect_stdout(file), pytest.MonkeyPatch.context() as patch:
             patch.setattr(Figure, "savefig", lambda _, path, **options: Image.new("L", (4, 4)).save(path, "PNG"))
-            main(step.command()[1:])
+            main(args)
         assert step.finished()
 
     path = tmp_path_factory.mktemp("configs") / "small.yaml"
@@ -98,7 +98,7 @@ def test_a_panel_is_a_table_a_picture_a_report_and_certifications(panel: Path) -
 
 
 def test_what_is_there_is_reused_and_nothing_else(
-    panel: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    panel: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(panel, tmp_path / "panel")
     folder = tmp_path / "panel" / "certifications" / "sigma=0.1"
@@ -113,6 +113,7 @@ def test_what_is_there_is_reused_and_nothing_else(
         monkeypatch.setattr(panels, "run", run)
         with pytest.raises(SystemExit, match="130"):
             main([*arguments(images, panel.parents[1]), f"--out={tmp_path / 'panel'}", *changes])
+        assert capsys.readouterr().out.endswith("interrupted; the same command goes on from there\n")
         return seen
 
     assert finished() == [True, True, True]
@@ -135,28 +136,30 @@ def test_figure_5_takes_the_models_of_figure_4(panel: Path, capsys: pytest.Captu
     assert all(0.0 < float(row["median_eps_out"]) <= 1.0 for row in table(folder, "figure5"))
 
 
-def test_interrupted_and_started_again_it_gives_the_same_table(
-    panel: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+class Killed(BaseException):
+    """What nothing that is being killed sees."""
+
+
+def test_killed_and_started_again_it_gives_the_same_table(
+    panel: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = [*arguments(images, panel.parents[1]), "--eps-in=0.2", f"--out={tmp_path}"]
-    certificates = tmp_path / "certifications" / "sigma=0.1" / "certificates.csv"
+    append = CertificationFolder.append
 
-    def say(*words: object, **_: object) -> None:
-        if "certify at sigma=0.1: 1 of 2" in str(words[0]):
-            end = time.monotonic() + 60
-            while not certificates.is_file() and time.monotonic() < end:
-                time.sleep(0.01)
-            signal.raise_signal(signal.SIGINT)
+    def killed(self: CertificationFolder, *rows: Any, **part: Any) -> None:  # noqa: ANN401  # passed on
+        append(self, *rows, **part)
+        raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(steps, "_run_one", run_in_a_process)
-        patch.setattr(steps, "print", say, raising=False)
-        with pytest.raises(SystemExit, match="130"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CertificationFolder, "append", killed)
+        with pytest.raises(Killed):
             figure4.main(args)
-    assert capsys.readouterr().out.splitlines()[-1] == "interrupted; the same command goes on from there"
+    certificates = tmp_path / "certifications" / "sigma=0.1" / "certificates.csv"
+    assert len(certificates.read_text().splitlines()) == 2  # the heading and one example
     assert not (tmp_path / "figure4.csv").exists()
-    assert 1 <= certificates.read_text().count("\n") <= 3  # titles, and what was there at its end
+    capsys.readouterr()
     figure4.main(args)
+    assert "1 of 2 steps to do" in capsys.readouterr().out
     assert table(tmp_path) == table(panel)[:1]
 
 

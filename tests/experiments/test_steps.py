@@ -1,4 +1,5 @@
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import steps
 from experiments.steps import Clock, Kind, Step, run
 
 
@@ -59,6 +61,24 @@ def test_time_left_follows_what_was_measured() -> None:
     assert clock.seconds("certify", 60.0) == pytest.approx(6.0)
     clock.measured("certify", work=100.0, seconds=1.0)
     assert clock.seconds("certify", 60.0) == pytest.approx(0.6)
+
+
+def test_an_interrupted_experiment_leaves_no_command_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = tmp_path / "alive"
+    touch = f"pathlib.Path({str(alive)!r}).touch(); time.sleep(0.02)"
+    code = f"print('1 of 2 examples', flush=True)\nfor _ in range(500): {touch}"
+
+    def say(*words: object, **_: object) -> None:
+        if "certify: 1 of 2" in str(words[0]):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(steps, "print", say, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        run([step(tmp_path, "certify", code)], tmp_path / "log")
+    alive.unlink(missing_ok=True)
+    time.sleep(0.2)
+    assert not alive.exists()
+    assert not (tmp_path / "certify").exists()  # which it leaves at its end
 
 
 def test_a_killed_experiment_leaves_no_command_behind(tmp_path: Path) -> None:

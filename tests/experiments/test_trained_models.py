@@ -73,19 +73,15 @@ def test_another_or_an_unfinished_training_is_not_taken(tmp_path: Path, changes:
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt"])
-def test_a_run_of_which_something_is_missing_is_not_taken(tmp_path: Path, name: str) -> None:
-    (write_run(tmp_path, "0.2-abc") / name).unlink()
+def test_a_run_of_which_something_is_missing_or_damaged_is_not_taken(tmp_path: Path, name: str) -> None:
     assert trained_models.finished_run(tmp_path, WANTED, sigma=0.2) is None
-
-
-@pytest.mark.parametrize("name", ["config.yaml", "checkpoints/last.ckpt"])
-def test_a_run_of_which_something_is_damaged_is_not_taken(tmp_path: Path, name: str) -> None:
-    (write_run(tmp_path, "0.2-abc") / name).write_bytes(b"\x80: {[")
-    assert trained_models.finished_run(tmp_path, WANTED, sigma=0.2) is None
-
-
-def test_without_any_run_there_is_none(tmp_path: Path) -> None:
-    assert trained_models.finished_run(tmp_path / "nowhere", WANTED, sigma=0.2) is None
+    place = write_run(tmp_path, "0.2-abc") / name
+    assert trained_models.best_checkpoint(str(tmp_path), WANTED, sigma=0.2) is not None
+    if name != "checkpoints/best.ckpt":
+        place.write_bytes(b"\x80: {[")
+        assert trained_models.finished_run(tmp_path, WANTED, sigma=0.2) is None
+    place.unlink()
+    assert trained_models.best_checkpoint(str(tmp_path), WANTED, sigma=0.2) is None
 
 
 def test_settings_are_the_configuration_over_the_default_one() -> None:

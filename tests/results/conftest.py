@@ -67,6 +67,7 @@ def write_random(write_folder: Callable[..., CertificationFolder]) -> Callable[.
         count: int = 4,
         shape: tuple[int, ...] = (1, 8, 8),
         order: int = 1,
+        conversion: float = 1.0,
         **given: Any,  # noqa: ANN401  # as above
     ) -> CertificationFolder:
         generator = np.random.default_rng(0)
@@ -81,7 +82,9 @@ def write_random(write_folder: Callable[..., CertificationFolder]) -> Callable[.
                 budget=BUDGET,
                 output=SmoothedOutput(torch.from_numpy(smoothed), 1.0, 0.6, index == count - 1),
                 smoothing_loss=math.inf if index == count - 1 else 0.5 + index,
+                conversion=conversion,
             )
+        given |= {} if conversion == 1.0 else {"conversion": conversion}
         return write_folder(path, certificates, outputs=outputs, eps_in=given.pop("eps_in", (0.25, 0.5)), **given)
 
     return write_random

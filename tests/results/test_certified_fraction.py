@@ -89,18 +89,12 @@ def test_every_noise_level_and_radius_has_a_curve_of_its_own() -> None:
         for eps_in in levels
     ]
     found = certified_fractions(rows)
-    assert [(one.sigma, one.eps_in, one.h) for one in found] == [
-        (0.2, 0.2, 1.0),
-        (0.4, 0.2, 0.5),
-        (0.4, 0.4, 1.0),
-        (0.8, 0.4, 0.5),
-    ]
+    places = [(0.2, 0.2, 1.0), (0.4, 0.2, 0.5), (0.4, 0.4, 1.0), (0.8, 0.4, 0.5)]
+    assert [(one.sigma, one.eps_in, one.h) for one in found] == places
     assert [one.eps_out[1] for one in found] == [2.2, 4.2, 4.4, 8.4]
     assert certified_fractions([*rows, *rows]) == found
-    assert [(heading, [one.eps_in for one in group]) for heading, group in panels(found)] == [
-        ("h = 0.5", [0.2, 0.4]),
-        ("h = 1", [0.2, 0.4]),
-    ]
+    drawn_together = [(heading, [one.eps_in for one in group]) for heading, group in panels(found)]
+    assert drawn_together == [("h = 0.5", [0.2, 0.4]), ("h = 1", [0.2, 0.4])]
     assert [heading for heading, _ in panels([one for one in found if one.sigma == 0.4])] == [""]
 
 
@@ -188,8 +182,5 @@ def test_table_and_picture_are_written(tmp_path: Path) -> None:
     write_fractions(folder, certified_fractions(rows), "title", overlap=False)
     assert folder.fractions.read_text() == "sigma,eps_in,eps_out,fraction\n0.25,0.25,0.0,0.0\n0.25,0.25,0.4,0.5\n"
     assert folder.fraction_picture.read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "certified_fraction.csv",
-        "certified_fraction.png",
-        "summary.json",
-    }
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"certified_fraction.csv", "certified_fraction.png", "summary.json"}

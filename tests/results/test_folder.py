@@ -86,9 +86,10 @@ def test_row_cut_off_before_its_last_cell_is_none(value: Row) -> None:
         assert Row.from_text(text[:end].split(",")) is None
 
 
-@pytest.mark.parametrize(
-    "text", ["", HEADER, "a,b,c", "x,0.25,0.25,1.5,0.5,True,60,120,0.4,exact,1.0", "1" + ",1.0" * 10, "1" * 11]
-)
+NO_ROWS = ["", HEADER, "a,b,c", "x,0.25,0.25,1.5,0.5,True,60,120,0.4,exact,1.0", "1" + ",1.0" * 10, "1" * 11]
+
+
+@pytest.mark.parametrize("text", [*NO_ROWS, "1,0.25,0.25,1.5,0.5,True,60,120,0.4,exact,T3,1"])
 def test_other_text_is_no_row(text: str) -> None:
     assert Row.from_text(text.rstrip("\n").split(",")) is None
 
@@ -127,11 +128,8 @@ def test_rows_of_all_processes_are_found(folder: CertificationFolder) -> None:
     folder.append([row(0)])
     folder.append([row(1)], part="rank0")
     folder.append([row(2)], part="rank1")
-    assert sorted(path.name for path in folder.path.glob("*.csv")) == [
-        "certificates.csv",
-        "certificates.rank0.csv",
-        "certificates.rank1.csv",
-    ]
+    names = sorted(path.name for path in folder.path.glob("*.csv"))
+    assert names == ["certificates.csv", "certificates.rank0.csv", "certificates.rank1.csv"]
     assert folder.rows() == [row(0), row(1), row(2)]
 
 
@@ -257,11 +255,9 @@ def test_missing_certificates_count_as_inf_in_the_median(values: list[float], me
 
 
 def test_abstention_rate_counts_abstentions_and_not_missing_certificates() -> None:
-    of_one = {"eps_out": math.inf, "smoothing_loss": math.inf, "abstained": True}
-    found = [row(0), row(1, **of_one), row(2, eps_out=math.inf), row(3), row(4)]
-    (result,) = summarise(found, sigma=0.25)
-    assert result["abstention_rate"] == 0.2
-    assert result["num_examples"] == 5
+    abstained = row(1, eps_out=math.inf, smoothing_loss=math.inf, abstained=True)
+    (result,) = summarise([row(0), abstained, row(2, eps_out=math.inf), row(3), row(4)], sigma=0.25)
+    assert (result["abstention_rate"], result["num_examples"]) == (0.2, 5)
 
 
 @pytest.mark.parametrize("coverage", ["pointwise", "bonferroni", "dkw"])

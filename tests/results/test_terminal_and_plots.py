@@ -54,6 +54,11 @@ def write_outputs(folder: CertificationFolder, indices: Sequence[int], shape: tu
         np.savez(folder.outputs(index), image=image, base=base, smoothed=smoothed)
 
 
+def draw(folder: CertificationFolder, rows: Sequence[Row], shape: tuple[int, ...] = (5,)) -> Figure:
+    write_outputs(folder, list(dict.fromkeys(row.index for row in rows)), shape)
+    return draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title")
+
+
 def read(folder: CertificationFolder, rows: Sequence[Row] = ()) -> FinishedCertification:
     """What is read of a folder of outputs alone."""
     indices = dict.fromkeys(row.index for row in rows) or range(len(list(folder.path.glob("outputs/*.npz"))))
@@ -67,6 +72,8 @@ def test_rounded_up_is_never_below_and_above_by_less_than_two_of_the_last_digit(
         text = numbers.rounded_up(value, digits)
         assert float(text) >= value
         assert Decimal(text) < Decimal(value) + 2 * Decimal(10) ** -digits
+    shown = float(numbers.format_up(value))
+    assert value <= shown <= max(1.011 * value, 1e-14) or 0.0 <= shown - value <= 0.011
 
 
 @pytest.mark.parametrize(
@@ -264,8 +271,7 @@ def texts(figure: Figure) -> str:
 )
 def test_figure_saves_to_png(outputs: str, values: list[float], folder: CertificationFolder) -> None:
     rows = rows_of(values)
-    write_outputs(folder, range(len(values)), SHAPES[outputs])
-    figure = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "what it is")
+    figure = draw(folder, rows, SHAPES[outputs])
     figure.savefig(folder.picture, dpi=40)
     with Image.open(folder.picture) as picture:
         assert picture.format == "PNG"
@@ -275,16 +281,14 @@ def test_figure_saves_to_png(outputs: str, values: list[float], folder: Certific
 
 def test_figure_says_what_is_missing(folder: CertificationFolder) -> None:
     rows = [*rows_of([3.0, math.inf]), row(5, 0.25, math.inf, math.inf, True), row(5, 0.5, math.inf, math.inf, True)]
-    write_outputs(folder, (0, 1, 5), (1, 8, 8))
-    shown = texts(draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title"))
+    shown = texts(draw(folder, rows, (1, 8, 8)))
     assert "a title" in shown
     assert "abstained on 33%, 4 rows without certificate" in shown
 
 
 def test_figure_labels_the_medians_rounded_up(folder: CertificationFolder) -> None:
     rows = [row(0, 0.25, 12.3401), row(0, 0.5, math.inf)]
-    write_outputs(folder, [0], (5,))
-    figure = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title")
+    figure = draw(folder, rows)
     shown = texts(figure).split(" | ")
     assert "12.35" in shown
     assert "inf" not in shown
@@ -292,8 +296,7 @@ def test_figure_labels_the_medians_rounded_up(folder: CertificationFolder) -> No
 
 def test_numbers_stand_beside_the_dots_and_colours_are_those_of_okabe_and_ito(folder: CertificationFolder) -> None:
     rows = rows_of([3.0, 3.1, 3.2, 3.3, 3.4])
-    write_outputs(folder, range(5), (5,))
-    figure = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title")
+    figure = draw(folder, rows)
     figure.canvas.draw()
     (axis,) = figure.axes
     dots = axis.transData.transform([(row.eps_in, row.eps_out) for row in rows])
@@ -307,16 +310,14 @@ def test_numbers_stand_beside_the_dots_and_colours_are_those_of_okabe_and_ito(fo
 
 def test_figure_says_why_the_curve_starts_above_0_and_where_the_theorem_changes(folder: CertificationFolder) -> None:
     rows = [replace(row, theorem="T7 J=1" if row.eps_in < 0.5 else "T3") for row in rows_of([3.0, 4.0])]
-    write_outputs(folder, range(2), (5,))
-    shown = texts(draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title"))
+    shown = texts(draw(folder, rows))
     assert "the ball that holds half of the outputs" in shown
     assert "Theorem: T7 J=1, from eps_in 0.5 on T3." in shown
 
 
 def test_curve_goes_by_eps_in_and_holds_every_example(folder: CertificationFolder) -> None:
     rows = [row(index, eps_in, eps_in + index) for index in range(3) for eps_in in (0.5, 0.25)]
-    write_outputs(folder, range(3), (5,))
-    (axis,) = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title").axes
+    (axis,) = draw(folder, rows).axes
     lines = {str(line.get_label()): line for line in axis.get_lines()}
     median = lines["median certified radius eps_out"]
     np.testing.assert_array_equal(median.get_xdata(), [0.25, 0.5])
@@ -328,8 +329,7 @@ def test_curve_goes_by_eps_in_and_holds_every_example(folder: CertificationFolde
 def test_figure_shows_a_few_examples_with_their_indices(folder: CertificationFolder) -> None:
     indices = (31, 7, 19, 4, 8, 12, 3)
     rows = [row(index, 0.25, 1.0) for index in indices]
-    write_outputs(folder, indices, (3, 8, 8))
-    figure = draw_certificates(read(folder, rows), rows, summarise(rows, sigma=0.25), "a title")
+    figure = draw(folder, rows, (3, 8, 8))
     shown = re.findall(r"#(\d+)", texts(figure))
     assert shown == ["31", "7", "19", "4", "8"]
     assert sum(len(axis.images) for axis in figure.axes) == 15
@@ -395,9 +395,11 @@ def test_weights_and_biases_has_pictures_of_every_shape(folder: CertificationFol
     odd = np.array([[[-1.0, 0.0, 0.5, 1.0, 7.0, math.nan, math.inf, -math.inf, 0.999, 1e-3]]])
     np.savez(folder.outputs(0), image=odd, base=odd.astype(np.float16), smoothed=odd > 0.5)
     np.savez(folder.outputs(1), image=np.ones((1, 2, 3)), base=np.zeros((3, 4, 1)), smoothed=np.full(5, 0.5))
-    rows = [row(index, 0.25, 1.0) for index in range(2)]
+    np.savez(folder.outputs(2), image=odd, base=odd, smoothed=odd)
+    rows = [row(index, 0.25, 1.0 + index) for index in range(3)]
     found = wandb_run._pictures(rows, read(folder, rows))
-    assert list(found) == ["examples/0", "examples/1", "examples_by_radius"]  # of several sizes
+    assert list(found) == [*(f"examples/{index}" for index in range(3)), "examples_by_radius"]  # of several sizes
+    assert [cells[:3] for cells in found["examples_by_radius"].data] == [[2, 0.25, 3.0], [0, 0.25, 1.0]]
     shown = [0, 0, 128, 255, 255, 0, 255, 0, 255, 0]
     first, second = (np.asarray(found[f"examples/{index}"].image) for index in range(2))
     assert first.tolist() == [[*shown, *shown, *(255 * (value > 0.5) for value in odd[0, 0])]]

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from center_smoothing import SmoothingBudget, TotalVariation
+from center_smoothing import Certificate, SmoothingBudget, TotalVariation
 from center_smoothing.budget import Coverage
 from center_smoothing.promise import promise_line
+from center_smoothing.threats import NORMS
 from results import numbers
 from results.certified_fraction import FractionCurve, certified_fractions
 from results.folder import CertificationFolder
@@ -231,8 +232,9 @@ def test_the_curve_is_dense_and_agrees_with_the_certificates(certified: Certifie
 
 
 def test_the_curve_says_why_it_starts_above_0_and_where_another_theorem_takes_over(
-    certified: Certified,
+    certified: Certified, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Certificate, "theorem", lambda self, *_, **__: f"T{int(self.distances[-1])}")
     folder = certified(eps_in=(0.25, 0.6))
     report = of(folder)
     (curve,) = report.curves
@@ -243,9 +245,8 @@ def test_the_curve_says_why_it_starts_above_0_and_where_another_theorem_takes_ov
     changes = page.charts()["chart-0"]["changes"]
     assert changes == [{"x": 0.0, "name": "T7 J=1"}, {"x": curve.eps_in[9], "name": "T3"}]
     assert f"Theorem: T7 J=1, from eps_in {curve.eps_in[9]:.4g} on T3." in page.text()
-    own = folder.certificates()[2]  # the median example: of four the third
-    finite = [place for place, radius in enumerate(own.eps_out(curve.eps_in)) if radius < math.inf]
-    assert [curve.theorem[place] for place in finite] == [own.theorem(curve.eps_in[place]) for place in finite]
+    own = folder.certificates()[2].eps_out(curve.eps_in)  # the median example: of four the third
+    assert list(curve.theorem) == ["T2" if radius < math.inf else "none" for radius in own]
 
 
 def test_radii_are_compared_with_the_outputs_of_the_folder(
@@ -262,6 +263,14 @@ def test_radii_are_compared_with_the_outputs_of_the_folder(
     }
     share = numbers.percent_up(summarise(folder.rows(), sigma=0.25)[0]["median_eps_out"] / between)
     assert Page(html).text().count(f" {share} ") >= 2
+
+
+def test_curves_are_in_the_norm_and_the_units_of_the_noise_that_the_configuration_names(certified: Certified) -> None:
+    report = of(certified(threat="linf", conversion=2.0))
+    (curve,) = report.curves
+    assert (curve.norm, curve.conversion) == (NORMS["linf"], 2.0)
+    assert [fraction.h for fraction in report.fractions] == [2.0, 4.0]
+    assert {example.norm for example in report.examples} == {NORMS["linf"]}
 
 
 def test_answers_that_depend_on_their_number_are_not_multiplied(certified: Certified) -> None:
@@ -321,28 +330,20 @@ def test_the_certified_fraction_is_drawn_in_steps_and_said() -> None:
     [
         ([math.inf] * 3, "none of the 3 examples has a certificate."),
         ([1.0, *[math.inf] * 9], "eps_in = 0.25 (h = 1): 10% of the 10 examples have a certificate."),
-        (
-            [0.0],
-            "certified to eps_out are 25% to 0.00, the median example to 0.00, 90% to 0.00; 100% of the 1 examples",
-        ),
+        ([0.0], "are 25% to 0.00, the median example to 0.00, 90% to 0.00; 100% of the 1 examples"),
     ],
 )
 def test_what_a_fraction_shows_is_said_also_where_it_is_little(values: list[float], said: str) -> None:
-    page = Page(render(Report("title", fractions=[curve_of(values)])))
-    assert said in page.charts()["fraction-0"]["finding"]
+    (chart,) = fraction_charts([curve_of(values)])
+    assert said in chart["finding"]
 
 
 def test_each_h_has_a_chart_of_its_own_where_the_noise_grows() -> None:
     fractions = [curve_of([eps_in, 2.0], eps_in=eps_in, sigma=eps_in / h) for h in (1.0, 2.0) for eps_in in (0.2, 0.4)]
-    charts = Page(render(Report("title", fractions=fractions))).charts()
-    assert [charts[name]["title"] for name in ("fraction-0", "fraction-1")] == [
-        "Certified fraction for each eps_in at h = 1",
-        "Certified fraction for each eps_in at h = 2",
-    ]
-    assert [line["name"] for line in charts["fraction-1"]["lines"]] == [
-        "eps_in = 0.2 (sigma = 0.1)",
-        "eps_in = 0.4 (sigma = 0.2)",
-    ]
+    charts = fraction_charts(fractions)
+    assert [chart["title"] for chart in charts] == [f"Certified fraction for each eps_in at h = {h}" for h in (1, 2)]
+    names = [line["name"] for line in charts[1]["lines"]]
+    assert names == ["eps_in = 0.2 (sigma = 0.1)", "eps_in = 0.4 (sigma = 0.2)"]
 
 
 @given(st.lists(st.floats(min_value=0.0, max_value=1e6), min_size=1, max_size=9))
@@ -393,6 +394,7 @@ def test_several_curves_are_drawn_with_bands_and_reference_lines() -> None:
         "h = 1: 5.01 (4.00 to 6.00)",
         "h = 1: 6.00 (5.00 to inf), abstained on 12.5%",
     ]
+    assert (eps_out["lines"][0]["low"], eps_out["lines"][0]["high"]) == ([4.0, 5.0], [6.0, None])
     assert eps_out["references"] == [{"name": "another digit", "y": 9.5}]
     assert loss["references"] == []
     assert "Reference line another digit: 9.5." in page.text()
@@ -408,6 +410,10 @@ def test_examples_are_sortable_by_all_digits() -> None:
     assert values == ["7", "0.25", "0.25", "1.0000001", "0.5", "0", "7", "0.25", "0.5", "Infinity", "Infinity", "1"]
 
 
+def showing(*pictures: Picture) -> Report:
+    return Report("title", examples=[ReportExample("0", [row(0, 0.25, 1.0)], pictures)])
+
+
 def sources(report: Report) -> list[tuple[str, Image.Image]]:
     addresses = [str(given["src"]) for _, given in Page(render(report)).all("img")]
     parts = [address.removeprefix("data:image/").split(";base64,") for address in addresses]
@@ -417,9 +423,7 @@ def sources(report: Report) -> list[tuple[str, Image.Image]]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_small_pictures_keep_every_pixel(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels))
-    ((kind, image),) = sources(
-        Report("title", examples=[ReportExample("0", [row(0, 0.25, 1.0)], [Picture("input", pixels / 255.0)])])
-    )
+    ((kind, image),) = sources(showing(Picture("input", pixels / 255.0)))
     assert kind == "png"
     np.testing.assert_array_equal(np.asarray(image).reshape(5, 7, channels), pixels)
 
@@ -429,11 +433,7 @@ def test_photographs_do_not_swell_the_page() -> None:
     wave = np.sin(np.linspace(0, 9, 218))[:, None, None] * np.cos(np.linspace(0, 7, 178))[None, :, None]
     photo = 0.5 + 0.4 * wave * np.array([1.0, 0.8, 0.6]) + generator.normal(0.0, 0.01, (218, 178, 3))
     pictures = [Picture(f"picture {number}", photo) for number in range(4)]
-    sizes = [
-        len(render(Report("title", examples=[ReportExample("0", [row(0, 0.25, 1.0)], shown)])))
-        for shown in ([], pictures)
-    ]
-    assert sizes[1] - sizes[0] < 4 * 40_000
+    assert len(render(showing(*pictures))) - len(render(showing())) < 4 * 40_000
 
 
 def test_difference_is_white_at_its_largest_and_says_how_much_that_is() -> None:
@@ -454,9 +454,8 @@ def test_pictures_of_a_folder_are_the_input_the_outputs_and_their_difference(
     with np.load(folder.outputs(1)) as arrays:
         for picture, name in zip(example.pictures, ("image", "base", "smoothed"), strict=False):
             np.testing.assert_array_equal(picture.array, np.moveaxis(arrays[name], 0, -1))
-    assert [picture.name for picture in example.pictures] == [
-        "input", "base output", "smoothed output", "|base - smoothed|",
-    ]  # fmt: skip
+    names = [picture.name for picture in example.pictures]
+    assert names == ["input", "base output", "smoothed output", "|base - smoothed|"]
 
 
 def test_a_noisy_copy_stands_beside_the_input_where_the_noise_is_on_images(
