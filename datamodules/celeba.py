@@ -57,11 +57,7 @@ class CelebA(ImageDataModule):
         self.root, self.download = Path(root), download
 
     def prepare_data(self) -> None:
-        """Download what is missing.
-
-        Raises:
-            ValueError: if it is neither on disk nor to be had.
-        """
+        """Download what is missing; raise ValueError if it is neither on disk nor to be had."""
         self._split("test", download=self.download)
 
     def setup(self, stage: str | None = None) -> None:

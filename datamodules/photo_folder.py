@@ -85,9 +85,5 @@ class PhotoFolder(ImageDataModule):
         self.test_set = PhotoFiles([paths[position] for position in readable], readable, max_side=self.max_side)
 
     def train_dataloader(self) -> NoReturn:
-        """Refuse: there is nothing to train on.
-
-        Raises:
-            ValueError: always.
-        """
+        """Refuse with a ValueError: there is nothing to train on."""
         raise ValueError("--data must hold images of one size to train on, e.g. ImageFolder, got PhotoFolder")
