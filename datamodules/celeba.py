@@ -15,13 +15,9 @@ from datamodules.base import ImageDataModule, Images
 
 
 class IndexedPhotos(Images):
-    """A split of CelebA; photos are decoded when they are asked for.
+    """A split of CelebA, without targets; photos are decoded when they are asked for.
 
-    Args:
-        photos: the split, without targets.
-
-    Attributes:
-        indices: int64 (N,), the numbers in the photos' file names: 000001.jpg is 1.
+    ``indices``, int64 (N,), are the numbers in the photos' file names: 000001.jpg is 1.
     """
 
     def __init__(self, photos: datasets.CelebA) -> None:
