@@ -19,12 +19,7 @@ class Images(Dataset[dict[str, Tensor]], ABC):
 
 
 class IndexedImages(Images):
-    """8-bit images with their indices.
-
-    Args:
-        images: uint8 (N, C, H, W).
-        indices: int64 (N,), where each image stands in its data set.
-    """
+    """8-bit images, uint8 (N, C, H, W), with indices, int64 (N,): where each stands in its data set."""
 
     def __init__(self, images: Tensor, indices: Tensor) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or indices.shape != images.shape[:1]:

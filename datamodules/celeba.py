@@ -15,13 +15,9 @@ from datamodules.base import ImageDataModule, Images
 
 
 class IndexedPhotos(Images):
-    """A split of CelebA; photos are decoded when they are asked for.
+    """A split of CelebA, without targets; photos are decoded when they are asked for.
 
-    Args:
-        photos: the split, without targets.
-
-    Attributes:
-        indices: int64 (N,), the numbers in the photos' file names: 000001.jpg is 1.
+    ``indices``, int64 (N,), are the numbers in the photos' file names: 000001.jpg is 1.
     """
 
     def __init__(self, photos: datasets.CelebA) -> None:
@@ -57,11 +53,7 @@ class CelebA(ImageDataModule):
         self.root, self.download = Path(root), download
 
     def prepare_data(self) -> None:
-        """Download what is missing.
-
-        Raises:
-            ValueError: if it is neither on disk nor to be had.
-        """
+        """Download what is missing; raise ValueError if it is neither on disk nor to be had."""
         self._split("test", download=self.download)
 
     def setup(self, stage: str | None = None) -> None:

@@ -35,11 +35,7 @@ class CIFAR10(ImageDataModule):
         self.root, self.download = Path(root), download
 
     def prepare_data(self) -> None:
-        """Download what is missing.
-
-        Raises:
-            ValueError: if it is neither on disk nor to be had.
-        """
+        """Download what is missing; raise ValueError if it is neither on disk nor to be had."""
         self._torchvision(train=False, download=self.download)  # checks and fetches the files of both splits
 
     def setup(self, stage: str | None = None) -> None:

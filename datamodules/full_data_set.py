@@ -10,14 +10,9 @@ _DataSet = TypeVar("_DataSet")
 
 
 def read(load: Callable[[], _DataSet], name: str, root: Path, *, wanted: str, otherwise: str) -> _DataSet:
-    """Read one split of a data set of torchvision's.
+    """Read one split of a data set of that name, which ``load`` makes from files below a root or by a download.
 
-    Args:
-        load: makes it, from its files or by a download.
-        name: of the data set.
-        root: folder of the data set, in torchvision's layout.
-        wanted: what to do so that it is there.
-        otherwise: what to use instead, without a download; it ends the message.
+    ``wanted`` is what to do so that it is there, ``otherwise`` what to use instead, without a download.
 
     Raises:
         ValueError: if the data set is neither on disk nor to be had.

@@ -49,11 +49,7 @@ class MNIST(ImageDataModule):
         self.variant, self.root, self.download = variant, Path(root), download
 
     def prepare_data(self) -> None:
-        """Download what is missing.
-
-        Raises:
-            ValueError: if it is neither on disk nor to be had.
-        """
+        """Download what is missing; raise ValueError if it is neither on disk nor to be had."""
         if self.variant != "digits":
             for train in (True, False):
                 self._torchvision(train=train, download=self.download)

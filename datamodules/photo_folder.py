@@ -15,12 +15,9 @@ from datamodules.image_files import decode_photo, find, names_of, why_unreadable
 
 
 class PhotoFiles(Images):
-    """Photos that are decoded when they are asked for.
+    """Photos that are decoded when they are asked for, and made smaller if a side is longer than ``max_side`` pixels.
 
-    Args:
-        paths: of the files.
-        indices: where each stands in its data set.
-        max_side: longest side in pixels; larger photos are made smaller.
+    ``indices`` say where each path stands in its data set.
     """
 
     def __init__(self, paths: Sequence[Path], indices: Sequence[int], *, max_side: int) -> None:
@@ -85,9 +82,5 @@ class PhotoFolder(ImageDataModule):
         self.test_set = PhotoFiles([paths[position] for position in readable], readable, max_side=self.max_side)
 
     def train_dataloader(self) -> NoReturn:
-        """Refuse: there is nothing to train on.
-
-        Raises:
-            ValueError: always.
-        """
+        """Refuse with a ValueError: there is nothing to train on."""
         raise ValueError("--data must hold images of one size to train on, e.g. ImageFolder, got PhotoFolder")

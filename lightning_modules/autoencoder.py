@@ -44,5 +44,4 @@ class NoisyAutoencoder(NoisyModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct images: (N, C, H, W) -> (N, C, H, W) in [0, 1]."""
-        reconstruction: Tensor = self.network(x)
-        return reconstruction
+        return self.network(x)

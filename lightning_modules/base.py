@@ -46,16 +46,14 @@ class BaseModel(LightningModule, ABC):
 
 def point_of(model: LightningModule, image: Tensor) -> Tensor:
     """Return what is smoothed of one image (C, H, W): its point (*in), on the model's device."""
-    point: Tensor = cast(BaseModel, model).point(image[None].clone().to(model.device))[0]
-    return point
+    return cast(BaseModel, model).point(image[None].clone().to(model.device))[0]
 
 
 class NoisyModule(BaseModel):
     """A base function trained on inputs with Gaussian noise, mean squared error to the clean image, Adam.
 
-    Subclasses implement :meth:`forward`, the base function f, and call ``save_hyperparameters()`` on plain values, so
-    that the checkpoint alone rebuilds them. Where the attacker perturbs something else than the image they override
-    :meth:`point`, and where outputs should be something else than the image :meth:`loss`.
+    Subclasses call ``save_hyperparameters()`` on plain values too, so that the checkpoint alone rebuilds them. Where
+    outputs should be something else than the image they override :meth:`loss`.
 
     Args:
         sigma: noise level of training and smoothing, in units of the point (pixels in [0, 1]).

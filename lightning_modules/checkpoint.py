@@ -46,9 +46,7 @@ class LoadedCheckpoint:
 def checkpoint_file(path: str | Path, *, flag: str = "--ckpt") -> Path:
     """Return the checkpoint that a path names: itself, or of a run folder the best one, or the last if none is best.
 
-    Args:
-        path: of a file, a run folder, or its folder ``checkpoints``.
-        flag: that named it, for the error message.
+    A run folder's ``checkpoints`` will do too. ``flag`` named the path, for the error message.
 
     Raises:
         ValueError: for a folder without any.
@@ -72,8 +70,7 @@ def load_checkpoint(path: str | Path, *, flag: str = "--ckpt") -> LoadedCheckpoi
     Raises:
         ValueError: for a missing, truncated or foreign file, and for a checkpoint of another class.
     """
-    path = checkpoint_file(path, flag=flag)
-    content = _read(path, flag=flag)
+    path, content = _read(path, flag=flag)
     name = content.get("base_model")
     if not isinstance(name, str) or name not in BASE_MODELS:
         described = "names no class of this project" if name is None else f"is of class {name!r:.80}"
@@ -110,8 +107,7 @@ def load_own(
     Raises:
         ValueError: for a missing, truncated or foreign file, and for weights of other names or shapes than the model's.
     """
-    path = checkpoint_file(path, flag=f"{flag}.weights")
-    content = _read(path, flag=f"{flag}.weights")
+    path, content = _read(path, flag=f"{flag}.weights")
     accepted = inspect.signature(kind).parameters
     try:
         arguments = {**plain_arguments(kind, content.get("hyper_parameters") or {}), **given}
@@ -139,8 +135,7 @@ def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-fr
     Raises:
         ValueError: for a missing, truncated or foreign file, and for weights of other names or shapes than the model's.
     """
-    path = checkpoint_file(path, flag=flag)
-    content = _read(path, flag=flag)
+    path, content = _read(path, flag=flag)
     try:
         check_weights(content["state_dict"], model.state_dict(), size=path.stat().st_size)
         model.load_state_dict(content["state_dict"])
@@ -151,20 +146,24 @@ def load_weights(model: NoisyModule, path: str | Path, *, flag: str = "--init-fr
         ) from error
 
 
-def _read(path: Path, *, flag: str) -> dict[str, Any]:
-    """Read a checkpoint file: tensors and plain values, with a state_dict."""
+def _read(path: str | Path, *, flag: str) -> tuple[Path, dict[str, Any]]:
+    """Find and read a checkpoint file: tensors and plain values, with a state_dict."""
+    path = checkpoint_file(path, flag=flag)
     if not path.is_file():
         raise ValueError(f"{flag} must be a checkpoint file that train.py wrote, got {path}: no such file")
     try:
         check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever a damaged file leads it to
-        raise ValueError(
-            f"{flag} must be a whole checkpoint that train.py wrote, got {path}: it is {_what_is_wrong(error)}"
-        ) from error
+        wrong = "damaged or of another format"
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            wrong = "a pickle of more than tensors and plain values, and such files are not executed"
+        elif type(error) is ValueError and str(error).startswith(("an archive", "compressed")):
+            wrong = str(error)
+        raise ValueError(f"{flag} must be a whole checkpoint that train.py wrote, got {path}: it is {wrong}") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"{flag} must be a checkpoint that train.py wrote, got {path}: it holds no Lightning module")
-    return content
+    return path, content
 
 
 def _other_hyperparameters(model: NoisyModule, found: object) -> str:
@@ -181,11 +180,3 @@ def _other_hyperparameters(model: NoisyModule, found: object) -> str:
 
 def _in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def _what_is_wrong(error: BaseException) -> str:
-    if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-        return "a pickle of more than tensors and plain values, and such files are not executed"
-    if type(error) is ValueError and str(error).startswith(("an archive", "compressed")):
-        return str(error)
-    return "damaged or of another format"

@@ -37,5 +37,4 @@ class CompiledModel(nn.Module):
         """Compute the base function: (N, *in) -> (N, *out)."""
         missing = max(0, _MIN_BATCH - len(x))
         # a tensor of its own in any case: for a view of another PyTorch would compile again
-        outputs: Tensor = self.compiled(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))
-        return outputs[: len(x)]
+        return self.compiled(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))[: len(x)]

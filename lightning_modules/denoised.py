@@ -11,11 +11,9 @@ from lightning_modules.base import BaseModel
 
 
 class DenoisedModel(BaseModel):
-    """A base model that sees what a denoiser makes of the point; hyperparameters and points are the model's.
+    """A base model that sees what a denoiser, (N, *in) -> (N, *in), makes of the point.
 
-    Args:
-        model: the base model.
-        denoiser: another one, (N, *in) -> (N, *in).
+    Hyperparameters and points are the model's.
     """
 
     def __init__(self, model: BaseModel, denoiser: BaseModel) -> None:

@@ -42,8 +42,7 @@ class NoisyDenoiser(NoisyModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Denoise images: (N, C, H, W) -> (N, C, H, W)."""
-        denoised: Tensor = self.network(x)
-        return denoised
+        return self.network(x)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the mean squared error of f(x + noise) to the image, under the same noise in each epoch."""

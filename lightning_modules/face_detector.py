@@ -50,5 +50,5 @@ class FaceDetector(BaseModel):
             raise ValueError(f"images must be float (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
         if self.clip:
             images = images.clamp(0.0, 1.0)
-        boxes: Tensor = self.mtcnn(images.float() * 255.0, self.faces, average=self.average).boxes
+        boxes = self.mtcnn(images.float() * 255.0, self.faces, average=self.average).boxes
         return boxes[:, 0] if self.faces == 1 else boxes

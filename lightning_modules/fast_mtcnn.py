@@ -132,13 +132,9 @@ class FastMTCNN(nn.Module):
 def most_probable(candidates: Candidates, images: int, count: int = 1, *, average: bool = False) -> Faces:
     """Return the most probable faces of each image, after suppression of those that overlap with a more probable one.
 
-    Args:
-        candidates: of all images.
-        images: N, how many there are.
-        count: K, how many faces of each image at most.
-        average: whether a face's box is the mean of all candidates whose overlap with it, intersection over union, is
-            above one half, weighted by their probabilities. Without it the one candidate counts that is most probable,
-            and as probabilities saturate at 1, which one that is may be chance.
+    Of each of N images it returns K faces at most. With ``average`` a face's box is the mean of all candidates whose
+    overlap with it, intersection over union, is above one half, weighted by their probabilities. Without it the one
+    candidate counts that is most probable, and as probabilities saturate at 1, which one that is may be chance.
     """
     faces = Faces(candidates.boxes.new_zeros(images, count, 4), candidates.boxes.new_zeros(images, count))
     owners, sizes = torch.unique_consecutive(candidates.owners, return_counts=True)

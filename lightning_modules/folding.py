@@ -26,10 +26,8 @@ def fold_batch_norm(module: ModuleT) -> ModuleT:
     statistics that directly follows a convolution, a transposed convolution, or a linear layer that directly follows
     ``nn.Flatten()``. An ``nn.Identity`` takes its place. All else is left alone: batch norm in training mode; other
     linear layers, since batch norm of (N, L, C) normalises L and not C; transposed convolutions with groups; layers
-    with hooks or parametrisations.
-
-    Args:
-        module: whose parts are called one after the other, not picked out of an ``nn.Sequential``.
+    with hooks or parametrisations. The module must call its parts one after the other, and pick none out of an
+    ``nn.Sequential``.
     """
     module = copy.deepcopy(module)
     for part in module.modules():

@@ -55,8 +55,7 @@ class ConvolutionalAutoencoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Reconstruct (N, C, H, W) images."""
         check_images(images, self.image_shape)
-        reconstruction: Tensor = self.decoder(self.encoder(images))
-        return reconstruction
+        return self.decoder(self.encoder(images))
 
 
 class ResidualDenoiser(nn.Module):
@@ -90,8 +89,7 @@ class ResidualDenoiser(nn.Module):
         """Denoise (N, C, H, W) images."""
         if images.ndim != 4 or images.shape[1] != self.colours:
             raise ValueError(f"images must be (N, {self.colours}, H, W), got {tuple(images.shape)}")
-        denoised: Tensor = images - self.noise(images)
-        return denoised
+        return images - self.noise(images)
 
 
 def _normed(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, nn.Module, nn.Module]:

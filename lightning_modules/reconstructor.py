@@ -67,13 +67,11 @@ class NoisyReconstructor(NoisyModule):
 
     def point(self, image: Tensor) -> Tensor:
         """Measure images: (N, C, H, W) -> (N, num_measurements)."""
-        measurements: Tensor = self.measurement(image)
-        return measurements
+        return self.measurement(image)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct images from measurements: (N, num_measurements) -> (N, C, H, W) in [0, 1]."""
-        reconstruction: Tensor = self.network(self.measurement.pseudo_invert(x))
-        return reconstruction
+        return self.network(self.measurement.pseudo_invert(x))
 
 
 class GaussianMeasurement(nn.Module):

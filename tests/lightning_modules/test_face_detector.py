@@ -99,6 +99,16 @@ def test_several_faces_are_those_of_facenet_pytorch(detector: FaceDetector, refe
     assert torch.equal(FaceDetector(faces=2)(images), boxes[:, :2])
 
 
+@pytest.mark.parametrize("side", [20, 29, 58])  # where the coarsest scale hardly fits
+def test_a_face_may_be_as_large_as_the_image(
+    side: int, detector: FaceDetector, reference: MTCNN, photo: Tensor
+) -> None:
+    image = functional.interpolate(photo[None, :, 44:132, 48:136], size=(side, side), mode="area")
+    expected = detected(reference, image)
+    assert bool(expected.any())
+    torch.testing.assert_close(detector(image), expected, rtol=0, atol=0.01)
+
+
 def test_no_face_is_the_zero_box_and_strong_noise_gives_finite_ones(detector: FaceDetector, photo: Tensor) -> None:
     noise = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     boxes = detector(torch.stack([torch.zeros_like(photo), noise, torch.ones_like(photo), photo]))
