@@ -86,6 +86,8 @@ def test_functions_that_are_no_distances_are_refused(function: Any, message: str
 def test_relaxations_that_are_none_are_refused(relaxation: Any) -> None:  # noqa: ANN401
     with pytest.raises(ValueError, match="relaxation must be a finite number of at least 1"):
         FunctionDistance(largest, relaxation=relaxation)
+    with pytest.raises(ValueError, match="relaxation must be at least 2, which squared declares, got"):
+        FunctionDistance(squared, relaxation=1.5)
 
 
 def test_as_distance_takes_instances_classes_and_functions() -> None:
