@@ -322,6 +322,8 @@ def test_the_certified_fraction_is_drawn_in_steps_and_said() -> None:
         "eps_in = 0.5 (h = 2): certified to eps_out are 25% to 3.00; 25% of the 4 examples have a certificate."
     )
     assert page.text().count(chart["finding"]) == 1
+    explained = {"class": "term", "href": "#term-fraction", "aria-describedby": "means-fraction"}
+    assert ("a", explained) in page.elements  # the title of the column of shares
     assert "0.25 0.25 1.01 25% 0.25 0.25 2.00 75% 0.25 0.5 0.00 0% 0.25 0.5 3.00 25%" in page.text()
 
 
