@@ -85,6 +85,7 @@ REFUSED = r"""
 --noise=discrete --sigma-map=map.npy | --sigma-map is of Gaussian noise: it must be left out with
 --noise=uniform --h=1 | --eps-in must be smaller, or --sigma larger: no number of samples certifies
 --threat=scaled-l2 | --threat scaled-l2 needs --sigma-map
+--threat=linf --eps-in=1 | no number of samples certifies eps_in=1 (h=112)
 --threat=l3 | --threat must be one of l2, l1, linf, scaled-l2, got 'l3'
 --sigma-map=nowhere.npy | got nowhere.npy: there is no such file
 --plan --threat=linf --eps-in=0.01 | h depends on how many numbers an input has
