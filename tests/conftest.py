@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for sub
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests with two threads would spin while a core is busy
 
 import json
+import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,14 @@ def _figures_are_blank(request: pytest.FixtureRequest) -> Iterator[None]:
             blank = Image.new("RGB", (4, 4), "white")
             patch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **options: blank.save(file, "PNG"))
         yield
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Lightning ignores Ctrl-C once it was pressed, for the rest of the process; a shell's background jobs do, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(params=[1, 2])

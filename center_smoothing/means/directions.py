@@ -235,7 +235,6 @@ class DirectionalMoments:
             raise ValueError(f"directions must be finite, got {values}")
         return cls(*(int(value) for value in values[:4]), *(float(value) for value in values[4:]))
 
-    @lru_cache(maxsize=1024)  # noqa: B019  # a radius is asked for again with its theorem; few certificates are kept
     def radius(self, h: float, *, n: int, bound: float, alpha_1: float, alpha_2: float) -> float:
         """Return how far the mean of n outputs moves at most when x moves by h sigma, inf too (theory T12).
 

@@ -63,6 +63,7 @@ def test_time_left_follows_what_was_measured() -> None:
     assert clock.seconds("certify", 60.0) == pytest.approx(0.6)
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupted_experiment_leaves_no_command_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alive = tmp_path / "alive"
     touch = f"pathlib.Path({str(alive)!r}).touch(); time.sleep(0.02)"

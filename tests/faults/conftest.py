@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -63,14 +62,6 @@ def _without_places(line: str, base: str) -> str:
 def _stands_for_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails here is a disk, and not the code of a user."""
     monkeypatch.setattr(errors, "_OURS", errors._OURS | {__name__.split(".")[0]})
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Lightning ignores Ctrl-C once it was pressed, for the rest of the process; a shell's background jobs do, too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")

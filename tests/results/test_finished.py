@@ -4,8 +4,10 @@ import math
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -37,18 +39,18 @@ def write(tmp_path: Path, write_folder: Callable[..., CertificationFolder]) -> C
 
 
 def test_each_file_is_opened_once(write: Callable[..., CertificationFolder], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, opened, regular = write(12), Counter[Path](), safe_arrays._regular
+    folder, opened, whole = write(12), Counter[Path](), safe_arrays._whole
     text, stays = Path.read_text, folder.table.read_bytes()
 
-    def counted(path: Path) -> Path:
+    def counted(path: Path, kind: str) -> AbstractContextManager[tuple[IO[bytes], int]]:
         opened[Path(path)] += 1
-        return regular(path)
+        return whole(path, kind)
 
     def read(path: Path, encoding: str | None = None) -> str:
         opened[path] += folder.path in path.parents
         return text(path, encoding=encoding)
 
-    monkeypatch.setattr(safe_arrays, "_regular", counted)
+    monkeypatch.setattr(safe_arrays, "_whole", counted)
     monkeypatch.setattr(Path, "read_text", read)
     page = html.report_of_folder(folder, promise="promise: all of it")
     render(page)
