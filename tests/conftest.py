@@ -1,4 +1,7 @@
-"""The same hypothesis examples in every run, without a time limit for each; one thread in each of several workers."""
+"""The same hypothesis examples in every run, without a time limit for each; one thread in each of several workers.
+
+What takes seconds to import is imported where it is used: the process that hands out tests needs none of it.
+"""
 
 import os
 
@@ -12,15 +15,14 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-import torch
-from hypothesis import settings
-from numpy.typing import NDArray
-from PIL import Image
-from wandb.proto.wandb_internal_pb2 import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from wandb.proto.wandb_internal_pb2 import Record
 
 # Files that take longest, which start first, so that no worker is left with one at the end; and their folders, each of
 # which stays together, as its fixtures change the environment until another folder's do.
@@ -30,8 +32,14 @@ _LONG = {
 }
 _LONG_FOLDERS = {"docs", "experiments", "faults", "scripts"}
 
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
-settings.load_profile("repeatable")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let hypothesis repeat itself, where tests run."""
+    if "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("numprocesses", None):
+        from hypothesis import settings
+
+        settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
+        settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _figures_are_blank(request: pytest.FixtureRequest) -> Iterator[None]:
     """Figures take most of a tiny certification's time: drawn in the tests of plots, of panels, and in subprocesses."""
+    from PIL import Image
+
     with pytest.MonkeyPatch.context() as patch:
         if {request.path.parent.name, request.path.name} & {"scripts", "faults", "test_code_blocks.py"}:
             blank = Image.new("RGB", (4, 4), "white")
@@ -65,6 +75,8 @@ def _interruptible() -> Iterator[None]:
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Threads of PyTorch, with which it may add up in another order."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -90,8 +102,11 @@ def wandb_records() -> "Callable[[Path], list[Record]]":
 @pytest.fixture(scope="session")
 def wandb_pixels(
     wandb_history: Callable[[Path], list[dict[str, Any]]],
-) -> Callable[[Path, str], dict[str, NDArray[np.uint8]]]:
+) -> "Callable[[Path, str], dict[str, NDArray[np.uint8]]]":
     """Reads the pictures that the run wrote when a key was logged last: pixels (H, W) or (H, W, 3), by caption."""
+
+    import numpy as np
+    from PIL import Image
 
     def pixels_of(folder: Path, key: str) -> dict[str, NDArray[np.uint8]]:
         row = [row for row in wandb_history(folder) if f"{key}/_type" in row][-1]

@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+import certify
 from tests.faults.forks import kill_before_access, start
 
 
@@ -33,13 +34,17 @@ def run(
         arguments: of certify.py, but for --out, --devices and --strategy.
         out: the folder.
         ranks: how many processes.
-        launcher: "torchrun" or "slurm".
+        launcher: "torchrun", "slurm", or "lightning": one process, which starts another one.
         kill: the rank that is killed once it has finished an example.
 
     Returns:
         Exit codes and lines of output, both by rank.
     """
     command = [*arguments, f"--out={out}", f"--devices={ranks}", "--strategy=ddp"]
+    if launcher == "lightning":
+        log = Path(f"{out}.log")
+        _, status = os.waitpid(start(command, log, partial(setattr, sys, "argv", [certify.__file__, *command])), 0)
+        return {"codes": [os.waitstatus_to_exitcode(status)], "said": [log.read_text().splitlines()]}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

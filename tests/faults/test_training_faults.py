@@ -132,7 +132,8 @@ def test_a_process_that_loads(
         raise AssertionError
 
     monkeypatch.setattr(IndexedImages, "__getitem__", fails)
-    monkeypatch.setattr(ImageDataModule, "timeout", 0.5 if stuck else 5.0)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # which it is waited for at the end
+    monkeypatch.setattr(ImageDataModule, "timeout", 0.5)
     line = seen([*arguments, "--data.num_workers=1"], 2, capsys)
     fault = "a process that loads images is stuck" if stuck else "a process that loads images is killed"
     told(SECTION, fault, line)
