@@ -518,7 +518,7 @@ class SmoothingBudget(Budget):
     def remarks(self) -> list[str]:
         """What a reader has to know of the smoothed output, sentences."""
         told = f"The smoothed output is the center of aggregates of {self.group} outputs under noise each."
-        return [told] * (self.group > 1)
+        return [told] if self.group > 1 else []
 
     def abstention_probability(self) -> float:
         """Return an upper bound on the chance of abstaining for every f whose outputs are at finite distances."""
@@ -570,8 +570,9 @@ class SmoothingBudget(Budget):
 
     def _selection(self) -> tuple[int, int, int]:
         """Draws, rank and candidates, as in :func:`center_smoothing.bounds.mass_selected_by_minimum`."""
-        itself = self.method == "paper"  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
-        return max(1, self.n - itself), self.half - itself, self.most_candidates
+        if self.method == "paper":  # a candidate is one of the n: it has n - 1 others, and itself at distance 0
+            return max(1, self.n - 1), self.half - 1, self.most_candidates
+        return self.n, self.half, self.most_candidates
 
     def _default_delta(self, low: float) -> float:
         most = margins.most_inside(*self._selection(), self.n_check)

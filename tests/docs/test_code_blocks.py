@@ -236,7 +236,8 @@ def _certify(words: list[str]) -> None:
     if "--from" in words:
         certify.main(words)
     elif "--plan" in words:
-        examples = ["--num-examples=1000"] * ("--time-limit" in words)  # fewer budgets fit into the time of each
+        # fewer budgets fit into the time of each of many examples
+        examples = ["--num-examples=1000"] if "--time-limit" in words else []
         certify.main([*words, *examples, "--accelerator=cpu"])
     else:
         if "own_network.Denoiser" in words:  # whose training is the line before
