@@ -3,6 +3,9 @@
 What takes seconds to import is imported where it is used: the process that hands out tests needs none of it.
 """
 
+from __future__ import annotations
+
+import gc
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for subprocesses too
@@ -40,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25, database=None)
         settings.load_profile("repeatable")
+        gc.disable()  # until all is imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return folder.name not in _LONG_FOLDERS, str(folder), item.path.name not in _LONG
 
     items.sort(key=order)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the million objects that imports have made."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -94,7 +104,7 @@ def wandb_history() -> Callable[[Path], list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="session")
-def wandb_records() -> "Callable[[Path], list[Record]]":
+def wandb_records() -> Callable[[Path], list[Record]]:
     """Reads back all records of the one offline run below a folder."""
     return _records
 
@@ -102,7 +112,7 @@ def wandb_records() -> "Callable[[Path], list[Record]]":
 @pytest.fixture(scope="session")
 def wandb_pixels(
     wandb_history: Callable[[Path], list[dict[str, Any]]],
-) -> "Callable[[Path, str], dict[str, NDArray[np.uint8]]]":
+) -> Callable[[Path, str], dict[str, NDArray[np.uint8]]]:
     """Reads the pictures that the run wrote when a key was logged last: pixels (H, W) or (H, W, 3), by caption."""
 
     import numpy as np
@@ -142,7 +152,7 @@ def logs_offline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def _records(folder: Path) -> "list[Record]":
+def _records(folder: Path) -> list[Record]:
     """The records of an offline run, once they are all there: W&B's own process writes them, and ends after the run."""
     (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     end = time.monotonic() + 60
@@ -153,7 +163,7 @@ def _records(folder: Path) -> "list[Record]":
         time.sleep(0.05)
 
 
-def _whole_records(data: bytes) -> "Iterator[Record]":
+def _whole_records(data: bytes) -> Iterator[Record]:
     """LevelDB's log format, 32 KiB blocks of records, each a protobuf message; without one that is cut off."""
     from wandb.proto.wandb_internal_pb2 import Record  # slow to import
 

@@ -67,6 +67,7 @@ def test_the_commands_run_one_after_the_other(
     assert (tmp_path / "runs" / "latest" / "checkpoints" / "best.ckpt").is_file()
     assert list((tmp_path / watch.removeprefix("wandb leet ")).glob("offline-run-*"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # tests/scripts/test_wandb.py has certifications that log
     certify.main([*shlex.split(next_command)[2:], *CERTIFICATION, "--out=as-printed"])
     capsys.readouterr()
     certify.main([*shlex.split(certification)[2:], *CERTIFICATION])
