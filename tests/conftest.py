@@ -34,6 +34,8 @@ _LONG = {
     *("test_panel.py", "test_processes.py", "test_machine_faults.py", "test_certify_photos.py"),
 }
 _LONG_FOLDERS = {"docs", "experiments", "faults", "scripts"}
+# Where programs run as a whole.
+_PROGRAMS = {*_LONG_FOLDERS, "callbacks", "examples", "training", "test_readme.py"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,6 +73,16 @@ def _figures_are_blank(request: pytest.FixtureRequest) -> Iterator[None]:
         if {request.path.parent.name, request.path.name} & {"scripts", "faults", "test_code_blocks.py"}:
             blank = Image.new("RGB", (4, 4), "white")
             patch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **options: blank.save(file, "PNG"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _speed_is_measured_in_no_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The best batch size and a plan's speed are measured in a second each, where programs run as a whole."""
+    with pytest.MonkeyPatch.context() as patch:
+        if {request.path.parent.name, request.path.name} & _PROGRAMS:
+            patch.setattr("center_smoothing.sampling._CALIBRATION_SECONDS", 0.02)
+            patch.setattr("certification.speed._SECONDS", 0.01)
         yield
 
 

@@ -31,14 +31,13 @@ LOGGING = {"wandb_history", "wandb_records", "wandb_pixels", "logs_to_wandb"}
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_account() -> Iterator[None]:
-    """No W&B key, as on a machine where nobody ever heard of it; no figures, and a plan's speed measured in no time."""
+    """No W&B key, as on a machine where nobody ever heard of it; no figures."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_SILENT"):
             patch.delenv(name, raising=False)
         patch.setenv("WANDB_MODE", "disabled")  # a run takes a second
         patch.setenv("NETRC", "/nonexistent")
         patch.setenv("HOME", "/nonexistent")
-        patch.setattr("certification.speed._SECONDS", 0.01)
         for place in DRAW:
             patch.setattr(place, lambda *_, **__: Figure())
         yield
