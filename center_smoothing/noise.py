@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from enum import IntEnum
 from functools import partial
-from typing import Any, Required, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -58,9 +58,8 @@ def block_seed(seed: int, example: int, stage: Stage, block: int) -> int:
 
 
 class Noise(TypedDict, total=False):
-    """What :class:`NoisyInputs` takes besides the kind of noise."""
+    """What :class:`NoisyInputs` takes besides sigma and the kind of noise."""
 
-    sigma: Required[float]
     seed: int
     grid: int | None
     sigma_map: Point | None

@@ -57,6 +57,7 @@ class NoisyOutputs(NoisyInputs):
 
     Args:
         model: callable (N, *in) -> (N, *out), tensors or arrays, or what can be made one.
+        sigma: noise level, in units of x.
         batch_size: noisy copies per call of the model, or ``"auto"``: measured once on the first x, in about a
             second, and kept.
         progress: called with the number of copies after each call of the model.
@@ -64,7 +65,7 @@ class NoisyOutputs(NoisyInputs):
         group: how many values of f, at consecutive noisy copies, an output is made of.
         aggregate: what makes it, (N, group, *out) -> (N, *out), each group by itself; without use for a group of 1.
         noise: the kind of noise.
-        given: sigma and all else that :class:`NoisyInputs` takes, with its errors.
+        given: all else that :class:`NoisyInputs` takes, with its errors.
 
     Raises:
         ValueError: for another batch_size, and for a larger group without an aggregate (theory T13).
@@ -77,6 +78,7 @@ class NoisyOutputs(NoisyInputs):
         self,
         model: BaseFunction,
         *,
+        sigma: float,
         batch_size: BatchSize = "auto",
         progress: Callable[[int], None] | None = None,
         after: Callable[[Tensor], Tensor] | None = None,
@@ -85,7 +87,7 @@ class NoisyOutputs(NoisyInputs):
         noise: str = "gaussian",
         **given: Unpack[Noise],
     ) -> None:
-        super().__init__(noise=noise, **given)
+        super().__init__(sigma=sigma, noise=noise, **given)
         if group > 1 and aggregate is None:
             raise ValueError(f"aggregate must be given for group={group}, got None")
         batch_size = plain(batch_size)

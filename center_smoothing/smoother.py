@@ -28,8 +28,9 @@ class CenterSmoother(Smoother):
             back. Outputs of one call must not depend on each other.
         distance: between outputs: a :class:`Distance`, the name of one such as "l2" (see ``DISTANCES``), or a function
             of two batches of outputs, (N,).
+        sigma: noise level, in units of x.
         budget: sample sizes, margin and failure probabilities; default ``SmoothingBudget()``.
-        sampling: ``sigma``, and how noisy outputs are drawn: the arguments of :class:`center_smoothing.Smoother`.
+        sampling: how noisy outputs are drawn, see :class:`center_smoothing.Smoother`.
 
     Raises:
         ValueError: for a sigma that is not positive and finite, or arguments of another type.
@@ -45,12 +46,13 @@ class CenterSmoother(Smoother):
         model: BaseFunction,
         distance: DistanceLike,
         *,
+        sigma: float,
         budget: SmoothingBudget | None = None,
         **sampling: Unpack[Sampling],
     ) -> None:
         budget, distance = SmoothingBudget() if budget is None else budget, as_distance(distance)
         self.budget = budget if distance.averages else budget.without_averages()
-        super().__init__(model, distance, group=budget.group, **sampling)
+        super().__init__(model, distance, group=budget.group, sigma=sigma, **sampling)
 
     def smooth(self, x: Point, *, example: int = 0) -> SmoothedOutput:
         """Return the smoothed function at x: Algorithm 1, theory T1 and T2. Arguments and errors as in the base class.

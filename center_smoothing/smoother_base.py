@@ -25,16 +25,17 @@ class Smoother(ABC):
     Args:
         model: the base function, see :func:`center_smoothing.base_functions.as_base_function`.
         distance: between outputs.
+        sigma: noise level, in units of x.
         after: see :class:`center_smoothing.sampling.NoisyOutputs`.
         group: likewise.
-        sampling: ``sigma``, the noise level in units of x. ``seed`` of the noise, 0 by default: the promise is over the
-            draw of the noise and does not cover an x' that was chosen knowing the seed. ``grid``, steps per unit of x:
-            then x is rounded to the grid and the noise is exact, so that rounding cannot make the promise false for any
-            attacked input on the grid (theory T10); default: noise in floating point. ``batch_size``, noisy copies per
-            call of the model, or ``"auto"``, the default: it changes the speed and nothing else. ``progress``, called
-            with the number of noisy copies after each call of the model. ``sigma_map``, standard deviations of Gaussian
-            noise as multiples of sigma, broadcastable to x (theory T15). ``threat``, the norm that changes of x are
-            measured in: ``"l2"``, ``"l1"``, ``"linf"`` or, with a map, ``"scaled-l2"``; default: that of the noise.
+        sampling: how noisy outputs are drawn. ``seed`` of the noise, 0 by default: the promise is over the draw of the
+            noise and does not cover an x' that was chosen knowing the seed. ``grid``, steps per unit of x: then x is
+            rounded to the grid and the noise is exact, so that rounding cannot make the promise false for any attacked
+            input on the grid (theory T10); default: noise in floating point. ``batch_size``, noisy copies per call of
+            the model, or ``"auto"``, the default: it changes the speed and nothing else. ``progress``, called with the
+            number of noisy copies after each call of the model. ``sigma_map``, standard deviations of Gaussian noise as
+            multiples of sigma, broadcastable to x (theory T15). ``threat``, the norm that changes of x are measured in:
+            ``"l2"``, ``"l1"``, ``"linf"`` or, with a map, ``"scaled-l2"``; default: that of the noise.
 
     Attributes:
         kind: its name, a word for what it makes of noisy outputs.
@@ -61,6 +62,7 @@ class Smoother(ABC):
         model: BaseFunction,
         distance: Distance,
         *,
+        sigma: float,
         after: Callable[[Tensor], Tensor] | None = None,
         group: int = 1,
         **sampling: Unpack[Sampling],
@@ -68,6 +70,7 @@ class Smoother(ABC):
         self.distance = distance
         self.outputs = NoisyOutputs(
             distance.encoded(model),
+            sigma=sigma,
             after=after,
             group=group,
             aggregate=distance.aggregate,

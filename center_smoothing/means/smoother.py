@@ -42,12 +42,13 @@ class MeanSmoother(Smoother):
         model: the base function, any callable (N, *in) -> (N, *out). Modules are put in eval mode for each call, and
             back. Outputs of one call must not depend on each other.
         distance: between outputs, or its name such as "l2", one of ``DISTANCES``.
+        sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MeanBudget()``.
         clip_norm: outputs z with d(0, z) above it are scaled towards zero, down to it. The clipped model is what is
             smoothed, so that x must not be known when it is chosen; the smaller, the better the certificates at
             large h.
         bound: a promise of yours that no two outputs are further apart.
-        sampling: ``sigma``, and how noisy outputs are drawn: the arguments of :class:`center_smoothing.Smoother`.
+        sampling: how noisy outputs are drawn, see :class:`center_smoothing.Smoother`.
             Here the noise depends on x too.
 
     Raises:
@@ -68,6 +69,7 @@ class MeanSmoother(Smoother):
         model: BaseFunction,
         distance: DistanceLike,
         *,
+        sigma: float,
         budget: MeanBudget | None = None,
         clip_norm: float | None = None,
         bound: float | None = None,
@@ -98,7 +100,7 @@ class MeanSmoother(Smoother):
         elif self.clip_norm is not None:
             self._reach = _in_norm(self.clip_norm, distance)
             after = partial(clip, distance=distance, norm=self.clip_norm)
-        super().__init__(model, distance, after=after, **sampling)
+        super().__init__(model, distance, after=after, sigma=sigma, **sampling)
 
     @classmethod
     def takes(cls, distance: Distance) -> bool:

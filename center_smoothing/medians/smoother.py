@@ -40,8 +40,9 @@ class MedianSmoother(Smoother):
             back. Outputs of one call must not depend on each other.
         distance: between outputs, or its name such as "l2": one that is bounded over boxes
             (:attr:`Distance.bounds_boxes`).
+        sigma: noise level, in units of x.
         budget: sample sizes and failure probabilities; default ``MedianBudget()``.
-        sampling: ``sigma``, and how noisy outputs are drawn: the arguments of :class:`center_smoothing.Smoother`.
+        sampling: how noisy outputs are drawn, see :class:`center_smoothing.Smoother`.
 
     Raises:
         ValueError: for a distance that is not bounded over boxes, and for arguments out of range.
@@ -68,13 +69,14 @@ class MedianSmoother(Smoother):
         model: BaseFunction,
         distance: DistanceLike,
         *,
+        sigma: float,
         budget: MedianBudget | None = None,
         **sampling: Unpack[Sampling],
     ) -> None:
         distance = as_distance(distance)
         self.check_distance(distance)
         self.budget = MedianBudget() if budget is None else budget
-        super().__init__(model, distance, **sampling)
+        super().__init__(model, distance, sigma=sigma, **sampling)
 
     @classmethod
     def takes(cls, distance: Distance) -> bool:
