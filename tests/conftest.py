@@ -17,6 +17,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +78,21 @@ def _figures_are_blank(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _speed_is_measured_in_no_time(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The best batch size and a plan's speed are measured in a second each, where programs run as a whole."""
+def _programs_start_at_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where programs run as a whole, speeds are not measured for a second, and a parser is made once."""
     with pytest.MonkeyPatch.context() as patch:
         if {request.path.parent.name, request.path.name} & _PROGRAMS:
+            patch.setattr("certification.arguments._parser", _parser())
             patch.setattr("center_smoothing.sampling._CALIBRATION_SECONDS", 0.02)
             patch.setattr("certification.speed._SECONDS", 0.01)
         yield
+
+
+@cache
+def _parser() -> Callable[..., Any]:
+    from certification import arguments
+
+    return cache(arguments._parser)
 
 
 @pytest.fixture
