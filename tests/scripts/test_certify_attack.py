@@ -88,9 +88,8 @@ def test_the_terminal_has_the_ratios(done: Done) -> None:
     result = summary(done.folder)["results"][0]
     sigma, eps_in, median, _, largest, base = lines[place + 1].split()
     assert (sigma, eps_in) == ("0.25", "0.125")
-    shown = [float(cell) for cell in (median, largest, base)]
-    expected = [result[name] for name in ("median_attack_eps", "max_attack_ratio", "median_base_attack_eps")]
-    assert shown == pytest.approx(expected, rel=2e-2)
+    assert [median, base] == [f"{result[name]:.4g}" for name in ("median_attack_eps", "median_base_attack_eps")]
+    assert largest == f"{result['max_attack_ratio']:.3f}"
 
 
 def test_an_interrupted_attack_goes_on_with_the_same_numbers(attacked: Path, checkpoint: Path, tmp_path: Path) -> None:

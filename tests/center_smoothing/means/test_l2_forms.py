@@ -147,10 +147,10 @@ def test_means_are_certified_by_squared_l2() -> None:
 
 
 def test_a_linear_function_is_certified_within_a_few_times_of_what_it_moves() -> None:
-    for moved, certified in moved_and_certified(Angular(), directions, 0.5, 1):
-        assert 0.05 < moved < certified < 5.0 * moved
-    for moved, certified in moved_and_certified(SquaredL2(), directions, 0.5, 1, clip_norm=16.0):
-        assert 0.05 < moved < certified < 20.0 * moved
+    for moved, certified in moved_and_certified(Angular(), directions, 0.5, 1, 2048):
+        assert 0.05 < moved < certified < 4.0 * moved
+    for moved, certified in moved_and_certified(SquaredL2(), directions, 0.5, 1, 2048, clip_norm=16.0):
+        assert 0.05 < moved < certified < 12.0 * moved
 
 
 def test_a_center_of_norm_1_taken_for_granted_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
